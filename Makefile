@@ -1,0 +1,79 @@
+# make test: most tests wait most of the time, so three files run at once; those that measure time run alone.
+# make run and make test need python 3.11 or later with venv, and nothing else.
+# Every target that installs does so once; a change of pyproject.toml makes it install again.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+ARGS  ?=
+PYTHON ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test simulate simulate-exhaustive simulate-mutants chaos oracle lint types format bench bench-pool bench-guard bench-report clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and the like go to gunicorn)
+	@exec $(BIN)/gunicorn -c deploy/conf.py $(ARGS)
+
+test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
+
+oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server
+	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py $(ARGS)
+
+simulate: $(VENV)/.have-test ## SEEDS=10000 worlds in virtual time, on all cores: the real ledger and members, every fault
+	@exec $(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+simulate-exhaustive: $(VENV)/.have-test ## the smallest worlds in every order of every step, the larger ones too (minutes)
+	@exec $(BIN)/python -m tests.simulation.exhaustive $(ARGS)
+
+simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which seed finds it
+	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, real signals, an exact oracle
+	@exec $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours (needs namespaces, the index, a redis-server)
+	@exec $(BIN)/python -m tests.upstream.run $(ARGS)
+
+lint: $(VENV)/.have-dev ## style, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.have-dev ## mypy --strict
+	$(BIN)/mypy
+
+format: $(VENV)/.have-dev ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.have-bench ## all benchmarks, under ten minutes: tables, JSON, charts, docs/benchmarks.md
+	@exec $(BIN)/python -m tests.bench run $(ARGS)
+
+bench-pool: $(VENV)/.have-bench ## only the pool's: checkout, GET, burst, fairness
+	@exec $(BIN)/python -m tests.bench run checkout get burst fairness $(ARGS)
+
+bench-guard: $(VENV)/.have-bench ## seconds: has something become much slower than its peer?
+	@exec $(BIN)/python -m tests.bench guard
+
+bench-report: $(VENV)/.have-bench ## charts and docs/benchmarks.md anew from the last run's JSON
+	@exec $(BIN)/python -m tests.bench report
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment ---------------------------------------------------------------------------
+
+# A stamp says which extra is installed. pip is quick where there is nothing to do.
+$(VENV)/.have-%: pyproject.toml | $(VENV)/.whole
+	@echo "installing '.[$*]' into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.whole:
+	@sh .ci/venv $(VENV) $(PYTHON)
