@@ -1,0 +1,57 @@
+"""A Redis connection pool whose connections, over all processes of a host, stay within one budget.
+
+The public names. They are loaded when first used, so that the supervisor and the command line, which
+live in this package too, do not load a pool, and so that ``import poolmgr`` costs next to nothing.
+Nothing from outside but redis and msgspec may be loaded by any of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolmgr.exceptions import (
+        ConnectionPoolTimeoutError as ConnectionPoolTimeoutError,
+        PoolClosedError as PoolClosedError,
+        PoolmgrError as PoolmgrError,
+        ServerDownError as ServerDownError,
+        SettingsError as SettingsError,
+        SupervisorError as SupervisorError,
+    )
+    from poolmgr.pool.default import get_client as get_client, get_pool as get_pool
+    from poolmgr.pool.sentinel import SentinelConnectionPool as SentinelConnectionPool
+    from poolmgr.pool.stats import Hooks as Hooks, Stats as Stats
+    from poolmgr.pool.sync import ConnectionPool as ConnectionPool
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConnectionPool": "poolmgr.pool.sync",
+    "ConnectionPoolTimeoutError": "poolmgr.exceptions",
+    "Hooks": "poolmgr.pool.stats",
+    "PoolClosedError": "poolmgr.exceptions",
+    "PoolmgrError": "poolmgr.exceptions",
+    "SentinelConnectionPool": "poolmgr.pool.sentinel",
+    "ServerDownError": "poolmgr.exceptions",
+    "SettingsError": "poolmgr.exceptions",
+    "Stats": "poolmgr.pool.stats",
+    "SupervisorError": "poolmgr.exceptions",
+    "get_client": "poolmgr.pool.default",
+    "get_pool": "poolmgr.pool.default",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 (the table above is the list)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,520 @@
+"""The ledger: who may hold how many connections, and why that can never be too many.
+
+Theory of operation
+===================
+
+For each server there is a *budget*: the connections that all our processes together may hold. The
+ledger keeps three kinds of claims against it::
+
+    Σ charge of members  +  Σ quarantine  +  own   <=   budget          (the invariant)
+
+*Charge* is what a member may have open now: the largest limit it was told and has not yet replaced,
+by acknowledgement, with a smaller one. *Quarantine* is what dead processes may have left open on the
+server. *Own* is the supervisor's own connections.
+
+Only five methods change these numbers, one for each way a permit can move; each keeps the invariant:
+
+=================== ======================================================== ==========
+``_raise``          free → charge. The only way up; checks the sum.          rule S1
+``_lower``, ``_ack``  a smaller limit is told; the charge follows only when  rule S2
+                    the member has acknowledged that sequence on that link.
+``exited``          charge → quarantine, when the *process* is gone.         rule S3
+``proven``          quarantine → free, when the server has been seen to
+                    have none of its connections any more.                   rule S3
+``register``        charge := what the member states it holds or may open.   rule M4, S4
+=================== ======================================================== ==========
+
+plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rule S5), and
+:mod:`poolmgr.budget.recovery`, which rebuilds the claims after a crash (rule S4).
+
+*Who* should get more or less is not decided here but in :mod:`poolmgr.budget.sharing`; the rules hold
+whatever it says. Nothing here does I/O, reads a clock or starts a thread: every event brings its time
+(monotonic seconds), and :meth:`Ledger.settle` returns what is to be done, in a :class:`Turn`. The
+shell (:mod:`poolmgr.supervisor.server`) must write the snapshot *before* it acts on a turn that says
+``persist``; if it cannot, it calls :meth:`Ledger.abandon`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from poolmgr.budget import recovery, sharing, views
+from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Saved, Server, ServerView
+from poolmgr.budget.turn import Tell, Turn
+from poolmgr.wire import Ask, Limit, Report
+
+__all__ = ["Identity", "Ledger", "Member", "Tell", "Turn"]
+
+DEPARTED_KEPT = 4096
+"""How many tags of processes that are gone are remembered, to ignore what they sent before."""
+
+RETRY_SNAPSHOT = 0.5
+"""Seconds until raises are tried again after a snapshot could not be written."""
+
+
+class Member(msgspec.Struct):
+    """A registered process; its accounts are with the servers."""
+
+    identity: Identity
+    link: int = 0
+    """Number of its newest link; 0 for one that was read from a snapshot and has not registered."""
+    linked: bool = False
+
+
+class Ledger:
+    """All servers, all members. See the module's theory of operation.
+
+    Args:
+        owner: the supervisor's own process; its connections bear its tag.
+        rng: jitter of the rotation's turns.
+    """
+
+    def __init__(self, *, owner: Identity | None = None, rng: random.Random | None = None) -> None:
+        self.owner = owner or Identity(tag="", pid=0)
+        self.servers: dict[str, Server] = {}
+        self.members: dict[str, Member] = {}
+        self.restarts = 0
+        """Supervisors before this one that ended with permits charged."""
+        self._departed: dict[str, None] = {}
+        self._touched: set[str] = set()
+        self._wakes: dict[str, float] = {}
+        self._unsaved = False
+        self._rng = rng or random.Random()
+
+    # ---- servers and budgets ----------------------------------------------------------------------
+
+    def server(self, server: str, *, aliases: Iterable[str] = (), run_id: str = "") -> Server:
+        """The server, made known if it is new. A new one is held: nothing is raised until
+        :meth:`hold_raises` says that its identity is known. A changed ``run_id`` (a restart) keeps
+        the ledger: the old process's connections are gone with it."""
+        known = self.servers.get(server)
+        if known is None:
+            known = self.servers[server] = Server(server)
+        known.aliases.update(aliases)
+        if run_id and run_id != known.run_id:
+            known.run_id = run_id
+            self._unsaved = True
+        return known
+
+    def set_budget(self, server: str, budget: int, now: float, *, operator: str | None = None) -> None:
+        """The effective budget. When it shrinks below what is charged, nothing is raised until enough
+        has come back. ``operator``: the operator's word for it, kept over restarts."""
+        known = self.servers[server]
+        if operator is not None and operator != known.operator:
+            known.operator = operator
+            self._unsaved = True
+        if budget != known.budget:
+            known.budget = budget
+            self._unsaved = True
+            self._touched.add(server)
+
+    def forget_operator(self, server: str) -> None:
+        """The operator takes the word back: what the environment says holds again."""
+        self.servers[server].operator = None
+        self._unsaved = True
+
+    def hold_raises(self, server: str, held: bool) -> None:
+        """Whether nothing may be raised: the run_id is not known yet, or a census is not done."""
+        self.servers[server].held = held
+        self._touched.add(server)
+
+    def strike(self, server: str) -> None:
+        """Forget a server at which nothing is charged and which nobody uses."""
+        known = self.servers[server]
+        assert not known.accounts, f"{server} is still used"
+        assert known.outstanding == 0, f"{known.outstanding} permits are still charged at {server}"
+        del self.servers[server]
+        self._wakes.pop(server, None)
+        self._unsaved = True
+
+    def dissolve(self, server: str, into: str) -> None:
+        """``server`` has turned out to be another name of ``into``, which takes all that is charged."""
+        old, new = self.servers.pop(server), self.servers[into]
+        new.aliases |= old.aliases
+        for tag, account in old.accounts.items():
+            known = new.accounts.get(tag)
+            stated = account.charge + (known.charge if known else 0)
+            new.charged += stated - (known.charge if known else 0)
+            seq = known.seq if known else 0  # the member has heard of these; what it is told must be newer
+            new.accounts[tag] = Account(
+                told=[(seq, stated)], seq=seq, unanswered=True, linked=account.linked, active=account.active
+            )
+        for tag, entry in old.quarantine.items():
+            self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited)
+        new.own += old.own
+        self._wakes.pop(server, None)
+        self._unsaved = True
+        self._touched.add(into)
+
+    # ---- members ----------------------------------------------------------------------------------
+
+    def is_departed(self, tag: str) -> bool:
+        """Whether the process is known to be gone, or has said goodbye."""
+        return tag in self._departed
+
+    def register(self, identity: Identity, link: int, holds: Mapping[str, int], now: float) -> bool:
+        """Rules M4 and S4: a member states what it holds, on a new link.
+
+        Args:
+            holds: ``max(limit, open)`` by server.
+
+        Returns:
+            False if the registration is older than one already taken, or the process is known to be
+            gone: it is ignored and its link must be dropped. After True every older link of the
+            member must be dropped.
+        """
+        tag = identity.tag
+        if self._outdated(tag, link):
+            return False
+        member = self.members.get(tag)
+        if member is None:
+            member = self.members[tag] = Member(identity)
+        member.identity, member.link, member.linked = identity, link, True
+        for server in self.servers.values():
+            if tag in server.accounts or server.id in holds or tag in server.quarantine:
+                self._state(server, tag, holds.get(server.id, 0), now)
+        return True
+
+    def _outdated(self, tag: str, link: int) -> bool:
+        """S4: registrations with an older link number, and those of the dead, are ignored."""
+        member = self.members.get(tag)
+        return tag in self._departed or (member is not None and link <= member.link)
+
+    def _state(self, server: Server, tag: str, stated: int, now: float) -> None:
+        """The charge becomes what the member states. Whatever was told on older links is void: it has
+        closed them unread, and what it read of them is in ``stated``."""
+        found = server.quarantine.pop(tag, None)  # a census's find under this tag is part of what is stated
+        account = server.accounts.get(tag)
+        charge = account.charge if account else 0
+        excess = max(0, stated - charge - (found.charge if found else 0))
+        server.charged += stated - charge
+        server.accounts[tag] = Account(told=[(0, stated)], unanswered=True, excess=excess, linked=True, active=now)
+        self._touched.add(server.id)
+
+    def attach(self, tag: str, server: str, now: float) -> None:
+        """The member uses this server from now on; it is answered with a limit."""
+        if tag not in self.members:
+            return
+        known = self.servers[server]
+        account = known.accounts.get(tag)
+        if account is None:
+            account = known.accounts[tag] = Account(told=[(0, 0)], unanswered=True, linked=self.members[tag].linked)
+        account.active = now
+        self._touched.add(server)
+
+    def report(self, tag: str, link: int, report: Report, now: float) -> None:
+        """The newest state of a member at one server; what came on an older link is ignored."""
+        member = self.members.get(tag)
+        server = self.servers.get(report.server)
+        if member is None or server is None or not self._same_link(member, link):
+            return
+        account = server.accounts.get(tag)
+        if account is None:
+            return
+        self._ack(server, account, report.acked, now)
+        account.report, account.reported = report, now
+        if account.peak > 0:
+            account.active = now
+        if account.need > account.limit:
+            # It counts as waiting again only after it has acknowledged its recall.
+            if account.waiting is None and not account.returning:
+                account.waiting = now
+        else:
+            account.waiting = None
+        self._touched.add(server.id)
+
+    def _same_link(self, member: Member, link: int) -> bool:
+        """S2: an acknowledgement counts only on the link on which the limit was told."""
+        return link == member.link
+
+    def unlink(self, tag: str, link: int, now: float) -> None:
+        """A link closed. That proves nothing about the process: the charge stays (rule S3)."""
+        member = self.members.get(tag)
+        if member is None or link != member.link:
+            return
+        member.linked = False
+        for server in self.servers.values():
+            account = server.accounts.get(tag)
+            if account is not None:
+                account.linked = False
+                account.waiting = account.turn_ends = None
+                self._touched.add(server.id)
+
+    def leave(self, tag: str, link: int, now: float) -> None:
+        """The member says goodbye: it has nothing open and its limits are 0 by its own statement."""
+        member = self.members.get(tag)
+        if member is None or not self._same_link(member, link):
+            return
+        self.forget(tag)
+        for server in self.servers.values():
+            account = server.accounts.pop(tag, None)
+            if account is not None:
+                server.charged -= account.charge
+                self._touched.add(server.id)
+
+    def exited(self, tag: str, now: float) -> None:
+        """Rule S3: the *process* is gone, or has become another program. What it may have left open
+        on the servers is in quarantine until :meth:`proven`."""
+        self.forget(tag)
+        for server in self.servers.values():
+            entry = server.quarantine.get(tag)
+            if entry is not None:
+                entry.exited = True
+                entry.since = now
+            account = server.accounts.pop(tag, None)
+            if account is not None:
+                server.charged -= account.charge
+                self._touched.add(server.id)
+                self.quarantine(server, tag, account.charge, now)
+
+    def quarantine(self, server: Server, tag: str, charge: int, now: float, *, exited: bool = True) -> None:
+        """``charge`` permits are of a process that is gone; their end is to be proven."""
+        if charge <= 0:
+            return
+        entry = server.quarantine.setdefault(tag, Quarantine(0, now, exited))
+        entry.charge += charge
+
+    def forget(self, tag: str) -> None:
+        """The process is gone: what it sent before is ignored from now on."""
+        self.members.pop(tag, None)
+        self._departed[tag] = None
+        while len(self._departed) > DEPARTED_KEPT:
+            del self._departed[next(iter(self._departed))]
+
+    def remember(self, identity: Identity) -> None:
+        """A process that a snapshot lists and that still lives: a member that has yet to register."""
+        self.members[identity.tag] = Member(identity)
+
+    # ---- proof and the supervisor's own connections ------------------------------------------------
+
+    def quarantined(self) -> list[Quarantined]:
+        """Everything whose end is to be proven."""
+        return [
+            Quarantined(server.id, tag, entry.charge, entry.since, entry.exited)
+            for server in self.servers.values()
+            for tag, entry in server.quarantine.items()
+        ]
+
+    def proven(self, server: str, tag: str, now: float) -> None:
+        """No connection of that tag exists on the server any more: its quarantine is free."""
+        known = self.servers[server]
+        if known.quarantine.pop(tag, None) is not None:
+            self._touched.add(server)
+
+    def overdraw_own(self, server: str) -> None:
+        """The next own permit is granted though it does not fit: for too long there has been none to look
+        with, because what is to be looked for fills the budget (rule S5, the bounded wait)."""
+        self.servers[server].own_overdraws = True
+        self._touched.add(server)
+
+    def want_own(self, server: str, count: int, now: float) -> None:
+        """How many connections the supervisor wants to hold itself. A turn grants them."""
+        known = self.servers[server]
+        if known.own_wanted != count:
+            known.own_wanted = count
+            self._touched.add(server)
+
+    def own(self, server: str) -> int:
+        """Permits granted for the supervisor's own connections."""
+        return self.servers[server].own
+
+    def return_own(self, server: str, count: int, now: float) -> None:
+        """``count`` own connections are proven gone."""
+        known = self.servers[server]
+        known.own = max(0, known.own - count)
+        known.own_wanted = min(known.own_wanted, known.own)
+        self._touched.add(server)
+
+    # ---- the turn ---------------------------------------------------------------------------------
+
+    def settle(self, now: float) -> Turn:
+        """Decide what follows from all events since the last turn. Call it once per loop turn."""
+        turn = Turn(persist=self._unsaved)
+        self._unsaved = False
+        due = {server for server, at in self._wakes.items() if at <= now}
+        for id in sorted(self._touched | due):
+            server = self.servers.get(id)
+            if server is None:
+                continue
+            self._wakes.pop(id, None)
+            self._grant_own(server, turn)
+            decision = sharing.decide(server, now, self._rng)
+            for tag, limit in decision.lowers:
+                self._lower(server, tag, limit, now, turn)
+            for tag, limit in decision.raises:
+                self._raise(server, tag, limit, now, turn)
+            for tag in decision.asks:
+                server.accounts[tag].asked = now
+                turn.tells.append(Tell(tag, self.members[tag].link, Ask(id, sharing.guard(server))))
+            for tag, account in server.accounts.items():
+                if account.unanswered and account.linked:
+                    self._answer(server, tag, account, now, turn)
+            if decision.wake is not None:
+                self._wakes[id] = max(decision.wake, now)
+        self._touched.clear()
+        turn.wake = min(self._wakes.values(), default=None)
+        return turn
+
+    def _fits(self, server: Server, more: int) -> bool:
+        """Rule S1: all charges, plus quarantine, plus own, plus the raise stay within the budget."""
+        return not server.held and server.outstanding + more <= server.budget
+
+    def _raise(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
+        """Rule S1. Tells a larger limit if it fits, and has the snapshot written before."""
+        account = server.accounts[tag]
+        if not account.linked or limit <= account.limit or not self._fits(server, max(0, limit - account.charge)):
+            return False
+        turn.undo.append((server.id, tag, list(account.told)))
+        turn.persist = True
+        self._tell(server, tag, account, limit, turn)
+        if account.need <= account.limit:
+            account.waiting = None
+        elif account.waiting is None and not account.returning:
+            account.waiting = now
+        if not account.returning:
+            account.recalled = None
+        return True
+
+    def _lower(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
+        """Rule S2. Tells a smaller limit; the charge stays until it is acknowledged."""
+        account = server.accounts[tag]
+        if not account.linked or limit >= account.limit:
+            return False
+        server.recalled_total += account.limit - max(0, limit)
+        if limit <= 0 and account.turn_ends is not None:
+            server.rotated_total += 1
+        self._tell(server, tag, account, max(0, limit), turn)
+        if account.recalled is None:
+            account.recalled = now
+            account.recalled_idle = account.report is not None and account.report.spare >= account.returning
+        account.waiting = None
+        return True
+
+    def _answer(self, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
+        """Rule M4: a registration is answered with a numbered limit: the one stated, usually.
+
+        After a lost snapshot a member may state more than a census has found open, and others may have
+        been raised meanwhile. It opens nothing before this answer, so what it has not opened can still
+        be taken back here; and the snapshot must show it before it can be opened.
+        """
+        if account.excess:
+            turn.undo.append((server.id, tag, list(account.told)))
+            turn.persist = True
+        overdrawn = max(0, server.outstanding - server.budget)
+        if account.excess and overdrawn:
+            self._lower(server, tag, account.limit - min(account.excess, overdrawn), now, turn)
+        else:
+            self._tell(server, tag, account, account.limit, turn)
+
+    def _tell(self, server: Server, tag: str, account: Account, limit: int, turn: Turn) -> None:
+        before = account.charge
+        account.seq += 1
+        account.unanswered = False
+        while account.told and account.told[-1][1] <= limit:
+            account.told.pop()
+        account.told.append((account.seq, limit))
+        server.charged += account.charge - before
+        turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit)))
+
+    def _ack(self, server: Server, account: Account, seq: int, now: float) -> None:
+        """Rule S2: the charge falls with the acknowledgement of that sequence, to the largest limit
+        told at or after it."""
+        if seq > account.seq:
+            return
+        before = account.charge
+        last = account.told[-1]
+        account.told = [entry for entry in account.told if entry[0] >= seq] or [last]
+        server.charged += account.charge - before
+        if account.charge < before and account.recalled is not None and account.recalled_idle:
+            took = min(0.1, max(0.0, now - account.recalled))
+            server.handover += 0.2 * (took - server.handover)
+        if not account.returning:
+            account.recalled = None
+        elif account.charge < before:
+            account.recalled = now
+
+    def _grant_own(self, server: Server, turn: Turn) -> None:
+        """Rule S5: the supervisor's own connections are charged, in the snapshot before they are opened."""
+        while server.own < server.own_wanted and self._own_fits(server):
+            server.own += 1
+            server.own_overdraws = False
+            turn.own.append(server.id)
+            turn.persist = True
+
+    def _own_fits(self, server: Server) -> bool:
+        return server.own_overdraws or server.outstanding + 1 <= server.budget
+
+    def abandon(self, turn: Turn, now: float) -> None:
+        """The snapshot could not be written: nothing of the turn is raised. Must be called before any
+        other event. :meth:`Turn.lowers` may still be sent."""
+        for id, tag, told in reversed(turn.undo):
+            account = self.servers[id].accounts[tag]
+            self.servers[id].charged += told[0][1] - account.charge
+            account.told = told
+            account.unanswered = account.unanswered or told[-1][0] == 0
+            if not account.returning:
+                account.recalled = None
+            if account.need > account.limit and account.waiting is None:
+                account.waiting = now
+            self._wakes[id] = now + RETRY_SNAPSHOT
+        for id in turn.own:
+            self.servers[id].own -= 1
+            self._wakes[id] = now + RETRY_SNAPSHOT
+        self._unsaved = self._unsaved or turn.persist
+
+    # ---- restarts (rule S4, in recovery.py) --------------------------------------------------------
+
+    def snapshot(self, now: float) -> Saved:
+        """The ledger as a successor needs it: everything that S1 sums, and whose it is."""
+        return recovery.save(self, now)
+
+    @classmethod
+    def restored(
+        cls,
+        saved: Saved,
+        now: float,
+        *,
+        alive: Callable[[Identity], bool],
+        owner: Identity | None = None,
+        rng: random.Random | None = None,
+    ) -> Ledger:
+        """Rule S4: the successor of the supervisor that wrote ``saved``.
+
+        Args:
+            alive: whether a listed process still runs, as the same program.
+        """
+        ledger = cls(owner=owner, rng=rng)
+        recovery.restore(ledger, saved, now, alive)
+        ledger._unsaved = True
+        return ledger
+
+    def census(self, server: str, tag: str, count: int, now: float, *, exited: bool) -> None:
+        """Rule S4, without a readable snapshot: ``count`` connections that bear our tag were found.
+
+        Args:
+            exited: whether the process is known to be gone. The find of one that lives is charged
+                until it registers and states what it holds.
+        """
+        recovery.census(self, self.servers[server], tag, count, now, exited)
+        self._touched.add(server)
+
+    # ---- looking at it ----------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is charged, nothing is in quarantine: the supervisor may exit and drop the snapshot."""
+        return all(self._settled(server) for server in self.servers.values())
+
+    def _settled(self, server: Server) -> bool:
+        return server.outstanding == 0
+
+    def view(self, server: str) -> ServerView:
+        """The numbers of one server, for people."""
+        return views.of(self, self.servers[server])
+
+    def check(self) -> None:
+        """Raise AssertionError if what must always hold does not. For the simulation and for debugging."""
+        views.check(self)

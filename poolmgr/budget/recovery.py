@@ -1,0 +1,87 @@
+"""Rule S4: how the ledger survives its supervisor.
+
+What a successor must know is everything that rule S1 sums, and whose it is. Sequences, links and
+demands are not part of it: members state anew what they hold when they register. Reading and writing
+the file is :mod:`poolmgr.supervisor.snapshot`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from poolmgr.budget.accounts import Account, Identity, Saved, SavedMember, SavedQuarantine, SavedServer, Server
+
+if TYPE_CHECKING:
+    from poolmgr.budget.ledger import Ledger
+
+
+def save(ledger: Ledger, now: float) -> Saved:
+    """The ledger at rest."""
+    charges: dict[str, dict[str, int]] = {}
+    for server in ledger.servers.values():
+        for tag, account in server.accounts.items():
+            if account.charge:
+                charges.setdefault(tag, {})[server.id] = account.charge
+    return Saved(
+        owner=ledger.owner,
+        servers=tuple(_server(server, now) for server in ledger.servers.values()),
+        members=tuple(SavedMember(ledger.members[tag].identity, held) for tag, held in charges.items()),
+        restarts=ledger.restarts,
+    )
+
+
+def _server(server: Server, now: float) -> SavedServer:
+    return SavedServer(
+        id=server.id,
+        aliases=tuple(sorted(server.aliases)),
+        run_id=server.run_id,
+        budget=server.budget,
+        operator=server.operator,
+        own=server.own,
+        quarantine=tuple(
+            SavedQuarantine(tag, entry.charge, max(0.0, now - entry.since), entry.exited)
+            for tag, entry in server.quarantine.items()
+        ),
+    )
+
+
+def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity], bool]) -> None:
+    """Fill an empty ledger. The old supervisor's own connections are in quarantine under its tag."""
+    ledger.restarts = saved.restarts + 1
+    for old in saved.servers:
+        server = ledger.server(old.id, aliases=old.aliases, run_id=old.run_id)
+        server.budget, server.operator = old.budget, old.operator
+        for entry in old.quarantine:
+            ledger.quarantine(server, entry.tag, entry.charge, now - entry.age, exited=entry.exited)
+        ledger.quarantine(server, saved.owner.tag, old.own, now)
+    for listed in saved.members:
+        restore_member(ledger, listed, now, alive(listed.identity))
+
+
+def restore_member(ledger: Ledger, listed: SavedMember, now: float, lives: bool) -> None:
+    """One that lives keeps its charge until it registers; one that died meanwhile is in quarantine."""
+    tag = listed.identity.tag
+    if lives:
+        ledger.remember(listed.identity)
+    for id, charge in listed.charges.items():
+        server = ledger.servers[id]
+        if lives:
+            server.accounts[tag] = Account(told=[(0, charge)])
+            server.charged += charge
+        else:
+            ledger.quarantine(server, tag, charge, now)
+    if not lives:
+        ledger.forget(tag)
+
+
+def census(ledger: Ledger, server: Server, tag: str, count: int, now: float, exited: bool) -> None:
+    """Without a readable snapshot, what the server shows under our tags is charged. A member that has
+    registered has stated what it holds; it is not counted twice."""
+    if tag in server.accounts and not exited:
+        return
+    entry = server.quarantine.get(tag)
+    if entry is None:
+        ledger.quarantine(server, tag, count, now, exited=exited)
+    else:
+        entry.charge = max(entry.charge, count)

@@ -1,0 +1,38 @@
+"""What one turn of the ledger decided, for its shell to carry out: plain values.
+
+A turn is acted on in one order only (rule S1): if it says ``persist``, the snapshot is written first;
+then everything is told. If the snapshot cannot be written, the turn is abandoned
+(:meth:`poolmgr.budget.ledger.Ledger.abandon`) and only its :meth:`Turn.lowers` may be sent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from poolmgr.wire import Ask, Limit
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Send ``message`` to the member ``tag`` if ``link`` is still its newest."""
+
+    tag: str
+    link: int
+    message: Limit | Ask
+
+
+class Turn(msgspec.Struct):
+    """What one turn decided. With ``persist``, the snapshot must be on disk before anything of it is done."""
+
+    tells: list[Tell] = msgspec.field(default_factory=list)
+    own: list[str] = msgspec.field(default_factory=list)
+    """Servers at which the supervisor may open one more connection of its own."""
+    persist: bool = False
+    wake: float | None = None
+    """When to settle again even if nothing happens."""
+    undo: list[tuple[str, str, list[tuple[int, int]]]] = msgspec.field(default_factory=list)
+    """(server, tag, what it had been told before) for each raise."""
+
+    def lowers(self) -> list[Tell]:
+        """The part that needs no snapshot, to be sent when it could not be written."""
+        raised = {(server, tag) for server, tag, _ in self.undo}
+        return [tell for tell in self.tells if (tell.message.server, tell.tag) not in raised]

@@ -1,0 +1,55 @@
+"""The ledger seen from outside: numbers for people, and a check of what must always hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from poolmgr.budget.accounts import MemberView, Server, ServerView
+
+if TYPE_CHECKING:
+    from poolmgr.budget.ledger import Ledger
+
+
+def of(ledger: Ledger, server: Server) -> ServerView:
+    """One server's numbers."""
+    return ServerView(
+        id=server.id,
+        aliases=tuple(sorted(server.aliases)),
+        run_id=server.run_id,
+        budget=server.budget,
+        operator=server.operator,
+        held=server.held,
+        charged=server.charged,
+        quarantined=server.quarantined,
+        own=server.own,
+        free=server.free,
+        handover=server.handover,
+        recalled_total=server.recalled_total,
+        rotated_total=server.rotated_total,
+        members=tuple(
+            MemberView(
+                identity=ledger.members[tag].identity,
+                limit=account.limit,
+                charge=account.charge,
+                linked=account.linked,
+                report=account.report,
+                waiting=account.waiting,
+                recalled=account.recalled,
+            )
+            for tag, account in server.accounts.items()
+        ),
+    )
+
+
+def check(ledger: Ledger) -> None:
+    """Raise AssertionError if the books do not add up."""
+    for server in ledger.servers.values():
+        for tag, account in server.accounts.items():
+            assert tag in ledger.members, f"{tag} has an account and is no member"
+            limits = [limit for _, limit in account.told]
+            assert limits, f"{tag} was told nothing"
+            assert limits == sorted(set(limits), reverse=True), f"{tag} told {account.told}"
+            assert min(limits) >= 0, f"{tag} told {account.told}"
+        assert all(entry.charge > 0 for entry in server.quarantine.values())
+        assert server.charged == sum(account.charge for account in server.accounts.values())
+        assert server.own >= 0

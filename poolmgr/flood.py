@@ -1,0 +1,56 @@
+"""No storm of one event floods the log: the first few are written, the rest are counted.
+
+A filter for the handlers that :mod:`poolmgr.logs` sets up. It concerns our own events only; what an
+application or gunicorn logs, the access log included, is not ours to leave out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+BURST = 20
+"""Lines of one event that are written in one period, in each process."""
+
+PERIOD = 10.0
+"""Seconds."""
+
+KINDS = 1024
+"""Different events that are remembered; ours are some sixty."""
+
+
+class FloodFilter(logging.Filter):
+    """At most ``burst`` lines of each event in ``period`` seconds.
+
+    The last one that is let through says ``more="not written"``; the first one of a later period says
+    how many were ``suppressed``. Events of level DEBUG, which somebody has asked for, all pass. There is
+    no lock: two threads at the same instant may let one line more through.
+    """
+
+    def __init__(
+        self, burst: int = BURST, period: float = PERIOD, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._burst = burst
+        self._period = period
+        self._clock = clock
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.levelno <= logging.DEBUG or not record.name.startswith("poolmgr"):
+            return True
+        event = str(record.msg)
+        now = self._clock()
+        began, count = self._seen.get(event, (now, 0))
+        if now - began >= self._period:
+            if count > self._burst:
+                record.suppressed = count - self._burst
+            began, count = now, 0
+        if event not in self._seen and len(self._seen) >= KINDS:
+            self._seen.clear()
+        self._seen[event] = began, count + 1
+        if count + 1 == self._burst:
+            record.more = "not written"
+        return count < self._burst

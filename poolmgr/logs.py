@@ -1,0 +1,176 @@
+"""How log lines look: structlog for gunicorn, the supervisor and the command line.
+
+The library logs to the standard :mod:`logging` with an event's name as its message and details as
+``extra`` fields, so that it costs its users nothing; here both are rendered: readable on a terminal,
+one JSON object a line elsewhere. What applications log in a worker goes the same way.
+
+No line may hold a secret. The rendered text of every line passes :func:`redact` last, whatever
+logged it, a traceback included.
+
+This module must never be imported by the library itself: structlog is slow to load.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from typing import TextIO
+from urllib.parse import unquote_plus
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from poolmgr.flood import FloodFilter
+from poolmgr.settings import Settings
+from poolmgr.values import HIDDEN
+
+SECRET_QUERY = frozenset({"_token", "token", "password", "access_token"})
+"""Names in a query whose values are not logged."""
+
+_USERINFO = re.compile(r"(?<=://)[^\s/@\"'<>]*:[^\s\"'<>]*@(?=[^\s/@])")
+_HEADER = re.compile(r"(?i)(\bauthorization\W{1,5}(?:(?:bearer|basic)\s+)?)[\w.~+/=-]+")
+_BEARER = re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{12,}")  # shorter ones are words of a sentence
+_PAIR = re.compile(r"(?<=[?&;])([^=&;#\s\"]{1,80})=([^&;#\s\"]+)")
+
+
+# ---- secrets ---------------------------------------------------------------------------------
+
+
+def redact(text: str) -> str:
+    """The text without passwords in URLs, bearer tokens and secret query values."""
+    if "://" in text:
+        text = _USERINFO.sub(lambda found: f"{found[0].partition(':')[0]}:{HIDDEN}@", text)
+    if "=" in text and ("?" in text or "&" in text):
+        text = _PAIR.sub(_redact_pair, text)
+    return _BEARER.sub(rf"\1 {HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", text))
+
+
+def _redact_pair(found: re.Match[str]) -> str:
+    # A server takes %5Ftoken for _token, and so must this.
+    secret = unquote_plus(found[1]).strip().lower() in SECRET_QUERY
+    return f"{found[1]}={HIDDEN}" if secret else found[0]
+
+
+# ---- rendering -------------------------------------------------------------------------------
+
+
+_encoder = msgspec.json.Encoder(enc_hook=repr)
+
+
+def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    fields = dict(event)
+    head = {key: fields.pop(key) for key in ("timestamp", "level", "event") if key in fields}
+    try:
+        return _encoder.encode({**head, **fields}).decode()
+    except (TypeError, UnicodeEncodeError):  # keys that are no text, lone surrogates
+        return json.dumps({**head, **fields}, default=repr, skipkeys=True)
+
+
+def _drop_rendered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Standard formatters that saw the record before left their text in it; no caller can use these names."""
+    event.pop("message", None)
+    event.pop("asctime", None)
+    return event
+
+
+def _add_pid(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["pid"] = os.getpid()
+    return event
+
+
+class _Redacting:
+    """A renderer whose text is redacted."""
+
+    def __init__(self, render: structlog.typing.Processor) -> None:
+        self._render = render
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return redact(str(self._render(logger, method, event)))
+
+
+_OF_ALL: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+]
+"""What every event gets, whether it comes from structlog or from standard logging."""
+
+
+def formatter(log_format: str, stream: TextIO | None) -> logging.Formatter:
+    """A formatter for standard log records.
+
+    Args:
+        log_format: ``console``, ``json`` or ``auto``, which is ``console`` if ``stream`` is a terminal.
+    """
+    console = log_format == "console" or (log_format == "auto" and stream is not None and _is_terminal(stream))
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
+        _add_pid,
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+    ]
+    if console:
+        colors = stream is not None and _is_terminal(stream) and not os.environ.get("NO_COLOR")
+        processors.append(
+            _Redacting(
+                structlog.dev.ConsoleRenderer(
+                    colors=colors, sort_keys=False, pad_event_to=26, exception_formatter=structlog.dev.plain_traceback
+                )
+            )
+        )
+    else:
+        processors += [structlog.processors.format_exc_info, _Redacting(_to_json)]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_OF_ALL, structlog.stdlib.ExtraAdder(), _drop_rendered], processors=processors
+    )
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # a closed or borrowed stream
+        return False
+
+
+def _through_standard_logging() -> None:
+    """What is logged by structlog's own loggers goes the way of all other lines."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_OF_ALL,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+# ---- the supervisor and the command line -----------------------------------------------------
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send everything that this process logs to ``stream``, by default standard error. May be repeated."""
+    stream = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(settings.log_format, stream))
+    put_on_root(handler, settings.log_level.upper())
+
+
+def put_on_root(handler: logging.Handler, level: str | int) -> None:
+    """Make this the one handler of ours on the root logger; others' handlers stay."""
+    if not any(isinstance(known, FloodFilter) for known in handler.filters):
+        handler.addFilter(FloodFilter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if getattr(old, "_poolmgr", False):
+            root.removeHandler(old)
+    handler._poolmgr = True  # type: ignore[attr-defined]
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(True)
+    _through_standard_logging()

@@ -1,0 +1,212 @@
+"""The settings of a process, from its environment.
+
+The table of all variables is :data:`poolmgr.variables.VARIABLES`; this module turns an environment
+into a :class:`Settings` and says where things lie. It must never connect, start or log anything, and
+it loads no package from outside but msgspec, for it stands on every worker's import path.
+
+A variable that is set to an empty text counts as not set, so that a line ``NAME=`` in an environment
+file means the default.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from poolmgr.exceptions import SettingsError
+from poolmgr.values import SOCKET_PATH_MAX
+from poolmgr.variables import BY_NAME, VARIABLES, default_directory
+
+EMBEDDED_SUFFIX = ".redis"
+"""What is added to the supervisor's socket path to name the embedded server's socket."""
+
+INTERNAL = frozenset({"POOLMGR_STARTUP_FD"})
+"""Names that only our own processes hand to each other; see :mod:`poolmgr.launch`."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of all variables, typed. Times in seconds; see :data:`VARIABLES` for the meanings."""
+
+    redis_url: str | None
+    budget: int | Literal["auto"]
+    budgets: dict[str, int]
+    reserve: int | None
+    hosts: int
+    pool_max_connections: int | None
+    pool_timeout: float
+    pool_min_idle: int
+    pool_max_waiting: int
+    pool_idle_timeout: float
+    pool_max_lifetime: float
+    pool_order: Literal["fifo", "lifo"]
+    pool_leak_after: float
+    socket_timeout: float
+    socket_connect_timeout: float
+    socket: str
+    linger: float
+    autostart: bool
+    metrics: str | None
+    log_level: str
+    log_format: Literal["auto", "console", "json"]
+    worker_class: str
+    worker_threads: int
+    worker_token: str | None
+    worker_readonly_token: str | None
+    worker_max_body: int
+
+    def budget_of(self, keys: Iterable[str]) -> int | Literal["auto"]:
+        """The budget of one server, known by these endpoint keys (``tcp://host:port``, ``unix:///path``).
+
+        ``REDIS_CONNECTION_BUDGETS`` goes before ``REDIS_CONNECTION_BUDGET``. Where several keys of one
+        server are named with different numbers the smallest holds, since none of them may be exceeded.
+        """
+        named = [self.budgets[key] for key in keys if key in self.budgets]
+        return min(named) if named else self.budget
+
+    def private_directory(self) -> Path:
+        """A directory that only this user can enter: for the embedded server, the token, the socket.
+
+        It is the supervisor socket's own directory if that is private, so that services with sockets
+        of their own do not meet; else the default one, which is made if it is missing.
+
+        Raises:
+            SettingsError: the default one is not ours or open to others.
+        """
+        parent = Path(self.socket).parent
+        if parent != default_directory() and _is_private(parent):
+            return parent
+        return private_directory()
+
+    def __repr__(self) -> str:
+        parts = (f"{v.attribute}={v.show(getattr(self, v.attribute))!r}" for v in VARIABLES)
+        return f"Settings({', '.join(parts)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(v.attribute, v.show(getattr(self, v.attribute))) for v in VARIABLES]
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def private_directory() -> Path:
+    """The default directory, made with mode 0700 if it is missing.
+
+    Raises:
+        SettingsError: something else is there, or it is another user's, or open to others.
+    """
+    path = default_directory()
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise SettingsError(
+            f"the private directory {path} cannot be made ({error.strerror}): "
+            "set POOLMGR_SOCKET to a path in a directory of your own"
+        ) from None
+    if not _is_private(path):
+        raise SettingsError(
+            f"{path} is not a directory of ours (uid {os.getuid()}) with mode 0700: "
+            "remove it, or set POOLMGR_SOCKET to a path in a directory of your own"
+        )
+    return path
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One variable as ``poolmgr config`` shows it.
+
+    Attributes:
+        value: as text, secrets hidden; empty for none.
+        source: ``environment``, ``default``, or ``unknown`` for a name that looks like ours and is not.
+        error: what is wrong with it, or empty.
+    """
+
+    name: str
+    value: str
+    source: str
+    meaning: str
+    error: str = ""
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of an environment, by default this process's.
+
+    Raises:
+        SettingsError: one line about the first variable that has a value that is not allowed.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "").strip()
+        values[variable.attribute] = variable.read(text) if text else variable.default_value()
+    settings = Settings(**values)
+    problem = _contradiction(settings)
+    if problem:
+        raise SettingsError(problem)
+    return settings
+
+
+def _contradiction(settings: Settings) -> str:
+    ceiling = settings.pool_max_connections
+    if ceiling is not None and settings.pool_min_idle > ceiling:
+        return (
+            f"REDIS_POOL_MIN_IDLE is {settings.pool_min_idle}: allowed is at most "
+            f"REDIS_POOL_MAX_CONNECTIONS, which is {ceiling}"
+        )
+    longest = SOCKET_PATH_MAX - len(EMBEDDED_SUFFIX)
+    size = len(os.fsencode(settings.socket))
+    if settings.redis_url is None and size > longest:
+        return (
+            f"POOLMGR_SOCKET is {settings.socket!r} ({size} bytes long): allowed is at most {longest} bytes "
+            "while REDIS_URL is not set, since the embedded server's socket lies beside it"
+        )
+    return ""
+
+
+def describe(environ: Mapping[str, str] | None = None) -> list[Row]:
+    """Every variable with its value and where it came from; wrong values are reported, not raised."""
+    environ = os.environ if environ is None else environ
+    rows = []
+    for variable in VARIABLES:
+        text = environ.get(variable.name, "").strip()
+        source = "environment" if text else "default"
+        error = ""
+        try:
+            value = variable.show(variable.read(text) if text else variable.default_value())
+        except SettingsError as problem:
+            value, error = variable.show(text), str(problem)
+        if not text and not value:
+            value = variable.default_text.replace("`", "")
+        rows.append(Row(name=variable.name, value=value, source=source, meaning=variable.meaning, error=error))
+    if not any(row.error for row in rows):
+        try:
+            load(environ)
+        except SettingsError as problem:
+            name = str(problem).partition(" ")[0]
+            rows = [msgspec.structs.replace(row, error=str(problem)) if row.name == name else row for row in rows]
+    return rows + [
+        Row(
+            name=name,
+            value="",
+            source="unknown",
+            meaning="",
+            error=f"{name} is not a variable of ours: a typing error?",
+        )
+        for name in unknown(environ)
+    ]
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """Names that begin like ours and are none of ours, so that a typing error does not stay silent."""
+    prefixes = ("POOLMGR_", "REDIS_POOL_", "REDIS_CONNECTION_")
+    return sorted(n for n in environ if n.startswith(prefixes) and n not in BY_NAME and n not in INTERNAL)

@@ -1,0 +1,328 @@
+"""Messages and framing on the supervisor's Unix socket.
+
+This file is the whole protocol between a member and its supervisor: what may be said, and how it is
+put into bytes. It must never decide anything: who may hold how many connections is the ledger's
+business (:mod:`poolmgr.budget.ledger`), and what to do with an answer is the member's
+(:mod:`poolmgr.member.core`).
+
+Messages carry *states, not deltas*, so that loss, repetition and a restart of either side are
+harmless. A frame is a four-byte big-endian length and one msgpack value. A frame that is too long,
+that does not decode or that is of a kind the receiver does not take raises :class:`WireError`; the
+receiver then drops that peer and nothing else.
+
+Versions: a :class:`Hello` names the versions its sender speaks; the :class:`Welcome` names the one
+that is used. Fields are only ever added, with defaults; unknown fields are skipped by the decoder.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+VERSION = 1
+"""Version of the protocol this code speaks."""
+
+OLDEST = 1
+"""Oldest version this code still understands."""
+
+MAX_FRAME = 1 << 20
+"""Longest frame in bytes, header excluded. A status of some thousand members fits."""
+
+_HEADER = struct.Struct(">I")
+
+
+class WireError(ValueError):
+    """A frame that is malformed, too long, or not for this receiver."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of everything that travels."""
+
+
+# ---- values inside messages ------------------------------------------------------------------
+
+
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to reach one server: what a pool was configured with, credentials included.
+
+    ``key`` names it (``tcp://host:port`` or ``unix:///path``) and is safe to log; the rest is not.
+    Credentials stay in memory: never in a log, a status or the snapshot.
+    """
+
+    key: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    username: str | None = None
+    password: str | None = None
+    tls: dict[str, str | bool | int] | None = None
+    """redis-py's ``ssl_*`` arguments that have a plain value; None for plain text."""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.key!r})"
+
+
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a member holds at one server when it registers (rule M4)."""
+
+    server: str
+    """The server's id as an earlier supervisor named it."""
+    endpoints: tuple[str, ...]
+    """Keys of the endpoints by which the member reaches it."""
+    stated: int
+    """``max(limit, open)``: what the ledger must charge."""
+    open: int = 0
+
+
+class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pool's counters since it was made, for metrics. Monotonic; times in seconds."""
+
+    checkouts: int = 0
+    waits: int = 0
+    wait_seconds: float = 0.0
+    wait_buckets: tuple[int, ...] = ()
+    """Waits by :data:`WAIT_BOUNDS`, not cumulative; one more entry than bounds."""
+    timeouts: dict[str, int] = msgspec.field(default_factory=dict)
+    created: int = 0
+    closed: dict[str, int] = msgspec.field(default_factory=dict)
+    leaks: int = 0
+    connect_errors: int = 0
+
+
+WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds in seconds of the histogram of waits."""
+
+
+# ---- member to supervisor --------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message on a link: who this is and what it holds (rule M4)."""
+
+    tag: str
+    link: int
+    versions: tuple[int, int] = (OLDEST, VERSION)
+    holds: tuple[Hold, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    title: str = ""
+    """What the process is, for people: ``gunicorn worker``, ``celery``, the script's name."""
+    budget: str = ""
+    """The budget in the member's own environment; the supervisor's decides, a difference is logged."""
+    descriptors: int = 0
+    """How many connections the member's file-descriptor limit leaves; 0: unknown."""
+
+
+class Attach(Message, frozen=True):
+    """The member wants connections to this endpoint. Answered by :class:`Resolved`."""
+
+    endpoint: Endpoint
+
+
+class Report(Message, frozen=True):
+    """State of a member at one server. The newest report replaces all earlier ones."""
+
+    server: str
+    acked: int
+    """Newest sequence at which ``open <= limit`` held (rule M2); 0: none yet on this link."""
+    open: int = 0
+    """Sockets connecting, idle, in use, closing or lost (rule M1)."""
+    in_use: int = 0
+    """Permits that are busy: connections out with callers, and sockets that are :class:`Lost`."""
+    waiting: int = 0
+    """Callers that wait for a connection now."""
+    peak: int = 0
+    """Largest ``in_use + waiting`` of the last second."""
+    spare: int = 0
+    """Permits that nothing here has used for the guard's time: what can be recalled at no cost."""
+    ceiling: int = 0
+    """Most connections this member could use (its pools' own ceilings, descriptors); 0: no bound."""
+    timeout: float = 5.0
+    """Shortest time in seconds that its callers wait for a connection: bounds the quantum."""
+
+
+class Lost(Message, frozen=True):
+    """Sockets closed without the server's confirmation within M3's time, by serial number."""
+
+    server: str
+    serials: tuple[int, ...]
+
+
+class Trouble(Message, frozen=True):
+    """The server did not behave: connect refused, ``max number of clients reached``..."""
+
+    server: str
+    kind: str
+    """``refused`` (maxclients), ``unreachable``, ``auth``."""
+    detail: str = ""
+
+
+class Stats(Message, frozen=True):
+    """Counters of one pool, for metrics; sent about once a second while they change."""
+
+    server: str
+    pool: str
+    counters: Counters
+    idle: int = 0
+    in_use: int = 0
+    since: float = 0.0
+    """Monotonic seconds of this host when the pool began to count: what it counted before a supervisor
+    began was counted by the one before."""
+
+
+class Ping(Message, frozen=True):
+    """Are you there? Answered by :class:`Pong`."""
+
+    nonce: int = 0
+
+
+class Bye(Message, frozen=True):
+    """The member leaves with nothing open: its charge may fall at once, being zero by statement."""
+
+
+# ---- tools to supervisor ---------------------------------------------------------------------
+
+
+class Query(Message, frozen=True):
+    """A question of a tool (the CLI); answered by :class:`Answer`. ``what``: status, limits, metrics."""
+
+    what: str
+
+
+class SetBudget(Message, frozen=True):
+    """Change a server's budget live; ``budget`` is a number, ``auto``, or ``reset`` (what the
+    environment says). Answered by Answer."""
+
+    server: str
+    budget: str
+
+
+# ---- supervisor to member --------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    version: int
+    pid: int
+    budget: str = ""
+
+
+class Resolved(Message, frozen=True):
+    """This endpoint is that server. Until then an endpoint has no limit and nothing is opened."""
+
+    endpoint: str
+    server: str
+
+
+class Limit(Message, frozen=True):
+    """The member may hold ``limit`` connections to ``server`` (rules M1, M2)."""
+
+    server: str
+    seq: int
+    limit: int
+
+
+class Ask(Message, frozen=True):
+    """Somebody waits: report at once, and again when something has been spare for ``guard`` seconds."""
+
+    server: str
+    guard: float = 0.005
+
+
+class Gone(Message, frozen=True):
+    """The server no longer has these connections (proof for sockets reported :class:`Lost`)."""
+
+    server: str
+    serials: tuple[int, ...]
+
+
+class Health(Message, frozen=True):
+    """What the supervisor's probe knows of a server. ``since``: seconds of the epoch, 0 when up."""
+
+    server: str
+    up: bool
+    since: float = 0.0
+    error: str = ""
+
+
+class Picture(Message, frozen=True):
+    """Who holds what, for error messages; sent to members that wait, at most once a second."""
+
+    server: str
+    budget: int
+    others: tuple[tuple[str, int], ...] = ()
+    """(title and pid, charge) of the largest holders."""
+
+
+class Pong(Message, frozen=True):
+    nonce: int = 0
+
+
+class Answer(Message, frozen=True):
+    """JSON text for a tool."""
+
+    body: str
+    ok: bool = True
+
+
+class Refused(Message, frozen=True):
+    """The peer is not taken: why and what to do. The connection is closed after it."""
+
+    reason: str
+
+
+FromMember = Hello | Attach | Report | Lost | Trouble | Stats | Ping | Bye | Query | SetBudget
+FromSupervisor = Welcome | Resolved | Limit | Ask | Gone | Health | Picture | Pong | Answer | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """One frame, ready to be sent.
+
+    Raises:
+        WireError: the message is longer than :data:`MAX_FRAME`.
+    """
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise WireError(f"message of {len(body)} bytes is longer than {MAX_FRAME}")
+    return _HEADER.pack(len(body)) + body
+
+
+class Decoder:
+    """Bytes in, messages out. One for each peer; it keeps what has not arrived whole.
+
+    Args:
+        kinds: :data:`FromMember` at the supervisor, :data:`FromSupervisor` at a member.
+    """
+
+    __slots__ = ("_buffer", "_decoder")
+
+    def __init__(self, kinds: object) -> None:
+        self._buffer = bytearray()
+        self._decoder = msgspec.msgpack.Decoder(kinds)
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield every message that is now complete.
+
+        Raises:
+            WireError: the peer does not speak this protocol; drop it.
+        """
+        buffer = self._buffer
+        buffer += data
+        at, size = 0, len(buffer)
+        try:
+            while size - at >= 4:
+                (length,) = _HEADER.unpack_from(buffer, at)
+                if length > MAX_FRAME:
+                    raise WireError(f"frame of {length} bytes is longer than {MAX_FRAME}")
+                if size - at - 4 < length:
+                    return
+                body = bytes(buffer[at + 4 : at + 4 + length])
+                at += 4 + length
+                try:
+                    yield self._decoder.decode(body)
+                except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+                    raise WireError(f"not a message: {error}") from None
+        finally:
+            del buffer[:at]
