@@ -1,0 +1,174 @@
+"""One process's permits at one server: rules M1, M2 and M4 as arithmetic over its sockets.
+
+Pure, and small on purpose: every rule is one named method, so that a test can switch it off and watch
+the simulation find the violation. It must never know of links' lives, messages or pools' wishes; those
+are :mod:`poolmgr.member.core`'s and :mod:`poolmgr.member.desk`'s.
+
+A socket is in one of these states. There is no "open" set besides them: what is in a dictionary is
+charged, what is in none is not (identity, not counts; a repeated or late event finds nothing to do).
+
+=========  ===============================================  ========  ================================
+state      what is true of the socket                       counted   how it is left
+=========  ===============================================  ========  ================================
+live       from before ``connect()``: connecting, idle,     yes       ``closing``: handed over to be
+           in use                                                     closed; ``gone``: connect failed
+closing    the write side is shut; the server has not yet   yes       ``gone``: end-of-file was read;
+           confirmed (rule M3)                                        ``lost``: it did not come in time
+lost       closed here; whether the server still counts it  yes       ``gone``: the supervisor has
+           is unknown                                                 proven its end
+=========  ===============================================  ========  ================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolmgr.member.desk import Attachment
+
+
+class Account:
+    """Limit and sockets of this process at one server.
+
+    Attributes:
+        server: its id, as the supervisor resolved it; empty while unknown.
+        limit: permits the supervisor has granted (the last number heard, on whatever link).
+        seq: newest sequence heard on the present link; 0: none, so nothing may be opened (M4).
+        acked: newest sequence at which ``open <= limit`` held and was said so, on the present link.
+        high: largest limit told or stated and not yet superseded by an acknowledged smaller one: what
+            the supervisor charges, seen from here.
+    """
+
+    __slots__ = ("acked", "closing", "high", "limit", "live", "lost", "promised", "promised_at", "seq", "server")
+
+    def __init__(self, server: str = "") -> None:
+        self.server = server
+        self.limit = 0
+        self.seq = 0
+        self.acked = 0
+        self.high = 0
+        self.live: dict[int, Attachment] = {}
+        self.closing: dict[int, Attachment] = {}
+        self.lost: dict[int, Attachment] = {}
+        self.promised = 0
+        """Callers told by :meth:`give_up` to close, whose sockets have not arrived in ``closing`` yet."""
+        self.promised_at = 0.0
+
+    # ---- M1 --------------------------------------------------------------------------------------
+
+    def _counts_as_open(self) -> int:
+        """Rule M1: connecting, idle, in use, closing; and lost, until their end is proven (M3)."""
+        return len(self.live) + len(self.closing) + len(self.lost)
+
+    def _may_open(self) -> bool:
+        """Rule M1: strictly below the limit, and (M4) only once this link has told a number."""
+        return self._answered() and self._counts_as_open() < self.limit
+
+    @property
+    def open(self) -> int:
+        return self._counts_as_open()
+
+    @property
+    def available(self) -> int:
+        """Sockets that may be opened now."""
+        return self.limit - self._counts_as_open() if self._may_open() else 0
+
+    def take(self, serial: int, owner: Attachment) -> bool:
+        """Charge one socket about to be opened, if the rules let it."""
+        if not self._may_open():
+            return False
+        self.live[serial] = owner
+        return True
+
+    # ---- M3 --------------------------------------------------------------------------------------
+
+    def start_closing(self, serial: int) -> bool:
+        owner = self.live.pop(serial, None)
+        if owner is None:
+            return False
+        self.closing[serial] = owner
+        self.promised = max(0, self.promised - 1)
+        return True
+
+    def give_up_waiting(self, serial: int) -> bool:
+        """Rule M3: no confirmation came in time. It is lost, and still counted."""
+        owner = self.closing.pop(serial, None) or self.live.pop(serial, None)
+        if owner is None:
+            return False
+        self.lost[serial] = owner
+        return True
+
+    def ended(self, serial: int) -> bool:
+        """The end of a socket is certain: never connected, end-of-file read, or proven."""
+        if self.live.pop(serial, None) is not None:
+            self.promised = max(0, self.promised - 1)
+            return True
+        return self.closing.pop(serial, None) is not None or self.lost.pop(serial, None) is not None
+
+    def proven(self, serial: int) -> bool:
+        """The supervisor's proof counts for lost sockets only; it cannot know of any other."""
+        return self.lost.pop(serial, None) is not None
+
+    # ---- M2 --------------------------------------------------------------------------------------
+
+    @property
+    def surplus(self) -> int:
+        """Live sockets to be asked for: above the limit, those on their way out not counted again.
+
+        Without a number on this link there is no surplus: the process keeps what it has.
+        """
+        if not self._answered():
+            return 0
+        return max(0, min(len(self.live), len(self.live) + len(self.lost) - self.limit) - self.promised)
+
+    def give_up(self, now: float) -> bool:
+        """Whether the releasing caller is to close. Counted at once."""
+        if self.surplus <= 0:
+            return False
+        self.promised += 1
+        self.promised_at = now
+        return True
+
+    def told(self, seq: int, limit: int) -> bool:
+        """A numbered limit on the present link. False: an older or repeated one, ignored."""
+        if seq <= self.seq:
+            return False
+        self.seq = seq
+        self.limit = limit
+        self.high = max(self.high, limit)
+        return True
+
+    def _obeyed(self) -> bool:
+        """Rule M2: a sequence may be acknowledged only while ``open <= limit``."""
+        return self._counts_as_open() <= self.limit
+
+    def _ack_due(self) -> bool:
+        """Rule M2: something charged could be freed by an acknowledgement now."""
+        return self.seq > self.acked and self.limit < self.high and self._obeyed()
+
+    def ackable(self) -> int:
+        """The sequence that a report made now may acknowledge."""
+        return self.seq if self._obeyed() else self.acked
+
+    def acknowledged(self, seq: int) -> None:
+        """A report with that acknowledgement is on its way."""
+        if seq > self.acked:
+            self.acked = seq
+            self.high = self.limit
+
+    # ---- M4 --------------------------------------------------------------------------------------
+
+    def _answered(self) -> bool:
+        """Rule M4: this link has told a number."""
+        return self.seq > 0
+
+    def _stated(self) -> int:
+        """Rule M4: what a registration says is held."""
+        return max(self.limit, self._counts_as_open())
+
+    def forget_link(self) -> None:
+        """Sequences and acknowledgements belong to a link, and that link is over."""
+        self.seq = 0
+        self.acked = 0
+        self.promised = 0
+        self.high = self._stated()

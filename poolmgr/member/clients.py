@@ -1,0 +1,123 @@
+"""The pools of a process, as the agent's thread deals with them.
+
+A pool promises not to raise and not to block; here is what keeps one that raises from harming the
+others. What pools are asked to do is the core's decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from poolmgr import wire
+from poolmgr.member.permits import ServerPermits
+from poolmgr.member.ports import PoolPort, Usage
+
+log = logging.getLogger("poolmgr.member")
+
+NEVER = float("inf")
+
+TICK_AGAIN = 1.0
+"""Seconds until a pool whose ``tick`` raised is ticked again."""
+
+SOONEST = 0.005
+"""Shortest time in seconds between two ticks of a pool."""
+
+
+class Client:
+    """A pool with all its attachments: usually one, several if its connections go to several addresses."""
+
+    def __init__(self, pool: PoolPort) -> None:
+        self.pool = weakref.ref(pool)
+        self.permits: list[ServerPermits] = []
+        self.tick_at = 0.0
+        self.counters: wire.Counters | None = None
+        self.since = time.monotonic()
+
+
+class Clients:
+    """All pools. Methods are the agent thread's, but for :meth:`adopt`.
+
+    Args:
+        locked: calls a function under the member's lock.
+    """
+
+    def __init__(self, locked: Callable[[Callable[[], int]], int]) -> None:
+        self._locked = locked
+        self._clients: dict[int, Client] = {}
+        """By the pool's id; changed under the member's lock, and iterated over as a copy."""
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(list(self._clients.values()))
+
+    def adopt(self, permits: ServerPermits, pool: PoolPort) -> None:
+        """Look after a pool. Under the member's lock."""
+        client = self._clients.get(id(pool))
+        if client is None or client.pool() is not pool:
+            client = self._clients[id(pool)] = Client(pool)
+        client.permits.append(permits)
+
+    def forget(self, permits: ServerPermits) -> None:
+        """The pool behind it has been collected. Under the member's lock."""
+        for key, client in list(self._clients.items()):
+            if permits in client.permits and client.pool() is None:
+                del self._clients[key]
+
+    def usage(self, permits: ServerPermits) -> Usage | None:
+        """What the pool says; shared out by sockets where it draws on several addresses."""
+        usage = call(permits, "usage", reset=True)
+        if not isinstance(usage, Usage):
+            return None
+        client = self._clients.get(id(permits.pool and permits.pool()))
+        if client is None or len(client.permits) < 2:
+            return usage
+        here = self._locked(lambda: permits.sockets)
+        lent = min(usage.lent, here)
+        idle = min(usage.idle, here - lent)
+        waiting = usage.waiting if client.permits[-1] is permits else 0
+        return msgspec.structs.replace(usage, lent=lent, idle=idle, low=min(usage.low, idle), waiting=waiting)
+
+    def tick(self, now: float) -> float:
+        """Let pools do what is due; when the next one is."""
+        soonest = NEVER
+        for client in self:
+            if now >= client.tick_at:
+                pause = call(client.permits[0], "tick", now)
+                client.tick_at = now + (max(SOONEST, pause) if isinstance(pause, (int, float)) else TICK_AGAIN)
+            soonest = min(soonest, client.tick_at)
+        return soonest
+
+    def stats(self) -> Iterator[wire.Stats]:
+        """Counters that have changed since they were last asked for."""
+        for client in self:
+            permits = client.permits[-1]
+            server, pool = permits.desk.account.server, client.pool()
+            counters = call(permits, "counters")
+            if pool is not None and server and isinstance(counters, wire.Counters) and counters != client.counters:
+                client.counters = counters
+                usage = permits.demand.usage
+                yield wire.Stats(server, pool.name, counters, usage.idle, usage.lent, client.since)
+
+    def tell_anew(self) -> None:
+        """A new supervisor has to be told of all counters."""
+        for client in self:
+            client.counters = None
+
+
+def call(permits: ServerPermits, method: str, *args: object, **kwargs: object) -> object:
+    """Call a method of the pool behind an attachment; None if it is gone or raises, which is logged."""
+    pool = permits.pool and permits.pool()
+    if pool is None:
+        return None
+    try:
+        return getattr(pool, method)(*args, **kwargs)
+    except Exception:
+        log.exception("pool.failed", extra={"method": method})
+        return None

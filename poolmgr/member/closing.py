@@ -1,0 +1,171 @@
+"""Closing sockets so that their end is certain: rule M3.
+
+A connection is gone when the *server* has let go of it, not when we have. So a socket is closed in
+three steps: shut the write side, read to end-of-file, close. The server reads our end-of-file, frees
+the client and closes; its end-of-file is the proof. ``SHUT_RDWR`` would forge that proof: after it our
+own kernel returns end-of-file at once. TLS is closed below the TLS layer, and what comes is read raw:
+the permit hangs on the connection, not on a proper farewell.
+
+If no proof comes within :data:`BOUND` seconds the descriptor is closed all the same, and the socket is
+*lost*: its permit stays counted until the supervisor has proven the end.
+
+The agent's thread and selector drive this; callers only hand sockets over. It must never count
+anything itself: it tells what happened, and the core counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+
+BOUND = 1.0
+"""Seconds to wait for the server's end-of-file."""
+
+_CHUNK = 65536
+_CHUNKS = 16
+"""Reads of one socket in one turn: a server that floods us does not hold up the others."""
+
+_PROOF = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""The peer has said that the connection does not exist. A timeout (ETIMEDOUT) says no such thing."""
+
+Selector = selectors.BaseSelector
+
+
+class _Closing:
+    __slots__ = ("deadline", "serial", "sock")
+
+    def __init__(self, serial: int, sock: socket.socket, deadline: float) -> None:
+        self.serial = serial
+        self.sock = sock
+        self.deadline = deadline
+
+
+class Closer:
+    """All sockets of this process that are on their way out.
+
+    Args:
+        selector: the agent's; a key's ``data`` is called with the events and the time.
+        gone: called with the serial number of a socket whose end is certain.
+        lost: called with that of one whose end is not.
+    """
+
+    def __init__(self, selector: Selector, gone: Callable[[int], None], lost: Callable[[int], None]) -> None:
+        self._selector = selector
+        self._gone = gone
+        self._lost = lost
+        self._closing: dict[int, _Closing] = {}  # by serial, hence by deadline
+
+    def __len__(self) -> int:
+        return len(self._closing)
+
+    def add(self, serial: int, sock: socket.socket, now: float) -> None:
+        """Begin. Ends at once if the server's end-of-file is there already, as with a dead connection."""
+        try:
+            raw = bare(sock)
+        except (OSError, ValueError):  # closed by somebody else: a finalizer may have come first
+            self._lost(serial)
+            return
+        try:
+            raw.setblocking(False)
+            raw.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._finish(raw, serial, proven=error.errno == errno.ENOTCONN and _reset(raw))
+            return
+        closing = _Closing(serial, raw, now + BOUND)
+        if not self._read(closing):
+            self._closing[serial] = closing
+            self._watch(closing)
+
+    def expire(self, now: float) -> float:
+        """Give up on those whose time is over; when to come again."""
+        while self._closing:
+            closing = next(iter(self._closing.values()))
+            if closing.deadline > now:
+                return closing.deadline
+            self._leave(closing)
+            self._finish(closing.sock, closing.serial, proven=False)
+        return float("inf")
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies of the parent's sockets, and nothing else. The selector
+        is the parent's too and is not touched."""
+        for closing in list(self._closing.values()):
+            with contextlib.suppress(OSError):
+                closing.sock.close()
+        self._closing.clear()
+
+    def _watch(self, closing: _Closing) -> None:
+        def readable(events: int, now: float) -> None:
+            if self._closing.get(closing.serial) is closing:
+                self._read(closing)
+
+        try:
+            self._selector.register(closing.sock, selectors.EVENT_READ, readable)
+        except KeyError:  # somebody closed the descriptor that had this number, behind our back
+            self._selector.unregister(closing.sock)
+            self._selector.register(closing.sock, selectors.EVENT_READ, readable)
+
+    def _read(self, closing: _Closing) -> bool:
+        """Read what is there; True if the socket's story is over."""
+        try:
+            for _ in range(_CHUNKS):
+                if not closing.sock.recv(_CHUNK):
+                    break
+            else:
+                return False
+            proven = True
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            proven = error.errno in _PROOF
+        self._leave(closing)
+        self._finish(closing.sock, closing.serial, proven=proven)
+        return True
+
+    def _leave(self, closing: _Closing) -> None:
+        if self._closing.pop(closing.serial, None) is not None:
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(closing.sock)
+
+    def _finish(self, raw: socket.socket, serial: int, *, proven: bool) -> None:
+        with contextlib.suppress(OSError):
+            raw.close()
+        (self._gone if proven else self._lost)(serial)
+
+
+def bare(sock: socket.socket) -> socket.socket:
+    """The socket without its TLS layer. The object handed in is left without a descriptor.
+
+    Raises:
+        OSError, ValueError: it has none.
+    """
+    if not isinstance(sock, ssl.SSLSocket):
+        if sock.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return sock
+    family, kind, protocol = sock.family, sock.type, sock.proto
+    descriptor = sock.detach()
+    if descriptor < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return socket.socket(family, kind, protocol, fileno=descriptor)
+
+
+def _reset(raw: socket.socket) -> bool:
+    """Whether a socket that is connected no more was certainly ended by its peer.
+
+    A Unix socket's peer is in the same kernel: not connected is certain. A TCP socket may have been
+    given up by our kernel after keepalive's last probe, and then the server may still count it: only
+    an error that says "reset" is certain.
+    """
+    if raw.family == socket.AF_UNIX:
+        return True
+    try:
+        raw.recv(1)
+    except OSError as error:
+        return error.errno in _PROOF
+    return False

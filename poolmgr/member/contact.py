@@ -1,0 +1,236 @@
+"""The contact to the supervisor: found, registered with, listened to, watched, lost and found again.
+
+Of the rules it carries out M4: the old link is closed, or at least never read again, before the next
+one is registered. What the core says goes out here and what the supervisor says comes in; nothing is
+decided but whether there is a supervisor worth talking to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+from typing import TYPE_CHECKING
+
+from poolmgr import launch, wire
+from poolmgr.member.finding import Finder
+from poolmgr.member.link import Link
+from poolmgr.member.waker import Waker
+
+if TYPE_CHECKING:
+    from poolmgr.member.agent import Member
+
+log = logging.getLogger("poolmgr.member")
+
+NEVER = float("inf")
+
+PING_AFTER = 2.0
+"""Seconds without a word from a supervisor that owes one, before it is asked whether it lives."""
+
+REFUSED = 5.0
+"""Seconds before a supervisor that has refused us is tried again."""
+
+STUCK = 1.0
+"""Seconds after which bytes that nobody sends mean that a sender was torn out of the middle of it."""
+
+
+class Contact:
+    """One process's contact to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
+    rest is the agent's."""
+
+    def __init__(self, member: Member, selector: selectors.BaseSelector, waker: Waker) -> None:
+        self.link: Link | None = None
+        self.registrations = 0
+        self._member = member
+        self._core = member.core
+        self._selector = selector
+        self._waker = waker
+        self._finder = Finder(member.settings, waker.poke)
+        self._heard = 0.0
+        """When something last came, or the link began."""
+        self._mute = True
+        """Whether nothing has come on the present link."""
+        self._pinged = 0.0
+        """Since when an answer to a ping is owed; 0: none is."""
+        self._pending_since = 0.0
+        self._writing = False
+        self._down: set[str] = set()
+
+    # ---- any thread --------------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no supervisor, if that is known."""
+        return self._finder.trouble
+
+    def post(self, message: wire.Message) -> None:
+        """Put a message in line. Under the member's lock."""
+        link = self.link
+        if link is not None:
+            link.post((message,))
+
+    def flush(self) -> None:
+        """Send what is in line."""
+        link = self.link
+        if link is not None:
+            link.flush()
+            if link.blocked:
+                self._waker.poke()
+
+    # ---- the agent's thread --------------------------------------------------------------------------
+
+    def mind(self, now: float, *, idle: bool) -> float:
+        """Look for a supervisor if there is none, and after the one there is; when to come again.
+
+        Until the first is found one is needed; later only by those who wait for a permit.
+
+        Args:
+            idle: no pool is there; then one is looked for only if it is needed.
+        """
+        link = self.link
+        if link is None:
+            needed = self._member.locked(lambda: self._core.wanting) or not (idle or self.registrations)
+            if idle and not needed:
+                return NEVER
+            sock = self._finder.search(now, needed)
+            if sock is None:
+                return self._finder.next(needed)
+            link = self._begin(Link(sock, 0), now)
+        if link.blocked != self._writing:
+            self._writing = link.blocked
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.blocked else 0)
+            self._selector.modify(link.sock, events, self._selector.get_key(link.sock).data)
+        return min(self._mind_sending(link, now), self._mind_silence(link, now))
+
+    def _begin(self, link: Link, now: float) -> Link:
+        self._heard, self._mute, self._pinged, self._pending_since = now, True, 0.0, 0.0
+        self._writing = False
+        self._member.locked(self._register, link, now)
+        self._selector.register(link.sock, selectors.EVENT_READ, lambda events, at: self._stirs(link, events, at))
+        self.flush()
+        if self.registrations > 1:
+            log.info("supervisor.found", extra={"link": link.number})
+        return link
+
+    def _register(self, link: Link, now: float) -> None:
+        """Rule M4. Under the member's lock, so that nothing else can be on the link before it."""
+        link.post((self._core.register(now),))
+        link.number = self._core.link
+        self.link = link
+        self.registrations += 1
+
+    def _mind_sending(self, link: Link, now: float) -> float:
+        """Bytes that nobody sends, though the kernel would take them: their sender was interrupted by an
+        exception between taking the link's lock and giving it back. A new link has a new one."""
+        if not link.pending or link.blocked:
+            self._pending_since = 0.0
+            return NEVER
+        self._pending_since = self._pending_since or now
+        if now - self._pending_since > STUCK:
+            self._lose("a sender was interrupted", now)
+            return now
+        return self._pending_since + STUCK
+
+    def _mind_silence(self, link: Link, now: float) -> float:
+        """A supervisor that owes an answer and is silent is asked; if it stays silent it is replaced."""
+        if self.link is None or not self._member.locked(lambda: self._core.wanting or self._core.unanswered):
+            self._pinged = 0.0
+            return NEVER
+        if not self._pinged:
+            if now < self._heard + PING_AFTER:
+                return self._heard + PING_AFTER
+            self._pinged = now
+            self._member.locked(self.post, wire.Ping())
+            self.flush()
+        hung_at = self._pinged + launch.SILENT - PING_AFTER
+        if now < hung_at:
+            return hung_at
+        log.warning("supervisor.silent", extra={"seconds": round(now - self._heard, 1)})
+        self._drop()
+        self._finder.replace(link.sock)
+        return NEVER
+
+    def _stirs(self, link: Link, events: int, now: float) -> None:
+        """Something happens on the link."""
+        if link is not self.link:
+            return
+        if events & selectors.EVENT_WRITE:
+            link.unblock()
+        if not events & selectors.EVENT_READ:
+            return
+        messages: list[wire.Message] = []
+        broken = ""
+        try:
+            received = link.receive()
+            if received is None:
+                broken = "it has closed the link"
+            else:
+                messages.extend(received)
+        except wire.WireError as error:
+            broken = str(error)
+        if messages:
+            self._heard, self._mute, self._pinged = now, False, 0.0
+            self._finder.heard()
+            self._member.locked(self._receive, link, messages, now)
+        for message in messages:
+            broken = self._note(message, now) or broken
+        if broken:
+            self._lose(broken, now)
+
+    def _receive(self, link: Link, messages: list[wire.Message], now: float) -> None:
+        """Under the member's lock."""
+        for message in messages:
+            self._core.received(link.number, message, now)
+
+    def _note(self, message: wire.Message, now: float) -> str:
+        """What does not concern permits; why the link has to be dropped, if it has."""
+        match message:
+            case wire.Refused(reason=reason):
+                self._finder.hold_off(now, REFUSED, reason)
+                return f"we are refused: {reason}"
+            case wire.Welcome(budget=budget) if budget and budget != self._core.budget:
+                log.info("budget.differs", extra={"here": self._core.budget, "supervisor": budget})
+            case wire.Health(server=server, up=False, error=error) if server not in self._down:
+                self._down.add(server)
+                log.warning("outage.began", extra={"server": server, "error": error})
+            case wire.Health(server=server, up=True) if server in self._down:
+                self._down.discard(server)
+                log.info("outage.ended", extra={"server": server})
+        return ""
+
+    # ---- the end of a link ---------------------------------------------------------------------------
+
+    def _lose(self, reason: str, now: float) -> None:
+        log.warning("supervisor.lost", extra={"reason": reason})
+        if self._mute:
+            self._finder.failed(now)
+        link = self._drop()
+        if link is not None:
+            link.close()
+
+    def _drop(self) -> Link | None:
+        """Rule M4: this link is not read any more. It is left open."""
+        link = self.link
+        if link is not None:
+            self._member.locked(self._unlink)
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(link.sock)
+        return link
+
+    def _unlink(self) -> None:
+        """Under the member's lock."""
+        self.link = None
+        self._core.unlinked()
+
+    def end(self) -> None:
+        """Send what is in line and close."""
+        self.flush()
+        link = self._drop()
+        if link is not None:
+            link.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies."""
+        if self.link is not None:
+            self.link.close()
+        self._finder.abandon()

@@ -1,0 +1,382 @@
+"""One process's permits over all its pools: the member's side of the permit protocol.
+
+PURE. Events go in with a time, messages and effects come out. No socket, clock, thread, lock or log is
+touched here: the shell (:mod:`poolmgr.member.agent`) carries events in and effects out, and the
+simulation drives exactly this code, hundreds of members at once. It is called from one thread at a time
+(the shell's lock).
+
+Theory of operation
+-------------------
+The process may hold ``limit`` sockets to a server, and a supervisor outside says how many that is. All
+sockets of one server are in one :class:`~poolmgr.member.account.Account`, whichever pool opened them
+(see there for the table of a socket's states). A pool, or a connection that belongs to none, asks
+through its :class:`~poolmgr.member.desk.Attachment`; the :class:`~poolmgr.member.desk.Desk` of the server
+decides whom to serve and what to report.
+
+1. *Attach.* The pool's endpoint is told to the supervisor, which answers what server that is
+   (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a desk of its own, with limit 0.
+   Endpoints that turn out to be one server come to one desk.
+2. *Take.* A permit is had at once while ``open < limit`` (M1). If not, a report that somebody waits is
+   in :meth:`Core.outgoing` at once, for the waiting thread itself to send; when the limit rises,
+   ``Grow`` goes to the pools that were refused, first come first served, and ``Wake`` to callers that
+   wait without a pool.
+3. *Lowered.* Idle connections are ``Shed`` at once; every release sees ``attachment.surplus`` and asks
+   :meth:`Core.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
+4. *Closing.* A socket handed over to be closed is counted until its end is certain (M3).
+5. *Link lost.* The process keeps what it has and opens nothing, not even in place of what it closes: a
+   new supervisor without a snapshot takes a census of our connections, and what opened after that
+   would be uncounted. The next registration states ``max(limit, open)`` (M4).
+6. *Fork.* The child begins with a core of its own: no limit, no link, no socket (M5).
+
+Reports carry states; the newest replaces all earlier ones. One goes out at once when somebody begins to
+wait, when an acknowledgement is due, when the supervisor asks, and when the last spare permit has been
+taken; otherwise a few times a second, and only if something has changed.
+
+The shell's loop, whenever something has happened or ``wake`` has come::
+
+    for attachment in core.looks(now):
+        core.observe(attachment, pool.usage(reset=True), now)
+    settled = core.settle(now)
+    send(core.outgoing()); carry out settled.effects; sleep until settled.wake
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from poolmgr import wire
+from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Shed, Wake
+from poolmgr.member.ports import Shortage, Usage
+
+__all__ = ["Attachment", "Core", "Effect", "Grow", "Settled", "Shed", "Wake"]
+
+TROUBLE_EVERY = 0.25
+"""Seconds between two messages about the same trouble with the same server."""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What the shell is to do, and when it is to come again (monotonic seconds; infinity: on an event)."""
+
+    effects: tuple[Effect, ...]
+    wake: float
+
+
+class Core:
+    """All permits of one process.
+
+    Args:
+        tag: the process's name on servers (:func:`poolmgr.identity.make`).
+        title: what the process is, for people.
+        budget: the budget in its own environment, for a warning if the supervisor has another.
+        rng: for the jitter after an outage.
+    """
+
+    def __init__(self, tag: str, *, title: str = "", budget: str = "", rng: random.Random | None = None) -> None:
+        self.tag = tag
+        self.title = title
+        self.budget = budget
+        self.link = 0
+        """Number of the newest link; grows with every registration in this process."""
+        self.linked = False
+        self.descriptors = 0
+        """Connections that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
+        self._rng = rng or random.Random()
+        self._serials = itertools.count(1)
+        self._desks: dict[str, Desk] = {}
+        """By server; desks of unresolved endpoints are under their endpoint's key and a marker."""
+        self._endpoints: dict[str, wire.Endpoint] = {}
+        self._resolved: dict[str, Desk] = {}
+        """Desks by endpoint key, as resolved on the present link."""
+        self.out: deque[wire.Message] = deque()
+        """What is to be sent on the present link, oldest first; or use :meth:`outgoing`."""
+        self._troubles: dict[tuple[str, str], float] = {}
+
+    def forked(self, tag: str) -> Core:
+        """Rule M5: the core of a child process, which has no limit, no link and no socket."""
+        return Core(tag, title=self.title, budget=self.budget)
+
+    # ---- who asks --------------------------------------------------------------------------------
+
+    def attach(self, attachment: Attachment) -> None:
+        """From now on connections to its endpoint are asked for through it."""
+        key = attachment.endpoint.key
+        if self._endpoints.get(key) != attachment.endpoint:  # new, or with other credentials
+            self._endpoints[key] = attachment.endpoint
+            if self.linked:
+                self.out.append(wire.Attach(attachment.endpoint))
+        desk = self._resolved.get(key) or self._desk(_unresolved(key))
+        attachment.desk = desk
+        desk.attachments.append(attachment)
+        desk.publish()
+        desk.dirty = True
+
+    def detach(self, attachment: Attachment) -> None:
+        """The pool is gone. Sockets taken through it stay counted until their end."""
+        desk = attachment.desk
+        desk.attachments = [a for a in desk.attachments if a is not attachment]
+        desk.dirty = True
+
+    # ---- permits ---------------------------------------------------------------------------------
+
+    def serial(self) -> int:
+        """A number for the next socket, unique in the process. Needs no lock."""
+        return next(self._serials)
+
+    def take(self, attachment: Attachment, now: float, waiter: object = None, serial: int = 0) -> int | None:
+        """Rule M1: the serial number of a permit, or None. With a report in :meth:`outgoing` if refused.
+
+        Args:
+            waiter: who waits without a pool, as it was (or will be) given to :meth:`queue`.
+            serial: the number to be used, from :meth:`serial`; 0: the next one.
+        """
+        serial = serial or self.serial()
+        desk = attachment.desk
+        if desk.take(attachment, serial, now, waiter):
+            return serial
+        if self.linked:
+            report = desk.hurry(now)
+            if report is not None:
+                self.out.append(report)
+                desk.hurried(report, now)
+        return None
+
+    def queue(self, attachment: Attachment, waiter: object) -> None:
+        """``waiter`` (any object) waits for a permit without a pool; :class:`Wake` will name it."""
+        attachment.desk.waiters[waiter] = attachment
+
+    def unqueue(self, waiter: object) -> None:
+        """It waits no longer, served or not."""
+        for desk in self._desks.values():
+            if desk.waiters.pop(waiter, None) is not None:
+                desk.dirty = True
+
+    def give_up(self, attachment: Attachment, now: float) -> bool:
+        """Rule M2 on the release path: whether the caller is to close instead of keeping. Counts it."""
+        desk = attachment.desk
+        yes = desk.give_up(attachment, now)
+        desk.publish()
+        return yes
+
+    def closing(self, serial: int) -> bool:
+        """Rule M3: the socket has been handed over to be closed; its end is not certain yet.
+
+        Returns False if no live socket has that number: it was handed over before.
+        """
+        for desk in self._desks.values():
+            if desk.account.start_closing(serial):
+                desk.touched()
+                return True
+        return False
+
+    def lost(self, serial: int) -> None:
+        """Rule M3: the server has not confirmed in time. The permit stays charged until proof."""
+        for desk in self._desks.values():
+            if desk.account.give_up_waiting(serial):
+                desk.tell_lost = True
+                desk.touched()
+                return
+
+    def gone(self, serial: int) -> None:
+        """The socket's end is certain, or it was never connected. Repeats are harmless."""
+        for desk in self._desks.values():
+            if desk.account.ended(serial):
+                desk.touched()
+                return
+
+    def trouble(self, attachment: Attachment, kind: str, detail: str, now: float) -> None:
+        """A connect failed; the supervisor looks after it."""
+        server = attachment.desk.account.server
+        if self.linked and server and now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY:
+            self._troubles[server, kind] = now
+            self.out.append(wire.Trouble(server, kind, detail))
+
+    # ---- the link --------------------------------------------------------------------------------
+
+    def register(self, now: float) -> wire.Hello:
+        """Rule M4: a new link begins, the old one having been closed unread. Its first message.
+
+        Nothing is opened until a numbered limit has come on it.
+        """
+        self._desks = {key: d for key, d in self._desks.items() if d.attachments or d.account.open}
+        self.link += 1
+        self.linked = True
+        self.out.clear()
+        self._troubles.clear()
+        self._resolved.clear()
+        holds = []
+        for desk in self._desks.values():
+            desk.relinked(now)
+            stated = desk.account._stated()
+            if desk.account.server and stated:
+                keys = tuple(sorted({a.endpoint.key for a in _owners(desk)}))
+                holds.append(wire.Hold(desk.account.server, keys, stated, desk.account.open))
+        return wire.Hello(
+            tag=self.tag,
+            link=self.link,
+            holds=tuple(holds),
+            endpoints=tuple(self._endpoints.values()),
+            title=self.title,
+            budget=self.budget,
+            descriptors=self.descriptors,
+        )
+
+    def unlinked(self) -> None:
+        """The link is lost: sequences and acknowledgements of it are void, and nothing more is opened."""
+        self.linked = False
+        self.out.clear()
+        for desk in self._desks.values():
+            desk.unlinked()
+
+    def _listens_to(self, link: int) -> bool:
+        """Rule M4: what an old link still says is not heard."""
+        return self.linked and link == self.link
+
+    def received(self, link: int, message: wire.Message, now: float) -> None:
+        """A message that came on link number ``link``. Kinds that do not concern permits are ignored."""
+        if not self._listens_to(link):
+            return
+        match message:
+            case wire.Limit(server=server, seq=seq, limit=limit):
+                self._desk(server).told(seq, limit)
+            case wire.Resolved(endpoint=key, server=server):
+                self._resolve(key, server)
+            case wire.Ask(server=server, guard=guard) if server in self._desks:
+                self._desks[server].asked(guard)
+            case wire.Gone(server=server, serials=serials) if server in self._desks:
+                desk = self._desks[server]
+                for serial in serials:
+                    desk.account.proven(serial)
+                desk.touched()
+            case wire.Health(server=server):
+                # An outage may be known before the server is: it then bears the endpoint's name.
+                for name in (server, _unresolved(server)):
+                    if name in self._desks:
+                        self._desks[name].health(message, now)
+            case wire.Picture(server=server) if server in self._desks:
+                self._desks[server].picture = message
+
+    def _resolve(self, key: str, server: str) -> None:
+        """An endpoint is that server: whoever uses it, and their sockets, come to its desk.
+
+        A limit is not carried over: it was told for another name, and its charge is acknowledged there.
+        """
+        there = self._desk(server)
+        for desk in [d for d in self._desks.values() if d is not there]:
+            moving = [a for a in _owners(desk) if a.endpoint.key == key]
+            for states, into in (
+                (desk.account.live, there.account.live),
+                (desk.account.closing, there.account.closing),
+                (desk.account.lost, there.account.lost),
+            ):
+                for serial in [s for s, owner in states.items() if owner.endpoint.key == key]:
+                    into[serial] = states.pop(serial)
+            for attachment in moving:
+                attachment.desk = there
+            there.attachments += [a for a in desk.attachments if a.endpoint.key == key]
+            desk.attachments = [a for a in desk.attachments if a.endpoint.key != key]
+            for waiter in [w for w, owner in desk.waiters.items() if owner.endpoint.key == key]:
+                there.waiters[waiter] = desk.waiters.pop(waiter)
+            if moving:
+                there.tell_lost = bool(there.account.lost)
+                desk.touched()
+        self._desks.pop(_unresolved(key), None)
+        self._resolved[key] = there
+        there.touched()
+
+    def _desk(self, server: str) -> Desk:
+        desk = self._desks.get(server)
+        if desk is None:
+            desk = self._desks[server] = Desk("" if server.startswith(_MARK) else server, self._rng)
+        return desk
+
+    # ---- the turn --------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Whether :meth:`settle` has something to do before the time it last named."""
+        return any(desk.dirty for desk in self._desks.values())
+
+    @property
+    def wanting(self) -> bool:
+        """Whether somebody wants a permit and there is none: a supervisor is needed."""
+        return any(desk.wanting for desk in self._desks.values())
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the supervisor owes an answer: an endpoint without a server, a server without a limit."""
+        return any(desk.attachments and not desk.account.seq for desk in self._desks.values())
+
+    @property
+    def open(self) -> int:
+        """Sockets at all servers."""
+        return sum(desk.account.open for desk in self._desks.values())
+
+    def live(self) -> list[int]:
+        """Serial numbers of sockets that are neither closing nor lost."""
+        return [serial for desk in self._desks.values() for serial in desk.account.live]
+
+    def looks(self, now: float) -> list[Attachment]:
+        """Pools to be observed before :meth:`settle`."""
+        return [a for d in self._desks.values() if d.look_due(now) for a in d.attachments if a.pooled]
+
+    def observe(self, attachment: Attachment, usage: Usage, now: float) -> None:
+        """What a pool says of itself; its low-water mark has been reset by the asking."""
+        attachment.desk.observe(attachment, usage, now)
+
+    def serve(self) -> tuple[Effect, ...]:
+        """Only the quickest part of :meth:`settle`: who waits and can be served now."""
+        effects: list[Effect] = []
+        for desk in self._desks.values():
+            if desk.dirty:
+                desk.serve(effects)
+        return tuple(effects)
+
+    def settle(self, now: float) -> Settled:
+        """Decide everything that is due. Messages are in :meth:`outgoing`."""
+        effects: list[Effect] = []
+        send: list[wire.Message] = []
+        wake = NEVER
+        for desk in self._desks.values():
+            desk.descriptors = self.descriptors
+            wake = min(wake, desk.settle(now, send, effects))
+        self.out.extend(send)
+        return Settled(tuple(effects), wake)
+
+    def outgoing(self) -> list[wire.Message]:
+        """Messages to be sent on the present link, in order. Taken out by the asking."""
+        messages = []
+        while self.out:
+            messages.append(self.out.popleft())
+        return messages
+
+    def explain(self, attachment: Attachment) -> Shortage:
+        """Why no permit can be had now."""
+        return attachment.desk.explain(attachment.endpoint.key)
+
+    def desks(self) -> Iterator[Desk]:
+        """All desks, for status, tests and the simulation."""
+        return iter(self._desks.values())
+
+    def __repr__(self) -> str:
+        return f"<Core link={self.link} linked={self.linked} {list(self._desks.values())!r}>"
+
+
+_MARK = "?"
+
+
+def _unresolved(key: str) -> str:
+    return _MARK + key
+
+
+def _owners(desk: Desk) -> list[Attachment]:
+    """Everyone with a place or a socket at the desk."""
+    account = desk.account
+    found = {id(a): a for a in desk.attachments}
+    for states in (account.live, account.closing, account.lost):
+        found.update((id(a), a) for a in states.values())
+    return list(found.values())

@@ -1,0 +1,390 @@
+"""What is done for the pools at one server: who is served, who must shed, and what is reported at once.
+
+Pure, like everything under :mod:`poolmgr.member.core`. The *rules* (what may be opened, what may be
+acknowledged) are the account's; here is the *policy* between them: the order of service and the patience
+with a sibling pool. A mistake here can make somebody wait, never overspend.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from poolmgr import wire
+from poolmgr.member.account import Account
+from poolmgr.member.demand import SLOT, Demand
+from poolmgr.member.ports import Outage, Shortage, Usage
+from poolmgr.member.reporting import Told, describe
+
+NEVER = float("inf")
+
+PATIENCE = 0.005
+"""Seconds a pool waits for the supervisor before an idle connection of a sibling is closed for it."""
+
+STARVED = 0.1
+"""Seconds after which a sibling gives one up at its next release although it has none idle."""
+
+LOOK_WHILE_SHORT = (PATIENCE, 0.05)
+"""Seconds between two looks at the pools while somebody waits: soon at first, then less often."""
+
+LOOK_WHILE_QUIET = 1.0
+"""The same while nothing happens; :data:`~poolmgr.member.demand.SLOT` when neither holds."""
+
+PROMISE = 0.25
+"""Seconds after which a caller that was told to close and has not done so is asked no more: the next is."""
+
+REFUSAL = 0.1
+"""Seconds for which a refused pool counts as waiting, though its queue looks empty: it may be joining it."""
+
+PACE = 0.25
+"""Longest random delay in seconds after the end of an outage: processes come back one by one."""
+
+UNHEARD = 2.0
+"""Seconds after which a new supervisor that has not spoken of an outage is taken not to know of one."""
+
+
+class Shed(msgspec.Struct, frozen=True):
+    """The pool is to close up to ``count`` idle connections."""
+
+    attachment: Attachment
+    count: int
+
+
+class Grow(msgspec.Struct, frozen=True):
+    """A permit may be had now."""
+
+    attachment: Attachment
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """A caller that waits without a pool may try again."""
+
+    waiter: object
+
+
+Effect = Shed | Grow | Wake
+
+
+class Attachment:
+    """One pool's (or one pool-less endpoint's) place at a desk. The shell subclasses it.
+
+    Attributes:
+        surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the desk.
+        outage: likewise.
+        pooled: whether a pool stands behind it, whose usage can be observed.
+        refused_at: since when it was refused a permit and has not been told to grow; 0: it was not.
+        robbed: it is to give up one connection at a release, for a starved sibling.
+    """
+
+    def __init__(self, endpoint: wire.Endpoint, *, pooled: bool = True) -> None:
+        self.endpoint = endpoint
+        self.pooled = pooled
+        self.surplus = 0
+        self.outage: Outage | None = None
+        self.demand = Demand()
+        self.refused_at = 0.0
+        self.robbed = False
+        self.desk = Desk()
+
+    @property
+    def sockets(self) -> int:
+        """Live sockets taken through this attachment."""
+        return sum(1 for owner in self.desk.account.live.values() if owner is self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint.key} surplus={self.surplus} {self.desk!r}>"
+
+
+class Desk:
+    """Pools, waiters and reports of one :class:`~poolmgr.member.account.Account`."""
+
+    def __init__(self, server: str = "", rng: random.Random | None = None) -> None:
+        self.account = Account(server)
+        self.attachments: list[Attachment] = []
+        self.waiters: dict[object, Attachment] = {}
+        """Callers in :meth:`Permits.wait`, first come first served, before any pool's growth."""
+        self.outage: Outage | None = None
+        self.picture: wire.Picture | None = None
+        self.descriptors = 0
+        """Connections that the process's file-descriptor limit leaves; 0: unknown."""
+        self.tell_lost = False
+        self.dirty = True
+        """Something happened that :meth:`settle` has to look at soon."""
+        self._rng = rng or random.Random()
+        self._lift_at = NEVER
+        self._look_at = 0.0
+        self._slot_at = 0.0
+        self._guard = PATIENCE
+        self._asked = False
+        self._measure_at = NEVER
+        self._short_since = 0.0
+        self._told = Told()
+
+    def __repr__(self) -> str:
+        a = self.account
+        return (
+            f"<Desk {a.server or '(unresolved)'} limit={a.limit} seq={a.seq} acked={a.acked} live={len(a.live)} "
+            f"closing={len(a.closing)} lost={len(a.lost)} waiters={len(self.waiters)}>"
+        )
+
+    # ---- taking and giving up ---------------------------------------------------------------------
+
+    def take(self, attachment: Attachment, serial: int, now: float, waiter: object = None) -> bool:
+        """A permit for ``serial``, unless the rules or those who came first are against it."""
+        spoken_for = bool(self.waiters) and waiter not in self.waiters and self.account.available <= len(self.waiters)
+        if not spoken_for and self.account.take(serial, attachment):
+            if not self.account.available:
+                self.dirty = True  # the last spare one: the supervisor may have more
+            return True
+        if not attachment.refused_at and waiter is None:
+            attachment.refused_at = now
+        if not self._short_since:
+            self._short_since = now
+            self._look_at = now
+            self.dirty = True
+        return False
+
+    def hurry(self, now: float) -> wire.Report | None:
+        """The report of one who was refused just now, unless the supervisor knows that somebody waits.
+
+        It acknowledges nothing new: a signal handler's exception may yet keep it from being sent.
+        """
+        if self._told.short or not self.account.seq:
+            return None
+        return msgspec.structs.replace(self._report(now), acked=self.account.acked)
+
+    def hurried(self, report: wire.Report, now: float) -> None:
+        """That report is on its way. Pools are looked at next, and may show more."""
+        self._told.tell(report, self.account.limit, now, provisional=True)
+
+    def give_up(self, attachment: Attachment, now: float) -> bool:
+        """Whether a connection that is being released has to be closed instead (rule M2)."""
+        if attachment.robbed:
+            attachment.robbed = False
+            return True
+        return self.account.give_up(now)
+
+    def publish(self) -> None:
+        """Keep what the pools read without a lock true."""
+        surplus = self.account.surplus
+        for attachment in self.attachments:
+            attachment.surplus = surplus + attachment.robbed
+            attachment.outage = self.outage
+
+    # ---- what arrives ----------------------------------------------------------------------------
+
+    def told(self, seq: int, limit: int) -> None:
+        """A numbered limit on the present link."""
+        if self.account.told(seq, limit):
+            self.dirty = True
+            if self.account.surplus:
+                self._look_at = 0.0
+
+    def asked(self, guard: float) -> None:
+        self._guard = guard
+        self._asked = True
+        self._look_at = 0.0
+        self.dirty = True
+
+    def health(self, health: wire.Health, now: float) -> None:
+        if not health.up:
+            self.outage = Outage(since=health.since, error=health.error)
+            self._lift_at = NEVER
+        elif self.outage is not None and self._lift_at == NEVER:
+            self._lift_at = now + self._rng.uniform(0, PACE)
+        self.dirty = True
+
+    def relinked(self, now: float) -> None:
+        """A link begins: nothing has been reported on it."""
+        self.account.forget_link()
+        self._told = Told()
+        self._asked = False
+        self._measure_at = NEVER
+        self.picture = None
+        self.tell_lost = bool(self.account.lost)
+        if self.outage is not None:
+            self._lift_at = now + UNHEARD
+        self.dirty = True
+
+    def unlinked(self) -> None:
+        self.account.forget_link()
+        self.publish()
+
+    # ---- looking ---------------------------------------------------------------------------------
+
+    def look_due(self, now: float) -> bool:
+        return now >= min(self._look_at, self._measure_at)
+
+    def observe(self, attachment: Attachment, usage: Usage, now: float) -> None:
+        attachment.demand.observe(usage, now)
+        if not usage.waiting and attachment.refused_at and now - attachment.refused_at > REFUSAL:
+            attachment.refused_at = 0.0
+
+    # ---- deciding --------------------------------------------------------------------------------
+
+    @property
+    def wanting(self) -> bool:
+        """Whether somebody here wants a permit and there is none."""
+        if self.account.available > 0:
+            return False
+        return bool(self.waiters) or any(a.refused_at or self._missing(a) for a in self.attachments)
+
+    def touched(self) -> None:
+        """Sockets have changed their state."""
+        self.dirty = True
+        if self.account._ack_due():
+            self._look_at = 0.0  # what was recalled is closed: the report is to show what is in use now
+        self.publish()
+
+    def settle(self, now: float, send: list[wire.Message], effects: list[Effect]) -> float:
+        """Do what is due; returns when to come again. ``send`` and ``effects`` are added to."""
+        self.dirty = False
+        looked = self.look_due(now)
+        account = self.account
+        if account.promised and now >= account.promised_at + PROMISE:
+            account.promised = 0
+        if now >= self._lift_at:
+            self.outage, self._lift_at = None, NEVER
+            if account.available:
+                effects.extend(Grow(attachment) for attachment in self.attachments)
+        self._shed(account.surplus, None, effects)
+        self.serve(effects)
+        if self.outage is not None:
+            effects.extend(Wake(waiter) for waiter in self.waiters)  # to fail at once
+        short = self.wanting
+        if not short:
+            self._short_since = 0.0
+        elif not self._short_since:
+            self._short_since = now
+        if short and account.seq:
+            self._rob(now, effects)
+        wake = self._tell(now, short, send) if account.seq else NEVER
+        if looked:
+            self._schedule(now, short)
+        self.publish()
+        return min(wake, self._look_at, self._measure_at, self._lift_at, account.promised_at + PROMISE
+                   if account.promised else NEVER)  # fmt: skip
+
+    def _schedule(self, now: float, short: bool) -> None:
+        """When to look next, and where windows of measurement end and begin."""
+        pools = [a for a in self.attachments if a.pooled]
+        active = any(a.demand.usage.quiet < LOOK_WHILE_QUIET or a.demand.usage.waiting for a in pools)
+        soon, late = LOOK_WHILE_SHORT
+        pause = min(late, max(soon, (now - self._short_since) / 2))
+        self._look_at = now + (pause if short else SLOT if active else LOOK_WHILE_QUIET)
+        if not pools and not short:
+            self._look_at = NEVER
+        if now >= self._measure_at:
+            self._measure_at = NEVER
+        if now >= self._slot_at and self._measure_at == NEVER:
+            self._slot_at = now + SLOT
+            for attachment in pools:
+                attachment.demand.start_window(self._guard)
+
+    def _shed(self, count: int, spared: Attachment | None, effects: list[Effect], guard: float | None = None) -> int:
+        """Ask for idle connections, most idle pool first, those with waiters last; how many were asked for."""
+        asked = 0
+        order = sorted(self.attachments, key=lambda a: (a.demand.waiting > 0, -a.demand.usage.idle))
+        for attachment in order:
+            demand = attachment.demand
+            idle = demand.usage.idle if guard is None else demand.unneeded(guard)
+            part = min(count - asked, idle)
+            if part > 0 and attachment is not spared:
+                effects.append(Shed(attachment, part))
+                demand.shed(part)
+                asked += part
+        return asked
+
+    def serve(self, effects: list[Effect]) -> None:
+        """Hand out what is available: waiting callers first, then pools in the order of their refusal."""
+        available = self.account.available
+        if available <= 0:
+            return
+        effects.extend(Wake(waiter) for waiter in list(self.waiters)[:available])
+        if available <= len(self.waiters):
+            return
+        wanting = [a for a in self.attachments if a.refused_at or self._missing(a)]
+        for attachment in sorted(wanting, key=lambda a: a.refused_at or NEVER):
+            attachment.refused_at = 0.0
+            effects.append(Grow(attachment))
+
+    def _missing(self, attachment: Attachment) -> int:
+        """Callers of a pool for whom no connection is under way yet."""
+        if not attachment.demand.waiting:
+            return 0
+        usage = attachment.demand.usage
+        connecting = max(0, attachment.sockets - usage.lent - usage.idle)
+        return max(0, attachment.demand.waiting - connecting)
+
+    def _rob(self, now: float, effects: list[Effect]) -> None:
+        """Nothing came from the supervisor: close a sibling's idle connection for the one that waits."""
+        waited = now - self._short_since
+        if waited < PATIENCE:
+            return
+        short = [a for a in self.attachments if a.refused_at or self._missing(a)]
+        under_way = len(self.account.closing) + self.account.promised + sum(a.robbed for a in self.attachments)
+        needed = len(self.waiters) + sum(max(1, self._missing(a)) for a in short) - under_way
+        if needed <= 0:
+            return
+        spared = short[0] if len(short) == 1 and not self.waiters else None
+        if self._shed(needed, spared, effects, None if waited >= STARVED else self._guard):
+            return
+        if waited >= STARVED and len(self.attachments) > 1 and not under_way:
+            poor = min((a.sockets for a in short), default=0)
+            rich = max(self.attachments, key=lambda a: a.sockets)
+            if rich.sockets > poor + 1 or (rich.sockets > poor and not poor):
+                rich.robbed = True
+
+    # ---- reporting -------------------------------------------------------------------------------
+
+    def _report(self, now: float) -> wire.Report:
+        return describe(
+            self.account, self.attachments, len(self.waiters), guard=self._guard, descriptors=self.descriptors, now=now
+        )
+
+    def _tell(self, now: float, short: bool, send: list[wire.Message]) -> float:
+        """Send the report if it is due; returns when one would be."""
+        account = self.account
+        if self.tell_lost:
+            self.tell_lost = False
+            send.append(wire.Lost(account.server, tuple(sorted(account.lost))))
+        at_once = account._ack_due() or self._asked or now >= self._measure_at
+        report = self._report(now)
+        at = now if at_once else self._told.due(report, account.limit, short=short)
+        if at <= now:
+            send.append(report)
+            account.acknowledged(report.acked)
+            self._told.tell(report, account.limit, now)
+            at = NEVER
+        if self._asked:
+            self._asked = False
+            if not all(a.demand.certain(self._guard) for a in self.attachments if a.pooled):
+                self._measure_at = now + self._guard
+                for attachment in self.attachments:
+                    attachment.demand.start_window(self._guard)
+        return at
+
+    # ---- explaining ------------------------------------------------------------------------------
+
+    def explain(self, key: str) -> Shortage:
+        """Why there is no permit, with numbers."""
+        account = self.account
+        if self.outage is not None:
+            return Shortage("server", f"{key} has been down: {self.outage.error}")
+        closing = len(account.closing) + len(account.lost)
+        mine = f"this process holds {account.open} of its limit {account.limit}" + (
+            f" ({closing} of them closing)" if closing else ""
+        )
+        if not account.seq:
+            return Shortage(
+                "supervisor", f"no supervisor has answered for {key}, so no connection can be opened; {mine}"
+            )
+        if self.picture is None:
+            return Shortage("budget", f"the shared budget of {key} has no permit to spare: {mine}")
+        others = ", ".join(f"{title} {count}" for title, count in self.picture.others)
+        return Shortage(
+            "budget",
+            f"the shared budget of {self.picture.budget} connections to {key} is exhausted: {mine}"
+            + (f"; held by {others}" if others else ""),
+        )

@@ -1,0 +1,96 @@
+"""One connection to the supervisor: frames out, messages in.
+
+Any thread may send: the one that waits for a permit writes its report itself, since waking the agent
+first would cost more than the supervisor's answer takes. Only the agent reads. What messages mean is
+the core's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from poolmgr import wire
+
+_CHUNK = 65536
+
+
+class Link:
+    """A link under its number (rule M4).
+
+    Attributes:
+        blocked: the kernel takes no more for now; the agent is to :meth:`flush` when it does.
+    """
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.number = number
+        self.blocked = False
+        self._decoder = wire.Decoder(wire.FromSupervisor)
+        self._frames: deque[bytes] = deque()
+        self._partial = b""
+        self._sending = threading.Lock()
+        """Guards the order of bytes on the socket, and ``_partial``: held during a send that does not
+        block, and never waited for."""
+
+    def post(self, messages: Iterable[wire.Message]) -> None:
+        """Put messages in line, to be sent by the next :meth:`flush`. Order is that of the calls."""
+        for message in messages:
+            self._frames.append(wire.encode(message))
+
+    def flush(self) -> None:
+        """Send what is in line, unless another thread is at it: it looks again before it leaves."""
+        while self.pending and not self.blocked:
+            if not self._sending.acquire(blocking=False):
+                return
+            try:
+                self._send()
+            finally:
+                self._sending.release()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._frames or self._partial)
+
+    def unblock(self) -> None:
+        """The kernel takes bytes again."""
+        self.blocked = False
+        self.flush()
+
+    def _send(self) -> None:
+        """Written so that an exception of a signal handler between any two steps repeats bytes at worst:
+        whole frames, which are states, or a torn one, for which the supervisor drops the link."""
+        while self._frames and len(self._partial) < _CHUNK:
+            self._partial += self._frames[0]
+            self._frames.popleft()
+        try:
+            sent = self.sock.send(self._partial, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            sent = len(self._partial)  # the link is broken, which its reader will notice
+        self._partial = self._partial[sent:]
+        self.blocked = bool(self._partial)
+
+    def receive(self) -> Iterator[wire.Message] | None:
+        """Messages that have come; None at the end of the link.
+
+        Raises:
+            poolmgr.wire.WireError: while iterating, if the peer does not speak the protocol.
+        """
+        try:
+            data = self.sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return iter(())
+        except OSError:
+            return None
+        return self._decoder.feed(data) if data else None
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.close()

@@ -1,0 +1,142 @@
+"""Permits as a pool sees them: the implementation of :mod:`poolmgr.member.ports`.
+
+Thin: what a permit means is the core's, and every call here ends at the process's
+:class:`~poolmgr.member.agent.Member`. What the garbage collector may call (``Permit.close``, ``gone``, the
+finalizer) appends to a deque and pokes the agent, and does nothing else: the collector may have
+interrupted a thread that holds any lock of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from poolmgr import wire
+from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
+from poolmgr.member.desk import Attachment
+from poolmgr.member.ports import Permit, PoolPort, Shortage
+
+if TYPE_CHECKING:
+    import socket
+
+    from poolmgr.member.agent import Member
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a waiting caller looks for itself, should a wake-up have been lost."""
+
+
+class SocketPermit:
+    """The right to hold one socket; see :class:`poolmgr.member.ports.Permit`.
+
+    One that is collected without having been given back has lost its socket: it counts until the
+    supervisor has proven that no such connection exists.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_member", "_used", "serial")
+
+    def __init__(self, member: Member, serial: int) -> None:
+        self.serial = serial
+        self._member = member
+        self._held = True
+        self._used = False
+
+    @property
+    def name(self) -> str:
+        return f"{self._member.tag}-{self.serial}"
+
+    def gone(self) -> None:
+        if self._held:
+            self._member.returned(self.serial, None)
+            self._held = False
+
+    def close(self, sock: socket.socket) -> None:
+        if self._held:
+            self._member.returned(self.serial, sock)
+            self._held = False
+        else:
+            sock.close()
+
+    def handed_out(self) -> None:
+        """From now on a socket may have been opened with it."""
+        self._used = True
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", False):
+            if self._used:
+                self._member.dropped(self.serial)
+            else:
+                self._member.returned(self.serial, None)
+
+    def __repr__(self) -> str:
+        return f"<SocketPermit {self.serial}{'' if self._held else ' given back'}>"
+
+
+class Bell:
+    """Wakes one waiting caller. A bare lock, and not a :class:`threading.Event`: an exception of a signal
+    handler inside an Event's methods can leave it locked, and then whoever sets it hangs."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Does not block."""
+        with contextlib.suppress(RuntimeError):  # rung already
+            self._lock.release()
+
+    def wait(self, timeout: float) -> None:
+        """Until it is rung, or for ``timeout`` seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
+class ServerPermits(Attachment):
+    """All permits of this process at one endpoint, for one pool; see :class:`poolmgr.member.ports.Permits`."""
+
+    def __init__(self, member: Member, endpoint: wire.Endpoint, pool: PoolPort | None) -> None:
+        super().__init__(endpoint, pooled=pool is not None)
+        self._member = member
+        self.pool: weakref.ref[PoolPort] | None = None
+        if pool is not None:
+            self.pool = weakref.ref(pool, lambda _: member.pool_vanished(self))
+
+    def take(self) -> Permit | None:
+        return self._member.take(self)
+
+    def wait(self, timeout: float) -> Permit:
+        permit = self._member.take(self)
+        if permit is not None:
+            return permit
+        bell = Bell()
+        deadline = time.monotonic() + timeout
+        waiter = self._member.queue(self, bell)
+        try:
+            while True:
+                outage = self.outage
+                if outage is not None:
+                    raise ServerDownError(f"{self.endpoint.key} is down: {outage.error}")
+                permit = self._member.take(self, waiter)
+                if permit is not None:
+                    return permit
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    shortage = self.explain()
+                    raise ConnectionPoolTimeoutError(
+                        f"no permit to reconnect within {timeout:g} s: {shortage.text}", reason=shortage.reason
+                    )
+                bell.wait(min(left, LOOK_AGAIN))
+        finally:
+            self._member.unqueue(waiter)
+
+    def give_up(self) -> bool:
+        return self._member.give_up(self)
+
+    def trouble(self, kind: str, detail: str) -> None:
+        self._member.trouble(self, kind, detail)
+
+    def explain(self) -> Shortage:
+        return self._member.explain(self)

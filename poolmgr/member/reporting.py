@@ -1,0 +1,119 @@
+"""What a member reports of itself at one server, and when a report is worth sending.
+
+Pure. A report is a state: the newest replaces all earlier ones, so sending one too many costs only
+the supervisor's time, and the thresholds here are about that. What must be sent at once, such as an
+acknowledgement that frees a permit, is for :mod:`poolmgr.member.desk` to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from poolmgr import wire
+from poolmgr.member.account import Account
+from poolmgr.member.demand import SLOT
+
+if TYPE_CHECKING:
+    from poolmgr.member.desk import Attachment
+
+NEVER = float("inf")
+
+HASTE = 0.02
+"""Seconds between two reports while somebody waits."""
+
+FULL = 0.005
+"""Seconds between two reports of the last spare permit's being taken."""
+
+CALM = 1.0
+"""Seconds until a small difference is told, which matters to people and metrics only."""
+
+LONGEST = 3600.0
+"""A time limit in seconds that stands for none."""
+
+
+def describe(
+    account: Account, attachments: Iterable[Attachment], waiters: int, *, guard: float, descriptors: int, now: float
+) -> wire.Report:
+    """The state of the process at this server.
+
+    Args:
+        waiters: callers that wait without a pool.
+        guard: seconds for which a connection must not have been needed to be called spare.
+        descriptors: how many connections the file-descriptor limit leaves; 0: unknown.
+    """
+    waiting, unneeded, ceiling = waiters, 0, waiters
+    in_use = len(account.lost)
+    peak = in_use + waiters
+    timeout = LONGEST
+    for attachment in attachments:
+        demand, usage = attachment.demand, attachment.demand.usage
+        if not attachment.pooled:
+            sockets = attachment.sockets
+            in_use += sockets
+            peak += sockets
+            ceiling += sockets
+            continue
+        lent, queue = usage.lent, demand.waiting
+        if attachment.refused_at:
+            queue = max(1, queue)
+        if attachment.refused_at > demand.seen:  # refused since it was looked at: nothing was idle then
+            lent = max(lent, attachment.sockets)
+        else:
+            unneeded += demand.unneeded(guard)
+        in_use += lent
+        waiting += queue
+        peak += max(demand.peak(now), lent + queue)
+        ceiling += usage.ceiling
+        timeout = min(timeout, usage.timeout)
+    return wire.Report(
+        server=account.server,
+        acked=account.ackable(),
+        open=account.open,
+        in_use=in_use,
+        waiting=waiting,
+        peak=peak,
+        spare=0 if waiting else max(0, account.limit - account.open + unneeded),
+        ceiling=min(ceiling, descriptors) if descriptors else ceiling,
+        timeout=timeout,
+    )
+
+
+class Told:
+    """What the supervisor has been told on the present link.
+
+    Attributes:
+        short: it knows that somebody waits here, and that the limit is reached.
+    """
+
+    __slots__ = ("_at", "_full", "_last", "short")
+
+    def __init__(self) -> None:
+        self._last: wire.Report | None = None
+        self._at = 0.0
+        self._full = False
+        self.short = False
+
+    def tell(self, report: wire.Report, limit: int, now: float, *, provisional: bool = False) -> None:
+        """This report is on its way. A provisional one may be corrected at once."""
+        self._last = report
+        self._at = now - HASTE if provisional else now
+        self._full = report.open >= limit
+        self.short = report.waiting > 0 and self._full
+
+    def due(self, report: wire.Report, limit: int, *, short: bool) -> float:
+        """When this report is worth sending; never, if the last one says the same."""
+        last = self._last
+        if last is None or (short and not self.short):
+            return 0.0
+        demand, before = report.in_use + report.waiting, last.in_use + last.waiting
+        if (short and demand > before) or (self.short and not report.waiting):
+            return self._at + HASTE
+        if report.open >= limit > 0 and not self._full:
+            return self._at + FULL
+        same = (report.open, report.peak, report.spare, report.ceiling, report.acked, report.waiting > 0) == (
+            last.open, last.peak, last.spare, last.ceiling, last.acked, last.waiting > 0
+        )  # fmt: skip
+        if same and abs(demand - before) <= max(1, limit // 10):
+            return NEVER if (report.in_use, report.waiting) == (last.in_use, last.waiting) else self._at + CALM
+        return self._at + SLOT

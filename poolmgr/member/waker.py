@@ -1,0 +1,47 @@
+"""Wakes a thread that waits in a selector, from anywhere: other threads, the garbage collector, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+class Waker:
+    """A pipe of which one end is watched. Neither side ever blocks, and there is no lock."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._poked = False
+
+    def fileno(self) -> int:
+        """The descriptor to be watched for reading."""
+        return self._reader
+
+    def poke(self) -> None:
+        """Wake the thread. Costs a system call only if it has not been woken already."""
+        if self._poked or self._writer < 0:
+            return
+        try:
+            self._poked = True
+            os.write(self._writer, b"\0")
+        except OSError:
+            pass  # full: it is awake; closed: nobody sleeps
+        except BaseException:  # of a signal handler: the byte may not be there
+            self._poked = False
+            raise
+
+    def clear(self) -> None:
+        """By the woken thread, before it looks for what has happened: what comes later wakes it again."""
+        self._poked = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        reader, writer = self._reader, self._writer
+        self._reader = self._writer = -1  # first: nobody may write to a number that is another file's soon
+        for descriptor in (reader, writer):
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)

@@ -1,0 +1,191 @@
+"""The supervisor's socket and the locks beside it: dialling, locking, and who is on the other side.
+
+What a process needs that looks for the supervisor, and the supervisor itself. Nothing here starts or
+ends a process; that is :mod:`poolmgr.launch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from poolmgr.exceptions import SupervisorError
+from poolmgr.settings import private_directory
+from poolmgr.variables import default_directory
+
+STEP = 0.005
+"""Seconds between two looks at something that has no notification."""
+
+
+class Peer(tuple[int, int, int]):
+    """``(pid, uid, gid)`` of whoever listens on the other side, as the kernel saw it (unix(7))."""
+
+    __slots__ = ()
+
+    @property
+    def pid(self) -> int:
+        return self[0]
+
+    @property
+    def uid(self) -> int:
+        return self[1]
+
+
+def peer(sock: socket.socket) -> Peer | None:
+    """Who listens on the other end; None where the system cannot tell."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    return Peer(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))))
+
+
+@contextlib.contextmanager
+def locked(path: str, deadline: float) -> Iterator[None]:
+    """Hold the ``flock`` on a file, which is made if it is missing.
+
+    Whoever cleans up may have removed the file while this process waited for it, and then two could
+    hold "the" lock: so the lock counts only if the name still leads to the same inode.
+
+    Raises:
+        SupervisorError: the file cannot be made, or ``deadline`` (monotonic) has passed.
+    """
+    while True:
+        handle = _open_lock(path)
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise SupervisorError(
+                            f"{path} stays locked: another process is starting a supervisor"
+                        ) from None
+                    time.sleep(STEP)
+            if _leads_to(path, handle):
+                yield
+                return
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a child that was forked meanwhile has a copy, and would keep it
+            os.close(handle)
+
+
+def _leads_to(path: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _open_lock(path: str) -> int:
+    for attempt in range(10):
+        if Path(path).parent == default_directory():
+            private_directory()
+        try:
+            return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError as error:
+            if attempt == 9 or Path(path).parent != default_directory():
+                raise SupervisorError(f"{path} cannot be made ({error.strerror}): make its directory") from None
+        except OSError as error:
+            raise SupervisorError(
+                f"{path} cannot be made ({error.strerror}): set POOLMGR_SOCKET to a path in a directory of your own"
+            ) from None
+    raise AssertionError("unreachable")
+
+
+def dial(path: str, deadline: float) -> socket.socket | None:
+    """A connection to whoever listens at ``path``, or None if nobody does.
+
+    Raises:
+        SupervisorError: what is there is not ours, or its queue of connections stays full.
+    """
+    while True:
+        _inspect(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)  # a Unix socket connects at once or not at all
+            sock.connect(path)
+            who = peer(sock)
+            if who is not None and who.uid not in (os.getuid(), 0):
+                raise SupervisorError(
+                    f"the process listening at {path} belongs to uid {who.uid}, not to us (uid {os.getuid()}): "
+                    "set POOLMGR_SOCKET to a path in a directory of your own"
+                )
+            sock.setblocking(True)
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+            sock.close()
+            return None
+        except BlockingIOError:  # its queue is full: it is busy, or hung
+            sock.close()
+            if time.monotonic() > deadline:
+                raise SupervisorError(f"the supervisor at {path} does not accept connections") from None
+            time.sleep(STEP)
+        except PermissionError:
+            sock.close()
+            raise SupervisorError(f"this user (uid {os.getuid()}) may not connect to {path}") from None
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _inspect(path: str) -> None:
+    """Refuse what is no socket or another user's; root's is trusted, since systemd makes it as root.
+
+    Raises:
+        SupervisorError: it is one of these.
+    """
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise SupervisorError(f"{path} cannot be looked at ({error.strerror}): check POOLMGR_SOCKET") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SupervisorError(f"{path} is no socket: remove it, or set POOLMGR_SOCKET to another path")
+    if found.st_uid not in (os.getuid(), 0):
+        raise SupervisorError(
+            f"{path} belongs to uid {found.st_uid}, not to us (uid {os.getuid()}): "
+            "set POOLMGR_SOCKET to a path in a directory of your own"
+        )
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the ``flock`` on a file."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def holder(path: str) -> int:
+    """The process that holds the ``flock`` on a file, by ``/proc/locks`` (proc(5)); 0 if unknown.
+
+    For a supervisor that has been stopped so long that its queue of connections is full: then there is
+    no connection that could tell.
+    """
+    try:
+        inode = os.stat(path).st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        words = line.split()
+        if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            return max(0, int(words[4]))
+    return 0
