@@ -1,0 +1,280 @@
+"""What a connection owes: replies not read yet, and session state that the next holder must not inherit.
+
+Every command sent adds one to :attr:`Accounted._owed` before its first byte leaves, every reply read
+takes one off. A connection is clean when the number is 0: known at any time, without a look at the
+socket, whether the reply has arrived or not, whatever exception struck in between. State that a reply
+does not end (WATCH, MULTI, a subscription, another database) is kept in high bits of the same number,
+so that the pool's release asks one question.
+
+``CLIENT REPLY OFF`` and ``SKIP`` need no rule of their own: the replies that they suppress stay owed.
+
+redis-py asks the socket instead ("is there data?"), which misses a reply that is still under way, and
+under RESP3, where pushes are legitimate, it does not ask at all.
+
+A new socket is a new session: :meth:`Accounted._settle` is called on every disconnect.
+
+It must never make a command slower than redis-py's own: the common case does redis-py's work in fewer
+calls than redis-py does. What it does not know it counts as owed: a connection closed in vain costs a
+connect, one reused in vain costs somebody a wrong answer.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
+from redis.utils import SENTINEL
+
+if TYPE_CHECKING:
+    _Base: Any  # the connection class that it is mixed into; redis-py's have few types
+else:
+    _Base = object
+
+WATCHING = 1 << 40
+MULTI = 1 << 41
+IDENTITY = 1 << 42
+"""AUTH or HELLO: whose session it is. Part of connecting; afterwards somebody's own doing."""
+STRANGE = 1 << 43
+"""A state that only a new connection ends: subscriptions, MONITOR, another database."""
+
+_PLAIN = 0
+_SPECIAL = 1
+
+_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"))
+_STATEFUL = _SUBSCRIPTIONS | frozenset(
+    (
+        "AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSYNC", "REPLCONF", "RESET",
+        "SCRIPT", "SELECT", "SYNC", "UNWATCH", "WATCH",
+    )
+)  # fmt: skip
+
+_kinds: dict[Any, int] = {}
+"""What is known of a command's first argument, as the caller wrote it."""
+_KINDS_LIMIT = 4096
+
+
+def _text(argument: object) -> str:
+    if isinstance(argument, str):
+        return argument
+    if isinstance(argument, (bytes, bytearray, memoryview)):
+        return bytes(argument).decode("latin-1")
+    return str(argument)
+
+
+def _classify(name: object) -> int:
+    """Whether a command may change more than data. Remembers its answer."""
+    words = _text(name).split(None, 1)
+    kind = _SPECIAL if words and words[0].upper() in _STATEFUL else _PLAIN
+    if len(_kinds) < _KINDS_LIMIT and isinstance(name, (str, bytes)):
+        _kinds[name] = kind
+    return kind
+
+
+def _kind(name: object) -> int:
+    try:
+        known = _kinds.get(name)
+    except TypeError:  # a bytearray
+        known = None
+    return _classify(name) if known is None else known
+
+
+def effect(state: int, args: tuple[Any, ...] | list[Any], database: int) -> tuple[int, int]:
+    """The state after a special command, and how many replies it will bring that are read as such."""
+    words = [*_text(args[0]).upper().split(), *(_text(a).upper() for a in args[1:3])]
+    name, first = words[0], words[1] if len(words) > 1 else ""
+    if name in _SUBSCRIPTIONS:
+        return state | STRANGE, 0
+    if name == "SCRIPT":
+        return (state | STRANGE if first == "DEBUG" else state), 1
+    if name == "WATCH":
+        return state | WATCHING, 1
+    if name == "UNWATCH":
+        return (state if state & MULTI else state & ~WATCHING), 1
+    if name == "MULTI":
+        return state | MULTI, 1
+    if name in ("EXEC", "DISCARD"):
+        return state & ~(MULTI | WATCHING), 1
+    if name in ("AUTH", "HELLO"):
+        return state | IDENTITY, 1
+    if name == "SELECT":
+        return (state if first == str(database) else state | STRANGE), 1
+    return state | STRANGE, 1  # MONITOR, SYNC, PSYNC, REPLCONF, RESET
+
+
+class Packed(list[bytes]):
+    """Packed commands that remember what they are."""
+
+    __slots__ = ("commands",)
+
+    def __init__(self, chunks: Iterable[bytes], commands: list[Any]) -> None:
+        super().__init__(chunks)
+        self.commands = commands
+        """The commands' arguments, packed ones in order."""
+
+
+def unpack(chunks: object) -> list[list[Any]] | None:
+    """The commands in what somebody packed on their own; None if it cannot be told."""
+    reader = hiredis.Reader(notEnoughData=unpack)
+    found: list[list[Any]] = []
+    try:
+        if isinstance(chunks, str):
+            reader.feed(chunks.encode())
+        elif isinstance(chunks, (bytes, bytearray, memoryview)):
+            reader.feed(bytes(chunks))
+        else:
+            for chunk in chunks:  # type: ignore[attr-defined]
+                reader.feed(bytes(chunk))
+        while (command := reader.gets(False)) is not unpack:
+            if not isinstance(command, list) or not command:
+                return None
+            found.append(command)
+        return None if reader.has_data() else found
+    except Exception:  # whatever it was, it was no command
+        return None
+
+
+class Accounted(_Base):  # type: ignore[misc]
+    """Mixed into a connection class of redis-py, or a user's: counts commands and replies."""
+
+    _owed: int = 0
+    """Replies to come, plus the flags above. 0: clean."""
+
+    def _settle(self) -> None:
+        """The session is over: nothing is owed, nothing is left open."""
+        self._owed = 0
+
+    def _authenticated(self) -> None:
+        """What AUTH and HELLO did was ours."""
+        self._owed &= ~IDENTITY
+
+    def _record(self, commands: Iterable[Any]) -> None:
+        """Count commands about to be sent."""
+        owed, database = self._owed, self.db
+        for args in commands:
+            if _kind(args[0]) == _PLAIN:
+                owed += 1
+            else:
+                owed, replies = effect(owed, args, database)
+                owed += replies
+        self._owed = owed
+
+    # ---- sending ---------------------------------------------------------------------------------
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """As redis-py's; counts the commands in what is sent."""
+        if self._sock is None:
+            self.connect_check_health(check_health=False)
+        if check_health and self.health_check_interval:
+            self.check_health()
+        commands = command.commands if isinstance(command, Packed) else unpack(command)
+        if commands is None:
+            self._owed |= STRANGE
+        else:
+            self._record(commands)
+        self._transmit([command] if isinstance(command, (str, bytes)) else command)
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:
+        """As redis-py's, in one call instead of two."""
+        packed = self._command_packer.pack(*args)
+        if self._sock is None:
+            self.connect_check_health(check_health=False)
+        if self.health_check_interval and kwargs.get("check_health", True):
+            self.check_health()
+        name = args[0]
+        if (_kinds.get(name) if name.__class__ is str else _kind(name)) == _PLAIN:
+            self._owed += 1
+        else:
+            self._record((args,))
+        try:
+            for item in packed:
+                self._sock.sendall(item)
+        except BaseException as error:
+            self._send_failed(error)
+
+    def _transmit(self, chunks: Any) -> None:
+        try:
+            for item in chunks:
+                self._sock.sendall(item)
+        except BaseException as error:
+            self._send_failed(error)
+
+    def _send_failed(self, error: BaseException) -> None:
+        """A command sent in part cannot be taken back: the connection is closed, whatever the error was."""
+        self.disconnect()
+        if isinstance(error, socket.timeout):
+            raise RedisTimeoutError("Timeout writing to socket")
+        if isinstance(error, OSError):
+            number, text = error.args[:2] if len(error.args) > 1 else ("UNKNOWN", *error.args)
+            raise RedisConnectionError(f"Error {number} while writing to socket. {text}.")
+        raise error
+
+    def pack_command(self, *args: Any) -> Any:
+        """As redis-py's; the result knows what it is."""
+        return Packed(super().pack_command(*args), [args])
+
+    def pack_commands(self, commands: Iterable[Any]) -> Any:
+        """As redis-py's; the result knows what it is."""
+        commands = list(commands)
+        return Packed(super().pack_commands(commands), commands)
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def read_response(
+        self,
+        disable_decoding: bool = False,
+        *,
+        timeout: float | object = SENTINEL,
+        disconnect_on_error: bool = True,
+        push_request: bool = False,
+    ) -> Any:
+        """As redis-py's; takes one off what is owed.
+
+        With ``push_request`` nothing is taken off: what was read may have been a push, and whoever asks
+        for pushes is subscribed (and so not clean) or owed nothing.
+        """
+        try:
+            if self.protocol == 3 or self.protocol == "3":
+                response = self._parser.read_response(
+                    disable_decoding=disable_decoding, push_request=push_request, timeout=timeout
+                )
+            else:
+                response = self._parser.read_response(disable_decoding=disable_decoding, timeout=timeout)
+        except BaseException as error:
+            where = self._host_error()
+            if disconnect_on_error:
+                self.disconnect()
+            if isinstance(error, socket.timeout):
+                raise RedisTimeoutError(f"Timeout reading from {where}") from error
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"Error while reading from {where} : {error.args}") from error
+            raise
+        if not push_request:
+            self._owed -= 1
+        if self.health_check_interval:
+            self.next_health_check = time.monotonic() + self.health_check_interval
+        if isinstance(response, ResponseError):
+            try:
+                raise response
+            finally:
+                del response  # the traceback would refer to this frame, and the frame to the error
+        return response
+
+
+class Counted(Accounted):
+    """For a base whose :meth:`read_response` is not redis-py's own: Sentinel's, a user's."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's; takes one off what is owed when a reply, an error reply included, was read."""
+        try:
+            response = super(Accounted, self).read_response(*args, **kwargs)
+        except ResponseError:
+            if self._owed and not kwargs.get("push_request"):
+                self._owed -= 1
+            raise
+        if not kwargs.get("push_request"):
+            self._owed -= 1
+        return response

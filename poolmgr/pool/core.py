@@ -1,0 +1,436 @@
+"""One pool's state machine, shared by every flavour: who waits, what is idle, who gets what.
+
+Pure: no I/O, no clock, no threads; time is an argument. Events go in as method calls, effects come out
+of :meth:`Core.advance`, and a shell (:mod:`poolmgr.pool.sync`) carries them out. It must never touch a
+socket, sleep, log or call a user's code.
+
+Theory of operation
+-------------------
+
+A *connection* is any object the shell likes. Its place in the pool is a :class:`Ticket`, which the
+connection keeps alive and the core only knows weakly: a connection that vanishes, because an exception
+struck between two instructions of its holder, takes its ticket along, and the garbage collector tells
+(:attr:`Core.lost`). The size of the pool is the number of living tickets, so no place can be lost.
+
+Two deques are all that the warm path touches, without a lock: :attr:`Core.idle` and
+:attr:`Core.queue`. A caller that finds the queue empty takes from ``idle``; whoever finds it not empty
+joins it (nobody barges). A connection that comes back is appended to ``idle``; then, if the queue is
+not empty, the core is *advanced*. A waiter appends itself and then advances likewise: each makes its
+own move visible before it looks at the other's, so at least one of them sees both (Dekker's rule).
+
+:meth:`Core.advance` must be run by one thread at a time; the shell sees to that without blocking.
+What becomes of a waiter is decided once, by one atomic operation (:meth:`Waiter.settle`), whoever comes
+first: the advance that serves it or the waiter that leaves. Everything is written so that an exception
+between any two instructions leaves a state from which the next advance goes on.
+
+The cases of an advance, for the head of the queue:
+
+1. It has left or is served: it goes, the next one is looked at.
+2. A connection is idle: it is handed over.
+3. The pool was closed: it fails.
+4. The last attempt to connect failed and nobody can give a connection back: all who waited for it fail
+   with it.
+5. Nothing is lent and nothing is being opened: it gets a ticket and connects itself, at once.
+6. Otherwise it waits for a release, and a new connection is opened behind it: one at once, a further
+   one only when the head has waited as long as a connect takes. So a burst of short commands, which
+   released connections serve sooner than new ones could, opens one connection and not dozens, and
+   a lasting need grows the pool as fast as ``max_opening`` allows.
+
+Prior art: HikariCP's ConcurrentBag (additions that nobody needs any more are dropped), psycopg_pool
+(direct hand-over to the first in the queue), MongoDB's pool specification (``maxConnecting``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from poolmgr.member.ports import Permit
+
+PATIENCE = 0.01
+"""Seconds the head of the queue waits before a second connection is opened, until a connect was timed."""
+
+NEVER = float("inf")
+
+
+class Ticket:
+    """The place of one connection in its pool, from before it is opened until it is dropped.
+
+    Attributes:
+        serial: unique in the pool.
+        permit: taken for the first socket, until the connection has claimed it.
+        born: when it was given out (monotonic seconds).
+        background: whether it is being opened for the queue rather than by a caller for itself.
+        connection: a weak reference to the connection, once there is one.
+    """
+
+    __slots__ = ("__weakref__", "background", "born", "connection", "permit", "serial")
+
+    def __init__(self, serial: int, permit: Permit | None, born: float, *, background: bool) -> None:
+        self.permit = permit  # first: from here on the finalizer gives it back
+        self.serial = serial
+        self.born = born
+        self.background = background
+        self.connection: weakref.ref[Any] | None = None
+
+    def claim(self) -> Permit | None:
+        """The permit, once."""
+        permit, self.permit = self.permit, None
+        return permit
+
+    def __del__(self) -> None:
+        permit = getattr(self, "permit", None)
+        if permit is not None:
+            permit.gone()  # no socket was ever made for it
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.serial}>"
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The waiter has this connection."""
+
+    connection: Any
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """The waiter is to connect itself, with this ticket."""
+
+    ticket: Ticket
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The waiter gets this error."""
+
+    error: BaseException
+
+
+class Left(msgspec.Struct, frozen=True):
+    """The waiter has gone: timeout, interrupt."""
+
+
+LEFT = Left()
+Fate = Served | Granted | Failed | Left
+
+
+class Waiter:
+    """A caller in the queue. ``wake`` makes it look at its fate; it must not block and may be called often."""
+
+    __slots__ = ("_fate", "since", "wake")
+
+    def __init__(self, since: float, wake: Callable[[], None]) -> None:
+        self.since = since
+        self.wake = wake
+        self._fate: dict[int, Fate] = {}
+
+    def settle(self, fate: Fate) -> bool:
+        """Decide what becomes of it, unless that is decided. Atomic (dict.setdefault is)."""
+        return self._fate.setdefault(0, fate) is fate
+
+    @property
+    def fate(self) -> Fate | None:
+        return self._fate.get(0)
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """Wake this waiter: its fate is decided, or it is to advance the pool itself."""
+
+    waiter: Waiter
+
+
+class Open(msgspec.Struct, frozen=True):
+    """Open a connection in the background."""
+
+    ticket: Ticket
+
+
+Effect = Wake | Open
+Take = Callable[[], Permit | None]
+
+
+class Core:
+    """The state of one pool.
+
+    Args:
+        ceiling: most connections there may be.
+        lifo: whether the connection used last is lent first.
+        max_opening: most connections that are opened at the same time.
+    """
+
+    def __init__(self, *, ceiling: int, lifo: bool = False, max_opening: int = 2) -> None:
+        self.ceiling = ceiling
+        self.lifo = lifo
+        self.max_opening = max_opening
+        self.min_idle = 0
+        self.idle: deque[Any] = deque()
+        self.queue: deque[Waiter] = deque()
+        self.places: dict[int, weakref.ref[Ticket]] = {}
+        self.opening: dict[int, bool] = {}
+        """Serials of tickets whose connection is not ready; the value says whether for the queue."""
+        self.lost: deque[int] = deque()
+        """Serials whose ticket the garbage collector has found; written from its callbacks."""
+        self.on_lost: Callable[[], None] = _nothing
+        self.closed: BaseException | None = None
+        self.starved = False
+        """The last permit asked for was not to be had; whoever learns that there may be one clears it."""
+        self.failure: BaseException | None = None
+        """Why the last attempt to connect failed, until those who waited for it have been told."""
+        self.failed_at = 0.0
+        self.failures = 0
+        self.last_error: BaseException | None = None
+        self.retry_at = 0.0
+        self.connect_time = PATIENCE
+        self._serials = itertools.count(1)
+
+    # ---- what is so ------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Connections there are: lent, idle and being opened."""
+        return len(self.places)
+
+    @property
+    def lent(self) -> int:
+        """Connections out with callers."""
+        return max(0, len(self.places) - len(self.idle) - len(self.opening))
+
+    @property
+    def waiting(self) -> int:
+        """Callers in the queue whose fate is open."""
+        return sum(1 for waiter in tuple(self.queue) if waiter.fate is None)
+
+    def tickets(self) -> list[Ticket]:
+        """All living tickets."""
+        living = (place() for place in tuple(self.places.values()))
+        return [ticket for ticket in living if ticket is not None]
+
+    def __repr__(self) -> str:
+        pace = f" failures={self.failures}" if self.failures else ""
+        flags = "".join(f" {word}" for word, on in (("starved", self.starved), ("closed", self.closed)) if on)
+        return (
+            f"<Core lent={self.lent} idle={len(self.idle)} opening={len(self.opening)} waiting={self.waiting} "
+            f"ceiling={self.ceiling}{pace}{flags}>"
+        )
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    def join(self, waiter: Waiter) -> None:
+        """A caller queues; advance afterwards."""
+        self.queue.append(waiter)
+
+    def leave(self, waiter: Waiter) -> Fate:
+        """A caller goes. What it had been given meanwhile, if anything, is the caller's to give back."""
+        waiter.settle(LEFT)
+        self._forget(waiter)
+        fate = waiter.fate
+        assert fate is not None
+        return fate
+
+    def opened(self, ticket: Ticket, seconds: float) -> None:
+        """A connection is ready after so many seconds. One opened for the queue is to arrive yet."""
+        if not ticket.background:
+            self.opening.pop(ticket.serial, None)
+        self.connect_time += (seconds - self.connect_time) / 4
+        self.failures = 0
+        self.retry_at = 0.0
+        self.failure = self.last_error = None
+
+    def arrived(self, ticket: Ticket, connection: Any) -> None:
+        """A connection opened for the queue joins the idle ones; advance afterwards. It counts as being
+        opened until it is there, so that nobody opens another one in its stead."""
+        self.idle.append(connection)
+        self.opening.pop(ticket.serial, None)
+
+    def failed(self, ticket: Ticket, error: BaseException, now: float, pause: Callable[[int], float]) -> None:
+        """A connection could not be opened. ``pause`` says how many seconds to wait after so many failures."""
+        self.drop(ticket)
+        self.failures += 1
+        self.failed_at = now
+        self.failure = self.last_error = error
+        self.retry_at = now + pause(self.failures)
+
+    def drop(self, ticket: Ticket) -> bool:
+        """A connection is no more; whether it was there. Its place is free, and a permit that it never used."""
+        permit = ticket.claim()
+        if permit is not None:
+            permit.gone()
+        self.opening.pop(ticket.serial, None)
+        return self.places.pop(ticket.serial, None) is not None
+
+    def take_idle(self) -> Any | None:
+        """The next idle connection, for whoever is entitled to it."""
+        try:
+            return self.idle.pop() if self.lifo else self.idle.popleft()
+        except IndexError:
+            return None
+
+    # ---- decisions -------------------------------------------------------------------------------
+
+    def advance(self, now: float, take: Take | None) -> Iterator[Effect]:
+        """Do all that can be done for the queue; the cases are those of the module's docstring.
+
+        Args:
+            now: monotonic seconds.
+            take: gives a permit or None without blocking. None instead of a function: nothing may be
+                opened now (the garbage collector may be the caller); the head is woken to do it.
+        """
+        self._bury()
+        queue = self.queue
+        while queue:
+            try:
+                head = queue[0]
+            except IndexError:  # it left just now
+                break
+            # 1. Left or served.
+            fate = head.fate
+            if fate is not None:
+                if fate is not LEFT:
+                    yield Wake(head)  # once more: an exception may have come between its fate and its waking
+                self._forget(head)
+                continue
+            # 2. Hand over.
+            connection = self.take_idle()
+            if connection is not None:
+                if head.settle(Served(connection)):
+                    yield Wake(head)
+                else:
+                    self._put_back(connection)
+                del connection
+                self._forget(head)
+                continue
+            # 3. Closed.
+            if self.closed is not None:
+                head.settle(Failed(self.closed))
+                continue
+            hopeless = not self.opening and self.lent == 0
+            # 4. Nobody can give one, and the attempt failed.
+            if self.failure is not None:
+                error, self.failure = self.failure, None
+                if hopeless:
+                    for waiter in tuple(queue):
+                        if waiter.since <= self.failed_at:
+                            waiter.settle(Failed(error))
+                    continue
+            if not self._may_open(now, head, hopeless=hopeless):
+                break
+            if take is None:
+                yield Wake(head)
+                break
+            ticket = self._ticket(take, now, background=not hopeless)
+            if ticket is None:
+                break
+            # 5. It connects itself.
+            if hopeless:
+                if head.settle(Granted(ticket)):
+                    yield Wake(head)
+                else:
+                    self.drop(ticket)
+                self._forget(head)
+            # 6. Behind its back.
+            else:
+                yield Open(ticket)
+            del ticket
+        if take is not None:
+            yield from self._warm(now, take)
+
+    def is_head(self, waiter: Waiter) -> bool:
+        """Whether a waiter is the next to be served."""
+        try:
+            return self.queue[0] is waiter
+        except IndexError:
+            return False
+
+    def due(self, now: float) -> float:
+        """Seconds until a waiter had better advance the pool again though nothing happens."""
+        if self.retry_at > now:
+            return self.retry_at - now
+        if self.queue and self.opening and len(self.opening) < self.max_opening and not self.starved:
+            try:
+                return max(0.001, self.queue[0].since + self.connect_time - now)
+            except IndexError:
+                pass
+        return NEVER
+
+    def _may_open(self, now: float, head: Waiter, *, hopeless: bool) -> bool:
+        if self.starved or len(self.places) >= self.ceiling or now < self.retry_at:
+            return False
+        if hopeless:
+            return True
+        opening = len(self.opening)
+        if opening >= self.max_opening or (self.failures and opening):
+            return False
+        behind = sum(self.opening.values())
+        if behind >= self.waiting:
+            return False
+        return opening == 0 or behind == 0 or now - head.since >= self.connect_time
+
+    def _warm(self, now: float, take: Take) -> Iterator[Effect]:
+        """Open what ``min_idle`` misses, while nobody waits."""
+        while (
+            not self.queue
+            and self.closed is None
+            and not self.failures
+            and len(self.idle) + len(self.opening) < self.min_idle
+            and len(self.opening) < self.max_opening
+            and len(self.places) < self.ceiling
+        ):
+            ticket = self._ticket(take, now, background=True)
+            if ticket is None:
+                return
+            yield Open(ticket)
+            del ticket
+
+    def _ticket(self, take: Take, now: float, *, background: bool) -> Ticket | None:
+        permit = take()
+        if permit is None:
+            self.starved = True
+            return None
+        ticket = Ticket(next(self._serials), permit, now, background=background)
+        self.places[ticket.serial] = weakref.ref(ticket, self._finder(ticket.serial))
+        self.opening[ticket.serial] = background
+        if len(self.places) > self.ceiling:
+            # A turn that was taken for abandoned went on beside this one, and made one too.
+            self.drop(ticket)
+            return None
+        return ticket
+
+    def _finder(self, serial: int) -> Callable[[object], None]:
+        """What the garbage collector calls when a ticket is gone. It must not know the core: no cycle."""
+        lost, on_lost = self.lost, self.on_lost
+
+        def gone(_: object) -> None:
+            lost.append(serial)
+            on_lost()
+
+        return gone
+
+    def _bury(self) -> None:
+        """Free the places of tickets that vanished."""
+        while self.lost:
+            try:
+                serial = self.lost.popleft()
+            except IndexError:
+                return
+            self.opening.pop(serial, None)
+            self.places.pop(serial, None)
+
+    def _put_back(self, connection: Any) -> None:
+        if self.lifo:
+            self.idle.append(connection)
+        else:
+            self.idle.appendleft(connection)
+
+    def _forget(self, waiter: Waiter) -> None:
+        try:
+            self.queue.remove(waiter)
+        except ValueError:
+            pass
+
+
+def _nothing() -> None:
+    pass

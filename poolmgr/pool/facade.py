@@ -1,0 +1,224 @@
+"""The rest of redis-py's pool: what Sentinel, Celery, django-redis, exporters and redis-py's own
+maintenance handlers read and call, kept true on top of :mod:`poolmgr.pool.core`.
+
+Nothing here is on the warm path. The lock that outsiders take (``_lock``) guards nothing of ours; it is
+made when first asked for, so that it cannot be older than gevent's patches or the last fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from poolmgr.pool.core import Served
+from poolmgr.pool.state import UNBOUNDED, State
+from poolmgr.pool.stats import Stats
+
+
+class Facade(State):
+    """Part of :class:`poolmgr.ConnectionPool`."""
+
+    OMIT_REPR_KEYS = frozenset(
+        {
+            "event_dispatcher", "himport_registry", "maint_notifications_config", "maint_notifications_pool_handler",
+            "orig_host_address", "orig_socket_connect_timeout", "orig_socket_timeout",
+        }
+    )  # fmt: skip
+
+    # ---- attributes that others read -------------------------------------------------------------
+
+    @property
+    def max_connections(self) -> int:
+        """This pool's own ceiling; 2**31 if only the budget bounds it. May be set, as by :meth:`resize`."""
+        return self._core.ceiling
+
+    @max_connections.setter
+    def max_connections(self, value: int) -> None:
+        if value != self._core.ceiling:
+            self.resize(max_connections=value)
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        return list(self._idle)
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        """Assigned by redis-py's ``reset``; ours does not."""
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return {connection for connection in self._connections() if connection._loan}
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None: ...
+
+    @property
+    def _created_connections(self) -> int:
+        return self._core.size
+
+    @_created_connections.setter
+    def _created_connections(self, value: Any) -> None: ...
+
+    @property
+    def _lock(self) -> Any:
+        lock = self.__dict__.get("_outer_lock")
+        return self.__dict__.setdefault("_outer_lock", threading.RLock()) if lock is None else lock
+
+    @_lock.setter
+    def _lock(self, value: Any) -> None:
+        """redis-py's constructor makes one; ours is made when it is needed."""
+
+    @property
+    def _fork_lock(self) -> Any:
+        return self._lock
+
+    @_fork_lock.setter
+    def _fork_lock(self, value: Any) -> None: ...
+
+    def _checkpid(self) -> None:
+        """Nothing to check: a forked child has been told (:mod:`poolmgr.pool.forking`)."""
+
+    def _connections(self) -> list[Any]:
+        """All connections there are, lent and idle."""
+        references = (ticket.connection for ticket in self._core.tickets())
+        found = (reference() for reference in references if reference is not None)
+        return [connection for connection in found if connection is not None]
+
+    def _get_free_connections(self) -> list[Any]:
+        return list(self._idle)
+
+    def _get_in_use_connections(self) -> set[Any]:
+        return self._in_use_connections
+
+    def _get_pool_lock(self) -> Any:
+        return self._lock
+
+    # ---- operations on all connections -----------------------------------------------------------
+
+    def _empty(self, reason: str) -> int:
+        """Close all idle connections; how many."""
+        closed = 0
+        for _ in range(len(self._idle)):
+            connection = self._core.take_idle()
+            if connection is None:
+                break
+            self._dispose(connection, reason)
+            closed += 1
+        return closed
+
+    def _retire(self, reason: str) -> None:
+        """Close what is lent when it comes back."""
+        for connection in self._in_use_connections:
+            connection._retired = reason
+            connection._special = True
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the idle connections and, as redis-py does, those in use under their users' hands."""
+        self._empty("pool")
+        if inuse_connections:
+            for connection in self._in_use_connections:
+                connection.disconnect()
+
+    def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
+        """Close the idle connections to a node that is being moved."""
+        for connection in tuple(self._idle):
+            if self._should_update_connection(connection, "connected_address", moving_address_src):
+                try:
+                    self._idle.remove(connection)
+                except ValueError:  # somebody has just taken it
+                    continue
+                self._dispose(connection, "marked")
+
+    def reset(self) -> None:
+        """Forget all connections: the idle ones are closed now, those in use when they come back."""
+        self._empty("pool")
+        self._retire("pool")
+        self.pid = os.getpid()
+
+    def set_retry(self, retry: Any) -> None:
+        """As redis-py's: the retry of all connections, now and later."""
+        self.connection_kwargs["retry"] = retry
+        for connection in self._connections():
+            connection.retry = retry
+
+    def re_auth_callback(self, token: Any) -> None:
+        """A credential provider has a new token: idle connections are told at once, others at release."""
+        for connection in self._in_use_connections:
+            connection.set_re_auth_token(token)
+        for _ in range(len(self._idle)):
+            connection = self._core.take_idle()
+            if connection is None:
+                break
+            try:
+                connection.send_command("AUTH", token.try_get("oid"), token.get_value())
+                connection.read_response()
+                connection._authenticated()
+            except (RedisError, OSError):
+                self._dispose(connection, "broken")
+                continue
+            connection._loan.append(0.0)
+            self.release(connection)
+
+    # ---- a look inside ---------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
+        core, tally = self._core, self._tally
+        held, _ = self._longest()
+        return Stats(
+            in_use=core.lent,
+            idle=len(core.idle),
+            opening=len(core.opening),
+            waiting=core.waiting,
+            max_connections=None if core.ceiling >= UNBOUNDED else core.ceiling,
+            checkouts=self._checkouts,
+            waits=tally.waits,
+            wait_seconds=tally.wait_seconds,
+            wait_buckets=tuple(tally.wait_buckets),
+            timeouts=dict(tally.timeouts),
+            created=tally.created,
+            closed=dict(tally.closed),
+            connect_errors=tally.connect_errors,
+            leaks=tally.leaks,
+            longest_held=held,
+        )
+
+    def __repr__(self) -> str:
+        core = self._core
+        ceiling = "" if core.ceiling >= UNBOUNDED else f" of {core.ceiling}"
+        state = "closed" if core.closed else "empty" if not core.size else "ready"
+        return (
+            f"{super().__repr__()[:-1]} {self.name} {state}: {core.lent} in use, {len(core.idle)} idle, "
+            f"{len(core.opening)} opening{ceiling}, {core.waiting} waiting>"
+        )
+
+    def _after_fork(self) -> None:
+        """In the child: no connection, no waiter, no turn; the parent's sockets are closed, not shut down."""
+        core = self._core
+        inherited = [*core.idle, *self._connections()]
+        for ticket in core.tickets():
+            ticket.permit = None
+        core.idle.clear()
+        for waiter in tuple(core.queue):
+            if isinstance(waiter.fate, Served):
+                inherited.append(waiter.fate.connection)
+        core.queue.clear()
+        core.places.clear()
+        core.opening.clear()
+        core.lost.clear()
+        core.starved = False
+        core.failure = core.last_error = None
+        core.failures = 0
+        core.retry_at = 0.0
+        self._owner.clear()
+        self._dirty = False
+        self.__dict__.pop("_outer_lock", None)
+        self._origin.forget()
+        for connection in inherited:
+            connection._loan.clear()
+            connection._abandon()
+        self._restart_counting()
+        self.pid = os.getpid()

@@ -1,0 +1,150 @@
+"""Pooled connections that are not simply redis-py's: classes of somebody else's, and those with a cache around."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+from redis.connection import CacheProxyConnection
+from redis.exceptions import RedisError
+
+from poolmgr.member.ports import Permit
+from poolmgr.pool.placed import Placed
+
+
+class Bare(Placed):
+    """In front of a connection class that is not redis-py's: what it does is its own, one permit each."""
+
+    _permit: Permit | None = None
+    _sock: Any = True
+    """Where the class has none, it counts as connected."""
+
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        origin = self._origin
+        if self._permit is None and origin is not None:
+            self._permit = origin.claim(self)
+        return super().connect(*args, **kwargs)  # type: ignore[misc]
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> Any:
+        permit, self._permit = self._permit, None
+        base: Any = super()
+        result = base.disconnect(*args, **kwargs) if hasattr(base, "disconnect") else None
+        if permit is not None:
+            permit.gone()
+        return result
+
+    def __del__(self) -> None:
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            permit.gone()
+
+    def _abandon(self) -> None:
+        self._permit = None
+
+    def _look(self) -> str:
+        look = getattr(self, "can_read", None)
+        try:
+            return "dirty" if look is not None and look() else ""
+        except Exception:  # a foreign class: whatever it raises, it is not to be used
+            return "stale"
+
+
+class Cached(Placed, CacheProxyConnection):
+    """A connection with redis-py's client-side cache around it; the pool's questions go to the inner one.
+
+    Before it answers from the cache, redis-py reads the invalidations of the connection that filled the
+    entry, also while another thread uses that one, and so may take away its reply. Here an entry refers
+    to a :class:`Drain`, which reads from a connection only while nobody holds it.
+    """
+
+    _conn: Any
+
+    @property
+    def _sock(self) -> Any:
+        return self._conn._sock
+
+    @property
+    def _owed(self) -> int:  # type: ignore[override]
+        return int(self._conn._owed)
+
+    @property
+    def _special(self) -> bool:
+        return bool(self._conn._special)
+
+    @_special.setter
+    def _special(self, value: bool) -> None:
+        self._conn._special = value
+
+    @property
+    def _draws(self) -> Any:
+        return self._conn._draws
+
+    @property
+    def _retired(self) -> str:
+        return str(self._conn._retired)
+
+    @_retired.setter
+    def _retired(self, value: str) -> None:
+        self._conn._retired = value
+
+    def _authenticated(self) -> None:
+        self._conn._authenticated()
+
+    def _get_parser(self) -> Any:
+        return self._conn._get_parser()
+
+    def _look(self) -> str:
+        return str(self._conn._look())
+
+    def send_command(self, *args: Any, **kwargs: Any) -> None:
+        super().send_command(*args, **kwargs)  # type: ignore[no-untyped-call]
+        key = self._current_command_cache_key
+        entry = None if key is None else self._cache.get(key)
+        if entry is not None and entry.connection_ref is self._conn:
+            entry.connection_ref = self._drain
+
+    @functools.cached_property
+    def _drain(self) -> Any:
+        return Drain(self)
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._since = 0.0
+
+    def _abandon(self) -> None:
+        self._conn._abandon()
+
+
+class Drain:
+    """Stands for a connection in the cache's entries: reads its invalidations if it is idle.
+
+    If it is lent, its holder reads them with its next reply; until then the cache may be a moment behind,
+    as it may be with an invalidation that is still under way.
+    """
+
+    def __init__(self, connection: Cached) -> None:
+        self._connection = weakref.ref(connection)
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Never: what there was to read has been read."""
+        connection = self._connection()
+        origin = None if connection is None else connection._origin
+        pool = None if origin is None else origin.pool
+        if connection is None or pool is None:
+            return False
+        try:
+            pool._idle.remove(connection)
+        except ValueError:  # lent
+            return False
+        connection._loan.append(0.0)
+        try:
+            connection._process_pending_invalidations()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            connection.disconnect()
+        finally:
+            pool.release(connection)
+        return False
+
+    def read_response(self, *args: Any, **kwargs: Any) -> None:
+        """Not reached: there is never anything to read."""

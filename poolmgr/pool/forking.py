@@ -1,0 +1,32 @@
+"""Every living pool starts empty in a forked child.
+
+``os.register_at_fork`` calls :func:`_in_child` before any other code of the child runs, whatever lock
+another thread of the parent held at that instant. It must not connect, log, start a thread or wait.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolmgr.pool.sync import ConnectionPool
+
+_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+
+
+def watch(pool: ConnectionPool) -> None:
+    """Empty this pool in every child to come."""
+    _pools.add(pool)
+
+
+def _in_child() -> None:
+    global _pools
+    pools = list(_pools)
+    _pools = weakref.WeakSet(pools)  # the old one may be in the middle of somebody's change
+    for pool in pools:
+        pool._after_fork()
+
+
+os.register_at_fork(after_in_child=_in_child)

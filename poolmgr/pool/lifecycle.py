@@ -1,0 +1,210 @@
+"""How a pool's connections begin and end: made, connected, renewed, looked at when they come back, closed.
+
+I/O happens here, and the user's functions are called here: never while the core is being advanced.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from redis.backoff import FullJitterBackoff
+from redis.event import AfterConnectionReleasedEvent
+from redis.observability import recorder
+from redis.observability.attributes import ConnectionState, get_pool_name
+
+from poolmgr.exceptions import PoolmgrError
+from poolmgr.pool.connection import derive, with_driver
+from poolmgr.pool.core import Ticket
+from poolmgr.pool.foreign import Cached
+from poolmgr.pool.origin import outage_error
+from poolmgr.pool.placed import set_up
+from poolmgr.pool.state import State
+
+log = logging.getLogger("poolmgr.pool")
+
+LIFETIME_JITTER = 0.1
+"""Connections live up to this part shorter than ``max_lifetime``, so that they do not all end at once."""
+
+BACKOFF = FullJitterBackoff(cap=1.0, base=0.008)
+"""Pauses between attempts to connect while they fail."""
+
+
+class Lifecycle(State):
+    """Part of :class:`poolmgr.ConnectionPool`."""
+
+    # ---- making connections ----------------------------------------------------------------------
+
+    def make_connection(self) -> Any:
+        """A connection object, not connected and not one of the pool's."""
+        made = derive(self.connection_class)(**with_driver(self.connection_class, self.connection_kwargs))
+        if self.cache is not None:
+            return Cached(made, self.cache, self._lock)
+        return made
+
+    def _made(self, ticket: Ticket) -> Any:
+        """A connection with its place, connected."""
+        started = monotonic()
+        connection = self.make_connection()
+        set_up(connection, self._origin, ticket, started, float("inf"))
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._core.opened(ticket, monotonic() - started)
+        self._welcome(connection)
+        self._count(ConnectionState.IDLE, 1)
+        if recorder._metrics_collector is not None:
+            recorder.record_connection_create_time(connection_pool=self, duration_seconds=monotonic() - started)
+        return connection
+
+    def _welcome(self, connection: Any) -> None:
+        """A connection has a new socket."""
+        now = monotonic()
+        connection._since = now
+        if self.max_lifetime:
+            connection._expires = now + self.max_lifetime * (1 - random.uniform(0, LIFETIME_JITTER))
+        connection._retired = ""
+        connection._special = False
+        self._tally.created += 1
+        self._call(self.hooks.created, connection)
+
+    def _open_here(self, ticket: Ticket) -> Any:
+        """Connect in the caller: nobody else could have given it a connection."""
+        try:
+            return self._made(ticket)
+        except BaseException as error:
+            self._attempt_failed(ticket, error)
+            raise
+
+    def _open_behind(self, ticket: Ticket) -> None:
+        """Connect for the queue, in a thread that lives no longer than that."""
+        thread = threading.Thread(target=self._connector, args=(ticket,), name=f"{self.name}-connect", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: the waiter at the head will try again
+            self._attempt_failed(ticket, error)
+
+    def _connector(self, ticket: Ticket) -> None:
+        try:
+            connection = self._made(ticket)
+        except Exception as error:
+            self._attempt_failed(ticket, error)
+            return
+        if self._core.closed is not None:
+            self._dispose(connection, "pool")
+            return
+        self._core.arrived(ticket, connection)
+        self._advance()
+
+    def _attempt_failed(self, ticket: Ticket, error: BaseException) -> None:
+        """Free the place; tell the member, pace the next attempt, fail those who cannot be served."""
+        core = self._core
+        if not isinstance(error, Exception) or isinstance(error, PoolmgrError):
+            core.drop(ticket)  # it says nothing of the server
+        else:
+            self._tally.connect_errors += 1
+            core.failed(ticket, error, monotonic(), BACKOFF.compute)
+            self._origin.tell(error)
+            if core.failures == 1:
+                log.warning("pool.connect_failed", extra={"pool": self.name, "error": str(error)})
+        if self._queue:
+            self._advance(may_open=False)
+
+    def _renew(self, connection: Any, reason: str) -> Any:
+        """Replace the socket of a connection that cannot be used."""
+        ticket = connection._ticket
+        if reason != "disconnected":
+            self._tally.shut(reason)
+            self._call(self.hooks.closed, connection, reason)
+        connection.disconnect()
+        try:
+            down = outage_error(self._origin.attach())
+            if down is not None:
+                raise down
+            connection.connect()
+        except BaseException as error:
+            connection.disconnect()
+            self._count(ConnectionState.IDLE, -1)
+            self._attempt_failed(ticket, error)
+            raise
+        self._welcome(connection)
+        return connection
+
+    # ---- closing connections ---------------------------------------------------------------------
+
+    def _take_back(self, connection: Any) -> None:
+        """A release that needs a closer look."""
+        self._count(ConnectionState.USED, -1)
+        reason = self._flaw(connection)
+        if not reason:
+            connection._special = False
+            try:
+                dispatcher: Any = self._event_dispatcher
+                dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+                reason = self._flaw(connection)
+            except Exception as error:
+                log.warning("pool.release_listener_failed", extra={"pool": self.name, "error": str(error)})
+                reason = "broken"
+        if reason:
+            self._dispose(connection, reason, was_idle=False)
+            return
+        self._count(ConnectionState.IDLE, 1)
+        connection._trace = None
+        connection._since = monotonic()
+        self._idle.append(connection)
+        if self._queue:
+            self._advance(may_open=False)
+
+    def _flaw(self, connection: Any) -> str:
+        """Why a connection that comes back is not to be used again; empty if it is."""
+        core = self._core
+        if connection._sock is None:
+            return "broken"
+        if connection._owed:
+            return "dirty"
+        if core.closed is not None:
+            return "pool"
+        if connection._retired:
+            return str(connection._retired)
+        if connection.should_reconnect() or not self.owns_connection(connection):
+            return "marked"
+        if connection._draws.surplus > 0 and connection._draws.give_up():
+            return "recalled"
+        if core.size > core.ceiling:
+            return "resized"
+        return ""
+
+    def _dispose(self, connection: Any, reason: str, *, was_idle: bool = True) -> None:
+        """Close a connection that nobody holds, and free its place."""
+        self._core.drop(connection._ticket)
+        self._tally.shut(reason)
+        if was_idle:
+            self._count(ConnectionState.IDLE, -1)
+        try:
+            connection.disconnect()
+        except Exception as error:  # a class of the user's
+            log.warning("pool.disconnect_failed", extra={"pool": self.name, "error": str(error)})
+        self._call(self.hooks.closed, connection, reason)
+        if self._queue:
+            self._advance(may_open=False)
+
+    # ---- who is told ------------------------------------------------------------------------------
+
+    def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
+        """Call a user's function; what it raises is its own affair."""
+        if hook is None:
+            return
+        try:
+            hook(*arguments)
+        except Exception:
+            log.exception("pool.hook_failed", extra={"pool": self.name})
+
+    def _count(self, state: ConnectionState, change: int) -> None:
+        """redis-py's gauge of connections by state, if OpenTelemetry is on."""
+        recorder.record_connection_count(pool_name=get_pool_name(self), connection_state=state, counter=change)

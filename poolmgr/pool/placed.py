@@ -1,0 +1,63 @@
+"""What a pool keeps on each of its connections, whatever their class."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from poolmgr.pool.core import Ticket
+
+if TYPE_CHECKING:
+    from poolmgr.pool.origin import Origin
+
+
+class _NoPermits:
+    """Before a connection has drawn on any."""
+
+    surplus = 0
+
+
+NO_PERMITS = _NoPermits()
+
+
+class Placed:
+    """What the pool keeps on every connection, whatever its class."""
+
+    _origin: Origin | None = None
+    """Whose it is; another pool's, an earlier process's or nobody's is refused at release."""
+    _ticket: Ticket | None = None
+    _loan: list[float]
+    """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds."""
+    _since: float = 0.0
+    """When it was last known to be well (monotonic seconds)."""
+    _special: bool = False
+    """The release is to look closer: marked for a reconnect, retired, a token to be sent."""
+    _retired: str = ""
+    """Why it is to be closed when it comes back; empty: it is not."""
+    _expires: float = float("inf")
+    _owed: int = 0
+    _draws: Any = None
+    """The permits it draws on; the pool's release reads their surplus."""
+    _trace: Any = None
+    """Where it was checked out, if the pool wants to know."""
+
+
+def set_up(connection: Any, origin: Origin, ticket: Ticket, now: float, expires: float) -> None:
+    """Give a fresh connection its place."""
+    connection._loan = []
+    connection._since = now
+    connection._expires = expires
+    connection._origin = origin
+    connection._ticket = ticket
+    inner = getattr(connection, "_conn", None)
+    if inner is not None:
+        inner._origin = origin
+        inner._ticket = ticket
+        inner._draws = NO_PERMITS
+    else:
+        connection._draws = NO_PERMITS
+        inner = connection
+    loosen = getattr(inner, "_loosen", None)
+    if loosen is not None:
+        loosen()
+    ticket.connection = weakref.ref(connection)
