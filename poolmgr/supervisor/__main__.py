@@ -1,0 +1,98 @@
+"""``python -m poolmgr.supervisor``: take the lock, listen, then load everything else.
+
+The order matters: clients may connect (and wait in the queue) as soon as the socket listens, while
+the imports below still run; and the lock is taken before the snapshot is read. A second one that
+finds the lock taken ends at once, with status 0: the supervisor that was wanted is there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Run a supervisor; the process's exit status."""
+    from poolmgr.supervisor.singleton import Singleton, TakenError, UnfitError
+
+    path, group = _options(arguments)
+    if not path:
+        path = _default_path()
+    try:
+        singleton = Singleton(os.path.abspath(path))
+        listener = singleton.listen()
+    except TakenError:
+        _tell_starter("")
+        return 0
+    except UnfitError as error:
+        return _fail(str(error))
+    return _serve(path, singleton, listener, group)
+
+
+def _serve(path: str, singleton: object, listener: object, group: str) -> int:
+    import asyncio
+
+    from poolmgr import logs, settings as settings_of
+    from poolmgr.exceptions import PoolmgrError
+    from poolmgr.supervisor.server import Supervisor
+
+    os.environ["POOLMGR_SOCKET"] = path
+    try:
+        settings = settings_of.load()
+        gid = _group(group)
+    except (PoolmgrError, KeyError) as error:
+        return _fail(str(error))
+    logs.configure(settings)
+    _tell_starter("")
+
+    async def run() -> None:
+        await Supervisor(settings, singleton, listener, group=gid).run()  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    return 0
+
+
+def _options(arguments: list[str]) -> tuple[str, str]:
+    """``--socket PATH`` and ``--group NAME``; by hand, since argparse costs ten milliseconds."""
+    values = {"--socket": os.environ.get("POOLMGR_SOCKET", "").strip(), "--group": ""}
+    rest = list(arguments)
+    while rest:
+        name, mark, value = rest.pop(0).partition("=")
+        if name in ("-h", "--help"):
+            sys.stdout.write("usage: python -m poolmgr.supervisor [--socket PATH] [--group NAME]\n")
+            raise SystemExit(0)
+        if name not in values or (not mark and not rest):
+            raise SystemExit(f"poolmgr.supervisor: {name!r} is not --socket PATH or --group NAME")
+        values[name] = value if mark else rest.pop(0)
+    return values["--socket"], values["--group"]
+
+
+def _default_path() -> str:
+    from poolmgr.settings import load, private_directory
+
+    private_directory()
+    return load().socket
+
+
+def _group(name: str) -> int | None:
+    if not name:
+        return None
+    import grp
+
+    return grp.getgrnam(name).gr_gid
+
+
+def _tell_starter(error: str) -> None:
+    from poolmgr.launch import report_start
+
+    report_start(error)
+
+
+def _fail(text: str) -> int:
+    _tell_starter(text)
+    sys.stderr.write(f"poolmgr.supervisor: {text}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

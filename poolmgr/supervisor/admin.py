@@ -1,0 +1,268 @@
+"""One connection of the supervisor's own to a server, in blocking calls for a worker thread.
+
+It is a member of the ledger like any other (rule S5): somebody must hold a permit for it before
+:meth:`Admin.open`, and may give that permit back only when :meth:`Admin.close` says that the server
+has confirmed the end (rule M3). It bears the supervisor's tag in its name. It must never be used in
+the event loop's thread, and never log an endpoint but by its key.
+
+It speaks RESP2 itself, some sixty lines, rather than through redis-py: a supervisor must be there
+within some hundred milliseconds, and importing redis alone takes that long; and each step of its
+handshake and close must be its own. For TLS redis-py is asked to wrap the socket, so that a pool's
+``ssl_*`` arguments mean the same here.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+from typing import Any
+
+from poolmgr.wire import Endpoint
+
+CLOSE_BOUND = 1.0
+"""Seconds to wait for the server's end-of-file (rule M3)."""
+
+SWALLOWED = 20_000
+"""Milliseconds until unacknowledged data ends a connection (TCP_USER_TIMEOUT, tcp(7))."""
+
+REFUSAL = "max number of clients"
+
+
+class AdminError(Exception):
+    """Talking to the server failed. ``kind``: ``unreachable``, ``refused`` (maxclients) or ``auth``."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class ReplyError(Exception):
+    """The server answered a command with an error."""
+
+
+class Admin:
+    """See the module's docstring.
+
+    Args:
+        name: goes into the client name and ``LIB-NAME``.
+        connect_timeout, timeout: seconds to connect, and for each reply.
+    """
+
+    def __init__(self, endpoint: Endpoint, name: str, connect_timeout: float, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.name = name
+        self.id = 0
+        """The server's number for this connection; 0 where it does not say."""
+        self.server_pid = 0
+        """The server's process, over a Unix socket; 0 elsewhere."""
+        self.address: tuple[str, int] | None = None
+        """The server's address and port, over TCP."""
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._sock: socket.socket | None = None
+        self._buffer = bytearray()
+        self._ended = False
+        self._connected = False
+        self.stalled = False
+        """It has not answered in time. It is kept: whenever it answers, the server is back, and to wait
+        for that takes no second permit."""
+
+    def open(self) -> None:
+        """Connect, authenticate and say who we are, in one round trip.
+
+        Raises:
+            AdminError: ``close`` must be called all the same: a socket may be open.
+        """
+        try:
+            self._sock = self._connect()
+            self._connected = True
+            self._sock.settimeout(self._timeout)
+            self._handshake()
+        except OSError as error:
+            raise self._failed(error) from None
+        except (ValueError, OverflowError) as error:  # no such address can be
+            raise AdminError("unreachable", str(error)) from None
+
+    def _failed(self, error: OSError) -> AdminError:
+        self.stalled = isinstance(error, TimeoutError) and self._connected
+        return AdminError("unreachable", _text(error))
+
+    def answers(self) -> bool:
+        """Whether something has come, an answer or an end, since it stalled."""
+        return self._sock is None or _readable(self._sock)
+
+    def _connect(self) -> socket.socket:
+        endpoint = self.endpoint
+        if endpoint.path:
+            self._sock = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(self._connect_timeout)
+            sock.connect(endpoint.path)
+            if hasattr(socket, "SO_PEERCRED"):
+                (self.server_pid, _, _) = struct.unpack(
+                    "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                )
+            return sock
+        sock = socket.create_connection((endpoint.host, endpoint.port), self._connect_timeout)
+        self._sock = sock
+        self.address = sock.getpeername()[:2]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a network that swallows everything ends it, late
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SWALLOWED)
+        if endpoint.tls is None:
+            return sock
+        return _wrap(sock, endpoint)
+
+    def _handshake(self) -> None:
+        endpoint = self.endpoint
+        commands: list[tuple[str | int, ...]] = []
+        if endpoint.password is not None or endpoint.username:
+            password = endpoint.password or ""
+            commands.append(("AUTH", endpoint.username, password) if endpoint.username else ("AUTH", password))
+        commands += [("CLIENT", "SETNAME", self.name), ("CLIENT", "SETINFO", "LIB-NAME", self.name), ("CLIENT", "ID")]
+        replies = self.pipeline(*commands)
+        for reply in replies:
+            text = str(reply) if isinstance(reply, ReplyError) else ""
+            if REFUSAL in text:
+                raise AdminError("refused", text)
+            if text.startswith(("NOAUTH", "WRONGPASS")) or "invalid password" in text or "invalid username" in text:
+                raise AdminError("auth", text)
+        self.id = replies[-1] if isinstance(replies[-1], int) else 0
+
+    # ---- commands ---------------------------------------------------------------------------------
+
+    def call(self, *command: str | int) -> Any:
+        """One command's reply: bytes, int, None or a list.
+
+        Raises:
+            ReplyError: the server's answer is an error.
+            AdminError: there was no answer.
+        """
+        (reply,) = self.pipeline(command)
+        if isinstance(reply, ReplyError):
+            if REFUSAL in str(reply):
+                raise AdminError("refused", str(reply))
+            raise reply
+        return reply
+
+    def pipeline(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Several replies; an error among them is returned as a :class:`ReplyError`."""
+        if self._sock is None:
+            raise AdminError("unreachable", "not connected")
+        try:
+            self._sock.sendall(b"".join(_pack(command) for command in commands))
+            replies = []
+            for _ in commands:
+                reply = self._read()
+                replies.append(reply)
+                if isinstance(reply, ReplyError) and REFUSAL in str(reply):
+                    # The server has said this instead of accepting us, and closes.
+                    return [reply]
+            return replies
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _read(self) -> Any:
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return ReplyError(rest.decode("utf-8", "replace"))
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            return None if rest == b"-1" else self._exactly(int(rest))
+        if kind == b"*":
+            return None if rest == b"-1" else [self._read() for _ in range(int(rest))]
+        raise AdminError("unreachable", f"not a Redis server: it said {bytes(line[:60])!r}")
+
+    def _line(self) -> bytes:
+        start = 0
+        while (end := self._buffer.find(b"\r\n", start)) < 0:
+            start = max(0, len(self._buffer) - 1)
+            if start > 1 << 16:
+                raise AdminError("unreachable", "not a Redis server: a line without end")
+            self._fill()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def _exactly(self, length: int) -> bytes:
+        while len(self._buffer) < length + 2:
+            self._fill()
+        data = bytes(self._buffer[:length])
+        del self._buffer[: length + 2]
+        return data
+
+    def _fill(self) -> None:
+        assert self._sock is not None
+        data = self._sock.recv(1 << 18)
+        if not data:
+            self._ended = True
+            raise AdminError("unreachable", "the server closed the connection")
+        self._buffer += data
+
+    # ---- the end ----------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """For the event loop, which looks whether the server has closed it; -1 if it is not open."""
+        return -1 if self._sock is None else self._sock.fileno()
+
+    def close(self) -> bool:
+        """Rule M3: end our side, read to the server's end-of-file, close.
+
+        Returns:
+            Whether the connection is known to be gone. False: its permit stays charged until a
+            ``CLIENT LIST`` proves it gone.
+        """
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return True
+        try:
+            if self._ended:
+                return True
+            try:
+                sock.settimeout(CLOSE_BOUND)
+                sock.shutdown(socket.SHUT_WR)  # an SSLSocket reads raw after this
+                while sock.recv(1 << 16):
+                    pass
+                return True
+            except OSError as error:
+                # Reset by the server, or never connected: nothing is there. Silence proves nothing.
+                return error.errno not in (None, errno.ETIMEDOUT) and not isinstance(error, TimeoutError)
+        finally:
+            sock.close()
+
+
+def _pack(command: tuple[str | int, ...]) -> bytes:
+    parts = [str(part).encode() for part in command]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def _readable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _text(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _wrap(sock: socket.socket, endpoint: Endpoint) -> socket.socket:
+    """TLS exactly as redis-py's ``SSLConnection`` would."""
+    from redis.connection import SSLConnection
+    from redis.exceptions import RedisError
+
+    arguments: dict[str, Any] = {"ssl_" + k.removeprefix("ssl_"): v for k, v in (endpoint.tls or {}).items()}
+    try:
+        template = SSLConnection(host=endpoint.host, port=endpoint.port, **arguments)
+        wrapped: socket.socket = template._wrap_socket_with_ssl(sock)
+        return wrapped
+    except (OSError, RedisError, TypeError, ValueError) as error:
+        raise AdminError("unreachable", f"TLS: {error}") from None

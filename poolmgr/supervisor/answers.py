@@ -1,0 +1,164 @@
+"""Answers to the questions of tools: status, limits, a new budget. It reads, and changes nothing
+itself; the schema is :mod:`poolmgr.status`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import poolmgr
+from poolmgr import status as schema, wire
+from poolmgr.budget.accounts import MemberView, ServerView
+from poolmgr.supervisor.metrics import Counted, Reading
+from poolmgr.supervisor.site import Site
+
+if TYPE_CHECKING:
+    from poolmgr.supervisor.server import Supervisor
+
+COSTLY = 0.002
+"""Seconds."""
+
+SILENT_AFTER = 5.0
+"""Seconds after which a member that owes an acknowledgement is called silent."""
+
+
+class Answers:
+    """Answers for one supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._of = supervisor
+        self._kept: dict[str, tuple[float, wire.Answer]] = {}
+        self._questions: dict[str, Callable[[], str]] = {
+            "status": lambda: schema.dump(self.status()),
+            "limits": lambda: schema.dump(self.limits()),
+        }
+
+    def answer(self, question: wire.Query | wire.SetBudget) -> wire.Answer:
+        """The answer to send."""
+        if isinstance(question, wire.SetBudget):
+            taken, text = self._of.book.set_budget(question.server, question.budget)
+            return wire.Answer(text, ok=taken)
+        known = self._questions.get(question.what)
+        if known is None:
+            return wire.Answer(f"{question.what[:40]!r} is not one of {', '.join(self._questions)}", ok=False)
+        return self._computed(question.what, known)
+
+    def _computed(self, what: str, compute: Callable[[], str]) -> wire.Answer:
+        """A costly answer is given again for ten times as long as it took, so that nobody who asks in a
+        loop can keep the supervisor from its work."""
+        now = time.monotonic()
+        kept = self._kept.get(what)
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        answer = wire.Answer(compute())
+        took = time.monotonic() - now
+        self._kept[what] = now + (10 * took if took > COSTLY else 0.0), answer
+        return answer
+
+    def status(self) -> schema.Status:
+        """Everything, as it is now."""
+        supervisor = self._of
+        now = supervisor.turns.clock()
+        return schema.Status(
+            pid=os.getpid(),
+            version=poolmgr.__version__,
+            uptime=now - supervisor.started,
+            socket=supervisor.path,
+            clients=len(supervisor.door.links),
+            servers=tuple(self._server(site, now) for site in supervisor.book.sites.values()),
+            differences=supervisor.audit.differences(),
+            notes=tuple(self._notes()),
+        )
+
+    def _server(self, site: Site, now: float) -> schema.ServerStatus:
+        view = self._of.ledger.view(site.id)
+        return schema.ServerStatus(
+            id=site.id,
+            aliases=view.aliases,
+            run_id=view.run_id,
+            budget=view.budget if site.resolved else None,
+            derivation=site.derivation.text,
+            charged=view.charged,
+            quarantine=view.quarantined,
+            own=view.own,
+            free=view.free,
+            unproven=site.unproven,
+            health=schema.HealthStatus(up=site.health.up, since=site.health.since, error=site.health.error),
+            members=tuple(self._member(view, member, now) for member in view.members),
+        )
+
+    def _member(self, view: ServerView, member: MemberView, now: float) -> schema.MemberStatus:
+        report = member.report
+        account = self._of.ledger.servers[view.id].accounts[member.identity.tag]
+        silent = member.recalled is not None and now - member.recalled > SILENT_AFTER
+        known = self._of.members.known.get(member.identity.tag)
+        return schema.MemberStatus(
+            pid=member.identity.pid,
+            title=member.identity.title,
+            tag=member.identity.tag,
+            limit=member.limit,
+            charge=member.charge,
+            open=report.open if report else 0,
+            in_use=report.in_use if report else 0,
+            waiting=report.waiting if report else 0,
+            acked=member.recalled is None,
+            silent_for=now - account.reported if report else None,
+            state="restored" if known is None else "silent" if silent else "live",
+            ceiling=report.ceiling if report else 0,
+        )
+
+    def _notes(self) -> list[str]:
+        supervisor = self._of
+        notes = [text for text in (supervisor.turns.unwritten, supervisor.watch.weak) if text]
+        notes += supervisor.notes
+        for site in supervisor.book.sites.values():
+            if not site.resolved:
+                notes.append(f"{site.id}: not reached yet, so nothing is handed out")
+            if "CLIENT LIST" in site.forbidden:
+                notes.append(
+                    f"{site.id}: the server forbids CLIENT LIST ({site.forbidden['CLIENT LIST']}), so permits of dead "
+                    "processes are freed after a wait instead of a proof"
+                )
+            view = supervisor.ledger.view(site.id)
+            busy = sum(1 for member in view.members if member.report is not None)
+            if site.resolved and view.budget < busy:
+                notes.append(f"{site.id}: the budget {view.budget} is less than its {busy} processes: permits rotate")
+        return notes
+
+    def reading(self) -> Reading:
+        """Everything that ``/metrics`` serves."""
+        of = self._of
+        views = {site.id: (site, of.ledger.view(site.id)) for site in of.book.sites.values()}
+        return Reading(
+            status=self.status(),
+            limits=self.limits(),
+            ledgers={
+                id: Counted(
+                    recalled=view.recalled_total,
+                    rotated=view.rotated_total,
+                    outages=site.outages,
+                    handover=view.handover,
+                )
+                for id, (site, view) in views.items()
+            },
+            totals=of.members.totals.copy(),
+            restarts=of.ledger.restarts,
+            snapshots=of.turns.writer.writes,
+            unwritten=bool(of.turns.unwritten),
+        )
+
+    def limits(self) -> schema.Limits:
+        """How each budget came about."""
+        return schema.Limits(
+            servers=tuple(
+                schema.ServerLimits(
+                    id=site.id,
+                    budget=self._of.ledger.servers[site.id].budget if site.resolved else None,
+                    derivation=site.derivation.text,
+                    parts=site.derivation.parts,
+                )
+                for site in self._of.book.sites.values()
+            )
+        )

@@ -1,0 +1,51 @@
+"""Whose connections are already there when a supervisor meets a server (rule S4).
+
+After a lost snapshot, and always when a server is met for the first time, the list shows connections
+that bear tags of this supervisor's scope. Those of processes that are gone, of an earlier boot too (a
+dead host sends no end-of-file), go into quarantine and are fenced. Those of processes that live and
+have not registered are charged until they do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from poolmgr import identity
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.processes import Watch, lives
+from poolmgr.supervisor.proof import Row
+
+
+def take(
+    rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, *, scope: str, boot: str, now: float
+) -> set[str]:
+    """Charge what is there and nobody has answered for.
+
+    Returns:
+        Tags of living processes that have not registered.
+    """
+    counts: Counter[identity.Tag] = Counter()
+    for row in rows:
+        tag = row.tag
+        if tag is not None and tag.scope == scope:
+            counts[identity.Tag(tag.scope, tag.boot, tag.pid, tag.start, tag.salt)] += 1
+    known = ledger.servers[server]
+    unheard: set[str] = set()
+    for tag, count in counts.items():
+        name = tag.process
+        if name == ledger.owner.tag or name in known.quarantine:
+            continue
+        process = Identity(name, tag.pid, tag.start, identity.program(tag.pid))
+        alive = tag.boot == boot and not ledger.is_departed(name) and lives(process)
+        if name in ledger.members:
+            continue
+        if alive and watch.add(process):
+            unheard.add(name)
+        else:
+            alive = False
+        ledger.census(server, name, count, now, exited=not alive)
+        log.warning("census.found", extra={"server": server, "member": tag.pid, "count": count, "alive": alive})
+    return unheard

@@ -1,0 +1,191 @@
+"""``/metrics`` over HTTP, for Prometheus.
+
+:class:`Endpoint` serves in threads of its own, so that a slow scraper never holds up the ledger: the
+event loop is only asked for a :class:`~poolmgr.supervisor.metrics.Reading`, which it puts together
+between two turns. Nothing but reading can be done here, and nobody is asked who they are: it belongs on
+an address that only those reach who may know how busy the host is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from poolmgr.supervisor.logs import Limited, log
+from poolmgr.supervisor.metrics import Reading, families
+from poolmgr.values import split_host_port
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+READ_WITHIN = 5.0
+"""Seconds for which a scrape waits for the event loop."""
+
+RETRY = 5.0
+"""Seconds until an address that was taken is tried again: the supervisor before may still have it."""
+
+PATIENCE = 10.0
+"""Seconds a client may take for its request."""
+
+AT_ONCE = 8
+"""Scrapes served at the same time; more are turned away."""
+
+limited = Limited(burst=1, period=300.0)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = PATIENCE
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base class's name)
+        """A scrape every few seconds is no event."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 16
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Without the base class's question to the name service for the host's full name."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is its own affair."""
+
+
+class Endpoint:
+    """Serves ``/metrics`` at ``address`` from the moment it is started, as long as the process lives.
+
+    Args:
+        address: ``HOST:PORT``.
+        read: called in the event loop's thread.
+    """
+
+    def __init__(self, address: str, read: Callable[[], Reading]) -> None:
+        self._address = address
+        self._read = read
+        self._loop = asyncio.get_running_loop()
+        self._ended = threading.Event()
+        self._server: _Server | None = None
+        self.port = 0
+        """Where it listens; 0 before."""
+
+    def start(self) -> None:
+        """Returns at once; an address that cannot be had is logged and tried again."""
+        threading.Thread(target=self._main, name="metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        """Give the address back."""
+        self._ended.set()
+        server, self._server = self._server, None
+        if server is not None:
+            server.server_close()  # not shutdown(), which waits for the serving thread; that one ends with us
+
+    def _main(self) -> None:
+        try:
+            import prometheus_client  # noqa: F401 (slow to load: here nobody waits for it)
+        except ImportError:
+            limited(
+                "metrics.unavailable",
+                logging.ERROR,
+                address=self._address,
+                error="prometheus-client is not installed: pip install 'redis-poolmgr[metrics]'",
+            )
+            return
+        host, port = split_host_port(self._address)
+        while not self._ended.is_set():
+            try:
+                server = _Server(host, port)
+            except OSError as error:
+                limited("metrics.unavailable", address=self._address, error=error.strerror or str(error))
+                self._ended.wait(RETRY)
+                continue
+            server.set_app(self._application)
+            self._server, self.port = server, server.server_port
+            log.info("metrics.served", extra={"address": self._address})
+            if self._ended.is_set():
+                server.server_close()
+            else:
+                server.serve_forever(poll_interval=60.0)
+            return
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+
+        path = environ.get("PATH_INFO", "")
+        if path not in ("/", "/metrics"):
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"/metrics is here, and nothing else\n"]
+        try:
+            reading = self._ask()
+        except (TimeoutError, RuntimeError) as error:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"the supervisor's loop does not answer ({type(error).__name__})\n".encode()]
+        registry = CollectorRegistry()
+        registry.register(_Once(reading))
+        if os.path.exists("/proc/self/stat"):
+            ProcessCollector(registry=registry)
+        application: Any = make_wsgi_app(registry)
+        found: Iterable[bytes] = application(environ, start_response)
+        return found
+
+    def _ask(self) -> Reading:
+        """The event loop's reading.
+
+        Raises:
+            TimeoutError: it did not come in time.
+            RuntimeError: the loop has ended.
+        """
+        answer: concurrent.futures.Future[Reading] = concurrent.futures.Future()
+
+        def read() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(self._read())
+                except Exception as error:  # told to whoever scrapes, not to the loop
+                    answer.set_exception(RuntimeError(str(error)))
+
+        self._loop.call_soon_threadsafe(read)
+        try:
+            return answer.result(READ_WITHIN)
+        finally:
+            answer.cancel()
+
+
+class _Once:
+    """A collector of one reading."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def collect(self) -> Iterable[Metric]:
+        return families(self._reading)

@@ -1,0 +1,262 @@
+"""What is done at a server in one go, by a worker thread: ask, list, kill, prove.
+
+:class:`Inspector` keeps at most one connection open between two goes (rule S5), and a *fresh* one for
+a proof (rule S3) takes the kept one's place and permit: the kept one is closed first, to the server's
+end-of-file. So a proof never needs a second permit, which would have to be recalled from a member
+first, and it works at a budget that is used to the last permit.
+
+This module blocks, so the event loop must never call it; and it must never touch the ledger: it is
+given a :class:`Work` and returns :class:`Findings`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from poolmgr.supervisor.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.proof import Row, judge, parse
+from poolmgr.wire import Endpoint
+
+PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+"""Seconds before each look at the list in one go; what is not proven then is tried again later."""
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done.
+
+    Attributes:
+        endpoints: every way to the server; for each one or more credentials, likeliest first.
+        targets: tags and names whose connections are to be killed and proven gone.
+        fresh: open a new connection by every endpoint first.
+        facts: ask for limits and counts.
+        listing: return the whole list.
+        handshake: see :func:`poolmgr.supervisor.proof.judge`.
+    """
+
+    endpoints: tuple[tuple[Endpoint, ...], ...]
+    targets: frozenset[str] = frozenset()
+    fresh: bool = False
+    facts: bool = False
+    listing: bool = False
+    handshake: float = 7.0
+
+
+class Findings(msgspec.Struct):
+    """What came out.
+
+    Attributes:
+        answered: the server has said something.
+        error: why not, or why not to the end: ``unreachable``, ``refused`` or ``auth``, and the text.
+        fresh: a fresh connection was answered by every endpoint that anybody listens on.
+        silent: by one of several endpoints nobody answered in time, so nothing could be proven.
+        info: fields of ``INFO``.
+        maxclients: None where it is not said.
+        rows: the list; None if it was not asked for or not given.
+        forbidden: what the server does not let us do, by command, with its words.
+        gone: targets that are proven gone.
+        suspects: unnamed connections that kept targets from being proven.
+        killed: how many leftovers were killed.
+        unclosed: names of own connections whose end is not proven; each still needs its permit.
+        server_pid: the server's process, over a Unix socket.
+        address: the server's address and port, over TCP.
+    """
+
+    answered: bool = False
+    error: tuple[str, str] | None = None
+    fresh: bool = False
+    silent: bool = False
+    info: dict[str, str] = msgspec.field(default_factory=dict)
+    maxclients: int | None = None
+    rows: list[Row] | None = None
+    forbidden: dict[str, str] = msgspec.field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    suspects: int = 0
+    killed: int = 0
+    unclosed: list[str] = msgspec.field(default_factory=list)
+    server_pid: int = 0
+    address: tuple[str, int] | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.info.get("run_id", "")
+
+
+class Inspector:
+    """Does :class:`Work` at one server. Called by one thread at a time.
+
+    Args:
+        tag: the supervisor's own.
+        serial: gives the next number for a connection's name.
+        connect_timeout, timeout: seconds.
+    """
+
+    def __init__(self, tag: str, serial: Iterable[int], connect_timeout: float, timeout: float) -> None:
+        self._tag = tag
+        self._serial = iter(serial)
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self.kept: Admin | None = None
+
+    def inspect(self, work: Work) -> Findings:
+        """Do it; errors are in the findings. The caller holds a permit for one connection."""
+        found = Findings()
+        stalled = self.stalled
+        if stalled and self.kept is not None and not self.kept.answers():
+            found.error = "unreachable", "no answer in time"
+            return found
+        try:
+            if stalled or work.fresh or self.kept is None:
+                self._afresh(work, found)
+            else:
+                self._ask(work, found, work.targets)
+        except AdminError as error:
+            found.error = error.kind, str(error)
+            if not self.stalled:
+                self.drop(found)
+        return found
+
+    @property
+    def stalled(self) -> bool:
+        """What is kept has not answered, and is waited for."""
+        return self.kept is not None and self.kept.stalled
+
+    def drop(self, found: Findings) -> None:
+        """Close what is kept (rule M3)."""
+        admin, self.kept = self.kept, None
+        if admin is not None and not admin.close():
+            found.unclosed.append(admin.name)
+
+    def _afresh(self, work: Work, found: Findings) -> None:
+        gone: frozenset[str] | None = None
+        failed: AdminError | None = None
+        broken = False
+        for ways in work.endpoints:
+            self.drop(found)
+            if found.unclosed:  # its permit is not ours to use again
+                return
+            try:
+                self._open(ways, found)
+            except AdminError as error:
+                if error.kind != "unreachable" or len(work.endpoints) == 1:
+                    raise
+                # Where nobody listens, nobody can be in the queue. Where nobody answers, somebody can.
+                failed, broken = error, True
+                found.silent = found.silent or self.stalled or "no answer" in str(error)
+                continue
+            found.gone, broken = frozenset(), False
+            self._ask(work, found, work.targets)
+            gone = found.gone if gone is None else gone & found.gone
+        if gone is None:
+            raise failed or AdminError("unreachable", "no endpoint is known")
+        found.gone = frozenset() if found.silent else gone
+        found.fresh = not found.silent
+        if broken:
+            self.drop(found)
+
+    def _open(self, ways: Sequence[Endpoint], found: Findings) -> None:
+        """The first credentials that are taken."""
+        for endpoint in ways:
+            admin = Admin(endpoint, f"{self._tag}-{next(self._serial)}", self._connect_timeout, self._timeout)
+            self.kept = admin
+            try:
+                admin.open()
+            except AdminError as error:
+                found.address = admin.address
+                if error.kind == "auth":
+                    found.answered = True
+                    if endpoint is not ways[-1]:
+                        self.drop(found)
+                        if not found.unclosed:
+                            continue
+                raise
+            found.answered = True
+            found.server_pid = admin.server_pid
+            found.address = admin.address
+            return
+        raise AdminError("unreachable", "no endpoint is known")
+
+    def _ask(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
+        if work.facts:
+            self._facts(found)
+        if targets:
+            self._prove(work, found, targets)
+        elif work.listing:
+            found.rows = self._list(found)
+        found.answered = True
+
+    # ---- facts ------------------------------------------------------------------------------------
+
+    def _facts(self, found: Findings) -> None:
+        assert self.kept is not None
+        replies = self.kept.pipeline(
+            ("INFO", "server"), ("INFO", "clients"), ("INFO", "stats"), ("INFO", "replication"), ("PING",)
+        )
+        for reply in replies:
+            if isinstance(reply, bytes):
+                found.info.update(_fields(reply))
+            elif isinstance(reply, ReplyError):
+                found.forbidden["INFO"] = str(reply)
+        if "maxclients" in found.info:
+            found.maxclients = _number(found.info["maxclients"])
+        else:
+            found.maxclients = self._configured(found)
+
+    def _configured(self, found: Findings) -> int | None:
+        assert self.kept is not None
+        try:
+            reply = self.kept.call("CONFIG", "GET", "maxclients")
+        except ReplyError as error:
+            found.forbidden["CONFIG"] = str(error)
+            return None
+        return _number(reply[1].decode()) if isinstance(reply, list) and len(reply) == 2 else None
+
+    # ---- lists and proof --------------------------------------------------------------------------
+
+    def _list(self, found: Findings) -> list[Row] | None:
+        assert self.kept is not None
+        try:
+            reply = self.kept.call("CLIENT", "LIST")
+        except ReplyError as error:
+            found.forbidden["CLIENT LIST"] = str(error)
+            return None
+        return parse(reply) if isinstance(reply, bytes) else None
+
+    def _prove(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
+        assert self.kept is not None
+        for pause in PAUSES:
+            if pause:
+                time.sleep(pause)
+            rows = self._list(found)
+            if rows is None:
+                return
+            found.rows = rows
+            host = next((row.host for row in rows if row.id == self.kept.id), None)
+            verdict = judge(rows, targets, fresh=self.kept.id, host=host, handshake=work.handshake)
+            found.gone, found.suspects = verdict.gone, len(verdict.suspects)
+            if verdict.leftovers:
+                self._kill(verdict.leftovers, found)
+            elif not verdict.suspects:
+                return
+
+    def _kill(self, ids: Iterable[int], found: Findings) -> None:
+        assert self.kept is not None
+        for reply in self.kept.pipeline(*(("CLIENT", "KILL", "ID", number) for number in ids)):
+            if isinstance(reply, ReplyError):
+                found.forbidden["CLIENT KILL"] = str(reply)
+            else:
+                found.killed += reply if isinstance(reply, int) else 1
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    lines = text.decode("utf-8", "replace").splitlines()
+    return {key: value for key, mark, value in (line.partition(":") for line in lines) if mark}
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None

@@ -1,0 +1,108 @@
+"""One client of the supervisor's socket: bytes in, messages out, and bounds on both.
+
+A frame that is not of the protocol drops this client and nothing else. A client that does not read
+is dropped when what waits for it grows past a bound. What a message means is
+:mod:`poolmgr.supervisor.members`' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Protocol
+
+from poolmgr import wire
+from poolmgr.supervisor.logs import Limited
+from poolmgr.supervisor.processes import Peer, readable
+
+UNREAD = 4 * wire.MAX_FRAME
+"""Bytes that may wait for a client that does not read."""
+
+limited = Limited()
+
+
+class Receiver(Protocol):
+    """Who is told what clients say."""
+
+    def received(self, link: Link, message: wire.Message) -> None: ...
+
+    def closed(self, link: Link) -> None: ...
+
+
+class Link(asyncio.Protocol):
+    """A connected client. ``tag`` and ``number`` are set once it has registered."""
+
+    def __init__(self, peer: Peer, receiver: Receiver, now: float) -> None:
+        self.peer = peer
+        self.pidfd = peer.pidfd
+        """Follows the peer's process; -1 once somebody else owns it, or where there is none."""
+        self.since = now
+        self.tag = ""
+        self.number = 0
+        self.known = False
+        """Has said anything sensible; who has not is dropped after a while."""
+        self.open = False
+        self._receiver = receiver
+        self._decoder = wire.Decoder(wire.FromMember)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._decoder.feed(data):
+                self._receiver.received(self, message)
+                if not self.open:
+                    return
+        except wire.WireError as error:
+            limited("client.malformed", member=self.peer.pid, error=str(error))
+            self.drop()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.open = False
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self._receiver.closed(self)
+
+    def has_spoken(self) -> bool:
+        """Whether there is something that we have not read yet."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return sock is not None and sock.fileno() >= 0 and readable(sock.fileno())
+
+    def send(self, message: wire.Message) -> None:
+        """Send it, or drop a client that has stopped reading."""
+        self.send_frame(wire.encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        transport = self._transport
+        if transport is None or not self.open:
+            return
+        transport.write(frame)
+        if transport.get_write_buffer_size() > UNREAD:
+            limited("client.unread", member=self.peer.pid, waiting=transport.get_write_buffer_size())
+            self.drop()
+
+    def refuse(self, reason: str) -> None:
+        """Say why and close."""
+        limited("client.refused", member=self.peer.pid, uid=self.peer.uid, reason=reason)
+        self.send(wire.Refused(reason))
+        self.close()
+
+    def close(self) -> None:
+        """Close after what was said has been sent."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close at once."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,337 @@
+"""What clients say, and what is done about it: the registrar of members.
+
+Members are known by their tags, and a tag is believed only if it names the very process that the
+kernel says is at the other end (pid and start time), in this boot and for this socket. Everything
+that concerns permits goes to the ledger; everything that concerns reaching a server goes to the book.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from poolmgr import identity, wire
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.turn import Tell
+from poolmgr.supervisor import sanity
+from poolmgr.supervisor.book import Book
+from poolmgr.supervisor.links import Link, limited
+from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.processes import Watch
+from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.totals import Totals
+from poolmgr.supervisor.turn import Turns
+
+SILENT_STRANGER = 10.0
+"""Seconds after which a client that has said nothing is dropped."""
+
+AFTER_CLOSE = (0.05, 0.5)
+"""Seconds after a link's end at which its process is looked at again: ``exec`` closes the link in its
+middle, when the new program cannot be told from the old one yet."""
+
+TOO_MANY = "too many servers are known here: is an address made up anew for each connection?"
+
+PICTURE_EVERY = 1.0
+PICTURE_OF = 5
+"""How often, in seconds, members that wait are told who holds what; how many holders it names."""
+
+
+class Member(msgspec.Struct):
+    """A registered process, as far as the shell needs it.
+
+    Attributes:
+        link: its newest link, while that is open.
+        descriptors: connections its file-descriptor limit leaves; 0: not known.
+    """
+
+    identity: Identity
+    link: Link | None
+    descriptors: int = 0
+    version: int = wire.VERSION
+    since: float = 0.0
+
+
+class Members:
+    """Receives what links say.
+
+    Args:
+        scope, boot: this supervisor's, as in tags.
+        budget: the budget in the supervisor's own environment, as text.
+        answer: answers a tool's question with (JSON, whether it is one).
+        closed: a link has closed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        turns: Turns,
+        watch: Watch,
+        book: Book,
+        *,
+        scope: str,
+        boot: str,
+        budget: str,
+        answer: Callable[[wire.Query | wire.SetBudget], wire.Answer],
+        closed: Callable[[Link], None],
+    ) -> None:
+        self._ledger = ledger
+        self._turns = turns
+        self._watch = watch
+        self._book = book
+        self._scope = scope
+        self._boot = boot
+        self._budget = budget
+        self._answer = answer
+        self._closed = closed
+        self._pictured = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._pid = ledger.owner.pid
+        self.known: dict[str, Member] = {}
+        self.by_pid: dict[int, set[str]] = {}
+        self.totals = Totals()
+        self._began = turns.clock()
+        self.left = False
+        """The last member that went said goodbye."""
+
+    # ---- to members -------------------------------------------------------------------------------
+
+    def deliver(self, tell: Tell) -> None:
+        """A turn's word to a member, if that link is still its newest."""
+        member = self.known.get(tell.tag)
+        if member is not None and member.link is not None and member.link.number == tell.link:
+            member.link.send(tell.message)
+
+    def send(self, tag: str, message: wire.Message) -> None:
+        member = self.known.get(tag)
+        if member is not None and member.link is not None:
+            member.link.send(message)
+
+    def broadcast(self, site: Site, message: wire.Message) -> None:
+        """To every member that uses this server or waits to."""
+        frame = wire.encode(message)
+        tags = set(self._ledger.servers[site.id].accounts) | {tag for tag, _ in site.waiting}
+        for tag in tags:
+            member = self.known.get(tag)
+            if member is not None and member.link is not None:
+                member.link.send_frame(frame)
+
+    # ---- from clients -----------------------------------------------------------------------------
+
+    def received(self, link: Link, message: wire.Message) -> None:
+        """Anything a client says (see :class:`poolmgr.supervisor.links.Receiver`).
+
+        Raises:
+            WireError: it makes no sense; the client is dropped.
+        """
+        link.known = True
+        wrong = sanity.objection(message)
+        if wrong:
+            raise wire.WireError(wrong)
+        match message:
+            case wire.Ping():
+                link.send(wire.Pong(message.nonce))
+            case wire.Hello():
+                self._hello(link, message)
+            case wire.Query() | wire.SetBudget():
+                self._ask(link, message)
+            case _ if not link.tag:
+                link.refuse("say hello first")
+            case _:
+                self._from_member(link, message)
+
+    def _ask(self, link: Link, question: wire.Query | wire.SetBudget) -> None:
+        answer = self._answer(question)
+        try:
+            link.send(answer)
+        except wire.WireError as error:
+            link.send(wire.Answer(f"the answer is too long: {error}", ok=False))
+
+    def _from_member(self, link: Link, message: wire.Message) -> None:
+        member = self.known.get(link.tag)
+        if member is None or member.link is not link:
+            link.drop()  # an older link, or the process is gone
+            return
+        now = self._turns.clock()
+        match message:
+            case wire.Report():
+                self._ledger.report(link.tag, link.number, message, now)
+                self._turns.touch()
+            case wire.Attach():
+                if not self._attach(link.tag, message.endpoint):
+                    link.refuse(TOO_MANY)
+            case wire.Lost():
+                self._book.lost(message.server, link.tag, message.serials)
+            case wire.Trouble():
+                self._book.trouble(message.server, message.kind, message.detail)
+            case wire.Stats():
+                self.totals.report(link.tag, message, inherited=link.number > 1 and message.since < self._began)
+            case wire.Bye():
+                self._ledger.leave(link.tag, link.number, now)
+                self._forget(link.tag)
+                self.left = True
+                log.info("member.left", extra={"member": link.peer.pid, "title": member.identity.title})
+                self._turns.touch()
+                link.close()
+
+    # ---- registration -----------------------------------------------------------------------------
+
+    def _hello(self, link: Link, hello: wire.Hello) -> None:
+        if not identity.start_time(link.peer.pid):
+            link.drop()  # it has ended since
+            return
+        reason = self._objection(link, hello)
+        if reason:
+            link.refuse(reason)
+            return
+        pid = link.peer.pid
+        tag = identity.find(hello.tag)
+        assert tag is not None
+        known = self.known.get(hello.tag)
+        start, program = tag.start, identity.program(pid)
+        process = Identity(hello.tag, pid, start, program, hello.title[:80])
+        for other in list(self.by_pid.get(pid, ())):
+            before = self.known[other].identity.program
+            if before and program and before != program:
+                self._watch.check(other)  # the process has become another program
+        pidfd, link.pidfd = link.pidfd, -1
+        if not self._watch.add(process, pidfd):
+            link.drop()
+            return
+        now = self._turns.clock()
+        holds: dict[str, int] = {}
+        for hold in hello.holds:
+            site = self._book.held(hold)
+            holds[site.id] = holds.get(site.id, 0) + max(0, hold.stated)
+        if not self._ledger.register(process, hello.link, holds, now):
+            limited("member.outdated", member=pid, link=hello.link)
+            link.drop()
+            return
+        if known is not None and known.link is not None and known.link is not link:
+            known.link.tag = ""  # its end says nothing about the member
+            known.link.drop()
+        link.tag, link.number = hello.tag, hello.link
+        version = min(wire.VERSION, hello.versions[1])
+        self.known[hello.tag] = Member(process, link, max(0, hello.descriptors), version, since=now)
+        self.by_pid.setdefault(pid, set()).add(hello.tag)
+        self.left = False
+        link.send(wire.Welcome(version, self._pid, self._budget))
+        log.info(
+            "member.joined",
+            extra={"member": pid, "title": process.title, "link": hello.link, "holds": sum(holds.values())},
+        )
+        if hello.budget and hello.budget != self._budget:
+            limited("member.other_budget", member=pid, theirs=hello.budget[:40], ours=self._budget)
+        if not all(self._attach(hello.tag, endpoint) for endpoint in hello.endpoints):
+            link.refuse(TOO_MANY)
+        self._book.registered(hello.tag, holds)
+        self._turns.touch()
+
+    def _objection(self, link: Link, hello: wire.Hello) -> str:
+        """Why this registration is not believed; empty if it is."""
+        if link.tag:
+            return "you have registered already on this connection"
+        if hello.versions[0] > wire.VERSION or hello.versions[1] < wire.OLDEST:
+            return (
+                f"you speak protocol versions {hello.versions[0]} to {hello.versions[1]}, this supervisor "
+                f"{wire.OLDEST} to {wire.VERSION}: run one version of redis-poolmgr on this host"
+            )
+        tag = identity.find(hello.tag)
+        if tag is None or tag.process != hello.tag:
+            return "your tag is not one"
+        if tag.scope != self._scope or tag.boot != self._boot:
+            return "your tag was made for another socket, host, user or boot"
+        if tag.pid != link.peer.pid:
+            return f"your tag says process {tag.pid} and the kernel says {link.peer.pid}"
+        if tag.start != identity.start_time(link.peer.pid):
+            return f"your tag's start time is not that of process {tag.pid}"
+        return ""
+
+    def _attach(self, tag: str, endpoint: wire.Endpoint) -> bool:
+        """Whether there is room for it."""
+        site = self._book.site_for(endpoint)
+        if site is None:
+            return False
+        if site.resolved:
+            self.resolved(site, tag, endpoint.key)
+        else:
+            site.waiting.append((tag, endpoint.key))
+            if not site.health.up:
+                self.send(tag, self._book.health_of(site))
+        return True
+
+    def resolved(self, site: Site, tag: str, key: str) -> None:
+        """It is known which server this is: tell the member, and let it have its share."""
+        if tag not in self.known:
+            return
+        self.send(tag, wire.Resolved(key, site.id))
+        self._ledger.attach(tag, site.id, self._turns.clock())
+        if not site.health.up:
+            self.send(tag, self._book.health_of(site))
+        self._turns.touch()
+
+    # ---- ends -------------------------------------------------------------------------------------
+
+    def closed(self, link: Link) -> None:
+        """A link has closed: that proves nothing, but it is a reason to look at the process."""
+        self._closed(link)
+        member = self.known.get(link.tag) if link.tag else None
+        if member is not None and member.link is link:
+            member.link = None
+            self._ledger.unlink(link.tag, link.number, self._turns.clock())
+            self._turns.touch()
+            self._watch.check(link.tag)
+            for later in AFTER_CLOSE:
+                self._loop.call_later(later, self._watch.check, link.tag)
+
+    def gone(self, tag: str) -> None:
+        """The process has ended or become another program (rule S3)."""
+        member = self.known.get(tag)
+        self._ledger.exited(tag, self._turns.clock())
+        if member is not None:
+            log.info("member.gone", extra={"member": member.identity.pid, "title": member.identity.title})
+            if member.link is not None:
+                link, member.link = member.link, None
+                link.tag = ""
+                link.drop()
+        self._forget(tag)
+        self._book.exited(tag)
+        self._turns.touch()
+
+    def _forget(self, tag: str) -> None:
+        member = self.known.pop(tag, None)
+        self.totals.ended(tag)
+        self._watch.remove(tag)
+        if member is not None:
+            tags = self.by_pid.get(member.identity.pid, set())
+            tags.discard(tag)
+            if not tags:
+                self.by_pid.pop(member.identity.pid, None)
+            self._book.departed(tag)
+
+    def tick(self, links: set[Link]) -> None:
+        """Called a few times a second."""
+        now = self._turns.clock()
+        for link in list(links):
+            if not link.known and now - link.since > SILENT_STRANGER and not link.has_spoken():
+                limited("client.silent", member=link.peer.pid)
+                link.drop()
+        if now - self._pictured >= PICTURE_EVERY:
+            self._pictured = now
+            self._send_pictures()
+
+    def _send_pictures(self) -> None:
+        for server in self._ledger.servers.values():
+            waiting = [tag for tag, account in server.accounts.items() if account.report and account.report.waiting]
+            if not waiting:
+                continue
+            held = sorted(((a.charge, tag) for tag, a in server.accounts.items()), reverse=True)[:PICTURE_OF]
+            others = tuple((self._describe(tag), charge) for charge, tag in held if charge)
+            for tag in waiting:
+                self.send(tag, wire.Picture(server.id, server.budget, others))
+
+    def _describe(self, tag: str) -> str:
+        process = self._ledger.members[tag].identity
+        return f"{process.title or 'process'} {process.pid}"

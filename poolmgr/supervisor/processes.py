@@ -1,0 +1,237 @@
+"""Which process is at the other end of a socket, and when it ends (rule S3).
+
+A process is named by its pid *and* its start time, and followed by a pidfd, which becomes readable
+when the process has ended (pidfd_open(2)); neither can be fooled by a pid that is used again. A
+process that becomes another program keeps all three, so the auxiliary vector of the program is
+compared too: whenever its link closes (``exec`` closes it) and from time to time.
+
+Where the system has no pidfds, :class:`PollingWatch` looks at pid and start time with psutil a few
+times a second. That is weaker: an exit is noticed late, and ``exec`` is not noticed at all.
+
+This module must never decide what an exit means; it calls ``gone`` once for each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from poolmgr import identity
+from poolmgr.budget.accounts import Identity
+
+SO_PEERPIDFD = 77
+"""Linux 6.5: the pidfd of the process that connected (include/uapi/asm-generic/socket.h)."""
+
+_UCRED = struct.Struct("iII")
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """The process at the other end, as the kernel names it. ``pidfd``: -1 where there is none; the
+    receiver owns it."""
+
+    pid: int
+    uid: int
+    gid: int
+    pidfd: int = -1
+
+
+def peer(sock: socket.socket) -> Peer:
+    """Who connected. A pid of 0 means a process in a pid namespace that we cannot see."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return _peer_elsewhere(sock)
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pidfd = -1
+    try:
+        pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        os.set_inheritable(pidfd, False)
+    except OSError:  # an older kernel, or the process has ended already
+        pass
+    return Peer(pid, uid, gid, pidfd)
+
+
+def _peer_elsewhere(sock: socket.socket) -> Peer:
+    """macOS: LOCAL_PEERCRED gives the user, LOCAL_PEERPID the process (sys/un.h)."""
+    _, uid, _, gid = struct.unpack_from("IIhI", sock.getsockopt(0, 1, 76))
+    (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))
+    return Peer(pid, uid, gid)
+
+
+def lives(process: Identity) -> bool:
+    """Whether the process runs, is not a zombie, and is still the same program."""
+    if process.pid <= 0 or identity.start_time(process.pid) != process.start:
+        return False
+    if hasattr(os, "pidfd_open"):
+        try:
+            fd = os.pidfd_open(process.pid)
+        except OSError:
+            return False
+        try:
+            if readable(fd):
+                return False
+        finally:
+            os.close(fd)
+    return identity.start_time(process.pid) == process.start and not _became_another(process)
+
+
+def readable(fd: int) -> bool:
+    """Whether reading from it would not block: for a pidfd, whether its process has ended."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _became_another(process: Identity) -> bool:
+    """Whether its program differs. A hash that cannot be read (another user's process) proves nothing."""
+    now = identity.program(process.pid)
+    return bool(now and process.program and now != process.program)
+
+
+class Watch(Protocol):
+    """Follows processes; calls ``gone(tag)`` in the event loop, once, when one is no longer there."""
+
+    weak: str
+    """Why it is weaker than it should be; empty if it is not."""
+
+    def add(self, process: Identity, pidfd: int = -1) -> bool:
+        """Follow it. False: it is not there any more. Owns ``pidfd`` in either case."""
+
+    def check(self, tag: str) -> None:
+        """Look now: its link has closed, or its pid has come with another tag."""
+
+    def remove(self, tag: str) -> None: ...
+
+    def tick(self) -> None:
+        """Look at some of them; called a few times a second."""
+
+    def close(self) -> None: ...
+
+
+def watch(loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> Watch:
+    """The best there is on this system."""
+    if hasattr(os, "pidfd_open") and sys.platform == "linux":
+        return PidfdWatch(loop, gone)
+    return PollingWatch(loop, gone)
+
+
+class PidfdWatch:
+    """Linux: one pidfd for each process, in the event loop's selector."""
+
+    weak = ""
+    SLICE = 20
+    """How many processes one tick looks at for ``exec``: a thousand take some ten seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._gone = gone
+        self._of: dict[str, tuple[Identity, int]] = {}
+        self._turn: list[str] = []
+
+    def add(self, process: Identity, pidfd: int = -1) -> bool:
+        if process.tag in self._of:
+            if pidfd >= 0:
+                os.close(pidfd)
+            return True
+        try:
+            fd = pidfd if pidfd >= 0 else os.pidfd_open(process.pid)
+        except OSError:
+            return False
+        # The start time is compared after the pidfd is ours: the pid cannot change hands any more.
+        if readable(fd) or identity.start_time(process.pid) != process.start:
+            os.close(fd)
+            return False
+        self._of[process.tag] = process, fd
+        self._loop.add_reader(fd, self._ended, process.tag)
+        return True
+
+    def _ended(self, tag: str) -> None:
+        self.remove(tag)
+        self._gone(tag)
+
+    def check(self, tag: str) -> None:
+        known = self._of.get(tag)
+        if known is not None and (readable(known[1]) or _became_another(known[0])):
+            self._ended(tag)
+
+    def remove(self, tag: str) -> None:
+        known = self._of.pop(tag, None)
+        if known is not None:
+            self._loop.remove_reader(known[1])
+            os.close(known[1])
+
+    def tick(self) -> None:
+        if not self._turn:
+            self._turn = list(self._of)
+        now, self._turn = self._turn[: self.SLICE], self._turn[self.SLICE :]
+        for tag in now:
+            self.check(tag)
+
+    def close(self) -> None:
+        for tag in list(self._of):
+            self.remove(tag)
+
+
+class PollingWatch:
+    """Elsewhere: psutil, a few times a second."""
+
+    weak = "this system has no pidfds: exits are noticed late, and a process that execs is not noticed"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> None:
+        import psutil
+
+        self._psutil = psutil
+        self._gone = gone
+        self._of: dict[str, tuple[Identity, float]] = {}
+
+    def _created(self, pid: int) -> float | None:
+        try:
+            process = self._psutil.Process(pid)
+            if process.status() == self._psutil.STATUS_ZOMBIE:
+                return None
+            return float(process.create_time())
+        except self._psutil.Error:
+            return None
+
+    def add(self, process: Identity, pidfd: int = -1) -> bool:
+        created = self._created(process.pid)
+        if created is None:
+            return False
+        self._of.setdefault(process.tag, (process, created))
+        return True
+
+    def check(self, tag: str) -> None:
+        known = self._of.get(tag)
+        if known is not None and self._created(known[0].pid) != known[1]:
+            del self._of[tag]
+            self._gone(tag)
+
+    def remove(self, tag: str) -> None:
+        self._of.pop(tag, None)
+
+    def tick(self) -> None:
+        for tag in list(self._of):
+            self.check(tag)
+
+    def close(self) -> None:
+        self._of.clear()
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; the limit that holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+        except (OSError, ValueError):
+            pass
+    return soft if soft != resource.RLIM_INFINITY else wanted

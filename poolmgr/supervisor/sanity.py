@@ -1,0 +1,65 @@
+"""Whether a well-formed message makes sense: its numbers are counts, its names are names.
+
+The decoder (:mod:`poolmgr.wire`) knows types only. What gets past here may be wrong, and may be a lie,
+but it cannot poison the ledger's sums or its clock.
+"""
+
+from __future__ import annotations
+
+from poolmgr import wire
+
+MOST = 10_000_000
+"""Largest count of anything."""
+
+LONGEST = 1024
+"""Longest name."""
+
+MANY = 10_000
+"""Most entries in a list."""
+
+
+def objection(message: wire.Message) -> str:
+    """What is wrong with it; empty if nothing is."""
+    match message:
+        case wire.Report():
+            counts = (
+                message.acked, message.open, message.in_use, message.waiting, message.peak, message.spare,
+                message.ceiling,
+            )  # fmt: skip
+            if not _counts(*counts) or not _name(message.server):
+                return "a report with a number or name that cannot be"
+            if not message.timeout >= 0:  # not a number is not, either
+                return "a report with a timeout that cannot be"
+        case wire.Hello():
+            if not _counts(message.link, message.descriptors, *message.versions):
+                return "a hello with a number that cannot be"
+            if len(message.holds) > MANY or len(message.endpoints) > MANY:
+                return "a hello that is too long"
+            if not all(
+                _counts(hold.stated, hold.open) and _name(hold.server, *hold.endpoints) for hold in message.holds
+            ):
+                return "a hello that holds what cannot be"
+            if not all(_way(endpoint) for endpoint in message.endpoints):
+                return "a hello with an endpoint that cannot be"
+        case wire.Attach():
+            return "" if _way(message.endpoint) else "an endpoint that cannot be"
+        case wire.Lost():
+            if len(message.serials) > MANY or not _counts(*message.serials) or not _name(message.server):
+                return "a loss that cannot be"
+        case wire.Stats():
+            if not _name(message.server, message.pool):
+                return "statistics with a name that cannot be"
+    return ""
+
+
+def _counts(*numbers: int) -> bool:
+    return all(0 <= number <= MOST for number in numbers)
+
+
+def _name(*names: str) -> bool:
+    return all(0 < len(name) <= LONGEST and name.isprintable() for name in names)
+
+
+def _way(endpoint: wire.Endpoint) -> bool:
+    where = endpoint.path or endpoint.host
+    return _name(endpoint.key, where) and 0 <= endpoint.port <= 65535

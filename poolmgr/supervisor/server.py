@@ -1,0 +1,252 @@
+"""The supervisor put together: restored from the snapshot, open to members, ended when nobody is left.
+
+Each part has a file of its own; this one says how they hang together and when the process ends. It
+ends by itself only with nothing charged and nothing in quarantine, and then leaves no file behind. On
+SIGTERM it ends at once: the snapshot says everything to its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from poolmgr import identity
+from poolmgr.budget.accounts import Identity, Saved
+from poolmgr.budget.ledger import Ledger
+from poolmgr.settings import Settings
+from poolmgr.supervisor import processes, snapshot
+from poolmgr.supervisor.answers import Answers
+from poolmgr.supervisor.audit import Audit
+from poolmgr.supervisor.book import Book
+from poolmgr.supervisor.door import Door
+from poolmgr.supervisor.links import Link
+from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.members import Members
+from poolmgr.supervisor.notify import Notify
+from poolmgr.supervisor.singleton import Singleton
+from poolmgr.supervisor.turn import Turns
+
+if TYPE_CHECKING:
+    from poolmgr.supervisor.exposition import Endpoint
+
+TICK = 0.5
+"""Seconds between two looks at what has no event: processes that exec, silent clients, the end."""
+
+FIRST_CLIENT = 10.0
+"""Seconds a new supervisor waits for its first client."""
+
+LAST_CLOSE = 1.5
+"""Seconds to close own connections on SIGTERM."""
+
+
+class Supervisor:
+    """One supervisor; :meth:`run` returns when it has ended.
+
+    Args:
+        group: id of a group that may connect too.
+    """
+
+    def __init__(
+        self, settings: Settings, singleton: Singleton, listener: socket.socket, *, group: int | None = None
+    ) -> None:
+        self.settings = settings
+        self.path = singleton.path
+        self.notes: list[str] = []
+        self._singleton = singleton
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._superseded = False
+        self.started = self._loop.time()
+        descriptors = processes.raise_descriptor_limit()
+        self._tag = identity.make(self.path)
+        found = identity.find(self._tag)
+        assert found is not None
+        self.boot, self.scope = found.boot, found.scope
+        self.watch = processes.watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
+        self._writer = snapshot.Writer(self.path + ".snapshot", self.scope, singleton.ours)
+        self._lost = False
+        self.ledger = self._restored(
+            Identity(self._tag, found.pid, found.start, identity.program(found.pid), "supervisor")
+        )
+        self.turns = Turns(
+            self.ledger,
+            self._writer,
+            deliver=lambda tell: self.members.deliver(tell),  # noqa: PLW0108 (made later)
+            granted=lambda server: self.book.granted(server),  # noqa: PLW0108 (made later)
+            superseded=self._leave_at_once,
+            settled=self._settled,
+        )
+        self.book = Book(
+            self.ledger,
+            self.turns,
+            settings,
+            self.watch,
+            scope=self.scope,
+            boot=self.boot,
+            serial=itertools.count(1),
+            lost_snapshot=self._lost,
+        )
+        self.audit = Audit(self.book)
+        self._answers = Answers(self)
+        self.members = self.book.members = Members(
+            self.ledger,
+            self.turns,
+            self.watch,
+            self.book,
+            scope=self.scope,
+            boot=self.boot,
+            budget=str(settings.budget),
+            answer=self._answers.answer,
+            closed=self._link_closed,
+        )
+        self.door = Door(listener, self.members, descriptors=descriptors, group=group, came=self._link_came)
+        self._alone_since: float | None = self.started + FIRST_CLIENT
+        self._notify = Notify()
+        self._exposition: Endpoint | None = None
+        self._signs = 0.0
+
+    # ---- the beginning ------------------------------------------------------------------------------
+
+    def _restored(self, owner: Identity) -> Ledger:
+        """The ledger as the supervisor before left it (rule S4)."""
+        saved: Saved | None = None
+        try:
+            saved = snapshot.read(self._writer.path, self.scope)
+        except snapshot.UnusableError as error:
+            self._lost = error.reason != "boot"  # after a boot no process of the old one lives
+            log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
+            self.notes.append(f"the snapshot could not be used ({error}): a census was taken instead")
+        if saved is None:
+            return Ledger(owner=owner)
+        ledger = Ledger.restored(saved, self._loop.time(), alive=self._lives, owner=owner)
+        for entry in ledger.quarantined():
+            if not entry.exited and not self._lives(_process(entry.tag)):  # found by a census, and ended since
+                ledger.exited(entry.tag, self._loop.time())
+        log.info(
+            "snapshot.restored",
+            extra={"members": len(ledger.members), "servers": len(ledger.servers), "from": saved.owner.pid},
+        )
+        return ledger
+
+    def _lives(self, process: Identity) -> bool:
+        """Whether a listed process still runs; then it is followed from here on."""
+        return processes.lives(process) and self.watch.add(process)
+
+    async def run(self) -> None:
+        """Serve until the end."""
+        self.book.restore()
+        self.turns.touch()
+        self.door.open()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._ended.set)
+        ticking = self._loop.create_task(self._tick())
+        log.info("supervisor.started", extra={"socket": self.path, "budget": str(self.settings.budget)})
+        self._notify(READY="1", STATUS=f"listening on {self.path}")
+        self._serve_metrics()
+        try:
+            await self._ended.wait()
+        finally:
+            ticking.cancel()
+        await self._end()
+
+    def _serve_metrics(self) -> None:
+        if self.settings.metrics is not None:
+            from poolmgr.supervisor.exposition import Endpoint  # an HTTP server takes a while to load
+
+            self._exposition = Endpoint(self.settings.metrics, self._answers.reading)
+            self._exposition.start()
+
+    # ---- the end ------------------------------------------------------------------------------------
+
+    def _link_came(self, link: Link) -> None:
+        self._alone_since = None
+        self.book.resume()
+
+    def _link_closed(self, link: Link) -> None:
+        self.door.links.discard(link)
+        if not self.door.links and self._alone_since is None:
+            linger = 0.0 if self.members.left else self.settings.linger
+            self._alone_since = self._loop.time() + linger
+            self._loop.call_later(linger + 0.001, self._perhaps_end)
+
+    def _perhaps_end(self) -> None:
+        """End if nobody is there and nothing is charged; first close what is kept, prove what is open."""
+        if self._alone_since is None or self.door.links or self._loop.time() < self._alone_since:
+            return
+        self.book.stop()
+        if self.ledger.idle and not self._knocks():
+            self._ended.set()
+
+    def _settled(self) -> None:
+        """A turn is over: what kept us may be gone."""
+        if self._alone_since is not None and not self._ended.is_set():
+            self._perhaps_end()
+
+    def _knocks(self) -> bool:
+        """Whether somebody is at the door, not yet accepted."""
+        return processes.readable(self._listener.fileno())
+
+    def _leave_at_once(self) -> None:
+        self._superseded = True
+        log.error("supervisor.superseded", extra={"socket": self.path})
+        self._ended.set()
+
+    async def _end(self) -> None:
+        if self._superseded:
+            self.turns.close()
+            return
+        self._notify(STOPPING="1")
+        if self._exposition is not None:
+            self._exposition.stop()
+        self.door.close()
+        await self.book.close(LAST_CLOSE)
+        if self.ledger.idle:
+            self.turns.close()
+            self._writer.remove()
+            self._singleton.remove()
+            log.info("supervisor.ended", extra={"charged": 0})
+        else:
+            self.turns.run()
+            self.turns.close()
+            charged = sum(server.outstanding for server in self.ledger.servers.values())
+            log.info("supervisor.ended", extra={"charged": charged})
+        self._writer.close()
+
+    # ---- from time to time ----------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self.watch.tick()
+            self.members.tick(self.door.links)
+            self.book.tick()
+            now = self._loop.time()
+            self._perhaps_end()
+            await self.audit.tick(now)
+            if self._notify.watchdog and now - self._signs >= self._notify.watchdog:
+                self._signs = now
+                self._notify(WATCHDOG="1", STATUS=self._summary())
+            if not self._singleton.ours():
+                self._leave_at_once()
+
+    def _summary(self) -> str:
+        """What ``systemctl status`` shows."""
+        servers = [server for server in self.ledger.servers.values() if not server.held]
+        reports = [account.report for server in servers for account in server.accounts.values() if account.report]
+        return (
+            f"budget {sum(server.budget for server in servers)}"
+            f"{f' of {len(servers)} servers' if len(servers) > 1 else ''}, {len(self.members.known)} members, "
+            f"{sum(report.in_use for report in reports)} in use, {sum(report.waiting for report in reports)} waiting"
+        )
+
+
+def _process(name: str) -> Identity:
+    """The process of a tag, as the program that it is now."""
+    tag = identity.find(name)
+    if tag is None:
+        return Identity(name, 0)
+    return Identity(name, tag.pid, tag.start, identity.program(tag.pid))

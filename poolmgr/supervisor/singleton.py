@@ -1,0 +1,137 @@
+"""There is one supervisor for each socket path: the lock, the socket file, and their end.
+
+The ``flock`` on ``S.lock`` is the singleton; whoever cannot have it ends at once. The socket file is
+made anew by whoever has the lock, since a killed supervisor leaves its own behind. Files are removed
+only while the lock is held and its name still leads to it, the lock file last: so nothing of a
+successor's is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+
+BACKLOG = 4096
+
+
+class TakenError(Exception):
+    """Another supervisor has the lock."""
+
+
+class UnfitError(Exception):
+    """The socket cannot be made here. One line, with the remedy."""
+
+
+class Singleton:
+    """The lock of one socket path, held from construction on.
+
+    Raises:
+        TakenError: another one holds it.
+        UnfitError: the lock file cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = path + ".lock"
+        self._bound: os.stat_result | None = None
+        while True:
+            try:
+                self._fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise UnfitError(f"{self.lock} cannot be made ({error.strerror}): set POOLMGR_SOCKET") from None
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._fd)
+                raise TakenError(path) from None
+            if self.ours():
+                return
+            os.close(self._fd)  # the one before us removed it between our opening and locking
+
+    def ours(self) -> bool:
+        """Whether the lock's name still leads to the file that we have locked."""
+        try:
+            return os.path.samestat(os.stat(self.lock), os.fstat(self._fd))
+        except OSError:
+            return False
+
+    def listen(self) -> socket.socket:
+        """The listening socket: systemd's if it passed one, else a new one in place of a stale one.
+
+        Raises:
+            UnfitError: something that is no socket is in the way, or it cannot be made.
+        """
+        passed = _from_systemd(self.path)
+        if passed is not None:
+            return passed
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                    raise UnfitError(f"{self.path} is no socket: remove it, or set POOLMGR_SOCKET to another path")
+                os.unlink(self.path)
+            mask = os.umask(0o177)
+            try:
+                sock.bind(self.path)
+            finally:
+                os.umask(mask)
+            sock.listen(BACKLOG)
+            self._bound = os.lstat(self.path)
+        except OSError as error:
+            sock.close()
+            raise UnfitError(f"{self.path} cannot be made ({error.strerror or error}): set POOLMGR_SOCKET") from None
+        except UnfitError:
+            sock.close()
+            raise
+        return sock
+
+    def remove(self) -> None:
+        """Leave nothing behind. Only with nothing charged; the caller ends right after it."""
+        if not self.ours():
+            return
+        if self._bound is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.lstat(self.path), self._bound):
+                    os.unlink(self.path)
+        self._remove_launch_lock()
+        with contextlib.suppress(OSError):
+            os.unlink(self.lock)
+
+    def _remove_launch_lock(self) -> None:
+        """The lock of those who start supervisors (see :mod:`poolmgr.launch`), unless one holds it."""
+        try:
+            fd = os.open(self.path + ".launch", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(self.path + ".launch")
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def _from_systemd(path: str) -> socket.socket | None:
+    """The socket that systemd passed (sd_listen_fds(3)), the first if there are several."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if count < 1:
+        return None
+    try:
+        for fd in range(3, 3 + count):
+            os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=3)
+    except OSError as error:
+        raise UnfitError(f"descriptor 3, which systemd is to pass, is no socket ({error.strerror})") from None
+    if sock.family != socket.AF_UNIX:
+        raise UnfitError("the socket that systemd passed is no Unix socket: ListenStream must be a path")
+    if os.path.abspath(sock.getsockname()) != path:
+        raise UnfitError(f"systemd listens at {sock.getsockname()} and POOLMGR_SOCKET is {path}: make them the same")
+    return sock
