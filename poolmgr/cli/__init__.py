@@ -1,0 +1,24 @@
+"""The command ``poolmgr``: look at the budget and change it. A file for each subcommand.
+
+It asks the supervisor and prints; it must never start one, nor decide anything.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from poolmgr.exceptions import PoolmgrError
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on standard error and exit status 1."""
+    from poolmgr.cli.app import app
+
+    try:
+        app()
+    except PoolmgrError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # | head
+        sys.stderr.close()
+        raise SystemExit(141) from None

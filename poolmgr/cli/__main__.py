@@ -1,0 +1,5 @@
+"""``python -m poolmgr.cli`` is the command ``poolmgr``."""
+
+from poolmgr.cli import main
+
+main()

@@ -1,0 +1,319 @@
+"""Server hooks for gunicorn: the supervisor and the embedded server live as long as the service.
+
+Put this at the end of your own ``gunicorn.conf.py``; hooks that you defined above it run too::
+
+    from poolmgr.gunicorn import install
+    install(globals())
+
+Nothing is configured by it: settings come from the environment (:mod:`poolmgr.settings`), and each
+worker makes its own pool when it first uses one, after the fork.
+
+What these hooks must never do, since gunicorn would not survive it: raise (in ``post_fork`` the whole
+server halts, in ``child_exit`` or ``pre_fork`` the master dies), wait in ``post_fork`` (it loses
+SIGTERM there and is never timed out), or depend on ``worker_exit`` or ``on_exit`` being run (SIGKILL
+runs neither). Only ``on_starting`` may refuse, with ``SystemExit`` and one line, and it never runs on a
+reload. gunicorn executes a configuration file anew on every HUP, so state is here, not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import gunicorn as real_gunicorn
+from gunicorn.config import validate_callable
+
+from poolmgr import embedded, launch, settings, startup, wire
+from poolmgr.exceptions import PoolmgrError, SupervisorError
+
+log = logging.getLogger("poolmgr.gunicorn")
+
+LINK_TIMEOUT = 10.0
+"""Seconds a master waits for a supervisor at its start."""
+
+QUICK = 2.0
+"""Seconds that a quick shutdown leaves to requests in flight."""
+
+_ONLY_ASYNCIO = (
+    r"(?s)Monkey-patching ssl after ssl .*\(NOT patched\): \['redis\.asyncio\.connection \([^,]*\)'\]\.?\s*$"
+)
+
+_inherited: queue.SimpleQueue[int] | None = None
+"""In a worker: its copy of the master's queue of signals."""
+
+_link: socket.socket | None = None
+"""The master's connection to the supervisor, which keeps it alive while no worker has a pool yet.
+Only a master has one; children close their copy right after the fork, exec closes it."""
+
+
+# ---- the master's hold on what the service needs -----------------------------------------------
+
+
+def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
+    """Have a live link; what is there is kept.
+
+    Raises:
+        SupervisorError: there is no supervisor, or it does not speak our protocol.
+    """
+    global _link
+    if _link is not None and _is_open(_link):
+        return
+    _disconnect()
+    sock = launch.connect(found, start=start, timeout=timeout)
+    try:
+        sock.settimeout(timeout)
+        sock.sendall(wire.encode(wire.Ping(nonce=1)))
+        _receive(sock, wire.Pong)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    _link = sock
+
+
+def _receive(sock: socket.socket, kind: type[wire.Message]) -> wire.Message:
+    """The next message of a kind.
+
+    Raises:
+        SupervisorError: the supervisor refuses, does not answer in time or is no supervisor.
+    """
+    decoder = wire.Decoder(wire.FromSupervisor)
+    try:
+        while data := sock.recv(65536):
+            for message in decoder.feed(data):
+                if isinstance(message, kind):
+                    return message
+                if isinstance(message, wire.Refused):
+                    raise SupervisorError(message.reason)
+        why = "it closed the connection"
+    except (OSError, wire.WireError) as error:
+        why = str(error) or type(error).__name__
+    raise SupervisorError(f"the supervisor does not answer ({why}): look at its log lines, or end it (poolmgr status)")
+
+
+def _is_open(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _disconnect() -> None:
+    global _link
+    if _link is not None:
+        _link.close()
+    _link = None
+
+
+os.register_at_fork(after_in_child=_disconnect)
+
+
+def _hold_on() -> None:
+    """From a running master: renew what was lost. Quick, starts no supervisor (the workers do)."""
+    found = settings.load()
+    if found.redis_url is None:
+        embedded.ensure(found)
+    with contextlib.suppress(SupervisorError):
+        _connect(found, start=False, timeout=0.5)
+
+
+# ---- the hooks ---------------------------------------------------------------------------------
+
+
+def on_starting(server: Any) -> None:
+    """Check what can be checked, and have the supervisor and, without ``REDIS_URL``, a server run.
+
+    Raises:
+        SystemExit: with one line, if the service cannot start as it is configured.
+    """
+    _mend_path()
+    launch.show_output()
+    try:
+        found = settings.load()
+        _have_events_seen(found)
+        startup.check_worker_class(found.worker_class)
+        if _binds(server):
+            startup.check_addresses(server.cfg.address)
+        if found.redis_url is None:
+            embedded.ensure(found)
+        _connect(found, start=True, timeout=LINK_TIMEOUT)
+        if found.redis_url is not None:
+            startup.check_server(found.redis_url)
+    except (PoolmgrError, startup.StartError) as error:
+        _disconnect()
+        raise SystemExit(f"Error: {error}") from None
+
+
+def _have_events_seen(found: settings.Settings) -> None:
+    """Where nobody has set up logging, Python prints warnings and drops what else they carry: the library's
+    events then get a handler of their own. Somebody's own set-up, :mod:`poolmgr.logs` included, stays."""
+    events = logging.getLogger("poolmgr")
+    if not events.hasHandlers():
+        from poolmgr.logs import formatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(formatter(found.log_format, sys.stderr))
+        handler.addFilter(lambda _: not logging.root.handlers)  # an application may set up its own later
+        events.addHandler(handler)
+        events.setLevel(found.log_level.upper())
+
+
+def _mend_path() -> None:
+    """Take gunicorn's own directory off the path. ``python -m gunicorn`` runs itself anew as a script on
+    USR2, and Python then puts that directory first, where its ``http`` hides the library's."""
+    own = os.path.dirname(real_gunicorn.__file__ or "")
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place) != own]
+
+
+def _binds(server: Any) -> bool:
+    """Whether this master opens its listeners itself, and not an earlier master or systemd."""
+    inherited = "GUNICORN_FD" in os.environ or os.environ.get("LISTEN_PID") == str(os.getpid())
+    return not (server.LISTENERS or inherited or server.cfg.reuse_port)
+
+
+def on_reload(server: Any) -> None:
+    _hold_on()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    _hold_on()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    from poolmgr.member.agent import set_title  # a master needs none
+
+    set_title("gunicorn worker")
+    # gevent patches after this. What the master has loaded of redis-py is patched with it, but for one
+    # module, which binds a class of ssl's by name and is for asyncio only. Any other module is warned of.
+    warnings.filterwarnings("ignore", message=_ONLY_ASYNCIO, category=RuntimeWarning)
+    global _inherited
+    _inherited = getattr(server, "SIG_QUEUE", None)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Obey a signal to end that came too early.
+
+    Until a worker has set its own handlers it has the master's, which only put the number into a queue
+    that nobody reads here. The master would wait for this worker until the graceful timeout.
+    """
+    missed = set()
+    with contextlib.suppress(queue.Empty):
+        while _inherited is not None:
+            missed.add(_inherited.get_nowait())
+    for number in (signal.SIGQUIT, signal.SIGINT, signal.SIGTERM):
+        if number in missed:
+            os.kill(os.getpid(), number)
+            break
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    _hold_on()
+
+
+def on_exit(server: Any) -> None:
+    _disconnect()
+
+
+def bound_quick_shutdown() -> None:
+    """In a worker: have SIGINT and SIGQUIT, gunicorn's quick shutdown, end it within :data:`QUICK` seconds.
+
+    Else a gthread worker ends when its threads have finished what they do, and not at all if the
+    signal comes while its main thread holds the executor's lock, which gunicorn's handler takes too.
+    The kernel's own timer ends the process: no lock of Python's is in its way.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        theirs = signal.getsignal(number)
+        if callable(theirs):
+            signal.signal(number, functools.partial(_quit_in_time, theirs))
+
+
+def _quit_in_time(theirs: Callable[..., Any], number: int, frame: Any) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, QUICK)
+    theirs(number, frame)
+
+
+Hook = Callable[..., Any]
+
+_BEFORE: dict[str, tuple[int, Hook]] = {
+    "on_starting": (1, on_starting),
+    "on_reload": (1, on_reload),
+    "pre_fork": (2, pre_fork),
+    "post_fork": (2, post_fork),
+}
+"""Hooks that run before the ones they are wrapped around, with their number of arguments."""
+
+_AFTER: dict[str, tuple[int, Hook]] = {
+    "post_worker_init": (1, post_worker_init),
+    "child_exit": (2, child_exit),
+    "on_exit": (1, on_exit),
+}
+"""Hooks that run after the ones they are wrapped around."""
+
+
+def install(namespace: MutableMapping[str, Any]) -> None:
+    """Add the hooks to a gunicorn configuration: ``install(globals())`` as its last line.
+
+    A hook that is defined there already runs as well, after ours when something begins and before
+    ours when something ends. What it raises is raised as without us. Calling it twice changes nothing.
+    """
+    for name, (arity, ours) in _BEFORE.items():
+        _wrap(namespace, name, arity, ours, first=True)
+    for name, (arity, ours) in _AFTER.items():
+        _wrap(namespace, name, arity, ours, first=False)
+
+
+def _wrap(namespace: MutableMapping[str, Any], name: str, arity: int, ours: Hook, *, first: bool) -> None:
+    theirs = namespace.get(name)
+    if getattr(theirs, "_poolmgr", False):
+        return
+    if theirs is not None:
+        try:
+            theirs = validate_callable(arity)(theirs)
+        except TypeError:
+            return  # gunicorn itself tells what is wrong with it
+
+    safe = _safe(name, ours)
+
+    def run(*arguments: Any) -> None:
+        if first:
+            safe(*arguments)
+        if theirs is not None:
+            theirs(*arguments)
+        if not first:
+            safe(*arguments)
+
+    # gunicorn counts a hook's parameters, so a wrapper must have as many.
+    hook: Hook = (lambda server: run(server)) if arity == 1 else (lambda server, worker: run(server, worker))  # noqa: PLW0108
+    hook.__name__ = hook.__qualname__ = name
+    hook._poolmgr = True  # type: ignore[attr-defined]
+    namespace[name] = hook
+
+
+def _safe(name: str, ours: Hook) -> Hook:
+    """Our hook with every surprise logged instead of raised; ``SystemExit`` passes from on_starting only."""
+
+    @functools.wraps(ours)
+    def run(*arguments: Any) -> None:
+        try:
+            ours(*arguments)
+        except SystemExit:
+            if name in ("on_starting", "post_worker_init"):  # the latter's is the answer to a signal
+                raise
+            log.exception("hook.failed", extra={"hook": name})
+        except Exception as error:
+            unexpected = not isinstance(error, PoolmgrError)
+            log.error("hook.failed", extra={"hook": name, "error": str(error)}, exc_info=unexpected)
+
+    return run

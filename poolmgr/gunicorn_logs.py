@@ -1,0 +1,104 @@
+"""gunicorn's ``logger_class``: its error log, its access log and the application's, each line once.
+
+Used by :mod:`poolmgr.conf`; in a configuration of your own: ``logger_class =
+"poolmgr.gunicorn_logs.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+from gunicorn import glogging
+
+from poolmgr import waiting
+from poolmgr.exceptions import SettingsError
+from poolmgr.logs import formatter, put_on_root, redact
+from poolmgr.values import HIDDEN
+from poolmgr.variables import BY_NAME
+
+
+class GunicornLogger(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's logs, and the application's, through structlog.
+
+    What gunicorn's own settings say holds: ``--error-logfile``, ``--access-logfile``, syslog, and a
+    log configuration of the user's, which goes before everything here. ``POOLMGR_LOG_FORMAT`` decides the
+    look, ``--log-level`` or else ``POOLMGR_LOG_LEVEL`` what is logged.
+    """
+
+    def setup(self, cfg: Any) -> None:
+        """Called at the start and again on every reload, where an exception would end the master."""
+        self._format = _setting("POOLMGR_LOG_FORMAT")
+        super().setup(cfg)
+        # Whether a format of the user's own is to be kept: then the line is one text, not fields.
+        self._plain_access = cfg.access_log_format != cfg.settings["access_log_format"].default
+        handler = self._get_gunicorn_handler(self.error_log)
+        if handler is not None and not (cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json):
+            level = self.loglevel
+            if cfg.loglevel == cfg.settings["loglevel"].default:
+                level = self.LOG_LEVELS[_setting("POOLMGR_LOG_LEVEL")]
+                self.error_log.setLevel(level)
+            put_on_root(handler, level)
+
+    def _set_handler(self, log: logging.Logger, output: str | None, fmt: Any, stream: Any = None) -> None:
+        shown = (stream or sys.stderr) if output == "-" else None
+        super()._set_handler(log, output, formatter(self._format, shown), stream)
+
+    def atoms(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> dict[str, Any]:
+        """What a format of the user's own may name, without secrets."""
+        found: dict[str, Any] = super().atoms(resp, req, environ, request_time)
+        for name in ("{authorization}i", "{http_authorization}e", "{cookie}i", "{http_cookie}e"):
+            if name in found:
+                found[name] = HIDDEN
+        for name in ("r", "f"):
+            found[name] = redact(str(found[name]))
+        query = found.get("q")
+        if query:
+            found["q"] = redact(f"?{query}")[1:]
+        return found
+
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        """One event ``request`` for each request, or one line of the user's own format."""
+        # For a format of the user's own: %({poolmgr.waited}e)s
+        waited = environ.setdefault("poolmgr.waited", waiting.take())
+        if self._plain_access:
+            super().access(resp, req, environ, request_time)
+            return
+        if not self.access_log_enabled:
+            return
+        # Whatever goes wrong in a log line must not reach the request.
+        with contextlib.suppress(Exception):
+            status = resp.status if isinstance(resp.status, str) else resp.status.decode("latin-1")
+            code = status.split(None, 1)[0]
+            fields: dict[str, Any] = {
+                "method": environ.get("REQUEST_METHOD"),
+                "path": _printable(environ.get("RAW_URI") or environ.get("PATH_INFO") or ""),
+                "status": int(code) if code.isdigit() else code,
+                "bytes": getattr(resp, "sent", None) or 0,
+                "ms": round(request_time.total_seconds() * 1000, 2),
+                "remote": environ.get("REMOTE_ADDR") or "-",
+            }
+            agent = environ.get("HTTP_USER_AGENT")
+            if agent:
+                fields["agent"] = _printable(agent)
+            fields["waited_ms"] = round(waited * 1000, 2)
+            self.access_log.info("request", extra=fields)
+
+
+def _printable(text: str) -> str:
+    """No terminal must obey what a caller sent."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _setting(name: str) -> str:
+    """One variable alone; a wrong value is told of elsewhere and counts as not set here."""
+    variable = BY_NAME[name]
+    text = os.environ.get(name, "").strip()
+    try:
+        return str(variable.read(text) if text else variable.default_value())
+    except SettingsError:
+        return str(variable.default_value())
