@@ -1,0 +1,36 @@
+"""One GET for each request; whose pool it draws on is the only difference between the contestants.
+
+``BENCH_POOL``: ``poolmgr``, or a number: redis-py's pool that waits, with so many connections in each
+worker. Both are made in the worker, when first used. The answer is the worker's pid, always of the same
+length, so that whoever measures knows which worker a connection leads to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+
+_clients: dict[int, redis.Redis] = {}
+
+
+def _client() -> redis.Redis:
+    kind = os.environ["BENCH_POOL"]
+    if kind == "poolmgr":
+        import poolmgr
+
+        return poolmgr.get_client()
+    pool = redis.BlockingConnectionPool.from_url(os.environ["REDIS_URL"], max_connections=int(kind), timeout=60)
+    return redis.Redis(connection_pool=pool)
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    pid = os.getpid()
+    client = _clients.get(pid)
+    if client is None:
+        client = _clients.setdefault(pid, _client())
+    status = "200 OK" if client.get("bench") == b"value" else "500 Wrong"
+    start_response(status, [("Content-Type", "text/plain"), ("Content-Length", "10")])
+    return [b"%10d" % pid]

@@ -1,0 +1,118 @@
+"""Closed-loop HTTP load on keep-alive connections: one thread, many connections, little work for each.
+
+gunicorn's gthread worker keeps a connection once it has accepted it. So a connection belongs to a worker,
+and load can be dealt out to workers as wanted: connections are opened until each worker has as many as
+it should have, and those too many are closed again.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+class Failed(Exception):
+    """The service answered with an error, or not at all."""
+
+
+def _ask(sock: socket.socket) -> int:
+    """The pid of the worker behind a connection."""
+    sock.sendall(REQUEST)
+    answer = b""
+    while not (b"\r\n\r\n" in answer and len(answer.partition(b"\r\n\r\n")[2]) >= 10):
+        data = sock.recv(65536)
+        if not data:
+            raise Failed(f"no answer: {answer!r}")
+        answer += data
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise Failed(answer.partition(b"\r\n")[0].decode())
+    return int(answer[-10:])
+
+
+def connect(
+    port: int, wanted: Callable[[int, Counter[int]], bool], count: int, timeout: float = 30
+) -> list[socket.socket]:
+    """So many connections, dealt out to workers; those of one worker stand together.
+
+    Args:
+        wanted: ``wanted(pid, had)``: whether a further connection to this worker is to be kept.
+
+    Raises:
+        Failed: it could not be done in time.
+    """
+    kept: list[tuple[int, socket.socket]] = []
+    spare: list[socket.socket] = []
+    had: Counter[int] = Counter()
+    deadline = time.monotonic() + timeout
+    while len(kept) < count:
+        if time.monotonic() > deadline:
+            raise Failed(f"connections are dealt out as {dict(had)}, {count} are wanted")
+        sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            pid = _ask(sock)
+        except (OSError, Failed):
+            sock.close()
+            continue
+        if wanted(pid, had):
+            had[pid] += 1
+            kept.append((pid, sock))
+            continue
+        # While it is open its worker is a little busier than the others, and the next one goes elsewhere.
+        spare.append(sock)
+        if len(spare) > 16:
+            spare.pop(0).close()
+    for sock in spare:
+        sock.close()
+    order = {pid: place for place, pid in enumerate(had)}
+    kept.sort(key=lambda one: order[one[0]])
+    return [sock for _, sock in kept]
+
+
+def merged(latencies: list[list[float]]) -> list[float]:
+    """All of them together, sorted."""
+    return sorted(value for one in latencies for value in one)
+
+
+def load(connections: list[socket.socket], seconds: float) -> list[list[float]]:
+    """Latencies in seconds of all requests begun within so many seconds, for each connection.
+
+    Raises:
+        Failed: an answer was not 200.
+    """
+    clock = time.perf_counter
+    epoll = select.epoll()
+    sent: dict[int, float] = {}
+    socks = {sock.fileno(): sock for sock in connections}
+    latencies: dict[int, list[float]] = {fd: [] for fd in socks}
+    end = clock() + seconds
+    for fd, sock in socks.items():
+        epoll.register(fd, select.EPOLLIN)
+        sent[fd] = clock()
+        sock.send(REQUEST)
+    waiting = len(socks)
+    while waiting:
+        ready = epoll.poll(10)
+        if not ready:
+            raise Failed(f"{waiting} requests have no answer after 10 s")
+        for fd, _ in ready:
+            sock = socks[fd]
+            answer = sock.recv(65536)
+            now = clock()
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise Failed(f"answer {answer[:80]!r}")
+            if len(answer.partition(b"\r\n\r\n")[2]) < 10:
+                answer += sock.recv(65536)
+            latencies[fd].append(now - sent[fd])
+            if now < end:
+                sent[fd] = now
+                sock.send(REQUEST)
+            else:
+                waiting -= 1
+    epoll.close()
+    return list(latencies.values())

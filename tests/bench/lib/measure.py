@@ -1,0 +1,56 @@
+"""Measuring in turns: every round runs each contestant once, in another order each time.
+
+Machines drift: they heat up, neighbours come and go. Contestants that take turns within a second drift
+together, and a ratio of two of them holds although neither figure does. That is why nothing here
+measures one contestant to the end before the next one begins.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def turns(names: Sequence[T], rounds: int, *, collect: bool = True) -> Iterator[tuple[int, T]]:
+    """(round, contestant): each once in every round, each round beginning with another one, every
+    second one backwards.
+
+    Args:
+        collect: collect garbage before each turn, so that nobody pays for another's.
+    """
+    for number in range(rounds):
+        shift = number % len(names)
+        order = [*names[shift:], *names[:shift]]
+        for name in reversed(order) if number % 2 else order:
+            if collect:
+                gc.collect()
+            yield number, name
+
+
+def blocks(contestants: Mapping[str, Callable[[int], None]], rounds: int, *, size: int) -> Iterator[tuple[str, float]]:
+    """(contestant, seconds per call) for short blocks of ``size`` calls: for differences of a few percent,
+    which only short blocks in quick alternation can tell from the machine's own unrest."""
+    clock = time.perf_counter
+    for function in contestants.values():
+        function(size)
+    gc.collect()
+    for _, name in turns(list(contestants), rounds, collect=False):
+        function = contestants[name]
+        start = clock()
+        function(size)
+        yield name, (clock() - start) / size
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value that so large a part (0.99) of the *sorted* values does not exceed; NaN without values."""
+    if not values:
+        return math.nan
+    return values[min(len(values) - 1, max(0, math.ceil(part * len(values)) - 1))]
+
+
+PERCENTILES: Mapping[str, float] = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}

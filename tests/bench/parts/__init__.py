@@ -1,0 +1,1 @@
+"""The questions, a module each: ``TITLE``, ``SECONDS`` (about how long it takes), ``run(context)``."""

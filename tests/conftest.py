@@ -1,0 +1,79 @@
+"""Fixtures for all tests: an environment of the test's own, and servers on demand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from poolmgr.rendezvous import holder
+from poolmgr.variables import BY_NAME
+from tests.helpers import RedisServer, alive, debian_redis_binary, kill, wait_for
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("poolmgr", deadline=None)
+hypothesis.settings.load_profile("poolmgr")
+
+FOREIGN = (
+    "PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS",
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+)  # fmt: skip
+"""What gunicorn and systemd's protocols read."""
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A private directory with a path short enough for Unix sockets; pytest's own is too long."""
+    path = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def isolated(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No variable of the caller reaches a test, and its supervisor is its own. The supervisor's socket path.
+
+    A supervisor that a test left behind is ended.
+    """
+    for name in [*BY_NAME, *FOREIGN]:
+        monkeypatch.delenv(name, raising=False)
+    path = short_dir / "s"
+    monkeypatch.setenv("POOLMGR_SOCKET", str(path))
+    yield path
+    pid = holder(f"{path}.lock")
+    if pid > 1 and pid != os.getpid():
+        kill(pid)
+        wait_for(lambda: not alive(pid))
+
+
+@pytest.fixture
+def redis_server(short_dir: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers: ``redis_server(maxclients=14, port=free_port())``; see RedisServer for more."""
+    started: list[RedisServer] = []
+
+    def start(**options: str | int) -> RedisServer:
+        server = RedisServer(short_dir, **options)  # type: ignore[arg-type]
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def debian_redis(redis_server: Callable[..., RedisServer]) -> Callable[..., RedisServer]:
+    """As ``redis_server``, with Debian's Redis instead of Valkey."""
+    binary = debian_redis_binary()
+    if binary is None:
+        pytest.skip("redis-server is not installed (apt install redis-server)")
+
+    def start(**options: str | int) -> RedisServer:
+        return redis_server(binary=binary, **options)
+
+    return start

@@ -1,0 +1,352 @@
+"""A small member of its own for the supervisor's tests: raw sockets, the protocol, nothing of the library.
+
+As a class it lives in the test's process and is driven by hand. Run as a script it is a real process
+that obeys the rules by itself and takes commands on standard input (see :func:`main`), so that it can
+be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from poolmgr import identity, wire
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def endpoint_of(path: str = "", port: int = 0, password: str | None = None, host: str = "127.0.0.1") -> wire.Endpoint:
+    if path:
+        return wire.Endpoint(key=f"unix://{path}", path=path, password=password)
+    return wire.Endpoint(key=f"tcp://{host}:{port}", host=host, port=port, password=password)
+
+
+class Connection:
+    """A named connection to a server: only so much that it is one."""
+
+    def __init__(self, endpoint: wire.Endpoint, name: str) -> None:
+        if endpoint.path:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.connect(endpoint.path)
+        else:
+            self.sock = socket.create_connection((endpoint.host, endpoint.port))
+        self.sock.settimeout(5)
+        if endpoint.password is not None:
+            self.call("AUTH", endpoint.password)
+        self.answer = self.call("CLIENT", "SETNAME", name)
+
+    def call(self, *words: str) -> bytes:
+        data = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words)
+        self.sock.sendall(data)
+        return self.sock.recv(65536)
+
+    def close(self) -> None:
+        """Rule M3."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            while self.sock.recv(4096):
+                pass
+        self.sock.close()
+
+
+class FakeMember:
+    """A member by hand. ``limits``: newest (sequence, limit) by server."""
+
+    def __init__(self, socket_path: str, *, tag: str = "", title: str = "fake") -> None:
+        self.socket_path = socket_path
+        self.tag = tag or identity.make(socket_path)
+        self.title = title
+        self.link = 0
+        self.sock: socket.socket | None = None
+        self.limits: dict[str, tuple[int, int]] = {}
+        self.resolved: dict[str, str] = {}
+        self.inbox: list[wire.Message] = []
+        self.open: dict[str, list[Connection]] = {}
+        self.serial = 0
+        self._decoder = wire.Decoder(wire.FromSupervisor)
+        self._lock = threading.Lock()
+        self._obeys: tuple[str, int] | None = None
+        self.ended = False
+
+    def connect(self) -> FakeMember:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self.sock.connect(self.socket_path)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+        self.ended = False
+        self._decoder = wire.Decoder(wire.FromSupervisor)
+        return self
+
+    def send(self, message: wire.Message) -> None:
+        assert self.sock is not None
+        try:
+            self.sock.sendall(wire.encode(message))
+        except (BrokenPipeError, ConnectionResetError):  # a supervisor that was killed: reading tells
+            pass
+
+    def hello(self, *endpoints: wire.Endpoint, **fields: Any) -> FakeMember:
+        """Register with what is held."""
+        self.link = fields.pop("link", self.link + 1)
+        holds = tuple(
+            wire.Hold(
+                server,
+                tuple(key for key, known in self.resolved.items() if known == server),
+                max(self.limits.get(server, (0, 0))[1], len(self.open.get(server, ()))),
+            )
+            for server in set(self.resolved.values())
+        )
+        self.send(
+            wire.Hello(
+                fields.pop("tag", self.tag), self.link, holds=holds, endpoints=endpoints, title=self.title, **fields
+            )
+        )
+        return self
+
+    def attach(self, endpoint: wire.Endpoint) -> FakeMember:
+        self.send(wire.Attach(endpoint))
+        return self
+
+    def read(self, timeout: float = 0.0) -> list[wire.Message]:
+        """What has come; keeps limits up to date, acknowledges nothing."""
+        with self._lock:
+            return self._read(timeout)
+
+    def obey(self, server: str, in_use: int = 0) -> FakeMember:
+        """From now on answer everything at once, in a thread: this much is in use, the rest may go."""
+        first = self._obeys is None
+        self._obeys = server, in_use
+        if first:
+            threading.Thread(target=self._obey, daemon=True).start()
+        self.report(server, in_use=in_use, open=in_use)
+        return self
+
+    def _obey(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AssertionError):
+            while not self.ended:
+                got = self.read(0.02)
+                if self._obeys and any(isinstance(message, wire.Limit | wire.Ask) for message in got):
+                    server, in_use = self._obeys
+                    held = min(in_use, self.limit(server))
+                    self.report(server, in_use=held, open=held, spare=self.limit(server) - held)
+
+    def _read(self, timeout: float) -> list[wire.Message]:
+        assert self.sock is not None
+        got: list[wire.Message] = []
+        while select.select([self.sock], [], [], timeout)[0]:
+            timeout = 0.0
+            try:
+                data = self.sock.recv(1 << 20)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self.ended = True
+                break
+            for message in self._decoder.feed(data):
+                got.append(message)
+                if isinstance(message, wire.Limit):
+                    self.limits[message.server] = message.seq, message.limit
+                elif isinstance(message, wire.Resolved):
+                    self.resolved[message.endpoint] = message.server
+        self.inbox += got
+        return got
+
+    def until(self, found: Callable[[FakeMember], Any], timeout: float = 10.0, what: str = "") -> Any:
+        """Read until ``found(self)``."""
+        deadline = time.monotonic() + timeout
+        while True:
+            value = found(self)
+            if value:
+                return value
+            left = deadline - time.monotonic()
+            if left <= 0 or (self.ended and not found(self)):
+                raise AssertionError(f"not within {timeout} s: {what}; inbox {self.inbox[-8:]}, ended {self.ended}")
+            self.read(min(left, 0.1))
+
+    def last(self, kind: type[Any]) -> Any:
+        return next((message for message in reversed(self.inbox) if isinstance(message, kind)), None)
+
+    def limit(self, server: str) -> int:
+        return self.limits.get(server, (0, 0))[1]
+
+    def report(self, server: str, *, in_use: int = 0, waiting: int = 0, acked: int | None = None, **more: Any) -> None:
+        seq = self.limits.get(server, (0, 0))[0] if acked is None else acked
+        opened = more.pop("open", len(self.open.get(server, ())))
+        self.send(wire.Report(server, seq, open=opened, in_use=in_use, waiting=waiting, peak=in_use + waiting, **more))
+
+    def grow(self, server: str, wanted: int, timeout: float = 10.0) -> int:
+        """Demand ``wanted`` until the limit allows them; the limit."""
+        self.report(server, in_use=len(self.open.get(server, ())), waiting=wanted)
+        self.until(lambda m: m.limit(server) >= wanted, timeout, f"limit {wanted}")
+        self.report(server, in_use=wanted, open=wanted)
+        return self.limit(server)
+
+    def dial(self, endpoint: wire.Endpoint) -> Connection:
+        """Open one connection with a name."""
+        server = self.resolved.get(endpoint.key, endpoint.key)
+        self.serial += 1
+        connection = Connection(endpoint, f"{self.tag}-{self.serial}")
+        self.open.setdefault(server, []).append(connection)
+        return connection
+
+    def ask(self, question: wire.Message) -> wire.Answer:
+        before = sum(isinstance(m, wire.Answer) for m in self.inbox)
+        self.send(question)
+        self.until(lambda m: sum(isinstance(x, wire.Answer) for x in m.inbox) > before, what="an answer")
+        answer = self.last(wire.Answer)
+        assert isinstance(answer, wire.Answer)
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ask(wire.Query("status")).body)
+        return found
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+class MemberProcess:
+    """A fake member in a process of its own that obeys the rules and holds ``demand`` connections."""
+
+    def __init__(self, socket_path: str, endpoint: wire.Endpoint, demand: int, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "tests.fake_member", socket_path, endpoint.path, str(endpoint.port),
+                str(demand), *options,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parent.parent,
+        )  # fmt: skip
+        self.state: dict[str, Any] = {}
+        self._said = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def until(self, found: Callable[[dict[str, Any]], Any], timeout: float = 10.0) -> dict[str, Any]:
+        """Read its states until one satisfies."""
+        deadline = time.monotonic() + timeout
+        assert self.process.stdout is not None
+        while not (self.state and found(self.state)):
+            while b"\n" not in self._said:
+                if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    raise AssertionError(f"member {self.pid} did not get there: {self.state}")
+                data = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not data:
+                    raise AssertionError(f"member {self.pid} ended: {self.state}")
+                self._said += data
+            line, _, self._said = self._said.partition(b"\n")
+            self.state = json.loads(line)
+        return self.state
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def main(arguments: list[str]) -> None:
+    """``SOCKET PATH PORT DEMAND [fork]``: hold DEMAND connections. Commands, a line each: a new demand as a
+    number; ``exec`` (become another program that keeps the connections); ``exit``.
+
+    With ``fork`` it has a child that inherits its connections and outlives it.
+    """
+    path, unix, port, demand, *options = arguments
+    endpoint = endpoint_of(unix, int(port))
+    wanted = int(demand)
+    member = FakeMember(path, title="fake process")
+    poll_stdin, buffer = True, ""
+    said = None
+    while True:
+        if member.sock is None:
+            member.connect().hello(endpoint)
+        server = member.resolved.get(endpoint.key, "")
+        before = member.limits.get(server)
+        assert member.sock is not None
+        sources: list[Any] = [member.sock, sys.stdin] if poll_stdin else [member.sock]
+        ready = select.select(sources, [], [], 0.2)[0]
+        if sys.stdin in ready:
+            data = os.read(0, 4096).decode()
+            if not data:
+                os._exit(0)
+            buffer += data
+            while "\n" in buffer:
+                word, _, buffer = buffer.partition("\n")
+                if word.isdigit():
+                    wanted = int(word)
+                elif word == "exit":
+                    os._exit(0)
+                elif word == "exec":
+                    for connection in member.open.get(server, []):
+                        os.set_inheritable(connection.sock.fileno(), True)
+                    os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
+                before = None
+        if member.sock in ready:
+            member.read()
+            if member.ended:
+                member.close()
+                continue
+        server = member.resolved.get(endpoint.key, "")
+        if not server:
+            continue
+        mine = member.open.setdefault(server, [])
+        changed = member.limits.get(server) != before
+        while len(mine) > min(wanted, member.limit(server)):
+            mine.pop().close()
+            changed = True
+        while len(mine) < min(wanted, member.limit(server)):
+            answer = member.dial(endpoint).answer
+            if answer != b"+OK\r\n":
+                sys.stdout.write(json.dumps({"error": answer.decode()}) + "\n")
+                sys.stdout.flush()
+                os._exit(3)
+            changed = True
+            if "fork" in options and len(mine) == wanted and os.fork() == 0:
+                member.close()
+                for fd in (0, 1):
+                    os.close(fd)
+                time.sleep(60)
+                os._exit(0)
+        if changed:
+            member.report(server, in_use=len(mine), waiting=wanted - len(mine))
+        state = {"limit": member.limit(server), "open": len(mine), "tag": member.tag, "link": member.link}
+        if state != said:
+            said = state
+            sys.stdout.write(json.dumps(state) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,22 @@
+"""The supervisor with shorter waits, for tests of what takes seconds otherwise.
+
+``HASTY`` in its environment: ``audit.EVERY=0.3 unproven.WAIT=0.5``, names of constants in
+:mod:`poolmgr.supervisor`. Everything else is the real program.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from poolmgr.supervisor.__main__ import main
+
+for setting in os.environ.get("HASTY", "").split():
+    name, _, value = setting.partition("=")
+    module, _, constant = name.rpartition(".")
+    found = importlib.import_module(f"poolmgr.supervisor.{module}")
+    assert hasattr(found, constant), name
+    setattr(found, constant, float(value))
+
+sys.exit(main([]))

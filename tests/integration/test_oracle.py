@@ -1,0 +1,205 @@
+"""The promise, against a real server and a real gunicorn: together never more than the budget.
+
+The server's ``maxclients`` leaves room for the budget and the observers and nothing else, so its
+``rejected_connections`` counts every connection too many, however short its life.
+
+``make oracle`` runs the long version (``POOLMGR_ORACLE_SECONDS=30``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import redis
+
+from poolmgr import identity
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.service import LOAD_APP, Load, Service
+
+pytestmark = pytest.mark.timing
+
+BUDGET = 12
+OBSERVERS = 1
+SECONDS = float(os.environ.get("POOLMGR_ORACLE_SECONDS", "10"))
+
+
+@pytest.fixture
+def server(redis_server):
+    return redis_server(port=free_port(), maxclients=BUDGET + OBSERVERS)
+
+
+@pytest.fixture
+def serve(isolated):
+    """Starts services under test in one directory."""
+    started: list[Service] = []
+
+    def start(server: RedisServer, *, budget: int = BUDGET, **options) -> Service:
+        environ = {"REDIS_CONNECTION_BUDGET": str(budget), **options.pop("environ", {})}
+        service = Service(
+            isolated.parent,
+            app=LOAD_APP,
+            redis_url=server.url,
+            environ=environ,
+            **{"threads": 16, "workers": 4, **options},
+        )
+        started.append(service)
+        return service.start(path="/pid")
+
+    yield start
+    for service in started:
+        service.clean_up()
+
+
+def status(service: Service) -> dict:
+    """``poolmgr status --json``, the way an operator asks."""
+    done = subprocess.run(
+        [sys.executable, "-m", "poolmgr.cli", "status", "--json"],
+        env=service.environ,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict = json.loads(done.stdout)
+    return found
+
+
+class Storm:
+    """What befalls the service, with the moments at which workers were killed."""
+
+    def __init__(self, service: Service, seed: int) -> None:
+        self.service = service
+        self.random = random.Random(seed)
+        self.kills: list[float] = []
+        self.master = service.pid
+
+    def kill_a_worker(self) -> None:
+        workers = self.service.workers(self.master)
+        if workers:
+            pid = self.random.choice(workers)
+            # A request is excused if it was open between these two; the process is gone by the second.
+            self.kills.append(time.monotonic())
+            kill(pid)
+            wait_for(lambda: not alive(pid), 2)
+            self.kills.append(time.monotonic())
+
+    def kill_the_supervisor(self) -> None:
+        pid = self.service.supervisor()
+        assert pid, "there is no supervisor to kill"
+        kill(pid)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.master, number)
+
+    def upgrade(self) -> None:
+        """USR2, and the old master is stopped afterwards."""
+        old, self.master = self.master, self.service.upgrade()
+        os.kill(old, signal.SIGTERM)
+
+
+def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
+    service = serve(server)
+    storm = Storm(service, seed=20)
+    # One of each at its time; between them, a worker is killed every second.
+    plan = {
+        0.15: lambda: storm.signal(signal.SIGHUP),
+        0.30: lambda: storm.signal(signal.SIGTTIN),
+        0.40: storm.kill_the_supervisor,
+        0.50: lambda: storm.signal(signal.SIGTTOU),
+        0.60: storm.upgrade,
+        0.85: lambda: storm.signal(signal.SIGHUP),
+    }
+    with Load(service, "/hold?ms=4", callers=24) as load:
+        load.wait_for_answers(50)
+        begun = time.monotonic()
+        next_kill = 0.5
+        while (now := time.monotonic() - begun) < SECONDS:
+            for at in [at for at in plan if at * SECONDS <= now]:
+                plan.pop(at)()
+            if now >= next_kill:
+                storm.kill_a_worker()
+                next_kill += 1.0
+            time.sleep(0.02)
+        assert not plan
+        load.wait_for_answers(50)
+    assert server.rejected() == 0
+    assert len(load.answered) > 20 * SECONDS
+    assert set(load.by_worker()) & set(service.workers(storm.master)), "the second master's workers have served"
+    failures = load.failures(storm.kills)
+    assert failures == [], f"{len(failures)} of {len(load.outcomes)} requests failed\n{service.log[-4000:]}"
+    assert len(storm.kills) >= 2 * int(SECONDS) - 4
+    assert len(server.clients()) <= BUDGET
+    # The old master has gone, and so has every permit of those who died.
+    wait_for(lambda: not alive(service.pid), 30, what="the old master ends")
+    wait_for(lambda: status(service)["servers"][0]["quarantine"] == 0, 5, what="all quarantine is proven")
+    assert "hook.failed" not in service.log
+
+
+# ---- shares ------------------------------------------------------------------------------------
+
+
+def make_busy(service: Service, pid: int, *, at: float, seconds: float, threads: int = 14) -> None:
+    """Have one worker work from a moment of ``time.time()`` on. Requests are sent until one meets it."""
+    path = f"/busy?pid={pid}&at={at}&seconds={seconds}&threads={threads}"
+    wait_for(lambda: service.get(path).json["started"], 10, what=f"worker {pid} is asked")
+
+
+def connections(observer: redis.Redis) -> Counter[int]:
+    """How many connections the server holds for each process, by the tags in their names."""
+    tags = (identity.find(client["name"]) for client in observer.client_list())
+    return Counter(tag.pid for tag in tags if tag is not None)
+
+
+def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_when_they_do(server, serve):
+    service = serve(server)
+    workers = service.workers()
+    assert len(workers) == 4
+    hot, *rest = workers
+    with Load(service, "/get", callers=8) as load:  # everybody has a pool
+        wait_for(lambda: set(load.by_worker()) == set(workers), 10)
+    took = []
+    with server.observer() as observer:
+        for _ in range(3):  # the machine may be busy with something else for a moment
+            now = time.time()
+            make_busy(service, hot, at=now, seconds=5)
+            wait_for(lambda: connections(observer)[hot] >= 10, 2, what="10 of the 12 for the hot worker")
+            begin = time.time() + 1.0
+            for pid in rest:
+                make_busy(service, pid, at=begin, seconds=2)
+            assert time.time() < begin, "they were asked too late"
+            time.sleep(begin - time.time())
+
+            def fair() -> bool:
+                held = connections(observer)
+                return all(2 <= held[pid] <= 3 for pid in workers)
+
+            wait_for(fair, 1.5, what="everybody's fair share", step=0.001)
+            took.append(time.time() - begin)
+            time.sleep(max(0.0, now + 5.2 - time.time()))
+            if took[-1] <= 0.2:
+                break
+    assert min(took) <= 0.2, took
+    assert server.rejected() == 0
+
+
+def test_a_budget_of_two_keeps_six_busy_workers_going(redis_server, serve):
+    server = redis_server(port=free_port(), maxclients=2 + OBSERVERS)
+    service = serve(server, budget=2, workers=6, threads=4)
+    with Load(service, "/get", callers=12) as load:
+        wait_for(lambda: len(load.by_worker()) == 6, 10, what="all six answer")
+        begin = time.monotonic()
+        time.sleep(min(SECONDS, 5.0))
+        end = time.monotonic()
+    assert load.failures() == []
+    counted = Counter(outcome.pid for outcome in load.between(begin, end))
+    assert set(counted) == set(service.workers()), counted
+    assert load.slowest() < 2.0
+    assert server.rejected() == 0

@@ -1,0 +1,132 @@
+"""The handshake of a new connection: few round trips, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import pytest
+import redis
+
+import poolmgr
+from tests.helpers import RedisServer
+from tests.permits import FakeMember
+
+Reply = Callable[[list[bytes]], bytes]
+
+
+def ok(words: list[bytes]) -> bytes:
+    return b"%1\r\n+proto\r\n:3\r\n" if words[0] == b"HELLO" else b"+OK\r\n"
+
+
+@contextlib.contextmanager
+def server(reply: Reply, withhold: int) -> Iterator[tuple[int, list[list[bytes]]]]:
+    """A server that answers HELLO, and all else only when ``withhold`` further commands have arrived."""
+    heard: list[list[bytes]] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    accepted: list[socket.socket] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = listener.accept()
+            accepted.append(sock)
+            with sock:
+                reader = hiredis.Reader()
+                waiting: list[list[bytes]] = []
+                while data := sock.recv(65536):
+                    reader.feed(data)
+                    while (words := reader.gets()) is not False:
+                        heard.append(words)
+                        waiting.append(words)
+                    if heard[0] == waiting[0] or len(waiting) >= withhold:
+                        sock.sendall(b"".join(reply(words) for words in waiting))
+                        waiting.clear()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], heard
+    finally:
+        for sock in (listener, *accepted):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # ends what waits on it
+        listener.close()
+        thread.join(5)
+
+
+def connect(port: int, **arguments: Any) -> Any:
+    pool = poolmgr.ConnectionPool(
+        host="127.0.0.1", port=port, protocol=3, socket_timeout=1, member=FakeMember(tag="pm1"), retry=None, **arguments
+    )
+    return pool.get_connection()
+
+
+def test_everything_after_hello_is_one_round_trip():
+    with server(ok, withhold=5) as (port, heard):
+        connection = connect(port, db=2)
+        assert connection._owed == 0
+        connection.disconnect()
+    assert [words[0] for words in heard] == [b"HELLO", b"CLIENT", b"CLIENT", b"CLIENT", b"CLIENT", b"SELECT"]
+
+
+@pytest.mark.parametrize("refused", [b"SETINFO", b"MAINT_NOTIFICATIONS"])
+def test_what_a_server_need_not_know_may_fail(refused: bytes):
+    def reply(words: list[bytes]) -> bytes:
+        return b"-ERR unknown subcommand\r\n" if refused in words else ok(words)
+
+    with server(reply, withhold=4) as (port, _):
+        assert connect(port)._owed == 0
+
+
+@pytest.mark.parametrize("refused", [b"SETNAME", b"SELECT"])
+def test_what_must_not_fail_fails_the_connect(refused: bytes):
+    def reply(words: list[bytes]) -> bytes:
+        return b"-ERR not here\r\n" if refused in words else ok(words)
+
+    with server(reply, withhold=5) as (port, _), pytest.raises(redis.ResponseError, match="not here"):
+        connect(port, db=2)
+
+
+def test_the_first_reply_is_read_before_more_is_sent():
+    def reply(words: list[bytes]) -> bytes:
+        return b"-ERR max number of clients reached\r\n"
+
+    with server(reply, withhold=1) as (port, heard), pytest.raises(redis.ConnectionError, match="max number"):
+        connect(port)
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_real_server_has_heard_all_of_it(short_dir: Path, redis_server: Callable[..., RedisServer], protocol: int):
+    server = redis_server()
+    pool = poolmgr.ConnectionPool.from_url(
+        server.unix_url, protocol=protocol, db=3, client_name="mine", member=FakeMember(tag="pm1")
+    )
+    client = redis.Redis(connection_pool=pool)
+    found = client.client_info()
+    assert str(found["name"]).startswith("mine:pm1-")
+    assert str(found["lib-name"]).startswith("redis-py")
+    assert "pm1-" in str(found["lib-name"])
+    assert (found["db"], found["resp"]) == (3, str(protocol))
+    assert client.set("key", "value") and client.get("key") == b"value"
+
+
+def test_half_a_handshake_leaves_no_connection(monkeypatch: pytest.MonkeyPatch):
+    """An exception from outside (a signal handler's) between HELLO and SELECT: redis-py would go on, on database 0."""
+    with server(ok, withhold=5) as (port, _):
+        pool = poolmgr.ConnectionPool(host="127.0.0.1", port=port, protocol=3, db=2, member=FakeMember(), retry=None)
+        connection = pool.make_connection()
+
+        def strike(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(connection), "pack_commands", strike)
+        with pytest.raises(KeyboardInterrupt):
+            connection.connect()
+        assert connection._sock is None
+        assert "read_response" not in vars(connection)

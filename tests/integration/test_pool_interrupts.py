@@ -1,0 +1,299 @@
+"""An exception at any instruction, and a garbage collection at any instruction, lose nothing.
+
+The first is what a signal handler, ``PyThreadState_SetAsyncExc`` or the killing of a greenlet do. A trace
+function stands for them: it strikes at the n-th instruction executed in the pool's own code, for every n.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import poolmgr.pool
+from poolmgr.pool.sync import ConnectionPool
+from tests.helpers import RedisServer, wait_for
+from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, running_server
+
+OURS = str(Path(poolmgr.pool.__file__).parent)
+
+
+class Struck(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def quick_collections() -> Iterator[None]:
+    """The many collections of these tests look at what the tests have made, not at all modules."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def finalizing(frame: FrameType | None) -> bool:
+    """Whether an exception here would be swallowed by the interpreter."""
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "gone", "on_lost"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class At:
+    """Runs ``strike`` at the n-th instruction of the pool's code in this thread."""
+
+    def __init__(self, number: int, strike: Callable[[], None]) -> None:
+        self.left = number
+        self.strike = strike
+        self.struck = False
+
+    def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(OURS) or finalizing(frame):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode" and not self.struck:
+            self.left -= 1
+            if self.left <= 0:
+                self.struck = True
+                self.strike()
+        return self.trace
+
+    def __enter__(self) -> At:
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(None)
+
+
+def strike() -> None:
+    raise Struck
+
+
+def every_instruction(run: Callable[[At], None], step: int = 1) -> int:
+    """Call ``run`` with a strike at each instruction in turn, until it ends before its strike."""
+    number = 1
+    while True:
+        at = At(number, strike)
+        run(at)
+        if not at.struck:
+            return number
+        number += step
+
+
+def test_a_warm_checkout_and_release(server: RedisServer):
+    pool = direct_pool(server, max_connections=1)
+    client_of(pool).ping()
+
+    def run(at: At) -> None:
+        client_of(pool).ping()
+        try:
+            with at:
+                connection = pool.get_connection()
+                pool.release(connection)
+        except Struck:
+            connection = None
+        del connection
+        nothing_is_missing(pool)
+
+    assert every_instruction(run) > 50
+    answers_are_its_own(pool)
+
+
+def test_a_cold_checkout(server: RedisServer):
+    def run(at: At) -> None:
+        pool = direct_pool(server, max_connections=1)
+        try:
+            with at:
+                connection = pool.get_connection()
+                pool.release(connection)
+        except Struck:
+            connection = None
+        del connection
+        nothing_is_missing(pool)
+        pool.disconnect()
+        nothing_is_missing(pool)
+
+    assert every_instruction(run, step=7) > 500
+
+
+def test_a_command_on_a_warm_connection(server: RedisServer):
+    pool = direct_pool(server, max_connections=1)
+    client = client_of(pool)
+    client.set("k", "mine")
+
+    def run(at: At) -> None:
+        try:
+            with at:
+                client.get("k")
+        except Struck:
+            pass
+        nothing_is_missing(pool)
+        assert client.get("k") == b"mine"
+
+    assert every_instruction(run) > 100
+
+
+def test_a_release_to_one_who_waits(server: RedisServer):
+    pool = direct_pool(server, max_connections=1)
+    client_of(pool).ping()
+
+    def run(at: At) -> None:
+        client_of(pool).ping()
+        connection = pool.get_connection()
+        got: list[bool] = []
+
+        def wait() -> None:
+            got.append(bool(client_of(pool).ping()))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        wait_for(lambda: len(pool._queue) == 1)
+        try:
+            with at:
+                pool.release(connection)
+        except Struck:
+            pass
+        del connection
+        waiting.join(10)
+        assert got == [True]
+        nothing_is_missing(pool)
+
+    assert every_instruction(run, step=3) > 100
+
+
+def test_a_wait(server: RedisServer):
+    pool = direct_pool(server, max_connections=1)
+    client_of(pool).ping()
+
+    def run(at: At) -> None:
+        held = pool.get_connection()
+        giver = threading.Timer(0.01, pool.release, (held,))
+        giver.start()
+        del held
+        try:
+            with at:
+                connection = pool.get_connection()
+                pool.release(connection)
+        except Struck:
+            connection = None
+        giver.join()
+        del connection, giver
+        nothing_is_missing(pool)
+
+    assert every_instruction(run, step=5) > 100
+    answers_are_its_own(pool)
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_release_by_the_garbage_collector_at_any_instruction(server: RedisServer, waiting: bool):
+    """Inside every function of ours, whoever has the turn: it returns, and nothing is lost or doubled."""
+    pool = direct_pool(server, max_connections=3)
+    for number in range(1, 400, 3):
+        garbage = [pool.get_connection(), pool.get_connection()]
+
+        def collect(garbage: list[Any] = garbage) -> None:
+            pool.release(garbage.pop())
+
+        at = At(number, collect)
+        with at:
+            connection = pool.get_connection()
+            pool.release(connection)
+        del connection
+        while garbage:
+            pool.release(garbage.pop())
+        nothing_is_missing(pool)
+        if not at.struck:
+            break
+    if waiting:
+        pool.max_connections = 1
+        for number in range(1, 460, 5):  # what comes before the first wait is over
+            held = pool.get_connection()
+            at = At(number, lambda held=held: pool.release(held))  # type: ignore[misc]
+            with at:
+                connection = pool.get_connection()
+                pool.release(connection)
+            del held, connection
+            nothing_is_missing(pool)
+            if not at.struck:
+                break
+    answers_are_its_own(pool)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # signals strike finalizers too
+def test_a_thousand_gets_interrupted_by_signals_at_random_instants(server: RedisServer):
+    pool = direct_pool(server, max_connections=3, socket_timeout=5)
+    client = client_of(pool)
+    client.set("k", "mine")
+    stop = threading.Event()
+
+    def others() -> None:
+        while not stop.is_set():
+            assert client.get("k") == b"mine"
+
+    threads = [threading.Thread(target=others) for _ in range(4)]
+    rng = random.Random(7)
+
+    def handler(number: int, frame: object) -> None:
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, handler)
+    struck = 0
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(1000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00002, 0.002))
+                assert client.get("k") == b"mine"
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Struck:
+                struck += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert struck > 100
+    gc.collect()
+    nothing_is_missing(pool)
+    answers_are_its_own(pool)
+    assert pool.stats().in_use == 0
+
+
+def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisServer):
+    pool: ConnectionPool = direct_pool(server, max_connections=1, timeout=10)
+    holder = [pool.get_connection()]
+    got: list[bool] = []
+    waiting = threading.Thread(target=lambda: got.append(bool(client_of(pool).ping())))
+    waiting.start()
+    wait_for(lambda: len(pool._queue) == 1)
+    start = time.monotonic()
+    gc.disable()
+    try:
+        holder.clear()  # no cycle keeps it: the last reference is enough
+        waiting.join(5)
+    finally:
+        gc.enable()
+    assert got == [True]
+    assert time.monotonic() - start < 0.2, "the finder woke the waiter; it did not wait for its turn to look"
+    assert pool.stats().closed == {"lost": 1}
+    nothing_is_missing(pool)

@@ -1,0 +1,70 @@
+"""What the README shows, done as it is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.helpers import ROOT, free_port, python
+from tests.service import Service
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str, containing: str) -> str:
+    (found,) = [code for code in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in code]
+    return str(found)
+
+
+@pytest.fixture
+def service(isolated):
+    started = Service(isolated.parent).start()
+    yield started
+    started.clean_up()
+
+
+def test_the_first_requests_answer_as_shown(service):
+    commands = blocks("sh", "curl").replace("localhost:8000", f"127.0.0.1:{service.port}")
+    commands = re.sub(r"^TOKEN=.*$", f"TOKEN={service.token}", commands, flags=re.MULTILINE)
+    # Each answer begins a line of its own here; curl ends none.
+    script = commands.replace("\n", "; echo\n").replace(f"TOKEN={service.token}; echo", f"TOKEN={service.token}")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == blocks("json", '"result":"hello"')
+
+
+def test_the_flask_application_works(redis_server, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_server(maxclients=40).url)
+    code = blocks("python", "Flask") + "\nimport json\nprint(json.dumps(app.test_client().get('/').json))"
+    assert json.loads(python(code).stdout) == {"hits": 1}
+
+
+def test_the_django_settings_work(redis_server):
+    url = redis_server(maxclients=40).url
+    settings = blocks("python", "CACHES").replace("redis://cache:6379/0", url)
+    code = f"""{settings}
+from django.conf import settings
+settings.configure(CACHES=CACHES)
+from django.core.cache import cache
+cache.set("k", [1])
+import poolmgr
+pool = cache._cache.get_client(None).connection_pool
+print(cache.get("k"), type(pool) is poolmgr.ConnectionPool)"""
+    assert python(code).stdout == "[1] True\n"
+
+
+def test_a_pool_of_ones_own_works(redis_server, isolated):
+    server = redis_server(maxclients=40, port=free_port())
+    code = "import poolmgr, redis\n" + blocks("python", "poolmgr.ConnectionPool(").replace(
+        'host="cache", port=6379', f'host="127.0.0.1", port={server.port}'
+    )
+    assert python(code + "\nprint(client.ping(), client.connection_pool.max_connections)").stdout == "True 10\n"
+
+
+def test_every_file_it_links_to_is_there():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not os.path.exists(ROOT / link)] == []

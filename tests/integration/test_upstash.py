@@ -1,0 +1,59 @@
+"""Upstash's own clients, unmodified, in environments of their own, against the service over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.service import Service
+
+SCRIPTS = ROOT / "tests" / "upstash"
+PYTHON_CLIENT = "upstash-redis==1.8.0"
+NODE_CLIENT = "@upstash/redis@1.39.0"
+
+
+@pytest.fixture
+def service(isolated):
+    service = Service(isolated.parent, workers=2).start()
+    yield service
+    assert "Traceback" not in service.log
+    service.clean_up()
+
+
+def installed(command: list[str], tmp_path: Path, what: str) -> None:
+    """Install a client, or skip: only the package index can be missing, never the service."""
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    if done.returncode:
+        pytest.skip(f"{what} cannot be installed here: {(done.stderr or done.stdout).strip().splitlines()[-1][:200]}")
+
+
+def run(command: list[str], service: Service, cwd: Path) -> None:
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{service.port}", service.token],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "all well\n", done.stderr[-3000:]
+
+
+def test_the_python_client(service, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=100)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    installed([python, "-m", "pip", "install", "--quiet", PYTHON_CLIENT], tmp_path, PYTHON_CLIENT)
+    run([python, str(SCRIPTS / "client.py")], service, tmp_path)
+
+
+def test_the_javascript_client(service, tmp_path):
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if not npm or not node:
+        pytest.skip("npm is not installed")
+    installed([npm, "install", "--no-audit", "--no-fund", NODE_CLIENT], tmp_path, NODE_CLIENT)
+    shutil.copy(SCRIPTS / "client.mjs", tmp_path)
+    run([node, "client.mjs"], service, tmp_path)

@@ -1,0 +1,115 @@
+"""What tests of the pool share: a server for a module, a Sentinel, and pools on both."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.sentinel import Sentinel
+
+from poolmgr.pool.sentinel import SentinelConnectionPool
+from poolmgr.pool.sync import ConnectionPool
+from tests.helpers import RedisServer, free_port, valkey_binary, wait_for
+from tests.permits import FakeMember, FakePermits
+
+
+@contextlib.contextmanager
+def running_server(**options: Any) -> Iterator[RedisServer]:
+    """A server on a port of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    server = RedisServer(directory, port=free_port(), **options)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_sentinel(server: RedisServer) -> Iterator[int]:
+    """A Sentinel that watches the server as ``main``; its port."""
+    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    port = free_port()
+    (directory / "sentinel.conf").write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {directory}\nsentinel monitor main 127.0.0.1 {server.port} 1\n"
+    )
+    process = subprocess.Popen(
+        [valkey_binary(), str(directory / "sentinel.conf"), "--sentinel"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+
+        def knows() -> bool:
+            with contextlib.suppress(redis.RedisError):
+                with redis.Redis(port=port) as client:
+                    return bool(client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", "main"))
+            return False
+
+        wait_for(knows, 10, what="the Sentinel answers")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def direct_pool(server: RedisServer, **options: Any) -> ConnectionPool:
+    options.setdefault("member", FakeMember())
+    return ConnectionPool(host="127.0.0.1", port=server.port, **options)
+
+
+def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
+    options.setdefault("member", FakeMember())
+    sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=5)
+    client = sentinel.master_for("main", connection_pool_class=SentinelConnectionPool, **options)
+    pool: ConnectionPool = client.connection_pool
+    client.auto_close_connection_pool = False
+    return pool
+
+
+def permits(pool: ConnectionPool) -> FakePermits:
+    """The fake permits behind a pool."""
+    member = pool._origin._member
+    assert isinstance(member, FakeMember)
+    return member.only
+
+
+def client_of(pool: ConnectionPool) -> redis.Redis:
+    return redis.Redis(connection_pool=pool)
+
+
+def answers_are_its_own(pool: ConnectionPool, times: int = 5) -> None:
+    """Every command gets its own answer, and no connection is in a state that a caller left behind."""
+    client = client_of(pool)
+    for _ in range(times):
+        word = uuid.uuid4().hex
+        assert client.echo(word) in (word, word.encode())
+        info = client.client_info()
+        assert int(info["db"]) == pool.connection_kwargs.get("db", 0)
+        assert "x" not in str(info["flags"]), "a transaction is open"
+        assert str(info.get("watch", 0)) == "0"
+        assert str(info["sub"]) == "0"
+
+
+def nothing_is_missing(pool: ConnectionPool) -> None:
+    """Every place and every permit is accounted for; nothing is out."""
+    import gc
+
+    gc.collect()
+    pool._advance(may_open=False)
+    core = pool._core
+    wait_for(lambda: not core.opening, what="nothing is being opened")
+    assert core.lent == 0, repr(core)
+    assert core.size == len(core.idle), repr(core)
+    if not core.size and not pool._origin._all:
+        return  # it was never connected
+    found = permits(pool)
+    found.sweep()
+    assert len(found.out) == core.size, f"{core!r} {found.out}"

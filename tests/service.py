@@ -1,0 +1,439 @@
+"""A whole service under test: gunicorn with its workers, its supervisor and what else it starts.
+
+:class:`Service` starts and signals it and knows all its processes; :class:`Load` calls it from many
+threads and keeps what became of every single request. Used by the integration and the chaos tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import ROOT, alive, free_port, kill, wait_for
+
+CONF = ROOT / "deploy" / "conf.py"
+GUNICORN = (str(Path(sys.executable).with_name("gunicorn")),)
+LOAD_APP = "tests.apps.load:app"
+
+
+@dataclass
+class Answer:
+    """What a request came back with."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def processes_of(socket_path: str) -> dict[int, str]:
+    """Every live process that was started with this ``POOLMGR_SOCKET``, with its command line.
+
+    Master, workers, supervisor, keeper and embedded server all inherit it, whatever became of their
+    parents; so this finds what a service leaves behind. (A Redis server writes its title over its
+    environment, and is known by its socket's path in that.)
+    """
+    wanted = f"POOLMGR_SOCKET={socket_path}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            ours = wanted in (entry / "environ").read_bytes().split(b"\0") or f"{socket_path}." in command
+            if ours and alive(int(entry.name)):
+                found[int(entry.name)] = command
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """The live children of a process, in the order of their pids."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found.update(int(child) for child in (task / "children").read_text().split())
+    return sorted(child for child in found if alive(child))
+
+
+class Service:
+    """gunicorn on a free port of 127.0.0.1, with a log file instead of a terminal.
+
+    Args:
+        directory: short and private; where the supervisor's socket is to be.
+        app: what to serve; None: the worker service.
+        workers, threads, worker_class: as environment variables, the way an operator sets them.
+        redis_url: None: the embedded server.
+        environ: further variables; None removes one.
+        arguments: further arguments of gunicorn.
+        conf: the configuration file, or ``python:module``.
+        program: gunicorn's command.
+        port: of the service; by default a free one.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        app: str | None = None,
+        workers: int | None = 2,
+        threads: int = 4,
+        worker_class: str = "gthread",
+        redis_url: str | None = None,
+        environ: Mapping[str, str | None] | None = None,
+        arguments: tuple[str, ...] = (),
+        conf: str = str(CONF),
+        program: tuple[str, ...] = GUNICORN,
+        port: int | None = None,
+        cwd: Path = ROOT,
+    ) -> None:
+        self.directory = directory
+        self.socket = str(directory / "s")
+        self.port = port or free_port()
+        self.log_path = directory.with_name(directory.name + f"-{self.port}.log")
+        self.cwd = cwd
+        wanted: dict[str, str | None] = {
+            **os.environ,
+            "POOLMGR_SOCKET": self.socket,
+            "POOLMGR_METRICS": "off",
+            "POOLMGR_LOG_FORMAT": "json",
+            "WORKER_CLASS": worker_class,
+            "WORKER_THREADS": str(threads),
+            "WEB_CONCURRENCY": None if workers is None else str(workers),
+            "REDIS_URL": redis_url,
+            "PYTHONFAULTHANDLER": "1",
+            **(environ or {}),
+        }
+        self.environ = {name: value for name, value in wanted.items() if value is not None}
+        self.command = [*program, "-c", conf]
+        if "PORT" not in self.environ:
+            self.command += ["--bind", f"127.0.0.1:{self.port}"]
+        self.command += [*arguments, *([app] if app else [])]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # ---- its life ------------------------------------------------------------------------------
+
+    def spawn(self) -> Service:
+        """Start it and do not wait."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.cwd
+            )
+        return self
+
+    def start(self, *, path: str = "/healthz") -> Service:
+        """Start it and wait until it answers and all its workers are there."""
+        self.spawn()
+        wait_for(lambda: self.answers(path), 20, what=f"the service answers; its log: {self.log[-3000:]}")
+        count = int(self.environ.get("WEB_CONCURRENCY") or 1)
+        wait_for(lambda: len(self.workers()) >= count, 10, what=f"{count} workers")
+        return self
+
+    def answers(self, path: str = "/healthz") -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"gunicorn ended with status {self.process.returncode}:\n{self.log[-5000:]}")
+        try:
+            return self.get(path, timeout=5).status < 500
+        except OSError:
+            return False
+
+    def run(self, timeout: float = 20) -> tuple[int, str]:
+        """Start one that is expected to end by itself; its exit status and what it printed."""
+        self.spawn()
+        assert self.process is not None
+        status = self.process.wait(timeout)
+        return status, self.log
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self, number: int = signal.SIGINT, timeout: float = 10) -> int:
+        """End the master and wait for it; its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def clean_up(self) -> None:
+        """Kill whatever is still there, and forget the log."""
+        for _ in range(50):
+            left = processes_of(self.socket)
+            for pid in left:
+                kill(pid)
+            if not left:
+                break
+            time.sleep(0.02)
+        if self.process is not None:
+            self.process.wait(10)
+        self.log_path.unlink(missing_ok=True)
+
+    # ---- what is known of it -------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """The log's lines that are JSON; with ``name`` those of one event."""
+        found = []
+        for line in self.log.splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and (not name or event.get("event") == name):
+                    found.append(event)
+        return found
+
+    def processes(self) -> dict[int, str]:
+        return processes_of(self.socket)
+
+    def masters(self) -> list[int]:
+        """The oldest first. A master of gunicorn is one that is no other's worker."""
+        gunicorns = {pid for pid, command in self.processes().items() if "gunicorn" in command}
+        fathers = {pid for pid in gunicorns if children_of(pid)}
+        if self.process is not None and alive(self.pid):
+            fathers.add(self.pid)
+        return sorted(fathers)
+
+    def workers(self, master: int | None = None) -> list[int]:
+        """The worker processes of a master: of the first one by default."""
+        found = []
+        for pid in children_of(master or self.pid):
+            with contextlib.suppress(OSError):
+                environ = Path(f"/proc/{pid}/environ").read_bytes()
+                if f"GUNICORN_PID={master or self.pid}".encode() in environ.split(b"\0"):
+                    continue  # the next master, started by USR2
+                found.append(pid)
+        return found
+
+    def supervisor(self) -> int:
+        """Its pid, or 0."""
+        for pid, command in self.processes().items():
+            if "-m poolmgr.supervisor" in command:
+                return pid
+        return 0
+
+    def files(self) -> list[str]:
+        """What is in its directory."""
+        return sorted(path.name for path in self.directory.iterdir()) if self.directory.exists() else []
+
+    def upgrade(self, timeout: float = 20, *, master: int | None = None) -> int:
+        """USR2 to a master, the first one by default: have a second one start, and wait until its workers
+        are there; its pid."""
+        first = master or self.pid
+        before = set(children_of(first))
+        # Workers added by TTIN are the first master's only.
+        count = min(len(self.workers(first)), int(self.environ.get("WEB_CONCURRENCY", 1)))
+        kill(first, signal.SIGUSR2)
+
+        def second() -> int:
+            for pid in children_of(first):
+                with contextlib.suppress(OSError):
+                    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                    if pid not in before and f"GUNICORN_PID={first}".encode() in variables:
+                        return pid
+            return 0
+
+        pid = wait_for(second, timeout, what="a second master")
+        wait_for(lambda: len(self.workers(pid)) >= count, timeout, what="the second master's workers")
+        return pid
+
+    # ---- calling it ----------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """The token in use; waits until it is made."""
+        given = self.environ.get("WORKER_TOKEN")
+        if given:
+            return given
+        path = self.directory / "token"
+        wait_for(path.exists, what="the token's file")
+        return path.read_text().strip()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 15,
+    ) -> Answer:
+        """One request on a connection of its own.
+
+        Raises:
+            OSError, http.client.HTTPException: there was no answer.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, {"Connection": "close", **(headers or {})})
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.request("GET", path, **options)
+
+    def ask(self, *words: object, path: str = "/", headers: Mapping[str, str] | None = None) -> Answer:
+        """One command over HTTP, with the token."""
+        return self.post(list(words), path=path, headers=headers)
+
+    def post(self, value: object, *, path: str = "/", headers: Mapping[str, str] | None = None) -> Answer:
+        given = {"Authorization": f"Bearer {self.token}", **(headers or {})}
+        return self.request("POST", path, json.dumps(value), given)
+
+
+# ---- load --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One request.
+
+    Attributes:
+        start, end: on ``time.monotonic()``.
+        status: of the answer; 0: there was none.
+        pid: the worker that answered; 0: unknown.
+        error: what went wrong.
+    """
+
+    start: float
+    end: float
+    status: int
+    pid: int = 0
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass
+class Load:
+    """Callers in a closed loop: each sends its next request when the last one is answered.
+
+    ``with Load(service, "/hold?ms=5", callers=16) as load: ...``; then look at :attr:`outcomes`. Every
+    request has a connection of its own, so a killed worker takes with it only what it had accepted.
+    """
+
+    service: Service
+    path: str = "/get"
+    callers: int = 16
+    timeout: float = 15
+    outcomes: list[Outcome] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Load:
+        for number in range(self.callers):
+            thread = threading.Thread(target=self._call, name=f"caller-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(self.timeout + 5)
+
+    def _call(self) -> None:
+        while not self._stop.is_set():
+            self.outcomes.append(self._one())
+
+    def _one(self) -> Outcome:
+        start = time.monotonic()
+        status, pid, error = 0, 0, ""
+        try:
+            answer = self.service.get(self.path, timeout=self.timeout)
+            status = answer.status
+            found = answer.json
+            pid = int(found.get("pid", 0))
+            error = str(found.get("error", ""))
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        return Outcome(start, time.monotonic(), status, pid, error)
+
+    # ---- what came of it -----------------------------------------------------------------------
+
+    @property
+    def answered(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.ok]
+
+    def failures(self, kills: list[float] | None = None) -> list[Outcome]:
+        """Requests without a good answer, those left out that a killed worker may have had.
+
+        Args:
+            kills: when workers were killed. A request is excused only if it got no answer at all and
+                was open at one of these moments.
+        """
+        return [
+            outcome
+            for outcome in self.outcomes
+            if not outcome.ok
+            and not (outcome.status == 0 and any(outcome.start <= at <= outcome.end for at in kills or ()))
+        ]
+
+    def by_worker(self) -> Counter[int]:
+        return Counter(outcome.pid for outcome in self.answered)
+
+    def between(self, begin: float, end: float) -> list[Outcome]:
+        """Good answers that came in this time."""
+        return [outcome for outcome in self.answered if begin <= outcome.end <= end]
+
+    def slowest(self) -> float:
+        return max((outcome.seconds for outcome in self.outcomes), default=0.0)
+
+    def wait_for_answers(self, count: int, timeout: float = 20) -> None:
+        """Until so many more requests have been answered well."""
+        goal = len(self.answered) + count
+        wait_for(lambda: len(self.answered) >= goal, timeout, what=f"{count} more good answers", step=0.02)
+
+
+@contextlib.contextmanager
+def every(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Do something again and again beside the body; what it raises fails the test at the end."""
+    stop = threading.Event()
+    problems: list[BaseException] = []
+
+    def loop() -> None:
+        while not stop.wait(seconds):
+            try:
+                action()
+            except BaseException as problem:
+                problems.append(problem)
+                return
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    if problems:
+        raise problems[0]

@@ -1,0 +1,165 @@
+"""Run many seeds on all cores, or replay one.
+
+::
+
+    python -m tests.simulation --seeds 10000          # seeds 0 to 9999
+    python -m tests.simulation --replay 4711          # one seed, its trace shortened
+    python -m tests.simulation --replay 4711 --whole  # as it was
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing import get_context
+
+import msgspec
+
+from tests.simulation.scenario import Scenario, draw
+from tests.simulation.shrink import failure, shorter
+from tests.simulation.world import Violation, World
+
+CHUNK = 20
+"""Seeds that a process takes at a time."""
+
+
+class Tally(msgspec.Struct):
+    """What a number of runs came to."""
+
+    seeds: int = 0
+    steps: int = 0
+    turns: int = 0
+    faults: int = 0
+    unproven: int = 0
+    failed: list[tuple[int, str]] = msgspec.field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.seeds += other.seeds
+        self.steps += other.steps
+        self.turns += other.turns
+        self.faults += other.faults
+        self.unproven += other.unproven
+        self.failed += other.failed
+
+
+def run(seeds: Iterable[int]) -> Tally:
+    """Run them all; what fails is in the tally."""
+    tally = Tally()
+    for seed in seeds:
+        world = World(draw(seed))
+        try:
+            world.run()
+        except Violation as violation:
+            tally.failed.append((seed, str(violation)))
+        except Exception as error:
+            tally.failed.append((seed, f"{type(error).__name__}: {error}"))
+        tally.seeds += 1
+        tally.steps += world.steps
+        tally.turns += world.turns
+        tally.faults += len(world.scenario.faults)
+        tally.unproven += world.unproven
+    return tally
+
+
+def run_parallel(first: int, count: int, *, processes: int = 0, told: Callable[[Tally], None] | None = None) -> Tally:
+    """Seeds ``first`` to ``first + count - 1`` on all cores; ``told`` hears of the progress."""
+    whole = Tally()
+    chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
+    with get_context("fork").Pool(processes or os.cpu_count() or 1) as pool:
+        for tally in pool.imap_unordered(run, chunks):
+            whole.add(tally)
+            if told is not None:
+                told(whole)
+    whole.failed.sort()
+    return whole
+
+
+def legible(text: str) -> str:
+    """Tags as ``m101`` and ``s1``."""
+    return re.sub(
+        r"pm1\.0000000a\.00000b\.(\d+)\.\d+\.0000aa", lambda m: ("m" if int(m[1]) > 100 else "s") + m[1], text
+    )
+
+
+def replay(scenario: Scenario, last: int = 80) -> str:
+    """The run as text: its last steps and how it ended."""
+    world = World(scenario, tracing=True)
+    try:
+        world.run()
+        end = "no violation"
+    except Violation as violation:
+        end = f"violated: {violation}"
+    lines = [f"{at:10.5f}  {text}" for at, text in world.trace[-last:]]
+    head = f"budgets {scenario.budgets}, {len(scenario.workers)} members at the start, faults:"
+    faults = [f"    {fault.at:.5f} {fault.kind} {fault.a} {fault.b} {fault.c}" for fault in scenario.faults]
+    return legible("\n".join([head, *faults, *lines, end]))
+
+
+def report(seed: int, text: str) -> str:
+    """A failing seed: what is violated, how to replay it, a short trace."""
+    scenario = shorter(draw(seed), tries=150)
+    return "\n".join(
+        [
+            f"seed {seed}: {legible(text)}",
+            f"    replay: {sys.executable} -m tests.simulation --replay {seed}",
+            replay(scenario, last=40),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--replay", type=int)
+    parser.add_argument("--whole", action="store_true")
+    options = parser.parse_args()
+    if options.replay is not None:
+        scenario = draw(options.replay)
+        if failure(scenario) and not options.whole:
+            scenario = shorter(scenario)
+        print(replay(scenario, last=1 << 30 if options.whole else 80))
+        return 0
+    began = time.monotonic()
+    tally = _with_progress(options.first, options.seeds, options.processes)
+    took = time.monotonic() - began
+    print(
+        f"{tally.seeds} seeds, {tally.faults} faults, {tally.turns} ledger turns, {tally.steps} steps in {took:.1f} s"
+        f" ({tally.seeds / took:.0f} seeds/s, {tally.steps / took:.0f} steps/s);"
+        f" {tally.unproven} bounded waits; {len(tally.failed)} violations"
+    )
+    for seed, text in tally.failed[:3]:
+        print(report(seed, text))
+    for seed, text in tally.failed[3:20]:
+        print(f"seed {seed}: {legible(text)}")
+    return 1 if tally.failed else 0
+
+
+def _with_progress(first: int, count: int, processes: int) -> Tally:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("simulate"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=count, rate="")
+
+        def told(tally: Tally) -> None:
+            rate = f"{tally.steps / (time.monotonic() - began):,.0f} steps/s, {len(tally.failed)} violations"
+            progress.update(task, completed=tally.seeds, rate=rate)
+
+        return run_parallel(first, count, processes=processes, told=told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

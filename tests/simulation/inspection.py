@@ -1,0 +1,276 @@
+"""How a supervisor proves at one server that connections are gone (rules S3 to S5), in virtual time.
+
+The order of doing is that of :mod:`poolmgr.supervisor.inspection`; the verdict is the real
+:func:`poolmgr.supervisor.proof.judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from poolmgr import identity, wire
+from poolmgr.supervisor.proof import Row, judge
+from tests.simulation.server import Connection, Server
+
+if TYPE_CHECKING:
+    from tests.simulation.supervisor import Supervisor
+
+KEEPS_FROM = 8
+"""Budget from which on a connection is kept between two inspections (rule S5)."""
+
+BOUNDED_WAIT = 1.0
+"""Seconds after which, when no permit is left to look with, one is taken over the budget. In reality it is
+longer (:data:`poolmgr.supervisor.unproven.WAIT`); nothing depends on that but the length of a run."""
+
+GRACE = 0.7
+"""Seconds for which nothing is raised after a lost snapshot: longer than any delay here."""
+
+HANDSHAKE = 7.0
+PAUSE = 0.002
+"""Seconds between two lists of one inspection."""
+
+AGAIN = 0.02
+"""Seconds between two inspections that have not proven everything."""
+
+
+class Inspection:
+    """One server's. ``_state`` is what is being waited for."""
+
+    def __init__(self, supervisor: Supervisor, server: Server, *, census: bool) -> None:
+        self.supervisor = supervisor
+        self.world = supervisor.world
+        self.server = server
+        self.connection: Connection | None = None
+        self.permit = False
+        self._unbacked = False
+        """The permit was granted when nothing was known."""
+        self.census = census
+        """The server has not been met before: its connections that bear our tags are counted first."""
+        self._state = "rest"
+        self._targets: frozenset[str] = frozenset()
+        self._lists = 0
+        self._number = 0
+        self._rest_until = 0.0
+
+    @property
+    def may_exit(self) -> bool:
+        return not self.permit and self._state == "rest" and self.connection is None
+
+    @property
+    def listing(self) -> bool:
+        return self._state == "listing"
+
+    def _todo(self) -> frozenset[str]:
+        id = self.server.id
+        tags = {q.tag for q in self.supervisor.ledger.quarantined() if q.server == id and q.exited}
+        return frozenset(tags | self.supervisor.lost[id])
+
+    # ---- from outside ----------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """After every turn: is there something to do?"""
+        if self._state != "rest" or self.world.clock.now < self._rest_until:
+            return
+        ledger, id = self.supervisor.ledger, self.server.id
+        keeps = ledger.servers[id].budget >= KEEPS_FROM and bool(self.supervisor.links)
+        if self.census or self._todo():
+            if self.connection is not None and self._afresh():
+                self._close(self._open)
+            elif self.connection is not None:
+                self._state = "listing"
+                self._begin()
+            elif self.permit:
+                self._open()
+            else:
+                self._acquire()
+        elif keeps and self.connection is None and not self.permit:
+            self._acquire()
+        elif not keeps and self.connection is not None:
+            self._close(self._give_back)
+
+    def granted(self) -> None:
+        """A turn has granted the permit, and the snapshot shows it."""
+        if self._state == "acquiring":
+            self.permit = True
+            self._unbacked = self.census and not self.world.whole
+            self._open()
+        else:
+            self._return()
+
+    def die(self) -> None:
+        if self.connection is not None:
+            self.server.die(self.connection)
+
+    # ---- the permit ------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        self._state = "acquiring"
+        self._number += 1
+        self.supervisor.ledger.want_own(self.server.id, 1, self.world.clock.now)
+        self.supervisor.wake(0.00001)
+        self.supervisor.after(BOUNDED_WAIT, self._waited, self._number)
+
+    def _waited(self, number: int) -> None:
+        """No permit came. If what is to be proven is old enough, one is granted over the budget."""
+        if self._state != "acquiring" or number != self._number:
+            return
+        now, id = self.world.clock.now, self.server.id
+        ledger = self.supervisor.ledger
+        if self.census:
+            # What members state fills all that is known: there must be one more.
+            ledger.set_budget(id, ledger.servers[id].outstanding + 1, now)
+        if self._todo():
+            self.world.unproven += 1
+            self.server.slack = 1
+            self.world.note(f"one permit of {id} over the budget, to look with")
+            ledger.overdraw_own(id)
+        self.supervisor.wake(0.00001)
+        self.supervisor.after(BOUNDED_WAIT, self._waited, number)
+
+    def _return(self) -> None:
+        self.permit = self._unbacked = False
+        self.server.slack = 0
+        self.supervisor.ledger.return_own(self.server.id, 1, self.world.clock.now)
+        self.supervisor.wake(0.00001)
+
+    def _give_back(self) -> None:
+        self._return()
+        self._rest(0.0)
+
+    def _rest(self, seconds: float) -> None:
+        self._state = "rest"
+        self._rest_until = self.world.clock.now + seconds
+        self.supervisor.after(seconds, self.supervisor.wake, 0.00001)
+
+    # ---- the connection --------------------------------------------------------------------------
+
+    def _afresh(self) -> bool:
+        """Rule S3: the list counts only after a connection that was made after the exit was answered."""
+        return True
+
+    def _open(self) -> None:
+        self._state = "opening"
+        self._targets = self._todo()
+        box: list[Connection] = []
+        self.connection = self.server.connect(
+            f"{self.supervisor.tag}-{self.supervisor.next_serial()}",
+            lambda: self._event(self._opened, box[0]),
+            lambda: self._event(self._ended, box[0]),
+        )
+        box.append(self.connection)
+        self.connection.census = self._unbacked
+
+    def _event(self, call: Callable[..., Any], *args: Any) -> None:
+        self.supervisor.after(0.0, self.supervisor.event, "do", lambda: call(*args))
+
+    def _opened(self, conn: Connection) -> None:
+        if conn is self.connection and self._state == "opening":
+            self._state = "listing"
+            self._lists = 0
+            self.supervisor.after(self.world.delay(0.0001), self._list)
+
+    def _begin(self) -> None:
+        self._targets = self._todo()
+        self._lists = 0
+        self.supervisor.after(self.world.delay(0.0001), self._list)
+
+    def _close(self, then: Callable[[], None]) -> None:
+        """Rule M3 for our own: its permit is free when the server has confirmed."""
+        self._state = "closing"
+        self._then = then
+        assert self.connection is not None
+        self.server.shut(self.connection)
+
+    def _ended(self, conn: Connection) -> None:
+        if conn is not self.connection:
+            return
+        self.connection = None
+        if self._state == "closing":
+            self._then()
+        else:  # the server's doing
+            self._return()
+            self._rest(AGAIN)
+
+    # ---- lists -----------------------------------------------------------------------------------
+
+    def _list(self) -> None:
+        """The server makes the list now; it arrives later."""
+        if self._state == "listing":
+            self.supervisor.after(self.world.delay(0.0002), self._event, self._listed, self.server.rows())
+
+    def _listed(self, rows: list[Row]) -> None:
+        if self._state != "listing" or self.connection is None:
+            return
+        if self.census:
+            self._counted(rows)
+            return
+        verdict = judge(rows, self._targets, fresh=self._excluded(), host="10.0.0.1", handshake=HANDSHAKE)
+        self._prove(verdict.gone)
+        self._targets -= verdict.gone
+        if verdict.leftovers:
+            for id in verdict.leftovers:
+                self.supervisor.after(self.world.delay(0.0001), self.server.kill, id)
+        self._lists += 1
+        if self._targets and self._lists < 7:
+            self.supervisor.after(PAUSE * self._lists, self._list)
+            return
+        self._rest(AGAIN if self._targets else 0.0)
+
+    def _excluded(self) -> int:
+        assert self.connection is not None
+        return self.connection.id
+
+    def _prove(self, gone: frozenset[str]) -> None:
+        now = self.world.clock.now
+        supervisor = self.supervisor
+        for target in sorted(gone):
+            if target in supervisor.lost[self.server.id]:
+                supervisor.lost[self.server.id].discard(target)
+                tag, _, serial = target.rpartition("-")
+                link = supervisor.links.get(tag)
+                if link is not None:
+                    link.to_member(wire.Gone(self.server.id, (int(serial),)))
+            else:
+                self.world.note(f"{target} proven gone from {self.server.id}")
+                supervisor.ledger.proven(self.server.id, target, now)
+        supervisor.wake(0.00001)
+
+    def _counted(self, rows: list[Row]) -> None:
+        """Rule S4, the census: everything that bears a tag of ours and is not known otherwise."""
+        ours = self.connection.id if self.connection else 0
+        if any(not row.name and row.id < ours for row in rows):
+            self.supervisor.after(PAUSE, self._list)
+            return
+        found: dict[str, int] = {}
+        for row in rows:
+            tag = identity.find(row.name)
+            if tag is not None and row.id != ours:
+                found[tag.process] = found.get(tag.process, 0) + 1
+        supervisor, id, now = self.supervisor, self.server.id, self.world.clock.now
+        ledger = supervisor.ledger
+        for process, count in found.items():
+            if process in ledger.members or process in ledger.servers[id].quarantine:
+                continue
+            alive = self.world.lives_tag(process)
+            if alive:
+                supervisor.unheard.add(process)
+            ledger.census(id, process, count, now, exited=not alive)
+        self.census = False
+        ledger.server(id, run_id="r")
+        ledger.set_budget(id, self.server.budget, now)
+        if supervisor.unheard and supervisor.grace < now:
+            supervisor.grace = now + GRACE
+        self.world.note(f"census of {id}: {found}")
+        supervisor.after(max(0.0, supervisor.grace - now) + 0.001, supervisor.wake, 0.0)
+        supervisor.wake(0.00001)
+        self._rest(0.0)
+
+    def release_held_raises(self) -> None:
+        """After the census, and once the members of an earlier supervisor have had time to register."""
+        supervisor, id = self.supervisor, self.server.id
+        now = self.world.clock.now
+        if supervisor.ledger.servers[id].held and not self.census:
+            if now >= supervisor.grace or (not supervisor.unheard and not supervisor.lost_snapshot):
+                supervisor.ledger.hold_raises(id, False)
+                supervisor.wake(0.00001)

@@ -1,0 +1,493 @@
+"""One run of one scenario: what exists, which faults come, and what must hold after every step.
+
+Checked after every step:
+
+* each server counts at most what is allowed: the budget; while a shrunk budget is overdrawn, what
+  was charged when it shrank, never more than at any time since;
+* no process has more open than the ledger charges it (the invariant, first half);
+* what the ledger charges, quarantines and holds itself is within the budget, or has not grown (second half);
+* :meth:`poolmgr.budget.ledger.Ledger.check`.
+
+Checked at the end, when faults have ceased:
+
+* whoever waits is served within bounded time, while all work;
+* when nobody works: no quarantine, nothing lost, Σ limits within the budget, nobody waits;
+* one hot process then gets the whole budget but what the supervisor keeps: no permit is lost;
+* when all have gone, the supervisor finds nothing charged and exits.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from poolmgr.budget import sharing
+from poolmgr.budget.accounts import Identity, Saved, Server as Known
+from tests.simulation import wild
+from tests.simulation.clock import Clock
+from tests.simulation.process import Caller, Load, Process
+from tests.simulation.scenario import Fault, Scenario, Worker, worker
+from tests.simulation.server import Server
+from tests.simulation.supervisor import Supervisor
+
+EVERYONE = 12
+"""Members up to which every one of them is checked after every step, not only those it touched."""
+
+CALM = 8.0
+"""Seconds within which everything that a fault broke must be whole again (S5's bounded wait is 5)."""
+
+
+class Violation(Exception):
+    """Something that must hold did not."""
+
+
+def _outstanding(known: Known) -> int:
+    """Everything that rule S1 sums, counted here, not by the code under test."""
+    charges = sum(max(limit for _, limit in account.told) for account in known.accounts.values())
+    return charges + sum(entry.charge for entry in known.quarantine.values()) + known.own
+
+
+class World:
+    """See the module's docstring.
+
+    Args:
+        tracing: keep what happens, to be printed.
+    """
+
+    def __init__(self, scenario: Scenario, *, tracing: bool = False) -> None:
+        self.scenario = scenario
+        self.tracing = tracing
+        self.trace: list[tuple[float, str]] = []
+        self.rng = random.Random(scenario.seed + 1)
+        self.clock = Clock()
+        self.servers = {f"r{i}": Server(self, f"r{i}", budget) for i, budget in enumerate(scenario.budgets)}
+        self.processes: dict[str, Process] = {}
+        """Those that live."""
+        self.touched: dict[str, Process] = {}
+        self.supervisor: Supervisor | None = None
+        self.disk: Saved | None = None
+        self.clean = True
+        """There is no snapshot because nothing was charged."""
+        self.whole = True
+        """The ledger knows everything; not, from the loss of a snapshot until all have registered."""
+        self.disk_full = False
+        self.half_open = 0
+        self.lag = 0.0
+        """Added to every delay of what a member says on a link that is made now."""
+        self.working = True
+        self.mute = False
+        self.unproven = 0
+        self.steps = 0
+        self.turns = 0
+        self.ledger_changed = False
+        self._starting = False
+        self._outstanding: dict[str, int] = {}
+        self._pids = 100
+        self._supervisors = 0
+
+    # ---- used by all parts -----------------------------------------------------------------------
+
+    def delay(self, scale: float) -> float:
+        """Seconds something takes: up to twice ``scale``, and now and then far longer."""
+        rng = self.rng.random
+        if self.scenario.slow and rng() < self.scenario.slow:
+            return min(0.3, scale * self.scenario.slowness * rng())
+        return scale * 2 * rng()
+
+    def repeats(self) -> bool:
+        return bool(self.scenario.repeats) and self.rng.random() < self.scenario.repeats
+
+    def note(self, text: str) -> None:
+        if self.tracing and text:
+            self.trace.append((self.clock.now, text))
+
+    def violated(self, text: str) -> None:
+        self.note(f"VIOLATION: {text}")
+        raise Violation(text)
+
+    # ---- supervisors -----------------------------------------------------------------------------
+
+    def supervisor_for(self, process: Process) -> Supervisor | None:
+        """The one that answers; if there is none, one is started (only one: there is a lock)."""
+        if self.supervisor is not None and self.supervisor.alive:
+            return self.supervisor
+        if not self._starting:
+            self._starting = True
+            self.clock.after(0.0005 + self.delay(0.001), self._start_supervisor)
+        return None
+
+    def _start_supervisor(self) -> None:
+        self._starting = False
+        self._supervisors += 1
+        self.supervisor = Supervisor(self, self._supervisors)
+        self._outstanding.clear()
+        self.ledger_changed = True
+
+    def read_snapshot(self) -> Saved | None:
+        return self.disk
+
+    def write_snapshot(self, saved: Saved) -> None:
+        self.disk, self.clean = saved, False
+        if self.tracing:
+            charges = {m.identity.tag: dict(m.charges) for m in saved.members}
+            self.note(f"snapshot: {charges} {[(s.id, s.budget, s.own, s.quarantine) for s in saved.servers]}")
+        for server in saved.servers:
+            self.servers[server.id].budget = server.budget
+
+    def remove_snapshot(self) -> None:
+        self.disk, self.clean = None, True
+
+    def lives(self, identity: Identity) -> bool:
+        return identity.tag in self.processes
+
+    def lives_tag(self, tag: str) -> bool:
+        return tag in self.processes
+
+    def exited(self, process: Process) -> None:
+        """A process has died; a supervisor that knows it hears of it some time after."""
+        del self.processes[process.tag]
+        self.touched.pop(process.tag, None)
+        if self.supervisor is not None and self.supervisor.alive:
+            self.clock.after(self.delay(0.0005), self._tell_exit, self.supervisor, process.tag)
+
+    @staticmethod
+    def _tell_exit(supervisor: Supervisor, tag: str) -> None:
+        if supervisor.alive and (tag in supervisor.ledger.members or tag in supervisor.unheard):
+            supervisor.event("exit", tag)
+
+    # ---- processes -------------------------------------------------------------------------------
+
+    def start(self, kind: Worker, core: Any = None) -> Process:
+        self._pids += 1
+        tag = f"pm1.0000000a.00000b.{self._pids}.{self._pids}.0000aa"
+        if core is not None:
+            core.tag = tag
+        process = self.processes[tag] = Process(self, tag, self._pids, core)
+        for server in self.servers.values():
+            load = Load(kind.threads, kind.service, kind.think, kind.on, kind.off, kind.phase)
+            process.attach(server, load, kind.ceiling)
+        process.start()
+        return process
+
+    def _chosen(self, number: int) -> Process | None:
+        processes = list(self.processes.values())
+        return processes[number % len(processes)] if processes else None
+
+    # ---- faults ----------------------------------------------------------------------------------
+
+    def inflict(self, fault: Fault) -> None:
+        self.note(f"FAULT {fault.kind}")
+        getattr(self, "_" + fault.kind.replace(" ", "_").replace("-", "_"))(fault)
+
+    def _kill(self, fault: Fault) -> None:
+        if (process := self._chosen(fault.a)) is not None:
+            process.die()
+
+    def _start(self, fault: Fault) -> None:
+        if len(self.processes) < 2 * len(self.scenario.workers) + 4:
+            self.start(worker(random.Random(fault.a), len(self.scenario.workers)))
+
+    def _stop(self, fault: Fault) -> None:
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped:
+            process.stop()
+            self.clock.after(fault.c, self._continue, process)
+
+    def _continue(self, process: Process) -> None:
+        if process.stopped and process.alive:
+            self.note(f"{process.tag} continues")
+            process.cont()
+
+    def _fork(self, fault: Fault) -> None:
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped and len(self.processes) < 2 * len(self.scenario.workers) + 4:
+            core = process.core.forked("")
+            self.start(worker(random.Random(fault.b), len(self.scenario.workers)), core)
+
+    def _leave(self, fault: Fault) -> None:
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped:
+            process.leave()
+
+    def _kill_connecting(self, fault: Fault) -> None:
+        """Kill a process while the server does not know yet whose connection it has; waits for the moment. For
+        every third, a list must be under way too."""
+        listing = fault.a % 3 > 0 or (
+            self.supervisor is not None and any(i.listing for i in self.supervisor.inspections.values())
+        )
+        process = next((p for p in self.processes.values() if any(pool.connecting for pool in p.pools)), None)
+        if listing and process is not None:
+            process.die()
+        elif fault.b > 0 and self.clock.now < self.scenario.duration:
+            self.clock.after(0.0002, self._kill_connecting, msgspec.structs.replace(fault, b=min(fault.b, 300) - 1))
+
+    def _drop_link(self, fault: Fault) -> None:
+        """At any moment. Or (odd ``b``) as soon as something is under way on it, with a new link at once; for
+        every second of these it must be an early acknowledgement, of whichever process."""
+        process: Process | None = self._chosen(fault.a)
+        at_once = fault.b % 2 == 1
+        if at_once and fault.c > 0 and self.clock.now < self.scenario.duration:
+            if fault.b % 4 == 3:
+                process = next((p for p in self.processes.values() if p.link is not None and p.link.acking), None)
+            if process is None or process.link is None or not process.link.busy:
+                self.clock.after(0.0002, self._drop_link, msgspec.structs.replace(fault, c=fault.c - 0.0002))
+                return
+        if process is None or process.stopped:
+            return
+        process.run(process.drop_link)
+        if at_once:
+            process.run(process.connect)
+
+    def _double_link(self, fault: Fault) -> None:
+        """A new link, upon which everything (or all but the registration) is slow; and soon another."""
+        process = self._chosen(fault.a)
+        if process is None or process.stopped or process.link is None:
+            return
+        lag = 0.003 + fault.c % 0.02
+        process.run(process.drop_link)
+        self.lag = 0.0 if fault.b % 2 else lag
+        process.run(process.connect)
+        self.lag = 0.0
+        if process.link is not None:
+            process.link.lag = lag
+            self.clock.after(lag * (0.2 if fault.b % 4 < 2 else 0.7), self._relink, process, process.link)
+
+    def _relink(self, process: Process, link: Any) -> None:
+        if process.alive and not process.stopped and process.link is link:
+            process.run(process.drop_link)
+            process.run(process.connect)
+
+    def _supervisor_drops_link(self, fault: Fault) -> None:
+        supervisor = self.supervisor
+        if supervisor is not None and supervisor.alive and supervisor.links:
+            tags = list(supervisor.links)
+            link = supervisor.links[tags[fault.a % len(tags)]]
+            link.close_supervisor()
+            supervisor.event("link", link, None)
+
+    def _kill_supervisor(self, fault: Fault) -> None:
+        supervisor = self.supervisor
+        if supervisor is None or not supervisor.alive:
+            return
+        if self.scenario.lost_snapshot and fault.a % 2:
+            self.note("the snapshot is lost")
+            self.disk, self.clean, self.whole = None, False, False
+            supervisor.die()
+        elif fault.b < 6:
+            supervisor.doom = fault.b
+        else:
+            supervisor.die()
+
+    def _stop_supervisor(self, fault: Fault) -> None:
+        supervisor = self.supervisor
+        if supervisor is not None and supervisor.alive and not supervisor.stopped:
+            supervisor.stopped = True
+            self.clock.after(fault.c, self._continue_supervisor, supervisor)
+
+    @staticmethod
+    def _continue_supervisor(supervisor: Supervisor) -> None:
+        supervisor.stopped = False
+
+    def _disk_full(self, fault: Fault) -> None:
+        self.disk_full = True
+        self.clock.after(fault.c, self._disk_free)
+
+    def _disk_free(self) -> None:
+        self.disk_full = False
+
+    def _budget(self, fault: Fault) -> None:
+        supervisor = self.supervisor
+        if supervisor is not None and supervisor.alive:
+            number = fault.a % len(self.servers)
+            id, usual = f"r{number}", self.scenario.budgets[number]
+            supervisor.event("budget", id, max(1, int(usual * (0.3 + fault.b % 16 / 10))))
+
+    def _half_open(self, fault: Fault) -> None:
+        self.half_open += 1 + fault.b % 2
+
+    def _client_kill(self, fault: Fault) -> None:
+        server = self.servers[f"r{fault.a % len(self.servers)}"]
+        if server.connections:
+            ids = list(server.connections)
+            server.kill(ids[fault.b % len(ids)])
+
+    def _server_restarts(self, fault: Fault) -> None:
+        self.servers[f"r{fault.a % len(self.servers)}"].restart()
+
+    def _reload(self, fault: Fault) -> None:
+        """Every process is replaced, one after the other: the new one starts before the old one leaves."""
+        for i, process in enumerate(list(self.processes.values())):
+            self.clock.after(0.01 * i, self._replace, process, fault)
+
+    def _replace(self, process: Process, fault: Fault) -> None:
+        if process.alive and not process.stopped and self.working:
+            self._start(fault)
+            process.leave()
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    def run(self) -> World:
+        """The whole scenario.
+
+        Raises:
+            Violation: something that must hold did not.
+        """
+        try:
+            self._run()
+        except AssertionError as error:
+            self.violated(f"ledger: {error}")
+        return self
+
+    def _run(self) -> None:
+        for kind in self.scenario.workers:
+            self.start(kind)
+        for fault in self.scenario.faults:
+            self.clock.at(fault.at, self.inflict, fault)
+        with patch.object(sharing, "decide", wild.decide) if self.scenario.wild else nullcontext():
+            self.until(self.scenario.duration)
+        self._recover()
+        self._rest()
+        self._prove_whole()
+        self._all_leave()
+
+    def until(self, when: float) -> None:
+        step, check = self.clock.step, self.check
+        while step(when):
+            self.steps += 1
+            check()
+
+    def wait(self, what: str, true: Any, seconds: float) -> None:
+        """Run until ``true()``, which must come within ``seconds``. It is a text: what is missing, or ''."""
+        deadline = self.clock.now + seconds
+        while missing := true():
+            if self.clock.now >= deadline:
+                self.violated(f"{what}: {missing} after {seconds:.1f} s")
+            self.until(min(deadline, self.clock.now + 0.01))
+
+    # ---- what must hold after every step ---------------------------------------------------------
+
+    def check(self) -> None:
+        supervisor = self.supervisor
+        if supervisor is None or not supervisor.alive:
+            return
+        ledger = supervisor.ledger
+        if self.ledger_changed:
+            self.ledger_changed = False
+            ledger.check()
+            self._check_sums(supervisor)
+            if len(self.processes) <= EVERYONE:
+                self.touched.update(self.processes)
+        if not self.touched:
+            return
+        for process in self.touched.values():
+            for desk in process.core.desks():
+                account = desk.account
+                if not account.server or not self.whole:
+                    continue
+                charged = ledger.servers[account.server].accounts.get(process.tag)
+                if account.open > (charged.charge if charged is not None else 0):
+                    self.violated(f"{process.tag} has {account.open} open, charged {charged}")
+        self.touched.clear()
+
+    def _check_sums(self, supervisor: Supervisor) -> None:
+        for id, server in self.servers.items():
+            known = supervisor.ledger.servers[id]
+            outstanding = _outstanding(known)
+            before = self._outstanding.get(id, outstanding)
+            if self.whole:
+                if outstanding > max(known.budget, before) + server.slack:
+                    self.violated(f"{id}: {outstanding} outstanding of {known.budget}, {before} before")
+                server.bound = max(server.budget, known.budget, min(server.bound, outstanding))
+            else:
+                server.bound = server.budget
+            self._outstanding[id] = min(outstanding, max(known.budget, before))
+
+    # ---- what must hold when faults have ceased --------------------------------------------------
+
+    def _recover(self) -> None:
+        """All work on. Whoever waits is served within bounded time."""
+        self.disk_full = False
+        self.half_open = 0
+        if self.supervisor is not None:
+            self.supervisor.doom = None
+            self._continue_supervisor(self.supervisor)
+        for process in list(self.processes.values()):
+            self._continue(process)
+        waiting = [(p, c, c.since) for p in self.processes.values() for c in p.waiting]
+
+        def missing() -> str:
+            still = [p for p, caller, since in waiting if p.alive and caller.waiting and caller.since == since]
+            return f"{len(still)} callers wait, {still[0].tag} and others" if still else ""
+
+        crowd = sum(len(p.waiting) for p in self.processes.values())
+        self.wait("starved", missing, CALM + 0.5 * crowd / min(server.budget for server in self.servers.values()))
+
+    def _rest(self) -> None:
+        """Nobody works any more. Everything comes back."""
+        self.working = False
+
+        def missing() -> str:
+            callers = sum(len(p.waiting) for p in self.processes.values())
+            if callers:
+                return f"{callers} callers wait"
+            for process in self.processes.values():
+                for desk in process.core.desks():
+                    a = desk.account
+                    if a.lost or a.closing:
+                        return f"{process.tag} has {len(a.closing)} closing, {len(a.lost)} lost"
+            ledger = self.supervisor.ledger if self.supervisor and self.supervisor.alive else None
+            if ledger is None:
+                return "no supervisor" if self.processes else ""
+            for known in ledger.servers.values():
+                if known.quarantine:
+                    return f"{known.id} has {known.quarantined} in quarantine"
+                limits = sum(a.limit for a in known.accounts.values())
+                if limits > known.budget or known.charged > known.budget:
+                    return f"limits of {known.id} are {limits}, charged {known.charged}, of {known.budget}"
+            return ""
+
+        self.wait("not quiet", missing, CALM + 6.0)
+
+    def _prove_whole(self) -> None:
+        """One process wants everything, and gets it."""
+        self.whole = not self.scenario.lost_snapshot
+        process = self.start(Worker(0, 0.0, 0.0, ceiling=1_000_000))
+        for pool, usual in zip(process.pools, self.scenario.budgets, strict=True):
+            budget = 2 * usual + 1  # more than any budget that a fault may yet have set
+            pool.load = Load(budget, 3600.0, 0.0)
+            pool.callers = [Caller() for _ in range(budget)]
+            pool.queue.extend(pool.callers)
+            for caller in pool.callers:
+                caller.waiting = True
+            process.later(0.0, pool.grow)
+
+        def missing() -> str:
+            for pool in process.pools:
+                budget = pool.server.budget
+                ledger = self.supervisor.ledger if self.supervisor else None
+                own = ledger.servers[pool.server.id].own if ledger else 0
+                if len(pool.lent) < budget - own:
+                    return f"{process.tag} got {len(pool.lent)} of {budget} permits of {pool.server.id}, {own} own"
+            return ""
+
+        self.wait("permits lost", missing, CALM)
+
+    def _all_leave(self) -> None:
+        """Everyone ends. The supervisor finds nothing charged, and exits."""
+        for i, process in enumerate(list(self.processes.values())):
+            process.die() if i % 2 or any(p.load.service > 60 for p in process.pools) else process.leave()
+
+        def missing() -> str:
+            if self.processes:
+                return f"{len(self.processes)} processes have not left"
+            if self.supervisor is not None and self.supervisor.alive:
+                ledger = self.supervisor.ledger
+                return f"supervisor still runs, outstanding {[s.outstanding for s in ledger.servers.values()]}"
+            counts = {server.id: server.count for server in self.servers.values() if server.count or server.queued}
+            return f"servers still count {counts}" if counts else ""
+
+        self.wait("not returned", missing, CALM + 6.0)

@@ -1,0 +1,107 @@
+"""A real supervisor for tests, started by hand and watched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.fake_member import FakeMember
+from tests.helpers import ROOT, wait_for
+
+
+class SupervisorProcess:
+    """``python -m poolmgr.supervisor`` on a socket of the test's own; its log is parsed."""
+
+    def __init__(self, path: str, **environ: str) -> None:
+        self.path = path
+        self.environ = {"POOLMGR_SOCKET": path, "POOLMGR_LOG_FORMAT": "json", **environ}
+        self.log = Path(path + ".test-log")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **environ: str) -> SupervisorProcess:
+        self.process = self.spawn({**self.environ, **environ})
+        wait_for(self.accepts, 10, what="the supervisor accepts")
+        return self
+
+    def spawn(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.hasty_supervisor" if "HASTY" in environ else "poolmgr.supervisor"],
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def accepts(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            try:
+                sock.connect(self.path)
+            except OSError:
+                return False
+        return True
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL: the crash."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        if self.running:
+            assert self.process is not None
+            self.process.send_signal(signal.SIGCONT)
+            self.kill()
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Lines of its log, by event name."""
+        found = []
+        for line in self.log.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if not name or event.get("event") == name:
+                    found.append(event)
+        return found
+
+    def member(self, **options: str) -> FakeMember:
+        return FakeMember(self.path, **options).connect()
+
+    def status(self) -> dict[str, Any]:
+        """As a tool would ask for it."""
+        tool = self.member()
+        try:
+            return tool.status()
+        finally:
+            tool.close()
+
+    def server(self) -> dict[str, Any]:
+        """The status of the only server."""
+        (server,) = self.status()["servers"]
+        found: dict[str, Any] = server
+        return found

@@ -1,0 +1,227 @@
+"""The command line, with a supervisor that gives prepared answers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from poolmgr import cli, launch, settings, status, wire
+from poolmgr.cli import documents
+from poolmgr.variables import VARIABLES
+from tests import fake_supervisor
+from tests.helpers import ROOT
+
+STATUS = status.Status(
+    pid=41,
+    version="0.1.0",
+    uptime=3725,
+    socket="/run/s",
+    clients=2,
+    servers=(
+        status.ServerStatus(
+            id="tcp://cache:6379",
+            aliases=("tcp://cache:6379", "tcp://10.0.0.7:6379"),
+            budget=12,
+            derivation="budget 12 = REDIS_CONNECTION_BUDGET",
+            charged=9,
+            own=1,
+            quarantine=2,
+            members=(
+                status.MemberStatus(pid=101, title="gunicorn worker", limit=7, charge=7, open=6, in_use=5, waiting=3),
+                status.MemberStatus(pid=102, title="a [bold]title", limit=2, charge=4, acked=False, silent_for=61),
+            ),
+        ),
+        status.ServerStatus(id="unix:///r.sock", health=status.HealthStatus(up=False, since=1.0, error="refused")),
+    ),
+    differences=(status.Difference(server="tcp://cache:6379", pid=9, title="cron", ledger=0, kernel=3, server_sees=3),),
+    notes=("the budget 12 is less than its 40 processes",),
+)
+LIMITS = status.Limits(
+    servers=(
+        status.ServerLimits(
+            id="tcp://cache:6379",
+            budget=12,
+            derivation="budget 12 = x",
+            parts=(("maxclients", 100, "told"), ("reserve", None, "none")),
+        ),
+    )
+)
+ANSWERS = {
+    "status": wire.Answer(status.dump(STATUS)),
+    "limits": wire.Answer(status.dump(LIMITS)),
+    "SetBudget": wire.Answer("tcp://cache:6379: budget 20, was 12"),
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command; its exit status and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["poolmgr", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = end.value.code
+        return int(code or 0), out, err
+
+    return run
+
+
+def test_status_shows_budget_derivation_and_each_share(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), **ANSWERS):
+        code, out, _ = run("status")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert "supervisor 41, version 0.1.0, up 1 h 2 min, /run/s" in out
+    assert "budget     budget 12 = REDIS_CONNECTION_BUDGET" in out
+    assert "also       tcp://10.0.0.7:6379" in out
+    assert "9 charged, 1 the supervisor's own, 2 in quarantine, 0 free" in out
+    assert ["101", "gunicorn", "worker", "7", "7", "6", "5", "3"] in rows
+    assert "a [bold]title" in out, "what a process calls itself is no markup"
+    assert "recalled, last heard 1 min 1 s ago" in out
+    assert "DOWN" in out
+    assert "refused" in out
+    assert "audit: tcp://cache:6379: process 9 cron: ledger 0, kernel 3, server 3" in out
+    assert "note: the budget 12 is less than its 40 processes" in out
+
+
+def test_status_folds_nothing_that_has_room(run, isolated):
+    member = status.MemberStatus(pid=101, title="gunicorn worker", limit=828, charge=828, open=1)
+    quiet = status.Status(pid=41, servers=(status.ServerStatus(id="tcp://cache:6379", members=(member,)),))
+    with fake_supervisor.in_thread(str(isolated), status=wire.Answer(status.dump(quiet))):
+        out = run("status")[1]
+    assert ["101", "gunicorn", "worker", "828", "828", "1", "0", "0"] in [line.split() for line in out.splitlines()]
+
+
+def test_status_as_json_is_the_whole_answer(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), **ANSWERS):
+        code, out, _ = run("status", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(status.dump(STATUS))
+
+
+def test_a_newer_supervisors_further_fields_are_skipped(run, isolated):
+    answer = json.loads(status.dump(STATUS)) | {"of_tomorrow": [1]}
+    with fake_supervisor.in_thread(str(isolated), status=wire.Answer(json.dumps(answer))):
+        assert run("status")[0] == 0
+        assert json.loads(run("status", "--json")[1])["of_tomorrow"] == [1]
+
+
+def test_before_anybody_has_asked(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), status=wire.Answer(status.dump(status.Status(pid=1)))):
+        assert "no process has asked for a connection yet" in run("status")[1]
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("limits",), ("budget", "cache", "3")])
+def test_without_a_supervisor_one_line_says_so_and_none_is_started(run, isolated, command):
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert err == f"Error: no supervisor answers at {isolated}: is the service running, and with this POOLMGR_SOCKET?\n"
+    assert not Path(f"{isolated}.launch").exists()
+
+
+def test_a_refusal_and_a_failure_are_told(run, isolated):
+    with fake_supervisor.in_thread(
+        str(isolated), status=wire.Refused("another user"), limits=wire.Answer("no", ok=False)
+    ):
+        assert run("status") == (1, "", "Error: another user\n")
+        assert run("limits") == (1, "", "Error: no\n")
+
+
+def test_a_refusal_is_told_though_the_question_came_too_late(run, isolated, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(isolated))
+        listener.listen()
+
+        def refuse(*_, connect=launch.connect, **__):
+            sock = connect(settings.load(), start=False)
+            client, _ = listener.accept()
+            client.sendall(wire.encode(wire.Refused("you are uid 7")))
+            client.close()
+            return sock
+
+        monkeypatch.setattr(launch, "connect", refuse)
+        assert run("status") == (1, "", "Error: you are uid 7\n")
+
+
+def test_an_answer_that_is_none_is_told(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), status=wire.Answer("{}")):
+        code, _, err = run("status")
+    assert code == 1
+    assert err.startswith("Error: the supervisor's answer cannot be read")
+
+
+def test_limits_shows_every_bound(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), **ANSWERS):
+        code, out, _ = run("limits")
+        assert json.loads(run("limits", "--json")[1]) == json.loads(status.dump(LIMITS))
+    assert code == 0
+    assert "budget 12 = x" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["maxclients", "100", "told"] in rows
+    assert ["reserve", "-", "none"] in rows
+
+
+def test_budget_changes_it(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), **ANSWERS):
+        assert run("budget", "cache:6379", "20") == (0, "tcp://cache:6379: budget 20, was 12\n", "")
+        assert run("budget", "cache", "auto")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cache", "0"), "N is '0': allowed is a whole number from 1 to 1000000, auto or reset"),
+        (("cache", "many"), "N is 'many': allowed is a whole number from 1 to 1000000, auto or reset"),
+        (("http://u:hunter2@x", "3"), "SERVER is 'http://u:***@x': allowed is HOST:PORT, HOST or /PATH"),
+    ],
+)
+def test_a_wrong_budget_is_told(run, arguments, message):
+    assert run("budget", *arguments) == (1, "", f"Error: {message}\n")
+
+
+def test_config_shows_every_variable_its_value_and_its_origin(run, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://u:hunter2@h:1/0")
+    monkeypatch.setenv("WORKER_TOKEN", "hunter2")
+    code, out, err = run("config")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert {v.name for v in VARIABLES} <= set(rows)
+    assert rows["REDIS_URL"][:2] == ["redis://u:***@h:1/0", "environment"]
+    assert rows["WORKER_TOKEN"][:2] == ["***", "environment"]
+    assert rows["REDIS_POOL_TIMEOUT"][:2] == ["5", "default"]
+    found = json.loads(run("config", "--json")[1])
+    assert "hunter2" not in out + json.dumps(found)
+    assert {row["name"]: row["source"] for row in found}["REDIS_URL"] == "environment"
+
+
+def test_config_shows_all_that_is_wrong_and_fails(run, monkeypatch):
+    monkeypatch.setenv("REDIS_CONNECTION_BUDGET", "many")
+    monkeypatch.setenv("REDIS_POOL_TIMEOUT", "-1")
+    code, out, err = run("config")
+    assert code == 1
+    assert err.count("Error: ") == 2
+    assert "REDIS_SOCKET_TIMEOUT" in out
+
+
+def test_config_warns_of_a_name_that_is_not_ours(run, monkeypatch):
+    monkeypatch.setenv("REDIS_POOL_TIMOUT", "3")
+    code, _, err = run("config")
+    assert (code, err) == (0, "Warning: REDIS_POOL_TIMOUT is not a variable of ours: a typing error?\n")
+
+
+def test_the_readmes_table_is_the_one_of_the_settings():
+    readme = (ROOT / "README.md").read_text()
+    assert documents.markdown_table() in readme, "paste the output of: poolmgr config --markdown"
+
+
+def test_the_example_file_names_every_variable_once_and_sets_none():
+    text = documents.environment_file()
+    for variable in VARIABLES:
+        assert text.count(f"\n#{variable.name}=") == 1
+    assert all(not line or line.startswith("#") for line in text.splitlines())

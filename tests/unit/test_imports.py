@@ -1,0 +1,91 @@
+"""What every worker process loads: light, and nothing from outside but redis and msgspec."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import poolmgr
+from tests.helpers import python
+
+ALL = "from poolmgr import ConnectionPool, ConnectionPoolTimeoutError, get_client, get_pool"
+
+MEASURE = """if True:
+    import json, resource, time
+    start = time.process_time()
+    import redis
+    def memory():
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    before, size = time.process_time(), memory()
+    {code}
+    print(json.dumps([before - start, time.process_time() - before, memory() - size]))"""
+
+
+def outside(code: str) -> set[str]:
+    """Top-level modules that are loaded by ``code`` and come neither with Python nor from here."""
+    printed = python(f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))").stdout
+    tops = {name.partition(".")[0] for name in json.loads(printed)}
+    return {
+        top for top in tops if top not in sys.stdlib_module_names and top not in ("__main__", "__mp_main__", "poolmgr")
+    } - {name for name in tops if name.startswith(("__editable__", "_distutils_hack", "_virtualenv", "sitecustomize"))}
+
+
+def test_the_library_loads_redis_and_msgspec_and_nothing_else():
+    alone = outside("import redis, redis.backoff, redis.sentinel, redis.cluster")
+    assert outside(ALL) - alone - outside("import msgspec") == set()
+
+
+def test_importing_it_starts_nothing():
+    count = "import threading, os\n{}\nprint(threading.active_count(), len(os.listdir('/proc/self/fd')))"
+    assert python(count.format(ALL)).stdout == python(count.format("import redis")).stdout
+
+
+def test_it_costs_at_most_30_ms_and_3_mb_more_than_redis(tmp_path):
+    """CPU time and resident memory, the medians of several fresh processes with their bytecode written.
+
+    On a machine that takes longer for redis itself than a tenth of a second the time is judged by that.
+    """
+    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    code = MEASURE.replace("{code}", ALL)
+    python(code, environ=cached)
+    found = [json.loads(python(code, environ=cached).stdout) for _ in range(5)]
+    redis, ours, size = (sorted(column)[2] for column in zip(*found, strict=True))
+    assert ours <= max(0.030, 0.3 * redis), found
+    assert size <= 3_000_000, found
+
+
+def test_the_supervisor_and_the_command_load_no_pool():
+    for module in ("poolmgr.supervisor.server", "poolmgr.cli.app"):
+        printed = python(f"import sys, json, {module}\nprint(json.dumps(sorted(sys.modules)))").stdout
+        loaded = set(json.loads(printed))
+        assert not {"poolmgr.pool", "poolmgr.member"} & loaded
+
+
+@pytest.mark.parametrize("name", sorted(set(poolmgr.__all__)))
+def test_every_public_name_is_there(name):
+    assert getattr(poolmgr, name) is not None
+    assert name in dir(poolmgr)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'poolmgr' has no attribute 'Pool'"):
+        poolmgr.Pool  # noqa: B018
+
+
+def test_a_child_keeps_the_default_client_and_pool(redis_server, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_server(maxclients=10).url)
+    code = """if True:
+        import os, poolmgr
+        client, pool = poolmgr.get_client(), poolmgr.get_pool()
+        assert poolmgr.get_client() is client and client.connection_pool is pool
+        assert client.set("k", "v")
+        child = os.fork()
+        if child == 0:
+            same = poolmgr.get_client() is client and poolmgr.get_pool() is pool
+            os._exit(0 if same and client.get("k") == b"v" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.get("k") == b"v" """
+    python(code)

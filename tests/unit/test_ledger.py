@@ -1,0 +1,453 @@
+"""The ledger's rules, one at a time. That they hold together is the simulation's to show."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.turn import Turn
+from poolmgr.wire import Ask, Limit, Report
+
+R = "tcp://r:6379"
+
+
+class Book:
+    """A ledger with one server, and the time."""
+
+    def __init__(self, budget: int = 10, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
+        self.now = 100.0
+        self.server = self.ledger.server(R, run_id="x")
+        if ledger is None:
+            self.ledger.set_budget(R, budget, self.now)
+        self.ledger.hold_raises(R, False)
+        self.links: dict[str, int] = {}
+
+    def join(self, *tags: str, holds: int = 0, link: int = 1) -> None:
+        for tag in tags:
+            assert self.ledger.register(Identity(tag, 2), link, {R: holds} if holds else {}, self.now)
+            self.links[tag] = link
+            self.ledger.attach(tag, R, self.now)
+
+    def tell(self, tag: str, limit: int) -> Turn:
+        """Raise or lower by hand, policy aside."""
+        turn = Turn()
+        account = self.server.accounts[tag]
+        change = self.ledger._raise if limit > account.limit else self.ledger._lower
+        change(self.server, tag, limit, self.now, turn)
+        return turn
+
+    def report(self, tag: str, *, acked: int | None = None, link: int | None = None, **busy: int) -> None:
+        account = self.server.accounts[tag]
+        busy.setdefault("peak", busy.get("in_use", 0) + busy.get("waiting", 0))
+        acked = account.seq if acked is None else acked
+        self.ledger.report(tag, link or self.links[tag], Report(R, acked, **busy), self.now)
+
+    def settle(self, later: float = 0.0) -> Turn:
+        self.now += later
+        turn = self.ledger.settle(self.now)
+        self.ledger.check()
+        return turn
+
+    def charge(self, tag: str) -> int:
+        return self.server.accounts[tag].charge
+
+    def limit(self, tag: str) -> int:
+        return self.server.accounts[tag].limit
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+def limits(turn: Turn) -> dict[str, int]:
+    return {tell.tag: tell.message.limit for tell in turn.tells if isinstance(tell.message, Limit)}
+
+
+# ---- S1 --------------------------------------------------------------------------------------------
+
+
+def test_a_raise_is_charged_at_once_and_asks_for_the_snapshot_first(book):
+    book.join("a")
+    turn = book.tell("a", 9)
+    assert book.charge("a") == 9
+    assert turn.persist
+    assert limits(turn) == {"a": 9}
+
+
+def test_a_raise_that_does_not_fit_is_not_told(book):
+    book.join("a", "b", holds=5)
+    assert not book.tell("a", 6).tells
+    assert book.charge("a") == 5
+
+
+def test_quarantine_and_own_connections_count_as_much_as_charges(book):
+    book.join("a", holds=4)
+    book.join("b")
+    book.ledger.exited("a", book.now)
+    book.ledger.want_own(R, 2, book.now)
+    book.settle()
+    assert (book.server.quarantined, book.server.own) == (4, 2)
+    assert not book.tell("b", 5).tells
+    assert book.tell("b", 4).tells
+
+
+def test_nothing_is_raised_while_the_server_is_not_known(book):
+    book.ledger.hold_raises(R, True)
+    book.join("a")
+    book.report("a", waiting=3)
+    assert limits(book.settle()) == {"a": 0}
+
+
+def test_nothing_is_raised_while_a_shrunk_budget_is_overdrawn(book):
+    book.join("a", holds=8)
+    book.join("b")
+    book.ledger.set_budget(R, 6, book.now)
+    book.report("b", waiting=1)
+    turn = book.settle()
+    assert "b" not in {tag for tag, limit in limits(turn).items() if limit}
+    assert turn.persist
+    assert book.ledger.snapshot(book.now).servers[0].budget == 6
+
+
+def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again(book):
+    book.join("a")
+    book.report("a", waiting=3)
+    turn = book.settle()
+    raised = book.limit("a")
+    assert raised >= 3
+    book.ledger.abandon(turn, book.now)
+    book.ledger.check()
+    assert book.charge("a") < raised
+    assert not turn.lowers()
+    again = book.settle(1.0)
+    assert again.persist
+    assert limits(again)["a"] >= 3
+
+
+def test_an_own_connection_of_a_turn_that_was_not_written_is_not_counted(book):
+    book.ledger.want_own(R, 1, book.now)
+    turn = book.settle()
+    assert turn.own == [R]
+    book.ledger.abandon(turn, book.now)
+    assert book.server.own == 0
+
+
+# ---- S2 --------------------------------------------------------------------------------------------
+
+
+def test_a_recall_frees_the_charge_only_with_its_acknowledgement(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.tell("a", 3)
+    assert (book.limit("a"), book.charge("a")) == (3, 9)
+    book.report("a", open=3)
+    assert book.charge("a") == 3
+
+
+def test_an_acknowledgement_of_an_earlier_sequence_frees_nothing_of_a_later_recall(book):
+    book.join("a", holds=9)
+    book.settle()
+    seq = book.server.accounts["a"].seq
+    book.tell("a", 3)
+    book.report("a", acked=seq, open=9)
+    assert book.charge("a") == 9
+
+
+def test_of_several_recalls_the_acknowledged_one_counts(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.tell("a", 5)
+    middle = book.server.accounts["a"].seq
+    book.tell("a", 2)
+    book.report("a", acked=middle, open=5)
+    assert book.charge("a") == 5
+    book.report("a", open=2)
+    assert book.charge("a") == 2
+
+
+def test_a_raise_above_an_unacknowledged_recall_is_charged_with_the_larger_of_both(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.tell("a", 2)
+    book.tell("a", 4)
+    assert book.charge("a") == 9
+    book.report("a", open=4)
+    assert book.charge("a") == 4
+
+
+def test_an_acknowledgement_on_an_older_link_counts_for_nothing(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.join("a", holds=9, link=2)
+    book.settle()
+    book.tell("a", 3)
+    book.report("a", link=1, open=0)
+    assert book.charge("a") == 9
+
+
+def test_a_sequence_that_was_never_told_is_not_believed(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.tell("a", 3)
+    book.report("a", acked=99)
+    assert book.charge("a") == 9
+
+
+# ---- S3 --------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_link_frees_nothing(book):
+    book.join("a", holds=4)
+    book.ledger.unlink("a", 1, book.now)
+    assert book.charge("a") == 4
+
+
+def test_the_end_of_a_process_moves_its_charge_to_quarantine(book):
+    book.join("a", holds=4)
+    book.ledger.exited("a", book.now)
+    assert book.server.charged == 0
+    (entry,) = book.ledger.quarantined()
+    assert (entry.tag, entry.charge, entry.exited) == ("a", 4, True)
+    assert book.server.free == 6
+
+
+def test_quarantine_is_free_when_the_end_of_its_connections_is_proven(book):
+    book.join("a", holds=4)
+    book.ledger.exited("a", book.now)
+    book.ledger.proven(R, "a", book.now)
+    assert book.server.free == 10
+    assert not book.ledger.quarantined()
+
+
+def test_who_says_goodbye_has_nothing_left_to_prove(book):
+    book.join("a", holds=4)
+    book.ledger.leave("a", 1, book.now)
+    book.ledger.exited("a", book.now)
+    assert book.server.free == 10
+
+
+def test_a_registration_of_a_process_that_is_gone_is_ignored(book):
+    book.join("a", holds=4)
+    book.ledger.exited("a", book.now)
+    assert not book.ledger.register(Identity("a", 2), 2, {R: 4}, book.now)
+    assert book.server.outstanding == 4
+
+
+# ---- M4 and S4 -------------------------------------------------------------------------------------
+
+
+def test_a_registration_is_charged_with_what_it_states_and_answered_with_a_number(book):
+    book.join("a", holds=4)
+    turn = book.settle()
+    assert limits(turn)["a"] >= 4
+    assert book.charge("a") >= 4
+
+
+def test_an_older_registration_is_ignored(book):
+    book.join("a", holds=4, link=3)
+    assert not book.ledger.register(Identity("a", 2), 2, {R: 1}, book.now)
+    assert not book.ledger.register(Identity("a", 2), 3, {R: 1}, book.now)
+    assert book.charge("a") == 4
+
+
+def successor(book: Book, *, alive: bool) -> Book:
+    saved = book.ledger.snapshot(book.now)
+    ledger = Ledger.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
+    ledger.check()
+    return Book(ledger=ledger)
+
+
+def test_a_successor_knows_what_may_be_open_not_what_was_told_last(book):
+    book.join("a", holds=9)
+    book.settle()
+    book.tell("a", 3)
+    assert successor(book, alive=True).charge("a") == 9
+
+
+def test_a_listed_process_that_lives_keeps_its_charge_until_it_registers(book):
+    book.join("a", holds=8)
+    after = successor(book, alive=True)
+    assert after.server.free == 2
+    after.join("a", holds=5, link=2)
+    assert after.charge("a") == 5
+
+
+def test_a_listed_process_that_has_died_is_in_quarantine(book):
+    book.join("a", holds=8)
+    after = successor(book, alive=False)
+    assert after.server.quarantine["a"].charge == 8
+
+
+def test_a_successor_has_quarantine_budget_and_the_old_connections_of_its_predecessor(book):
+    book.join("a", holds=3)
+    book.ledger.exited("a", book.now)
+    book.ledger.want_own(R, 1, book.now)
+    book.settle()
+    book.ledger.set_budget(R, 7, book.now, operator="7")
+    after = successor(book, alive=False)
+    assert {tag: entry.charge for tag, entry in after.server.quarantine.items()} == {"a": 3, "supervisor": 1}
+    assert (after.server.budget, after.server.operator, after.server.own) == (7, "7", 0)
+
+
+def test_what_a_census_finds_of_a_living_process_is_replaced_by_what_that_states(book):
+    book.ledger.census(R, "a", 3, book.now, exited=False)
+    assert book.server.outstanding == 3
+    book.join("a", holds=5)
+    assert book.server.outstanding == 5
+    assert not book.ledger.quarantined()
+
+
+def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits(book):
+    book.ledger.census(R, "a", 3, book.now, exited=False)
+    book.join("b")
+    book.settle()
+    book.tell("b", 7)
+    book.join("a", holds=8)
+    turn = book.settle()
+    assert turn.persist
+    assert book.limit("a") <= 3
+    assert book.charge("a") == 8
+    book.ledger.abandon(turn, book.now)
+    assert "a" not in {tell.tag for tell in turn.lowers()}, "told although a successor would not know of it"
+
+
+# ---- S5 --------------------------------------------------------------------------------------------
+
+
+def test_a_permit_for_the_supervisor_is_recalled_if_none_is_free(book):
+    book.join("a", holds=10)
+    book.settle()
+    book.report("a", open=10, spare=10)
+    book.ledger.want_own(R, 1, book.now)
+    turn = book.settle()
+    assert turn.own == []
+    assert limits(turn)["a"] == 9
+    book.report("a", open=9, spare=9)
+    assert book.settle().own == [R]
+
+
+def test_an_own_permit_may_be_over_the_budget_once_when_the_shell_has_waited_in_vain(book):
+    book.join("a", holds=10)
+    book.ledger.exited("a", book.now)
+    book.ledger.want_own(R, 1, book.now)
+    assert book.settle().own == []
+    book.ledger.overdraw_own(R)
+    assert book.settle().own == [R]
+    assert book.server.free == -1
+    book.ledger.proven(R, "a", book.now)
+    book.ledger.return_own(R, 1, book.now)
+    assert book.server.free == 10
+
+
+def test_the_supervisor_may_exit_only_with_nothing_charged(book):
+    assert book.ledger.idle
+    book.join("a", holds=1)
+    assert not book.ledger.idle
+    book.ledger.exited("a", book.now)
+    assert not book.ledger.idle
+    book.ledger.proven(R, "a", book.now)
+    assert book.ledger.idle
+
+
+# ---- sharing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_is_active", [True, False])
+def test_a_newcomer_gets_its_part_of_the_headroom_that_another_one_had_alone(first_is_active):
+    book = Book(budget=100)
+    book.join("first")
+    book.settle()
+    book.report("first", open=1, peak=1)
+    assert book.limit("first") == 90, "all but the reserve"
+    book.now += 1 if first_is_active else 20
+    book.join("second")
+    for _ in range(5):
+        book.settle(later=0.11)
+        book.report("first", open=1, peak=1 if first_is_active else 0)
+        book.report("second", open=1, peak=1)
+    assert book.limit("second") >= 40
+    assert book.limit("first") + book.limit("second") <= 90
+    turn = book.settle(later=0.11)
+    assert not limits(turn), "and then it is calm"
+
+
+def test_headroom_is_handed_out_in_advance_and_a_reserve_is_kept(book):
+    book.join("a", "b")
+    book.report("a", in_use=1, open=1)
+    book.report("b", in_use=1, open=1)
+    book.settle()
+    assert book.limit("a") == book.limit("b") == 1
+    book.settle(1.0)
+    assert book.limit("a") == book.limit("b") == 4
+    assert book.server.free >= 1
+
+
+def test_who_waits_is_served_from_the_reserve(book):
+    book.join("a")
+    book.settle()
+    book.report("a", waiting=10)
+    book.settle()
+    assert book.limit("a") == 10
+
+
+def test_a_member_whose_report_is_old_is_asked_before_anything_is_taken_from_it(book):
+    book.join("a", holds=10)
+    book.join("b")
+    book.report("a", in_use=2, open=10, spare=8)
+    book.settle(1.0)
+    book.report("b", waiting=3)
+    turn = book.settle()
+    assert [tell.tag for tell in turn.tells if isinstance(tell.message, Ask)] == ["a"]
+    assert book.limit("a") == 10
+    book.report("a", in_use=2, open=10, spare=8)
+    book.settle()
+    assert book.limit("a") == 7
+
+
+def test_no_more_is_recalled_than_wait(book):
+    book.join("a", holds=10)
+    book.join("b")
+    book.settle()
+    book.report("a", open=10, spare=10)
+    book.report("b", waiting=2)
+    book.settle()
+    assert book.limit("a") == 8
+    book.settle(0.001)
+    assert book.limit("a") == 8
+
+
+def test_an_idle_permit_is_recalled_although_another_recall_takes_long(book):
+    book.join("a", holds=5)
+    book.join("b", holds=5)
+    book.join("c")
+    book.settle()
+    book.report("a", in_use=5, open=5)
+    book.report("b", in_use=5, open=5)
+    book.report("c", waiting=1)
+    book.settle()
+    book.settle(0.03)  # a or b has been told, and is busy for long
+    (busy,) = [tag for tag in "ab" if book.limit(tag) < 5]
+    other = "b" if busy == "a" else "a"
+    book.now += 0.1
+    book.report(other, open=5, spare=5)
+    book.settle()
+    assert book.limit(other) < 5
+
+
+def test_a_recall_nobody_waits_for_any_more_is_called_off(book):
+    book.join("a", holds=10)
+    book.join("b")
+    book.settle()
+    book.report("a", in_use=10, open=10)
+    book.report("b", waiting=5)
+    book.settle()
+    assert book.limit("a") == 5
+    book.report("a", acked=1, in_use=10, open=10)
+    book.report("b")
+    book.settle(0.001)
+    assert book.limit("a") == 10

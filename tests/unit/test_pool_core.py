@@ -1,0 +1,467 @@
+"""The pool's core: what it decides, event by event, without threads, sockets or a clock."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
+
+
+class Permit:
+    """Counts itself."""
+
+    name = ""
+    serial = 0
+
+    def __init__(self, out: set[Permit]) -> None:
+        self.out = out
+        out.add(self)
+
+    def gone(self) -> None:
+        self.out.discard(self)
+
+    def close(self, sock: object) -> None:
+        self.gone()
+
+
+class Connection:
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.permit = ticket.claim()
+
+
+class Desk:
+    """A core with permits: carries effects out in the plainest way."""
+
+    def __init__(self, ceiling: int = 100, permits: int = 100, **options: Any) -> None:
+        self.core = Core(ceiling=ceiling, **options)
+        self.limit = permits
+        self.permits: set[Permit] = set()
+        self.woken: list[Waiter] = []
+        self.opening: list[Ticket] = []
+        self.now = 100.0
+
+    def take(self) -> Permit | None:
+        return Permit(self.permits) if len(self.permits) < self.limit else None
+
+    def advance(self, may_open: bool = True) -> None:
+        for effect in self.core.advance(self.now, self.take if may_open else None):
+            if isinstance(effect, Wake):
+                self.woken.append(effect.waiter)
+            else:
+                assert isinstance(effect, Open)
+                self.opening.append(effect.ticket)
+
+    def call(self) -> Waiter:
+        waiter = Waiter(self.now, lambda: None)
+        self.core.join(waiter)
+        self.advance()
+        return waiter
+
+    def opened(self, ticket: Ticket, seconds: float = 0.01) -> Connection:
+        connection = Connection(ticket)
+        self.core.opened(ticket, seconds)
+        return connection
+
+    def first(self) -> Connection:
+        """A connection that a caller has made for itself."""
+        waiter = self.call()
+        assert isinstance(waiter.fate, Granted)
+        return self.opened(waiter.fate.ticket)
+
+    def give(self, connection: Connection) -> None:
+        self.core.arrived(connection.ticket, connection)
+        self.advance(may_open=False)
+
+    def close(self, connection: Connection) -> None:
+        self.core.drop(connection.ticket)
+        if connection.permit is not None:
+            connection.permit.gone()
+
+
+def test_the_first_caller_connects_itself_at_once():
+    desk = Desk()
+    waiter = desk.call()
+    assert isinstance(waiter.fate, Granted)
+    assert desk.core.size == 1
+    assert len(desk.permits) == 1
+
+
+def test_a_released_connection_goes_to_the_first_in_the_queue():
+    desk = Desk(ceiling=1)
+    connection = desk.first()
+    first, second = desk.call(), desk.call()
+    assert first.fate is None
+    desk.give(connection)
+    assert first.fate == Served(connection)
+    assert second.fate is None
+    assert not desk.core.idle
+
+
+def test_a_waiter_that_has_left_is_passed_over():
+    desk = Desk(ceiling=1)
+    connection = desk.first()
+    first, second = desk.call(), desk.call()
+    assert desk.core.leave(first) is LEFT
+    desk.give(connection)
+    assert second.fate == Served(connection)
+
+
+def test_a_waiter_that_leaves_after_it_was_served_learns_what_it_has_to_give_back():
+    desk = Desk(ceiling=1)
+    connection = desk.first()
+    waiter = desk.call()
+    desk.give(connection)
+    assert desk.core.leave(waiter) == Served(connection)
+
+
+def test_one_connection_is_opened_behind_a_queue_and_a_second_only_when_the_head_has_waited_as_long_as_a_connect():
+    desk = Desk()
+    connection = desk.first()
+    desk.core.connect_time = 0.15
+    waiters = [desk.call() for _ in range(20)]
+    assert len(desk.opening) == 1
+    desk.now += 0.14
+    desk.advance()
+    assert len(desk.opening) == 1
+    desk.now += 0.02
+    desk.advance()
+    assert len(desk.opening) == 2
+    desk.now += 10
+    desk.advance()
+    assert len(desk.opening) == 2, "max_opening"
+    assert connection is not None
+    assert waiters[0].fate is None
+
+
+def test_nothing_more_is_opened_than_there_are_waiters():
+    desk = Desk()
+    desk.first()
+    desk.call()
+    desk.now += 10
+    desk.advance()
+    assert len(desk.opening) == 1
+
+
+def test_the_ceiling_holds():
+    desk = Desk(ceiling=2, max_opening=10)
+    desk.first()
+    for _ in range(5):
+        desk.call()
+    desk.now += 10
+    desk.advance()
+    assert desk.core.size == 2
+
+
+@pytest.mark.parametrize("ceiling", [1, 100])
+def test_the_ceiling_and_every_place_hold_if_a_turn_taken_for_abandoned_goes_on(ceiling):
+    desk = Desk(ceiling=ceiling, max_opening=10)
+    desk.core.join(Waiter(desk.now, lambda: None))
+    tickets = []
+    plain = desk.take
+
+    def slowly() -> Permit | None:
+        inner = desk.core._ticket(plain, desk.now, background=True)  # the other turn, at its most harmful instant
+        tickets.append(inner)
+        return plain()
+
+    tickets.append(desk.core._ticket(slowly, desk.now, background=True))
+    given = [ticket for ticket in tickets if ticket is not None]
+    assert len({ticket.serial for ticket in given}) == len(given) == desk.core.size == len(desk.permits)
+    assert desk.core.size <= ceiling
+
+
+def test_without_a_permit_the_pool_is_starved_until_told_otherwise():
+    desk = Desk(permits=1)
+    desk.first()
+    waiter = desk.call()
+    assert desk.core.starved
+    desk.limit = 2
+    desk.advance()
+    assert not desk.opening
+    desk.core.starved = False
+    desk.advance()
+    assert len(desk.opening) == 1
+    assert waiter.fate is None
+
+
+def test_where_nothing_may_be_opened_the_head_is_woken_to_do_it():
+    desk = Desk(ceiling=2)
+    connection = desk.first()
+    desk.core.ceiling = 1
+    waiter = desk.call()
+    desk.core.ceiling = 2
+    desk.close(connection)
+    desk.woken.clear()
+    desk.advance(may_open=False)
+    assert desk.woken == [waiter]
+    assert waiter.fate is None
+    assert not desk.opening
+    desk.advance()
+    assert isinstance(waiter.fate, Granted)
+
+
+def test_a_failed_attempt_fails_all_who_wait_if_nobody_can_give_a_connection_back():
+    desk = Desk()
+    first = desk.call()
+    others = [desk.call() for _ in range(3)]
+    assert isinstance(first.fate, Granted)
+    ticket = first.fate.ticket
+    behind = desk.opening.pop()
+    error = ConnectionRefusedError()
+    desk.core.failed(ticket, error, desk.now, lambda n: 1.0)
+    desk.advance()
+    assert [w.fate for w in others] == [None, None, None], "one is still being opened"
+    desk.core.failed(behind, error, desk.now, lambda n: 1.0)
+    del behind
+    desk.advance()
+    assert [w.fate for w in others] == [Failed(error)] * 3
+
+
+def test_a_failed_attempt_fails_nobody_while_a_connection_is_out():
+    desk = Desk()
+    connection = desk.first()
+    waiter = desk.call()
+    desk.core.failed(desk.opening.pop(), ConnectionRefusedError(), desk.now, lambda n: 1.0)
+    desk.advance()
+    assert waiter.fate is None
+    desk.give(connection)
+    assert waiter.fate == Served(connection)
+
+
+def test_attempts_are_paced_while_they_fail():
+    desk = Desk()
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.advance()
+    desk.now += 0.1
+    waiter = desk.call()
+    assert waiter.fate is None, "neither connecting nor failed by an attempt that was before its time"
+    assert desk.core.due(desk.now) == pytest.approx(0.4)
+    desk.now += 0.51
+    desk.advance()
+    assert isinstance(waiter.fate, Granted)
+
+
+def test_a_success_ends_the_pacing():
+    desk = Desk()
+    desk.core.failures, desk.core.retry_at = 5, desk.now - 1
+    desk.first()
+    assert desk.core.failures == 0
+    assert desk.core.retry_at == 0
+
+
+def test_a_ticket_that_vanishes_frees_its_place_and_its_permit():
+    desk = Desk(ceiling=1)
+    waiter = desk.call()
+    assert isinstance(waiter.fate, Granted)
+    assert desk.core.size == 1
+    desk.woken.clear()
+    del waiter  # nobody has it any more
+    gc.collect()
+    desk.advance()
+    assert desk.core.size == 0
+    assert not desk.permits
+    assert isinstance(desk.call().fate, Granted)
+
+
+def test_a_served_waiter_that_was_not_woken_is_woken_by_the_next_advance():
+    desk = Desk(ceiling=1)
+    connection = desk.first()
+    waiter = desk.call()
+    desk.core.idle.append(connection)
+    advance: Any = desk.core.advance(desk.now, None)
+    assert next(advance) == Wake(waiter)
+    advance.close()  # an exception struck before the effect was carried out
+    desk.woken.clear()
+    desk.advance(may_open=False)
+    assert desk.woken == [waiter]
+    assert not desk.core.queue
+
+
+def test_lifo_lends_what_came_back_last():
+    for lifo, expected in ((False, "first"), (True, "last")):
+        desk = Desk(lifo=lifo)
+        desk.core.idle.extend(["first", "last"])
+        assert desk.core.take_idle() == expected
+
+
+def test_min_idle_is_kept_while_nobody_waits():
+    desk = Desk(max_opening=5)
+    desk.core.min_idle = 3
+    desk.advance()
+    assert len(desk.opening) == 3
+    desk.advance()
+    assert len(desk.opening) == 3
+
+
+def test_a_closed_core_fails_its_waiters():
+    desk = Desk(ceiling=1)
+    desk.first()
+    waiter = desk.call()
+    error = RuntimeError("closed")
+    desk.core.closed = error
+    desk.advance()
+    assert waiter.fate == Failed(error)
+
+
+def test_the_repr_answers_what_state_it_is_in():
+    desk = Desk(ceiling=1, permits=1)
+    held = desk.first()
+    desk.call()
+    assert repr(desk.core) == "<Core lent=1 idle=0 opening=0 waiting=1 ceiling=1>"
+    assert held is not None
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Any sequence of events: nothing is lost, doubled, out of order, or above a ceiling."""
+
+    @initialize(ceiling=st.integers(1, 5), permits=st.integers(1, 6), opening=st.integers(1, 3), lifo=st.booleans())
+    def begin(self, ceiling: int, permits: int, opening: int, lifo: bool) -> None:
+        self.desk = Desk(ceiling, permits, max_opening=opening, lifo=lifo)
+        self.lent: list[Connection] = []
+        self.own: list[Ticket] = []
+        self.waiting: deque[Waiter] = deque()
+        self.served: list[Waiter] = []
+
+    def settle(self) -> None:
+        """Waiters look at their fate, in the order in which they came."""
+        self.desk.core.starved = False
+        self.desk.advance()
+        still: deque[Waiter] = deque()
+        for waiter in self.waiting:
+            fate = waiter.fate
+            if fate is None:
+                still.append(waiter)
+                continue
+            assert not still, "a later one was served before an earlier one"
+            if isinstance(fate, Served):
+                self.lent.append(fate.connection)
+            elif isinstance(fate, Granted):
+                self.own.append(fate.ticket)
+            self.served.append(waiter)
+        self.waiting = still
+        for waiter in self.served:
+            waiter._fate.clear()  # a caller's frame ends: it holds nothing any more
+            waiter._fate[0] = LEFT
+        self.served.clear()
+        self.desk.woken.clear()
+
+    @rule()
+    def arrive(self) -> None:
+        if not self.desk.core.queue and self.desk.core.idle:
+            connection = self.desk.core.take_idle()  # the warm path
+            assert connection is not None
+            self.lent.append(connection)
+        else:
+            self.waiting.append(self.desk.call())
+        self.settle()
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.desk.give(self.lent.pop(data.draw(st.integers(0, len(self.lent) - 1))))
+        self.settle()
+
+    @precondition(lambda self: self.lent)
+    @rule()
+    def release_broken(self) -> None:
+        self.desk.close(self.lent.pop())
+        self.settle()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        waiter = self.waiting[data.draw(st.integers(0, len(self.waiting) - 1))]
+        assert self.desk.core.leave(waiter) is LEFT
+        self.waiting.remove(waiter)
+        self.settle()
+
+    @precondition(lambda self: self.own)
+    @rule(ok=st.booleans())
+    def connect_here(self, ok: bool) -> None:
+        ticket = self.own.pop(0)
+        if ok:
+            self.lent.append(self.desk.opened(ticket))
+        else:
+            self.desk.core.failed(ticket, OSError(), self.desk.now, lambda n: 0.01 * n)
+        del ticket
+        self.settle()
+
+    @precondition(lambda self: self.desk.opening)
+    @rule(ok=st.booleans())
+    def connect_behind(self, ok: bool) -> None:
+        ticket = self.desk.opening.pop(0)
+        if ok:
+            self.desk.give(self.desk.opened(ticket))
+        else:
+            self.desk.core.failed(ticket, OSError(), self.desk.now, lambda n: 0.01 * n)
+        del ticket
+        self.settle()
+
+    @precondition(lambda self: self.lent or self.own or self.desk.opening)
+    @rule()
+    def vanish(self) -> None:
+        """A holder loses what it has: an exception between two of its instructions."""
+        if self.lent:
+            connection = self.lent.pop()
+            permit = connection.permit
+            del connection
+            if permit is not None:
+                permit.gone()  # the connection's own finalizer
+        elif self.own:
+            self.own.pop()
+        else:
+            self.desk.opening.pop()
+        self.settle()
+
+    @rule(seconds=st.floats(0, 0.05))
+    def time_passes(self, seconds: float) -> None:
+        self.desk.now += seconds
+        self.settle()
+
+    @rule(count=st.integers(1, 6))
+    def budget_changes(self, count: int) -> None:
+        self.desk.limit = count
+        self.settle()
+
+    @rule()
+    def shed(self) -> None:
+        connection = self.desk.core.take_idle()
+        if connection is not None:
+            self.desk.close(connection)
+        self.settle()
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        if not hasattr(self, "desk"):
+            return
+        core = self.desk.core
+        there = [*self.lent, *core.idle]
+        assert len({id(c) for c in there}) == len(there)
+        assert core.size == len(there) + len(self.own) + len(self.desk.opening)
+        assert core.size <= core.ceiling
+        assert core.lent == len(self.lent)
+        assert len(self.desk.permits) == core.size, "a permit was lost, or is held twice"
+
+    @invariant()
+    def nobody_waits_in_vain(self) -> None:
+        if not hasattr(self, "desk") or not self.waiting:
+            return
+        core = self.desk.core
+        assert not core.idle, "a connection is idle and somebody waits"
+        assert list(core.queue) == list(self.waiting)
+        if not core.size:
+            permitted = len(self.desk.permits) < self.desk.limit
+            assert self.desk.now < core.retry_at or not permitted, "nobody connects"
+
+
+PoolMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestPoolMachine = PoolMachine.TestCase

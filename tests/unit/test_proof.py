@@ -1,0 +1,81 @@
+"""Reading CLIENT LIST: what proves that a dead process's connections are gone (rule S3)."""
+
+from __future__ import annotations
+
+from poolmgr.supervisor.proof import Row, judge, parse
+
+DEAD = "pm1.0123abcd.00ff11.41.1000.abcdef"
+LIVE = "pm1.0123abcd.00ff11.42.1001.abcdef"
+
+
+def row(number: int, name: str = "", **more: str | int) -> Row:
+    fields: dict[str, str | int] = {"addr": "10.0.0.1:5000", "age": 0, "command": "NULL", **more}
+    return Row(number, name=name, **fields)  # type: ignore[arg-type]
+
+
+def test_a_real_list_is_understood() -> None:
+    valkey = (
+        f"id=3 addr=/tmp/r.sock:0 laddr=/tmp/r.sock:0 fd=8 name=app-{DEAD}-17 age=12 idle=0 flags=U capa= db=0 "
+        "cmd=client|list user=default lib-name= lib-ver=\n"
+        "id=4 addr=127.0.0.1:4444 laddr=127.0.0.1:6379 fd=9 name= age=0 idle=0 flags=N db=0 cmd=get user=x "
+        f"lib-name=redis-py({DEAD}-9) lib-ver=8\n"
+        "id=5 addr=127.0.0.1:4445 fd=9 name= age=1 idle=0 flags=N db=0 cmd=NULL\n"
+        "nonsense\n"
+    )
+    rows = parse(valkey.encode())
+    assert [r.id for r in rows] == [3, 4, 5]
+    assert rows[0].tag is not None
+    assert (rows[0].tag.process, rows[0].tag.serial) == (DEAD, 17)
+    assert rows[1].tag is not None
+    assert rows[1].tag.serial == 9
+    assert (rows[2].tag, rows[2].host, rows[2].command) == (None, "127.0.0.1", "NULL")
+
+
+def verdict(*rows: Row, targets: tuple[str, ...] = (DEAD,), fresh: int = 100, host: str | None = "10.0.0.1") -> object:
+    found = judge(rows, targets, fresh=fresh, host=host, handshake=7.0)
+    return set(found.gone), found.leftovers, found.suspects
+
+
+def test_nothing_left_is_gone() -> None:
+    assert verdict(row(100, "us"), row(3, f"{LIVE}-1")) == ({DEAD}, (), ())
+
+
+def test_a_named_leftover_is_to_be_killed_and_no_other() -> None:
+    assert verdict(row(3, f"app-{DEAD}-1"), row(4, f"{LIVE}-1"), row(5, "", library=f"{DEAD}-2")) == (set(), (3, 5), ())
+
+
+def test_an_unnamed_young_connection_of_our_address_keeps_everything() -> None:
+    assert verdict(row(3)) == (set(), (), (3,))
+
+
+def test_what_was_accepted_after_the_fresh_connection_is_nobody_deads() -> None:
+    assert verdict(row(101)) == ({DEAD}, (), ())
+    assert verdict(row(100)) == ({DEAD}, (), ())
+    assert verdict(row(101), fresh=0) == (set(), (), (101,))
+
+
+def test_an_unnamed_connection_that_cannot_be_ours_is_no_suspect() -> None:
+    assert verdict(row(3, addr="10.0.0.9:1")) == ({DEAD}, (), ())
+    assert verdict(row(3, age=8)) == ({DEAD}, (), ())
+    assert verdict(row(3, command="get")) == ({DEAD}, (), ())
+    assert verdict(row(3, library="redis-py")) == ({DEAD}, (), ())
+    assert verdict(row(3, "somebody")) == ({DEAD}, (), ())
+
+
+def test_without_our_own_address_everyone_counts_as_ours() -> None:
+    assert verdict(row(3, addr="10.0.0.9:1"), host=None) == (set(), (), (3,))
+
+
+def test_every_step_of_a_handshake_is_suspicious() -> None:
+    for command in ("NULL", "hello", "auth", "client|setname", "client|setinfo", "select", ""):
+        assert verdict(row(3, command=command)) == (set(), (), (3,)), command
+
+
+def test_a_single_connection_is_told_from_its_process() -> None:
+    lost = f"{LIVE}-7"
+    assert verdict(row(3, f"{LIVE}-8"), targets=(lost,)) == ({lost}, (), ())
+    assert verdict(row(3, lost), row(4, f"{LIVE}-70"), targets=(lost,)) == (set(), (3,), ())
+
+
+def test_one_target_may_be_gone_before_another() -> None:
+    assert verdict(row(3, f"{DEAD}-1"), targets=(DEAD, LIVE)) == ({LIVE}, (3,), ())

@@ -1,0 +1,59 @@
+"""What a request has waited for connections is its own: not its thread's next request's, nor another thread's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import redis
+
+import poolmgr
+from poolmgr import waiting
+
+
+def test_taking_begins_anew():
+    waiting.take()
+    waiting.add(0.25)
+    waiting.add(0.5)
+    assert waiting.take() == 0.75
+    assert waiting.take() == 0.0
+
+
+def test_each_thread_has_its_own():
+    waiting.take()
+    waiting.add(1.0)
+    seen: list[float] = []
+    thread = threading.Thread(target=lambda: seen.append(waiting.take()))
+    thread.start()
+    thread.join()
+    assert seen == [0.0]
+    assert waiting.take() == 1.0
+
+
+def test_each_task_has_its_own():
+    async def request(seconds: float) -> float:
+        waiting.add(seconds)
+        await asyncio.sleep(0)
+        return waiting.take()
+
+    async def both() -> list[float]:
+        return list(await asyncio.gather(request(1.0), request(2.0)))
+
+    assert asyncio.run(both()) == [1.0, 2.0]
+
+
+def test_a_pool_counts_the_wait_of_who_got_none(redis_server, monkeypatch):
+    server = redis_server(maxclients=20)
+    monkeypatch.setenv("REDIS_CONNECTION_BUDGET", "8")
+    pool = poolmgr.ConnectionPool.from_url(server.unix_url, max_connections=1, timeout=10)
+    first = pool.get_connection()
+    pool.timeout = 0.2
+    waiting.take()
+    with pytest.raises(redis.exceptions.TimeoutError):
+        pool.get_connection()
+    assert 0.2 <= waiting.take() < 2
+    pool.release(first)
+    pool.release(pool.get_connection())
+    assert waiting.take() == 0.0
+    pool.close()

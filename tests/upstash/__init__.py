@@ -1,0 +1,1 @@
+"""What Upstash's unmodified clients do, run in environments of their own."""
