@@ -7,7 +7,6 @@ says. Running out of file descriptors stops accepting for a moment, and nothing 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import struct
@@ -25,8 +24,6 @@ PAUSE = 0.2
 
 SPARE = 64
 """Descriptors kept for everything that is no client."""
-
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Door:
@@ -70,7 +67,7 @@ class Door:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in processes.EXHAUSTED:
                     raise
                 limited("door.exhausted", error=error.strerror)
                 self.close()

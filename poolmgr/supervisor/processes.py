@@ -14,8 +14,8 @@ This module must never decide what an exit means; it calls ``gone`` once for eac
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import resource
 import select
 import socket
 import struct
@@ -30,6 +30,9 @@ from poolmgr.budget.accounts import Identity
 
 SO_PEERPIDFD = 77
 """Linux 6.5: the pidfd of the process that connected (include/uapi/asm-generic/socket.h)."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""The system has no more to give at the moment; nothing else is said by it."""
 
 _UCRED = struct.Struct("iII")
 
@@ -66,20 +69,27 @@ def _peer_elsewhere(sock: socket.socket) -> Peer:
 
 
 def lives(process: Identity) -> bool:
-    """Whether the process runs, is not a zombie, and is still the same program."""
-    if process.pid <= 0 or identity.start_time(process.pid) != process.start:
+    """Whether the process runs, is not a zombie, and is still the same program.
+
+    What cannot be found out (descriptors have run out) counts as alive: being gone is what needs proof.
+    """
+    if process.pid <= 0:
         return False
-    if hasattr(os, "pidfd_open"):
-        try:
-            fd = os.pidfd_open(process.pid)
-        except OSError:
-            return False
-        try:
-            if readable(fd):
-                return False
-        finally:
-            os.close(fd)
-    return identity.start_time(process.pid) == process.start and not _became_another(process)
+    if not hasattr(os, "pidfd_open"):
+        return identity.start_time(process.pid) == process.start and not _became_another(process)
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError as error:
+        return error.errno in EXHAUSTED
+    try:
+        return not readable(fd) and _is_the_one(process) and not _became_another(process)
+    finally:
+        os.close(fd)
+
+
+def _is_the_one(process: Identity) -> bool:
+    """Whether the live process of this pid is meant, and no later one. One that cannot be read proves nothing."""
+    return identity.start_time(process.pid) in (process.start, 0)
 
 
 def readable(fd: int) -> bool:
@@ -140,13 +150,22 @@ class PidfdWatch:
             if pidfd >= 0:
                 os.close(pidfd)
             return True
+        self._of[process.tag] = process, -1
+        return self._follow(process, pidfd)
+
+    def _follow(self, process: Identity, pidfd: int = -1) -> bool:
+        """Have a pidfd in the selector, now or (descriptors have run out) at a later tick. False: it is gone."""
         try:
             fd = pidfd if pidfd >= 0 else os.pidfd_open(process.pid)
-        except OSError:
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                return True
+            del self._of[process.tag]
             return False
         # The start time is compared after the pidfd is ours: the pid cannot change hands any more.
-        if readable(fd) or identity.start_time(process.pid) != process.start:
+        if readable(fd) or not _is_the_one(process):
             os.close(fd)
+            del self._of[process.tag]
             return False
         self._of[process.tag] = process, fd
         self._loop.add_reader(fd, self._ended, process.tag)
@@ -157,13 +176,18 @@ class PidfdWatch:
         self._gone(tag)
 
     def check(self, tag: str) -> None:
-        known = self._of.get(tag)
-        if known is not None and (readable(known[1]) or _became_another(known[0])):
+        process, fd = self._of.get(tag, (None, -1))
+        if process is None:
+            return
+        if fd < 0:
+            if not self._follow(process):
+                self._gone(tag)
+        elif readable(fd) or _became_another(process):
             self._ended(tag)
 
     def remove(self, tag: str) -> None:
         known = self._of.pop(tag, None)
-        if known is not None:
+        if known is not None and known[1] >= 0:
             self._loop.remove_reader(known[1])
             os.close(known[1])
 
@@ -222,16 +246,3 @@ class PollingWatch:
 
     def close(self) -> None:
         self._of.clear()
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; the limit that holds now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-        except (OSError, ValueError):
-            pass
-    return soft if soft != resource.RLIM_INFINITY else wanted
