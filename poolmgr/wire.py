@@ -322,7 +322,7 @@ class Decoder:
                 at += 4 + length
                 try:
                     yield self._decoder.decode(body)
-                except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+                except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
                     raise WireError(f"not a message: {error}") from None
         finally:
             del buffer[:at]

@@ -98,7 +98,7 @@ def read(path: str, scope: str) -> Saved | None:
 def _decode(path: str, body: bytes) -> Contents:
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
         raise UnusableError("version", f"{path} does not hold what this version writes: {error}") from None
 
 
