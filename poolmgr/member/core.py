@@ -316,6 +316,11 @@ class Core:
         """Sockets at all servers."""
         return sum(desk.account.open for desk in self._desks.values())
 
+    @property
+    def granted(self) -> int:
+        """Permits at all servers."""
+        return sum(desk.account.limit for desk in self._desks.values())
+
     def live(self) -> list[int]:
         """Serial numbers of sockets that are neither closing nor lost."""
         return [serial for desk in self._desks.values() for serial in desk.account.live]

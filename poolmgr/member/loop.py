@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import resource
 import selectors
 import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
-from poolmgr import wire
+from poolmgr import descriptors, wire
 from poolmgr.member.clients import Clients, call
 from poolmgr.member.closing import Closer
 from poolmgr.member.contact import Contact
@@ -45,9 +43,6 @@ COUNT_EVERY = 5.0
 AUDIT_EVERY = 1.0
 """Seconds between two looks for permits that nobody holds; the second that finds it acts."""
 
-MARGIN = 32
-"""Descriptors left to everything else."""
-
 AFTER_FAILURE = 0.1
 """Seconds of rest after a defect of ours, so that it does not fill the log."""
 
@@ -69,6 +64,8 @@ class Loop:
         self._thread: threading.Thread | None = None
         self._wake = 0.0
         self._counted = self._audited = self._reported = 0.0
+        self._granted = self._room = 0
+        """Permits at all servers; how many the soft limit of open files is known to leave room for."""
         self._suspects: set[int] = set()
         self._registration = 0
         self._leaving = self._stopping = False
@@ -147,10 +144,20 @@ class Loop:
             self._member.locked(self._forget, self._member.vanished.popleft())
         if now >= self._counted + COUNT_EVERY:
             self._counted = now
-            self._core.descriptors = descriptors_left(self._open())
+            self._room = 0  # others use descriptors too
+            self._core.descriptors = descriptors.left(self._open())
         looks = cast("list[ServerPermits]", self._member.locked(self._core.looks, now))
         usages = [(permits, self.clients.usage(permits)) for permits in looks]
-        return self._member.locked(self._decide, usages, now)
+        settled = self._member.locked(self._decide, usages, now)
+        if self._granted > self._room:
+            self._make_room(self._granted)
+        return settled
+
+    def _make_room(self, granted: int) -> None:
+        """More may be opened than the soft limit of open files was known to leave."""
+        if descriptors.make_room(self._open(), granted):
+            log.info("descriptors.raised", extra={"connections": granted})
+        self._room = granted
 
     def _decide(self, usages: list[tuple[ServerPermits, Usage | None]], now: float) -> Settled:
         """Under the member's lock."""
@@ -161,6 +168,7 @@ class Loop:
         for permits, usage in usages:
             if usage is not None:
                 self._core.observe(permits, usage, now)
+        self._granted = self._core.granted
         return self._core.settle(now)
 
     def _forget(self, permits: ServerPermits) -> None:
@@ -219,19 +227,3 @@ class Loop:
             self._member.locked(self.contact.post, wire.Bye())
             self.contact.end()
             self._left.set()
-
-
-def descriptors_left(ours: int) -> int:
-    """How many connections the limit of open files (RLIMIT_NOFILE, getrlimit(2)) leaves; 0: no bound.
-
-    Args:
-        ours: connections that are open now; they are among the descriptors in use.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 0
-    try:
-        used = len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
-    return max(1, soft - (used - ours) - MARGIN)

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from poolmgr import identity
+from poolmgr import descriptors, identity
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
@@ -61,7 +61,7 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._superseded = False
         self.started = self._loop.time()
-        descriptors = processes.raise_descriptor_limit()
+        limit = descriptors.raise_limit()
         self._tag = identity.make(self.path)
         found = identity.find(self._tag)
         assert found is not None
@@ -103,7 +103,7 @@ class Supervisor:
             answer=self._answers.answer,
             closed=self._link_closed,
         )
-        self.door = Door(listener, self.members, descriptors=descriptors, group=group, came=self._link_came)
+        self.door = Door(listener, self.members, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
         self._notify = Notify()
         self._exposition: Endpoint | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import threading
 import time
 
@@ -601,17 +600,6 @@ def test_the_end_of_an_outage_is_paced(member, supervisor, monkeypatch):
 
 
 # ---- the process -------------------------------------------------------------------------------
-
-
-def test_the_descriptors_that_are_left_are_told(monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 1000))
-    used = len(os.listdir("/proc/self/fd"))
-    assert loop.descriptors_left(0) == pytest.approx(100 - used - loop.MARGIN, abs=1)
-    assert loop.descriptors_left(5) == loop.descriptors_left(0) + 5
-    monkeypatch.setattr(resource, "getrlimit", lambda what: (10, 1000))
-    assert loop.descriptors_left(0) == 1
-    monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY,) * 2)
-    assert loop.descriptors_left(0) == 0
 
 
 def test_a_goodbye_closes_what_is_idle_first(member, supervisor):

@@ -1,0 +1,62 @@
+"""The process's limit of open files (RLIMIT_NOFILE, getrlimit(2)): what it leaves, and raising it.
+
+The soft limit is there for programs that use select(2), which cannot take a descriptor above 1023; the hard one
+is what the administrator means. So the soft one is raised, to the hard one, once more is needed than it leaves,
+and not before: a process that never holds that many connections is left as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+MARGIN = 32
+"""Descriptors left to everything else."""
+
+ENOUGH = 1 << 20
+"""Taken for a hard limit where there is none: no kernel of Linux's lets a process have more by default."""
+
+
+_refused = False
+"""The system does not let us raise the soft limit; then that is what holds."""
+
+
+def left(ours: int) -> int:
+    """How many connections can be had under the hard limit; 0: no bound.
+
+    Args:
+        ours: connections that are open now; they are among the descriptors in use.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = soft if _refused else hard
+    return 0 if limit == resource.RLIM_INFINITY else _leaves(limit, ours)
+
+
+def make_room(ours: int, wanted: int) -> bool:
+    """Raise the soft limit if it leaves fewer than ``wanted`` connections. Whether it has been raised."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or wanted <= _leaves(soft, ours):
+        return False
+    return raise_limit() > soft
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one; the limit that holds now."""
+    global _refused
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+        except (OSError, ValueError):
+            _refused = True
+    return soft if soft != resource.RLIM_INFINITY else wanted
+
+
+def _leaves(limit: int, ours: int) -> int:
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return limit
+    return max(1, limit - (used - ours) - MARGIN)
