@@ -111,7 +111,7 @@ class Answers:
 
     def _notes(self) -> list[str]:
         supervisor = self._of
-        notes = [text for text in (supervisor.turns.unwritten, supervisor.watch.weak) if text]
+        notes = [text for text in (supervisor.turns.unwritten, supervisor.watch.weak, supervisor.astray) if text]
         notes += supervisor.notes
         for site in supervisor.book.sites.values():
             if not site.resolved:

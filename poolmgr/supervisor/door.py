@@ -60,20 +60,36 @@ class Door:
         """Take nobody in any more; who is in stays."""
         self._loop.remove_reader(self._listener)
 
-    def _accept(self) -> None:
+    def move(self, listener: socket.socket) -> None:
+        """Listen on another socket from now on. Whoever has come to the old one is let in first."""
+        self.close()
+        while self.knocks() and self._accept():
+            pass
+        self._listener.close()
+        listener.setblocking(False)
+        self._listener = listener
+        self.open()
+
+    def knocks(self) -> bool:
+        """Whether somebody has come and is not let in yet."""
+        return processes.readable(self._listener.fileno())
+
+    def _accept(self) -> bool:
+        """Let in who has come; whether there may be more."""
         for _ in range(AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return True
             except OSError as error:
                 if error.errno not in processes.EXHAUSTED:
                     raise
                 limited("door.exhausted", error=error.strerror)
                 self.close()
                 self._loop.call_later(PAUSE, self.open)
-                return
+                return False
             self._enter(sock)
+        return True
 
     def _enter(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from poolmgr.supervisor.links import Link
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.members import Members
 from poolmgr.supervisor.notify import Notify
-from poolmgr.supervisor.singleton import Singleton
+from poolmgr.supervisor.singleton import Singleton, UnfitError
 from poolmgr.supervisor.turn import Turns
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Supervisor:
         self.settings = settings
         self.path = singleton.path
         self.notes: list[str] = []
+        self.astray = ""
+        """Why nobody new can find us; empty if they can."""
         self._singleton = singleton
-        self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._superseded = False
@@ -178,17 +180,13 @@ class Supervisor:
         if self._alone_since is None or self.door.links or self._loop.time() < self._alone_since:
             return
         self.book.stop()
-        if self.ledger.idle and not self._knocks():
+        if self.ledger.idle and not self.door.knocks():
             self._ended.set()
 
     def _settled(self) -> None:
         """A turn is over: what kept us may be gone."""
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()
-
-    def _knocks(self) -> bool:
-        """Whether somebody is at the door, not yet accepted."""
-        return processes.readable(self._listener.fileno())
 
     def _leave_at_once(self) -> None:
         self._superseded = True
@@ -232,6 +230,30 @@ class Supervisor:
                 self._notify(WATCHDOG="1", STATUS=self._summary())
             if not self._singleton.ours():
                 self._leave_at_once()
+            elif not self._ended.is_set():
+                self._be_found()
+
+    def _be_found(self) -> None:
+        """If the socket's file is gone, or another is in its place, make it anew, under the lock that is still ours.
+
+        Members stay connected meanwhile, so nothing is lost by it; to end and leave it to a successor would
+        cost each of them a registration. systemd's file is systemd's to make.
+        """
+        if not self._singleton.astray():
+            self.astray = ""
+            return
+        why = "another file is in its place" if os.path.lexists(self.path) else "its file was removed"
+        try:
+            if self._singleton.passed:
+                raise UnfitError(f"{self.path} is systemd's, and {why}: systemctl restart poolmgr.socket")
+            self.door.move(self._singleton.listen())
+        except UnfitError as error:
+            if not self.astray:
+                log.warning("socket.astray", extra={"socket": self.path, "reason": why, "remedy": str(error)})
+            self.astray = f"nobody new can find this supervisor: {error}"
+        else:
+            self.astray = ""
+            log.warning("socket.restored", extra={"socket": self.path, "reason": why})
 
     def _summary(self) -> str:
         """What ``systemctl status`` shows."""

@@ -1,9 +1,10 @@
 """There is one supervisor for each socket path: the lock, the socket file, and their end.
 
 The ``flock`` on ``S.lock`` is the singleton; whoever cannot have it ends at once. The socket file is
-made anew by whoever has the lock, since a killed supervisor leaves its own behind. Files are removed
-only while the lock is held and its name still leads to it, the lock file last: so nothing of a
-successor's is ever removed.
+made anew by whoever has the lock, since a killed supervisor leaves its own behind, and made anew as
+well when somebody removes it or puts another in its place while we run: else nobody new could find
+us, nor start another. Files are removed only while the lock is held and its name still leads to it,
+the lock file last: so nothing of a successor's is ever removed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Singleton:
     def __init__(self, path: str) -> None:
         self.path = path
         self.lock = path + ".lock"
+        self.passed = False
+        """The socket is systemd's: its file is neither made nor removed here."""
         self._bound: os.stat_result | None = None
         while True:
             try:
@@ -66,6 +69,9 @@ class Singleton:
         """
         passed = _from_systemd(self.path)
         if passed is not None:
+            self.passed = True
+            with contextlib.suppress(OSError):
+                self._bound = os.lstat(self.path)
             return passed
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
         try:
@@ -88,14 +94,23 @@ class Singleton:
             raise
         return sock
 
+    def astray(self) -> bool:
+        """Whether the socket's path does not lead to what we listen on any more. The file's number is not
+        used again while we listen: the kernel holds on to it (unix(7))."""
+        if self._bound is None:
+            return False
+        try:
+            return not os.path.samestat(os.lstat(self.path), self._bound)
+        except OSError:
+            return True
+
     def remove(self) -> None:
         """Leave nothing behind. Only with nothing charged; the caller ends right after it."""
         if not self.ours():
             return
-        if self._bound is not None:
+        if not self.passed and not self.astray():
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.lstat(self.path), self._bound):
-                    os.unlink(self.path)
+                os.unlink(self.path)
         self._remove_launch_lock()
         with contextlib.suppress(OSError):
             os.unlink(self.lock)
