@@ -61,6 +61,21 @@ class Link(asyncio.Protocol):
             limited("client.malformed", member=self.peer.pid, error=str(error))
             self.drop()
 
+    def read_to_the_end(self) -> None:
+        """Take what its process has sent before it ended, and we have not read yet. The kernel keeps it, and no
+        more can come; what a child that inherited the socket may send is bounded all the same."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        left = UNREAD
+        while self.open and left > 0 and sock is not None and sock.fileno() >= 0:
+            try:
+                data = os.read(sock.fileno(), min(left, 1 << 18))
+            except OSError:  # nothing there, or reset
+                return
+            if not data:
+                return
+            left -= len(data)
+            self.data_received(data)
+
     def eof_received(self) -> bool:
         return False
 

@@ -287,8 +287,13 @@ class Members:
                 self._loop.call_later(later, self._watch.check, link.tag)
 
     def gone(self, tag: str) -> None:
-        """The process has ended or become another program (rule S3)."""
+        """The process has ended or become another program (rule S3). Its end can be seen before its last words
+        are read: after a goodbye nothing is left to be proven."""
         member = self.known.get(tag)
+        if member is not None and member.link is not None:
+            member.link.read_to_the_end()
+            if self._ledger.is_departed(tag):
+                return
         self._ledger.exited(tag, self._turns.clock())
         if member is not None:
             log.info("member.gone", extra={"member": member.identity.pid, "title": member.identity.title})

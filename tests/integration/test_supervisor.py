@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from poolmgr import wire
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
-from tests.helpers import RedisServer, alive, free_port, wait_for
+from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
 from tests.supervisor_process import SupervisorProcess
 
 Servers = Callable[..., RedisServer]
@@ -265,6 +267,55 @@ def test_an_older_registration_is_ignored(supervisor: Start, redis_server: Serve
     newer.hello(endpoint_of(server.path), link=2)
     newer.until(lambda m: m.limits, what="the newer link is answered")
     member.until(lambda m: m.ended, what="the older link is dropped")
+
+
+TALKS = """
+import socket, sys
+from poolmgr import wire
+from tests.fake_member import FakeMember, endpoint_of
+member = FakeMember(sys.argv[1]).connect().hello(endpoint_of(sys.argv[2]))
+member.until(lambda m: m.limits)
+name = next(iter(member.limits))
+member.grow(name, 3)
+print("holds", flush=True)
+sys.stdin.readline()
+member.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212992)
+report = wire.encode(wire.Report(name, member.limits[name][0]))
+talk = report * (int(sys.argv[3]) // len(report))
+member.sock.setblocking(False)
+sent = member.sock.send(talk)  # a Unix socket takes all of it or blocks
+member.sock.sendall(talk[sent:] + wire.encode(wire.Bye()))
+print(len(talk), flush=True)
+"""
+"""A member that says a lot and then goodbye, and ends."""
+
+
+def test_a_goodbye_is_heard_though_the_process_has_ended_since(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """The end of a process is seen at once, its last words only after all that came before them."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays = members(server, 1)
+    stays.until(lambda s: s["open"] == 1)
+    at_once = 256 * 1024  # what the event loop reads at a time
+    with subprocess.Popen(
+        [sys.executable, "-c", TALKS, running.path, server.path, str(at_once + 4096)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as leaves:
+        assert leaves.stdout is not None
+        assert leaves.stdout.readline() == "holds\n"
+        os.kill(running.pid, signal.SIGSTOP)
+        said, _ = leaves.communicate("go\n", timeout=10)
+        assert int(said) > at_once
+        os.kill(running.pid, signal.SIGCONT)
+    wait_for(lambda: running.events("member.left") or running.events("member.gone"))
+    assert [event["member"] for event in running.events("member.left")] == [leaves.pid]
+    assert not running.events("member.gone")
+    assert running.server()["quarantine"] == 0
 
 
 # ---- crashes of the supervisor --------------------------------------------------------------------------
