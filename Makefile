@@ -26,7 +26,7 @@ oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, re
 simulate: $(VENV)/.have-test ## SEEDS=10000 worlds in virtual time, on all cores: the real ledger and members, every fault
 	@exec $(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-simulate-exhaustive: $(VENV)/.have-test ## the smallest worlds in every order of every step, the larger ones too (minutes)
+simulate-exhaustive: $(VENV)/.have-test ## small worlds in every order of every step (minutes; ARGS names the largest)
 	@exec $(BIN)/python -m tests.simulation.exhaustive $(ARGS)
 
 simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which seed finds it

@@ -133,16 +133,41 @@ def main() -> int:
         f" ({tally.seeds / took:.0f} seeds/s, {tally.steps / took:.0f} steps/s);"
         f" {tally.unproven} bounded waits; {len(tally.failed)} violations"
     )
+    for seed, text in tally.failed[:20]:
+        print(f"seed {seed}: {legible(text)}", flush=True)
     for seed, text in tally.failed[:3]:
-        print(report(seed, text))
-    for seed, text in tally.failed[3:20]:
-        print(f"seed {seed}: {legible(text)}")
+        print("shortening ...", file=sys.stderr, flush=True)
+        print(report(seed, text), flush=True)
     return 1 if tally.failed else 0
+
+
+class _Lines:
+    """Progress for a log: a line now and then."""
+
+    EVERY = 15.0
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.EVERY:
+            self.last = now
+            left = (now - self.began) / tally.seeds * (self.count - tally.seeds)
+            print(
+                f"{tally.seeds}/{self.count} seeds, {tally.steps / (now - self.began):,.0f} steps/s,"
+                f" {len(tally.failed)} violations, {left:.0f} s to go",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _with_progress(first: int, count: int, processes: int) -> Tally:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not sys.stdout.isatty():
+        return run_parallel(first, count, processes=processes, told=_Lines(count))
     columns = (
         TextColumn("simulate"),
         BarColumn(),

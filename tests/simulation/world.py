@@ -423,8 +423,12 @@ class World:
             still = [p for p, caller, since in waiting if p.alive and caller.waiting and caller.since == since]
             return f"{len(still)} callers wait, {still[0].tag} and others" if still else ""
 
+        self.wait("starved", missing, CALM + self._queue_time())
+
+    def _queue_time(self) -> float:
+        """Seconds for all who wait now: with fewer permits than processes they take turns of a tenth."""
         crowd = sum(len(p.waiting) for p in self.processes.values())
-        self.wait("starved", missing, CALM + 0.5 * crowd / min(server.budget for server in self.servers.values()))
+        return 0.5 * crowd / min(server.budget for server in self.servers.values())
 
     def _rest(self) -> None:
         """Nobody works any more. Everything comes back."""
@@ -450,7 +454,7 @@ class World:
                     return f"limits of {known.id} are {limits}, charged {known.charged}, of {known.budget}"
             return ""
 
-        self.wait("not quiet", missing, CALM + 6.0)
+        self.wait("not quiet", missing, CALM + 6.0 + self._queue_time())
 
     def _prove_whole(self) -> None:
         """One process wants everything, and gets it."""
