@@ -82,6 +82,8 @@ class Ledger:
         self._touched: set[str] = set()
         self._wakes: dict[str, float] = {}
         self._unsaved = False
+        self._stuck = False
+        """The last turn's snapshot could not be written."""
         self._rng = rng or random.Random()
 
     # ---- servers and budgets ----------------------------------------------------------------------
@@ -334,6 +336,7 @@ class Ledger:
         """Decide what follows from all events since the last turn. Call it once per loop turn."""
         turn = Turn(persist=self._unsaved)
         self._unsaved = False
+        stuck, self._stuck = self._stuck, False
         due = {server for server, at in self._wakes.items() if at <= now}
         for id in sorted(self._touched | due):
             server = self.servers.get(id)
@@ -342,7 +345,15 @@ class Ledger:
             self._wakes.pop(id, None)
             self._grant_own(server, turn)
             decision = sharing.decide(server, now, self._rng)
+            if stuck and server.free >= 0:
+                # Nobody is recalled for another one while nobody can be raised: members go on with what they have.
+                if decision.lowers or decision.asks:
+                    decision.lowers.clear()
+                    decision.asks.clear()
+                    decision.again(now)
             for tag, limit in decision.lowers:
+                if not stuck:
+                    turn.undo.append((server.id, tag, list(server.accounts[tag].told)))
                 self._lower(server, tag, limit, now, turn)
             for tag, limit in decision.raises:
                 self._raise(server, tag, limit, now, turn)
@@ -448,8 +459,11 @@ class Ledger:
         return server.own_overdraws or server.outstanding + 1 <= server.budget
 
     def abandon(self, turn: Turn, now: float) -> None:
-        """The snapshot could not be written: nothing of the turn is raised. Must be called before any
-        other event. :meth:`Turn.lowers` may still be sent."""
+        """The snapshot could not be written: nothing of the turn is raised, nor recalled for what is not
+        raised. Must be called before any other event. :meth:`Turn.rest` may still be sent.
+
+        The next turn tries to write again, and until it can, only a budget that is overdrawn is recalled for.
+        """
         for id, tag, told in reversed(turn.undo):
             account = self.servers[id].accounts[tag]
             self.servers[id].charged += told[0][1] - account.charge
@@ -463,7 +477,12 @@ class Ledger:
         for id in turn.own:
             self.servers[id].own -= 1
             self._wakes[id] = now + RETRY_SNAPSHOT
+        for id, at in self._wakes.items():
+            if at <= now:
+                self._wakes[id] = now + RETRY_SNAPSHOT
+        turn.wake = min(self._wakes.values(), default=None)
         self._unsaved = self._unsaved or turn.persist
+        self._stuck = True
 
     # ---- restarts (rule S4, in recovery.py) --------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A turn is acted on in one order only (rule S1): if it says ``persist``, the snapshot is written first;
 then everything is told. If the snapshot cannot be written, the turn is abandoned
-(:meth:`poolmgr.budget.ledger.Ledger.abandon`) and only its :meth:`Turn.lowers` may be sent.
+(:meth:`poolmgr.budget.ledger.Ledger.abandon`) and only its :meth:`Turn.rest` may be sent.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class Turn(msgspec.Struct):
     wake: float | None = None
     """When to settle again even if nothing happens."""
     undo: list[tuple[str, str, list[tuple[int, int]]]] = msgspec.field(default_factory=list)
-    """(server, tag, what it had been told before) for each raise."""
+    """(server, tag, what it had been told before) for each raise, and for each recall that was to make one possible."""
 
-    def lowers(self) -> list[Tell]:
-        """The part that needs no snapshot, to be sent when it could not be written."""
-        raised = {(server, tag) for server, tag, _ in self.undo}
-        return [tell for tell in self.tells if (tell.message.server, tell.tag) not in raised]
+    def rest(self) -> list[Tell]:
+        """The part that needs no snapshot, to be sent when it could not be written: answers, and recalls to
+        a budget that is overdrawn."""
+        undone = {(server, tag) for server, tag, _ in self.undo}
+        return [tell for tell in self.tells if (tell.message.server, tell.tag) not in undone]

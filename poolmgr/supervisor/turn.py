@@ -2,7 +2,7 @@
 
 All events that arrived are in the ledger when :meth:`Turns.run` settles it. Then (rule S1): the
 snapshot, then what is told and what the supervisor opens itself. If the snapshot cannot be written,
-the turn's raises are taken back before anything else happens, and only lower limits are told.
+the turn's raises and recalls are taken back before anything else happens: members go on with what they have.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Turns:
         tells, own = turn.tells, turn.own
         if turn.persist and not self._save(now):
             self.ledger.abandon(turn, now)
-            tells, own = turn.lowers(), []
+            tells, own = turn.rest(), []
         for tell in tells:
             self._deliver(tell)
         if tells and log.isEnabledFor(logging.DEBUG):
@@ -98,8 +98,13 @@ class Turns:
             self._superseded()
             return False
         except OSError as error:
-            self.unwritten = f"the snapshot cannot be written ({error.strerror}): nothing is raised"
-            self._limited("snapshot.unwritable", logging.ERROR, error=error.strerror)
+            before = self.unwritten
+            self.unwritten = (
+                f"the snapshot {self.writer.path} cannot be written ({error.strerror}), so nothing is raised: "
+                "free space there and let this user write, or set POOLMGR_SOCKET to a path elsewhere"
+            )
+            if self.unwritten != before:
+                self._limited("snapshot.unwritable", logging.ERROR, error=self.unwritten)
             return False
         if self.unwritten:
             self.unwritten = ""

@@ -228,7 +228,7 @@ class Supervisor:
         """Rule S1's obligation: on disk first, then the rest."""
         if turn.persist and not self._persist():
             self.ledger.abandon(turn, self.world.clock.now)
-            self._send_all(turn.lowers())
+            self._send_all(turn.rest())
             self.wake(0.01)
             return
         self._send_all(turn.tells)

@@ -123,10 +123,48 @@ def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again
     book.ledger.abandon(turn, book.now)
     book.ledger.check()
     assert book.charge("a") < raised
-    assert not turn.lowers()
+    assert not turn.rest()
     again = book.settle(1.0)
     assert again.persist
     assert limits(again)["a"] >= 3
+
+
+def hungry(book) -> Turn:
+    """``b`` waits for what ``a`` does not use."""
+    book.report("a", open=8, in_use=2, spare=6)
+    book.report("b", waiting=5)
+    return book.settle(0.05)
+
+
+def test_while_the_snapshot_cannot_be_written_nobody_is_recalled_for_another(book):
+    book.join("a", holds=8)
+    book.join("b")
+    book.settle()
+    before = book.limit("a"), book.limit("b")
+    for _ in range(20):
+        turn = hungry(book)
+        assert turn.persist, "it is tried again"
+        book.ledger.abandon(turn, book.now)
+        book.ledger.check()
+        assert limits(turn).keys() & {tell.tag for tell in turn.rest()} == set()
+        assert (book.limit("a"), book.limit("b")) == before
+        assert turn.wake > book.now, "it is not tried without a pause"
+    for _ in range(4):
+        hungry(book)  # these are written
+    assert (book.limit("a"), book.limit("b")) == (5, 5), "all is as usual"
+
+
+def test_an_overdrawn_budget_is_recalled_for_although_the_snapshot_cannot_be_written(book):
+    book.join("a", holds=8)
+    book.settle()
+    book.ledger.set_budget(R, 4, book.now)
+    told: dict[str, int] = {}
+    for _ in range(3):
+        book.report("a", open=8, in_use=2, spare=6, acked=0)
+        turn = book.settle(0.05)
+        book.ledger.abandon(turn, book.now)
+        told |= {tell.tag: tell.message.limit for tell in turn.rest() if isinstance(tell.message, Limit)}
+    assert told == {"a": 4}
 
 
 def test_an_own_connection_of_a_turn_that_was_not_written_is_not_counted(book):
@@ -313,7 +351,7 @@ def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits
     assert book.limit("a") <= 3
     assert book.charge("a") == 8
     book.ledger.abandon(turn, book.now)
-    assert "a" not in {tell.tag for tell in turn.lowers()}, "told although a successor would not know of it"
+    assert "a" not in {tell.tag for tell in turn.rest()}, "told although a successor would not know of it"
 
 
 # ---- S5 --------------------------------------------------------------------------------------------
