@@ -5,7 +5,8 @@ process has written is seen by its successor whether or not the disk has it. A c
 ends every member too, and the boot id then makes the file void.
 
 One file holds two slots of equal size, written in turn, each with a generation and a checksum: a
-writer killed in the middle of a slot leaves the other one whole. Slots rather than one rename for
+writer killed in the middle of a slot leaves the other one whole. Each says how large the file is, so that
+one that has lost its end is not taken for one whose newer slot was never told. Slots rather than one rename for
 each write, because some file systems start to write a replaced file to the disk at once, and a busy
 supervisor writes hundreds of times a second. The space is allocated when the file is made, so a disk
 that fills up later does not stop the writing. Only growth makes a new file, which then replaces the
@@ -29,11 +30,11 @@ import msgspec
 from poolmgr import identity
 from poolmgr.budget.accounts import Saved
 
-FORMAT = 1
+FORMAT = 2
 """Number of the file's format. A file of another format is not read."""
 
 _MAGIC = b"poolmgr\n"
-_HEAD = struct.Struct(">8sIQII")  # magic, number, generation, length, checksum
+_HEAD = struct.Struct(">8sIQIII")  # magic, number, generation, capacity of a slot, length, checksum
 _SMALLEST = 1 << 16
 
 _encoder = msgspec.msgpack.Encoder()
@@ -110,12 +111,12 @@ def _newest(path: str, data: bytes) -> bytes:
     for at in (0, half):
         if len(data) - at < _HEAD.size:
             continue
-        magic, number, generation, length, checksum = _HEAD.unpack_from(data, at)
+        magic, number, generation, capacity, length, checksum = _HEAD.unpack_from(data, at)
         if magic != _MAGIC:
             continue
         formats.add(number)
         body = data[at + _HEAD.size : at + _HEAD.size + length]
-        whole = number == FORMAT and len(body) == length and zlib.crc32(body) == checksum
+        whole = number == FORMAT and len(data) == 2 * capacity and len(body) == length and zlib.crc32(body) == checksum
         if whole and (best is None or generation > best[0]):
             best = generation, body
     if best is not None:
@@ -156,11 +157,14 @@ class Writer:
             raise SupersededError(self.path)
         body = _encoder.encode(Contents(self._boot, self._namespace, self._scope, saved))
         generation = self._generation + 1
-        slot = _HEAD.pack(_MAGIC, FORMAT, generation, len(body), zlib.crc32(body)) + body
-        if self._fd < 0 or len(slot) > self._capacity or not self._in_place():
-            self._replace(slot)
+        size = _HEAD.size + len(body)
+        anew = self._fd < 0 or size > self._capacity or not self._in_place()
+        capacity = _room_for(size) if anew else self._capacity
+        slot = _HEAD.pack(_MAGIC, FORMAT, generation, capacity, len(body), zlib.crc32(body)) + body
+        if anew:
+            self._replace(slot, capacity)
         else:
-            _put(self._fd, slot, generation % 2 * self._capacity)
+            _put(self._fd, slot, generation % 2 * capacity)
         self._generation = generation
         self.writes += 1
 
@@ -172,11 +176,8 @@ class Writer:
             return False
         return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
 
-    def _replace(self, slot: bytes) -> None:
-        """A new file, large enough for what comes, in place of the old one."""
-        capacity = _SMALLEST
-        while capacity < 2 * len(slot):
-            capacity *= 2
+    def _replace(self, slot: bytes, capacity: int) -> None:
+        """A new file, in place of the old one."""
         new = self.path + ".new"
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -203,6 +204,14 @@ class Writer:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _room_for(size: int) -> int:
+    """A slot's capacity, large enough for what comes."""
+    capacity = _SMALLEST
+    while capacity < 2 * size:
+        capacity *= 2
+    return capacity
 
 
 def _allocate(fd: int, size: int) -> None:

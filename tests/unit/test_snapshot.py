@@ -75,11 +75,15 @@ def test_a_successor_continues_over_the_file_of_the_one_before(path: str) -> Non
     assert read(path, "scope") == saved(3)
 
 
-@pytest.mark.parametrize("size", [0, 3, 23, 30, 100, 1 << 16])
-def test_a_truncated_file_is_unusable(path: str, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 3, 23, 30, 100, 1000, 1 << 16, (1 << 17) - 1])
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_truncated_file_is_unusable(path: str, size: int, writes: int) -> None:
+    """Also where one slot is still whole: the other one may have been the newer, and told."""
     w = writer(path)
-    w.write(saved(1))
+    for budget in range(writes):
+        w.write(saved(1 + budget))
     data = Path(path).read_bytes()
+    assert len(data) == 1 << 17
     Path(path).write_bytes(data[:size])
     with pytest.raises(UnusableError) as error:
         read(path, "scope")
@@ -101,7 +105,7 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(identity, "pid_namespace", lambda: 1)
         assert reason() == "namespace"
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot, "FORMAT", 2)
+        patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
         assert reason() == "version"
     Path(path).write_bytes(os.urandom(1 << 17))
     assert reason() == "truncated"
