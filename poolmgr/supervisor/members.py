@@ -246,7 +246,10 @@ class Members:
         if tag.pid != link.peer.pid:
             return f"your tag says process {tag.pid} and the kernel says {link.peer.pid}"
         if tag.start != identity.start_time(link.peer.pid):
-            return f"your tag's start time is not that of process {tag.pid}"
+            return (
+                f"your tag's start time is not that of process {tag.pid}: it is another process's, or you run in "
+                "another time namespace; then run a supervisor inside it with a POOLMGR_SOCKET of its own"
+            )
         return ""
 
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> bool:

@@ -2,8 +2,8 @@
 
 ``/get`` is one short command; ``/hold?ms=5`` keeps a connection for that long without work for anybody;
 ``/fork?seconds=1`` leaves a child behind that keeps for that long what it inherited; ``/pid`` does not
-touch Redis; ``/busy`` has one worker, if it is the one that is asked, work by itself. Whatever fails is a
-503 with the error's text.
+touch Redis, nor does ``/clock``, which tells the time; ``/busy`` has one worker, if it is the one that is
+asked, work by itself. Whatever fails is a 503 with the error's text.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def _serve(path: str, query: dict[str, list[str]], answer: dict[str, Any]) -> No
     elif path == "/hold":
         milliseconds = float(query.get("ms", ["5"])[0])
         assert poolmgr.get_client().blpop(["nothing is ever pushed here"], timeout=milliseconds / 1000) is None
+    elif path == "/clock":
+        answer["clock"] = time.time()
     elif path == "/fork":
         seconds = float(query.get("seconds", ["1"])[0])
         child = os.fork()
