@@ -239,6 +239,21 @@ class Book:
             if server in self.probes:
                 self.probes[server].registered(tag)
 
+    def unknown_permits(self, tag: str) -> None:
+        """A member states more than is charged here: whoever told it so has left no word of it, so there may be
+        others of whom nothing is known yet. Nothing is raised until they have had time to come."""
+        if self.lost_snapshot or not any(
+            server.accounts[tag].excess for server in self.ledger.servers.values() if tag in server.accounts
+        ):
+            return
+        self.lost_snapshot = True
+        self.grace = self.turns.clock() + GRACE
+        for site in self.sites.values():
+            self.ledger.hold_raises(site.id, True)
+            self.probes[site.id].wake()
+        detail = "a member states more than is known: the snapshot of the supervisor before is lost"
+        log.warning("snapshot.unusable", extra={"reason": "missing", "detail": detail})
+
     def exited(self, tag: str) -> None:
         """A process is gone: whatever it has left is to be proven gone."""
         for probe in self.probes.values():

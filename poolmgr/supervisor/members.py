@@ -209,6 +209,7 @@ class Members:
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
+        self._book.unknown_permits(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member
             known.link.drop()

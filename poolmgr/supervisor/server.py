@@ -69,7 +69,8 @@ class Supervisor:
         assert found is not None
         self.boot, self.scope = found.boot, found.scope
         self.watch = processes.watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
-        self._writer = snapshot.Writer(self.path + ".snapshot", self.scope, singleton.ours)
+        file = self.path + ".snapshot"
+        self._writer = snapshot.Writer(file, self.scope, singleton.ours, singleton.note)
         self._lost = False
         self.ledger = self._restored(
             Identity(self._tag, found.pid, found.start, identity.program(found.pid), "supervisor")
@@ -116,10 +117,13 @@ class Supervisor:
     def _restored(self, owner: Identity) -> Ledger:
         """The ledger as the supervisor before left it (rule S4)."""
         saved: Saved | None = None
+        newest = 0
         try:
-            saved = snapshot.read(self._writer.path, self.scope)
+            newest = snapshot.marked(self._singleton.noted())
+            self._writer.continue_after(newest)
+            saved = snapshot.read(self._writer.path, self.scope, newest)
         except snapshot.UnusableError as error:
-            self._lost = error.reason != "boot"  # after a boot no process of the old one lives
+            self._lost = error.reason != "boot" or newest > 0  # after a boot no process of the old one lives
             log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
             self.notes.append(f"the snapshot could not be used ({error}): a census was taken instead")
         if saved is None:

@@ -61,6 +61,14 @@ class Singleton:
         except OSError:
             return False
 
+    def noted(self) -> bytes:
+        """What the supervisor before has kept in the lock file."""
+        return os.pread(self._fd, 1024, 0)
+
+    def note(self, text: bytes) -> None:
+        """Keep it in the lock file, which is there for as long as anything is charged."""
+        os.pwrite(self._fd, text, 0)
+
     def listen(self) -> socket.socket:
         """The listening socket: systemd's if it passed one, else a new one in place of a stale one.
 

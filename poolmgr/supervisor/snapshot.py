@@ -12,14 +12,21 @@ supervisor writes hundreds of times a second. The space is allocated when the fi
 that fills up later does not stop the writing. Only growth makes a new file, which then replaces the
 old one atomically.
 
+Every snapshot has a number, which grows from one supervisor to the next, and the number of the newest
+is in the lock file as well (:func:`mark`): so an older snapshot that somebody puts back, and one that
+somebody takes away, are not mistaken for the truth. It is written after the snapshot, and before
+anything is told, so a crash in between leaves a snapshot that is newer than the mark; that one is good.
+
 It must never decide what an unusable snapshot means: :func:`read` says why it is unusable, and the
 server does a census then. It never holds a secret: endpoints are in it by their keys.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -36,6 +43,7 @@ FORMAT = 2
 _MAGIC = b"poolmgr\n"
 _HEAD = struct.Struct(">8sIQIII")  # magic, number, generation, capacity of a slot, length, checksum
 _SMALLEST = 1 << 16
+_MARK = re.compile(rb"([0-9a-f]{6}) (\d{20})\n")
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -62,7 +70,8 @@ class UnusableError(Exception):
     """There is a snapshot and it cannot be used.
 
     Attributes:
-        reason: ``unreadable``, ``truncated``, ``version``, ``boot``, ``namespace`` or ``scope``.
+        reason: ``unreadable``, ``truncated``, ``version``, ``boot``, ``namespace``, ``scope``, ``older``
+            or ``missing``.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -74,26 +83,62 @@ class SupersededError(Exception):
     """The lock file is no longer ours: another supervisor may run, so nothing may be written."""
 
 
-def read(path: str, scope: str) -> Saved | None:
-    """What the last supervisor left; None if there is no file.
+def mark(generation: int) -> bytes:
+    """What the lock file says while this is the number of the newest snapshot. Of one length always, so
+    that it is written in one piece."""
+    return f"{identity.boot()} {generation:020d}\n".encode()
+
+
+def marked(text: bytes) -> int:
+    """The number that the lock file says; 0 if it says none, or of an earlier boot.
 
     Raises:
-        UnusableError: there is one, with the reason.
+        UnusableError: it says something else.
+    """
+    if not text:
+        return 0
+    found = _MARK.fullmatch(text)
+    if found is None:
+        raise UnusableError("older", "the lock file does not say which snapshot is the newest")
+    return int(found[2]) if found[1].decode() == identity.boot() else 0
+
+
+def read(path: str, scope: str, newest: int = 0) -> Saved | None:
+    """What the last supervisor left; None if there is no file.
+
+    Args:
+        newest: the number of the newest snapshot, as :func:`marked` says.
+
+    Raises:
+        UnusableError: there is one, or was, with the reason.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
+        if newest:
+            raise UnusableError("missing", f"{path} was removed by somebody, its number was {newest}") from None
         return None
     except OSError as error:
         raise UnusableError("unreadable", f"{path}: {error.strerror}") from None
-    contents = _decode(path, _newest(path, data))
+    generation, body = _newest(path, data)
+    contents = _decode(path, body)
     if contents.boot != identity.boot():
         raise UnusableError("boot", f"{path} was written before this host was last started")
     if contents.namespace != identity.pid_namespace():
         raise UnusableError("namespace", f"{path} was written in another pid namespace")
     if contents.scope != scope:
         raise UnusableError("scope", f"{path} was written for another socket, user or host")
+    if generation < newest:
+        raise UnusableError("older", f"{path} is not the newest: its number is {generation} and not {newest}")
     return contents.saved
+
+
+def generation(path: str) -> int:
+    """The number of the snapshot that is there; 0 if there is none."""
+    try:
+        return _newest(path, Path(path).read_bytes())[0]
+    except (OSError, UnusableError):
+        return 0
 
 
 def _decode(path: str, body: bytes) -> Contents:
@@ -103,8 +148,8 @@ def _decode(path: str, body: bytes) -> Contents:
         raise UnusableError("version", f"{path} does not hold what this version writes: {error}") from None
 
 
-def _newest(path: str, data: bytes) -> bytes:
-    """The body of the whole slot with the higher generation."""
+def _newest(path: str, data: bytes) -> tuple[int, bytes]:
+    """The whole slot with the higher generation: that, and its body."""
     half = len(data) // 2
     formats = set()
     best: tuple[int, bytes] | None = None
@@ -120,7 +165,7 @@ def _newest(path: str, data: bytes) -> bytes:
         if whole and (best is None or generation > best[0]):
             best = generation, body
     if best is not None:
-        return best[1]
+        return best
     if formats - {FORMAT}:
         raise UnusableError("version", f"{path} has format {max(formats)}, this version reads {FORMAT}")
     raise UnusableError("truncated", f"{path} holds no whole snapshot ({len(data)} bytes)")
@@ -133,40 +178,48 @@ class Writer:
         path: the file.
         scope: goes into it.
         ours: whether the lock is still ours; asked before every write.
+        note: keeps a :func:`mark`.
     """
 
-    def __init__(self, path: str, scope: str, ours: Callable[[], bool]) -> None:
+    def __init__(self, path: str, scope: str, ours: Callable[[], bool], note: Callable[[bytes], None]) -> None:
         self.path = path
         self._scope = scope
         self._ours = ours
+        self._note = note
         self._boot = identity.boot()
         self._namespace = identity.pid_namespace()
         self._fd = -1
         self._capacity = 0
-        self._generation = 0
+        self._generation = generation(path)
         self.writes = 0
+
+    def continue_after(self, newest: int) -> None:
+        """Give larger numbers than this, though the snapshot that is there has a smaller one."""
+        self._generation = max(self._generation, newest)
 
     def write(self, saved: Saved) -> None:
         """Put it on disk, whole or not at all.
 
         Raises:
-            OSError: it could not be written; the one before still stands.
+            OSError: it could not be written; the one before still stands, or its number could not be: then
+                it stands, and says too much at most.
             SupersededError: the lock is no longer ours.
         """
         if not self._ours():
             raise SupersededError(self.path)
         body = _encoder.encode(Contents(self._boot, self._namespace, self._scope, saved))
-        generation = self._generation + 1
+        number = self._generation + 1
         size = _HEAD.size + len(body)
         anew = self._fd < 0 or size > self._capacity or not self._in_place()
         capacity = _room_for(size) if anew else self._capacity
-        slot = _HEAD.pack(_MAGIC, FORMAT, generation, capacity, len(body), zlib.crc32(body)) + body
+        slot = _HEAD.pack(_MAGIC, FORMAT, number, capacity, len(body), zlib.crc32(body)) + body
         if anew:
             self._replace(slot, capacity)
         else:
-            _put(self._fd, slot, generation % 2 * capacity)
-        self._generation = generation
+            _put(self._fd, slot, number % 2 * capacity)
+        self._generation = number
         self.writes += 1
+        self._note(mark(number))
 
     def _in_place(self) -> bool:
         """Whether the path still leads to the file we hold open."""
@@ -193,6 +246,8 @@ class Writer:
     def remove(self) -> None:
         """Nothing is charged any more: the next supervisor starts from nothing."""
         if self._ours():
+            with contextlib.suppress(OSError):
+                self._note(mark(0))
             for path in (self.path, self.path + ".new"):
                 try:
                     os.unlink(path)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from poolmgr import wire
+from poolmgr import identity, wire
+from poolmgr.budget.accounts import Identity, Saved
+from poolmgr.supervisor.snapshot import Writer, mark, marked
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
 from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
 from tests.supervisor_process import SupervisorProcess
@@ -271,7 +273,9 @@ def test_an_older_registration_is_ignored(supervisor: Start, redis_server: Serve
 
 TALKS = """
 import socket, sys
-from poolmgr import wire
+from poolmgr import identity, wire
+from poolmgr.budget.accounts import Identity, Saved
+from poolmgr.supervisor.snapshot import Writer, mark, marked
 from tests.fake_member import FakeMember, endpoint_of
 member = FakeMember(sys.argv[1]).connect().hello(endpoint_of(sys.argv[2]))
 member.until(lambda m: m.limits)
@@ -384,9 +388,9 @@ def test_a_stopped_member_keeps_its_charge_over_a_restart(
     assert server.rejected() == 0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "garbage"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "boot"])
 def test_without_its_snapshot_a_census_finds_what_is_there(
-    supervisor: Start, redis_server: Servers, members: Members, damage: str
+    supervisor: Start, redis_server: Servers, members: Members, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = redis_server(maxclients=13)
     running = supervisor(12)
@@ -400,6 +404,10 @@ def test_without_its_snapshot_a_census_finds_what_is_there(
         os.truncate(snapshot, 20)
     elif damage == "garbage":
         snapshot.write_bytes(os.urandom(1 << 17))
+    elif damage == "boot":
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "boot", lambda: "ffffff")
+            Writer(str(snapshot), "01234567", lambda: True, lambda _: None).write(Saved(Identity("", 1)))
     else:
         snapshot.unlink()
     stays.tell("11")
@@ -407,7 +415,79 @@ def test_without_its_snapshot_a_census_finds_what_is_there(
     stays.until(lambda s: s["open"] == 11, 15)
     assert not [client for client in server.clients() if tag in client["name"]]
     assert server.rejected() == 0
-    assert bool(running.events("snapshot.unusable")) == (damage != "missing")
+    reasons = [event["reason"] for event in running.events("snapshot.unusable")]
+    assert reasons == ["truncated" if damage == "garbage" else damage]
+
+
+def test_an_older_snapshot_that_was_put_back_is_not_believed(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """A stopped member cannot say what it holds, and an old snapshot says too little."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays, stopped = members(server, 2), members(server, 1)
+    stays.until(lambda s: s["open"] == 2)
+    stopped.until(lambda s: s["open"] == 1)
+    snapshot = Path(running.path + ".snapshot")
+    old = snapshot.read_bytes()
+    stopped.tell("8")
+    stopped.until(lambda s: s["open"] == 8)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    running.kill()
+    snapshot.write_bytes(old)
+    lock = Path(running.path + ".lock")
+    assert marked(lock.read_bytes()) > 1
+    lock.write_bytes(mark(1000000))  # as if there had been many more since
+    stays.tell("11")
+    running.start()
+    (event,) = wait_for(lambda: running.events("snapshot.unusable"))
+    assert event["reason"] == "older"
+    wait_for(lambda: marked(lock.read_bytes()) > 1000000, what="the next one has a larger number")
+    wait_for(lambda: (state := running.server())["own"] == 1 and state["charged"] + state["quarantine"] >= 10)
+    stays.until(lambda s: s["open"] == 3)  # what is left: 12, less 8 and the supervisor's own
+    assert server.rejected() == 0
+    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.until(lambda s: s["link"] > 1)
+    stopped.tell("0")
+    stays.until(lambda s: s["open"] == 11)
+    assert server.rejected() == 0
+
+
+def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_waited_for(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """They hold permits which nobody else knows of, and may use them until they have come back."""
+    server = redis_server(maxclients=13)
+    endpoint = endpoint_of(server.path)
+    running = supervisor(12, POOLMGR_LINGER="60")
+    first, name = joined(running, server)
+    late, _ = joined(running, server)
+    late.report(name, waiting=1)
+    late.until(lambda m: m.limit(name) + first.limit(name) == 11, what="nothing is left")
+    for _ in range(first.limit(name)):
+        first.dial(endpoint)
+    running.kill()
+    for suffix in (".snapshot", ".lock"):
+        Path(running.path + suffix).unlink()
+    running.start()
+    first.close()
+    first.connect().hello(endpoint)
+    other, _ = joined(running, server)
+    other.report(name, waiting=11)
+    assert other.ask(wire.Query("status")).ok, "the report has been read"
+    for _ in range(late.limit(name)):
+        late.dial(endpoint)
+    assert other.limit(name) + len(server.clients()) <= 12
+    late.close()
+    late.connect().hello(endpoint)
+    (event,) = running.events("snapshot.unusable")
+    assert event["reason"] == "missing"
+    first.until(lambda m: m.limit(name) < len(m.open[name]), what="a recall")
+    while len(first.open[name]) > first.limit(name):
+        first.open[name].pop().close()
+    first.report(name)
+    other.until(lambda m: m.limit(name), what="it is raised after all")
+    assert server.rejected() == 0
 
 
 def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members: Members) -> None:

@@ -12,7 +12,7 @@ import pytest
 from poolmgr import identity
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedServer
 from poolmgr.supervisor import snapshot
-from poolmgr.supervisor.snapshot import SupersededError, UnusableError, Writer, read
+from poolmgr.supervisor.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
 
 
 def saved(budget: int = 12, members: int = 1) -> Saved:
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> str:
 
 
 def writer(path: str) -> Writer:
-    return Writer(path, "scope", lambda: True)
+    return Writer(path, "scope", lambda: True, lambda _: None)
 
 
 def test_what_was_written_last_is_read(path: str) -> None:
@@ -73,6 +73,103 @@ def test_a_successor_continues_over_the_file_of_the_one_before(path: str) -> Non
     second.write(saved(2))
     second.write(saved(3))
     assert read(path, "scope") == saved(3)
+
+
+def numbered(path: str, noted: list[bytes]) -> Writer:
+    """One that keeps its marks in a list."""
+    return Writer(path, "scope", lambda: True, noted.append)
+
+
+def test_an_older_one_that_was_put_back_is_not_believed(path: str) -> None:
+    noted: list[bytes] = []
+    w = numbered(path, noted)
+    w.write(saved(1))
+    old = Path(path).read_bytes()
+    w.write(saved(2))
+    newest = marked(noted[-1])
+    assert read(path, "scope", newest) == saved(2)
+    Path(path).write_bytes(old)
+    with pytest.raises(UnusableError) as error:
+        read(path, "scope", newest)
+    assert error.value.reason == "older"
+
+
+def test_numbers_grow_from_one_supervisor_to_the_next(path: str) -> None:
+    """Else an old one of an earlier supervisor's could be newer than the newest."""
+    noted: list[bytes] = []
+    first = numbered(path, noted)
+    for budget in range(1, 6):
+        first.write(saved(budget))
+    old = Path(path).read_bytes()
+    second = numbered(path, noted)
+    second.write(saved(9))
+    assert [marked(text) for text in noted] == [1, 2, 3, 4, 5, 6]
+    Path(path).write_bytes(old)
+    third = numbered(path, noted)
+    third.continue_after(6)  # what the lock file says
+    third.write(saved(10))
+    assert marked(noted[-1]) == 7
+    assert read(path, "scope", 7) == saved(10)
+
+
+def test_one_that_was_written_when_its_number_could_not_be_noted_is_good(path: str) -> None:
+    """It was killed between the two, before anything was told; or that file cannot be written."""
+    noted: list[bytes] = []
+    numbered(path, noted).write(saved(1))
+
+    def fails(_: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    w = Writer(path, "scope", lambda: True, fails)
+    with pytest.raises(OSError, match="No space"):
+        w.write(saved(2))
+    assert read(path, "scope", marked(noted[-1])) == saved(2)
+    with pytest.raises(OSError, match="No space"):
+        w.write(saved(3))
+    assert read(path, "scope", marked(noted[-1])) == saved(3)
+
+
+def test_a_damaged_newest_slot_is_not_made_good_by_the_one_before(path: str) -> None:
+    noted: list[bytes] = []
+    w = numbered(path, noted)
+    w.write(saved(1))
+    w.write(saved(2))
+    data = bytearray(Path(path).read_bytes())
+    data[60] ^= 0xFF
+    Path(path).write_bytes(data)
+    assert read(path, "scope") == saved(1), "for a writer that was killed while it wrote"
+    with pytest.raises(UnusableError, match="its number is 1 and not 2"):
+        read(path, "scope", marked(noted[-1]))
+
+
+def test_one_that_was_taken_away_is_missed(path: str) -> None:
+    with pytest.raises(UnusableError) as error:
+        read(path, "scope", 3)
+    assert error.value.reason == "missing"
+
+
+def test_after_its_own_end_nothing_is_missed(path: str) -> None:
+    noted: list[bytes] = []
+    w = numbered(path, noted)
+    w.write(saved(1))
+    w.remove()
+    assert read(path, "scope", marked(noted[-1])) is None
+
+
+def test_a_mark_of_another_boot_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = mark(7)
+    assert marked(text) == 7
+    assert marked(b"") == 0
+    assert len({len(mark(number)) for number in (0, 9, 10**12)}) == 1, "each is written over the one before"
+    monkeypatch.setattr(identity, "boot", lambda: "ffffff")
+    assert marked(text) == 0
+
+
+@pytest.mark.parametrize("text", [b"x", b"\0" * 28, mark(7)[:-1], mark(7) + mark(7)])
+def test_a_mark_that_is_none_makes_every_snapshot_doubtful(text: bytes) -> None:
+    with pytest.raises(UnusableError) as error:
+        marked(text)
+    assert error.value.reason == "older"
 
 
 @pytest.mark.parametrize("size", [0, 3, 23, 30, 100, 1000, 1 << 16, (1 << 17) - 1])
@@ -126,7 +223,7 @@ def test_contents_of_another_shape_are_another_version(path: str, monkeypatch: p
 
 def test_nothing_is_written_once_the_lock_is_not_ours(path: str) -> None:
     mine = True
-    w = Writer(path, "scope", lambda: mine)
+    w = Writer(path, "scope", lambda: mine, lambda _: None)
     w.write(saved(1))
     mine = False
     with pytest.raises(SupersededError):
