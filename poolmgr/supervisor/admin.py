@@ -31,11 +31,17 @@ REFUSAL = "max number of clients"
 
 
 class AdminError(Exception):
-    """Talking to the server failed. ``kind``: ``unreachable``, ``refused`` (maxclients) or ``auth``."""
+    """Talking to the server failed.
 
-    def __init__(self, kind: str, text: str) -> None:
+    Attributes:
+        kind: ``unreachable``, ``refused`` (maxclients) or ``auth``.
+        deserted: the kernel says that nobody listens there.
+    """
+
+    def __init__(self, kind: str, text: str, *, deserted: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
+        self.deserted = deserted
 
 
 class ReplyError(Exception):
@@ -87,7 +93,8 @@ class Admin:
 
     def _failed(self, error: OSError) -> AdminError:
         self.stalled = isinstance(error, TimeoutError) and self._connected
-        return AdminError("unreachable", _text(error))
+        deserted = not self._connected and error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+        return AdminError("unreachable", _text(error), deserted=deserted)
 
     def answers(self) -> bool:
         """Whether something has come, an answer or an end, since it stalled."""

@@ -52,6 +52,7 @@ class Findings(msgspec.Struct):
         error: why not, or why not to the end: ``unreachable``, ``refused`` or ``auth``, and the text.
         fresh: a fresh connection was answered by every endpoint that anybody listens on.
         silent: by one of several endpoints nobody answered in time, so nothing could be proven.
+        deserted: by none of the endpoints does anybody listen.
         info: fields of ``INFO``.
         maxclients: None where it is not said.
         rows: the list; None if it was not asked for or not given.
@@ -68,6 +69,7 @@ class Findings(msgspec.Struct):
     error: tuple[str, str] | None = None
     fresh: bool = False
     silent: bool = False
+    deserted: bool = False
     info: dict[str, str] = msgspec.field(default_factory=dict)
     maxclients: int | None = None
     rows: list[Row] | None = None
@@ -114,6 +116,7 @@ class Inspector:
                 self._ask(work, found, work.targets)
         except AdminError as error:
             found.error = error.kind, str(error)
+            found.deserted = error.deserted
             if not self.stalled:
                 self.drop(found)
         return found
@@ -143,6 +146,7 @@ class Inspector:
                 if error.kind != "unreachable" or len(work.endpoints) == 1:
                     raise
                 # Where nobody listens, nobody can be in the queue. Where nobody answers, somebody can.
+                error.deserted = error.deserted and (failed is None or failed.deserted)
                 failed, broken = error, True
                 found.silent = found.silent or self.stalled or "no answer" in str(error)
                 continue

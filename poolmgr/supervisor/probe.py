@@ -260,11 +260,17 @@ class Probe:
             if found.error is not None and self._outages.failed(text):
                 self._book.members.broadcast(site, self._book.health_of(site))
             self._retry_at = now + self._outages.pause()
-            if self._server_is_gone():
+            if found.deserted and self._server_is_gone():
                 self._free(self._targets(), now)
 
     def _server_is_gone(self) -> bool:
-        """Whether the very process that held the other ends has ended: a proof for all of them at once."""
+        """Whether the very process that held the other ends has ended: a proof for all of them at once, while
+        nobody listens there. Who listens there may be its successor, to which members may have connected.
+
+        That nobody listens proves nothing by itself: a server closes its listeners in the middle of its life
+        (CONFIG SET port, the first moment of SHUTDOWN), and a proxy, a firewall or an address that has moved
+        refuses while the connections behind it live on.
+        """
         known = self.site.server_process
         return known is not None and known[1] != 0 and identity.start_time(known[0]) != known[1]
 

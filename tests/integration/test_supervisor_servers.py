@@ -134,6 +134,64 @@ def test_a_dead_server_holds_nothing(supervisor: Start, redis_server: Servers, s
         dies.stop()
 
 
+def test_that_nobody_listens_any_more_proves_nothing(supervisor: Start, redis_server: Servers) -> None:
+    """A server that moves to another port keeps the connections that it has."""
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12)
+    endpoint = endpoint_of(port=server.port)
+    stays, name = joined(running, endpoint)
+    stays.obey(name)
+    dies = MemberProcess(running.path, endpoint, 5, "fork")  # a child keeps its connections
+    try:
+        tag = dies.until(lambda s: s["open"] == 5)["tag"]
+        os.kill(running.pid, signal.SIGSTOP)
+        with server.observer() as observer:
+            observer.execute_command("CONFIG", "SET", "port", free_port())
+            (own,) = [row for row in observer.client_list() if f".{running.pid}." in row["name"]]
+            observer.execute_command("CLIENT", "KILL", "ID", own["id"])
+        dies.kill()
+        os.kill(running.pid, signal.SIGCONT)
+        wait_for(lambda: "refused" in running.server()["health"]["error"], 10, what="it has looked")
+        assert running.server()["quarantine"] >= 5
+        assert len([row for row in server.clients() if tag in row["name"]]) == 5
+        with server.observer() as observer:
+            observer.execute_command("CONFIG", "SET", "port", server.port)
+        wait_for(lambda: running.server()["quarantine"] == 0, 10, what="their end is proven")
+        assert not [row for row in server.clients() if tag in row["name"]]
+        assert running.server()["unproven"] == 0
+    finally:
+        dies.stop()
+
+
+def test_the_end_of_a_server_proves_nothing_of_its_successor(supervisor: Start, redis_server: Servers) -> None:
+    """A member has connected to the successor, which then stalls before the supervisor has seen it."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3")
+    stays, name = joined(running, endpoint_of(server.path))
+    stays.obey(name)
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        os.kill(running.pid, signal.SIGSTOP)
+        server.stop()
+        server.start()
+        dies.tell("0")
+        dies.until(lambda s: s["open"] == 0)
+        dies.tell("5")
+        dies.until(lambda s: s["open"] == 5)
+        os.kill(server.pid, signal.SIGSTOP)
+        dies.kill()
+        os.kill(running.pid, signal.SIGCONT)
+        wait_for(lambda: running.server()["health"]["error"] == "no answer in time", 10, what="it has looked")
+        assert running.server()["quarantine"] >= 5
+        os.kill(server.pid, signal.SIGCONT)
+        wait_for(lambda: running.server()["quarantine"] == 0, 10, what="their end is proven")
+        assert running.server()["unproven"] == 0
+        assert server.rejected() == 0
+    finally:
+        dies.stop()
+
+
 def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13, port=free_port())
     running = supervisor(12, POOLMGR_LINGER="0.1", HASTY="unproven.WAIT=0.5")
