@@ -7,8 +7,9 @@ Nothing from outside but redis and msgspec may be loaded by any of them.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from poolmgr.loading import load
 
 if TYPE_CHECKING:
     from poolmgr.exceptions import (
@@ -48,7 +49,7 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    value = getattr(load(home), name)
     globals()[name] = value
     return value
 

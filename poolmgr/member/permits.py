@@ -9,6 +9,7 @@ interrupted a thread that holds any lock of ours.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 import weakref
@@ -102,7 +103,8 @@ class ServerPermits(Attachment):
         self._member = member
         self.pool: weakref.ref[PoolPort] | None = None
         if pool is not None:
-            self.pool = weakref.ref(pool, lambda _: member.pool_vanished(self))
+            ending = sys.is_finalizing  # at the end of the interpreter modules are emptied before objects go
+            self.pool = weakref.ref(pool, lambda _: None if ending() else member.pool_vanished(self))
 
     def take(self) -> Permit | None:
         return self._member.take(self)

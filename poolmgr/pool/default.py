@@ -17,6 +17,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from poolmgr import settings
+from poolmgr.loading import load
 from poolmgr.pool.sync import ConnectionPool
 
 _pools: dict[int | None, ConnectionPool] = {}
@@ -89,7 +90,6 @@ def _without_protocol(url: str) -> str:
 
 
 def _embedded(values: settings.Settings) -> str:
-    from poolmgr import embedded  # its own dependencies are an extra, and not on anybody else's path
-
+    embedded = load("poolmgr.embedded")  # its own dependencies are an extra, and not on anybody else's path
     url: str = embedded.ensure(values)
     return url

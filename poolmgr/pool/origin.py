@@ -8,7 +8,6 @@ no cycle keeps sockets alive. One origin belongs to one pool in one process; aft
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ from redis.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError
 
 from poolmgr.exceptions import ServerDownError
+from poolmgr.loading import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.wire import Endpoint
 
@@ -194,19 +194,9 @@ class Origin:
             own.trouble("unreachable", text)
 
 
-def _process_member_module() -> None:
-    """Load it, or wait for the thread that does."""
-    import poolmgr.member.agent  # noqa: F401
-
-
 def _process_member() -> Member:
-    from poolmgr.member.agent import get_member  # not before the first checkout: it brings a thread
-
-    return get_member()
-
-
-# A fork in the middle of that import would leave its lock taken in the child, for ever: it waits for its end.
-os.register_at_fork(before=_process_member_module)
+    member: Member = load("poolmgr.member.agent").get_member()  # not before the first checkout: it brings a thread
+    return member
 
 
 def outage_error(permits: Permits | None) -> ServerDownError | None:

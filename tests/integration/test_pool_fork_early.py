@@ -1,4 +1,4 @@
-"""Forks at the moment of a process's very first checkout, when the member's code is still being loaded."""
+"""Forks at the moment when a process first uses a pool, while its code is still being loaded."""
 
 from __future__ import annotations
 
@@ -38,6 +38,46 @@ def test_a_fork_during_the_first_checkout_of_another_thread(redis_server, isolat
     server = redis_server(maxclients=9)
     environ = {"URL": server.unix_url, "PAUSE": pause, "REDIS_CONNECTION_BUDGET": "8", "POOLMGR_SOCKET": str(isolated)}
     ended = python(CODE, environ=environ, timeout=60)
+    assert ended.stdout.strip() == "0", ended.stderr
+    assert server.rejected() == 0
+
+
+LOADING = """
+import faulthandler, os, signal, sys, threading
+import poolmgr
+signal.alarm(20)
+reached, forked = threading.Event(), threading.Event()
+def pause(event, arguments):
+    if event == "exec" and arguments[0].co_filename.endswith(os.environ["AT"]) and not reached.is_set():
+        reached.set()
+        forked.wait(0.5)  # a fork that does not wait for this import happens meanwhile
+sys.addaudithook(pause)
+def use():
+    poolmgr.get_client().ping()
+thread = threading.Thread(target=use)
+thread.start()
+if not reached.wait(10):
+    sys.exit("it was loaded already")
+child = os.fork()
+if not child:
+    faulthandler.dump_traceback_later(10, exit=True)
+    use()
+    os._exit(0)
+forked.set()
+status = os.waitpid(child, 0)[1]
+thread.join()
+print(status)
+"""
+
+
+@pytest.mark.parametrize("module", ["redis/connection.py", "pool/sync.py", "poolmgr/embedded.py", "member/agent.py"])
+def test_a_fork_while_another_thread_loads_what_both_need(redis_server, isolated: Path, module: str) -> None:
+    """The lock of an import that is under way at a fork stays taken in the child."""
+    server = redis_server(maxclients=9)
+    environ = {"AT": module, "REDIS_CONNECTION_BUDGET": "8", "POOLMGR_SOCKET": str(isolated)}
+    if module != "poolmgr/embedded.py":
+        environ["REDIS_URL"] = server.unix_url
+    ended = python(LOADING, environ=environ, timeout=60, check=False)
     assert ended.stdout.strip() == "0", ended.stderr
     assert server.rejected() == 0
 
