@@ -28,8 +28,10 @@ The cases of an advance, for the head of the queue:
 1. It has left or is served: it goes, the next one is looked at.
 2. A connection is idle: it is handed over.
 3. The pool was closed: it fails.
-4. The last attempt to connect failed and nobody can give a connection back: all who waited for it fail
-   with it.
+4. The last attempt to connect failed and nobody can give a connection back: all who waited when it
+   began fail with it. Who came later has not been put to the test, and gets an attempt of its own;
+   but where a second attempt, begun after the first had failed, fails too, the server is down: then
+   all who wait fail at once, until an attempt succeeds.
 5. Nothing is lent and nothing is being opened: it gets a ticket and connects itself, at once.
 6. Otherwise it waits for a release, and a new connection is opened behind it: one at once, a further
    one only when the head has waited as long as a connect takes. So a burst of short commands, which
@@ -64,7 +66,7 @@ class Ticket:
     Attributes:
         serial: unique in the pool.
         permit: taken for the first socket, until the connection has claimed it.
-        born: when it was given out (monotonic seconds).
+        born: when the attempt to connect began (monotonic seconds); that of a renewal, once there was one.
         background: whether it is being opened for the queue rather than by a caller for itself.
         connection: a weak reference to the connection, once there is one.
     """
@@ -181,6 +183,8 @@ class Core:
         self.failure: BaseException | None = None
         """Why the last attempt to connect failed, until those who waited for it have been told."""
         self.failed_at = 0.0
+        self.failed_for = 0.0
+        """Who has waited since then or longer fails with it."""
         self.failures = 0
         self.last_error: BaseException | None = None
         self.retry_at = 0.0
@@ -249,6 +253,8 @@ class Core:
     def failed(self, ticket: Ticket, error: BaseException, now: float, pause: Callable[[int], float]) -> None:
         """A connection could not be opened. ``pause`` says how many seconds to wait after so many failures."""
         self.drop(ticket)
+        again = self.failures > 0 and ticket.born > self.failed_at
+        self.failed_for = now if again else ticket.born
         self.failures += 1
         self.failed_at = now
         self.failure = self.last_error = error
@@ -313,8 +319,11 @@ class Core:
                 error, self.failure = self.failure, None
                 if hopeless:
                     for waiter in tuple(queue):
-                        if waiter.since <= self.failed_at:
+                        if waiter.since <= self.failed_for:
                             waiter.settle(Failed(error))
+                    heir = next((waiter for waiter in tuple(queue) if waiter.fate is None), None)
+                    if heir is not None:
+                        yield Wake(heir)  # it is the head soon, and has to mind when the next attempt is due
                     continue
             if not self._may_open(now, head, hopeless=hopeless):
                 break

@@ -127,6 +127,7 @@ class Lifecycle(State):
             down = outage_error(self._origin.attach())
             if down is not None:
                 raise down
+            ticket.born = monotonic()
             connection.connect()
         except BaseException as error:
             connection.disconnect()

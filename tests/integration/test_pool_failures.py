@@ -100,6 +100,7 @@ def test_the_server_restarts():
         with pytest.raises(redis.ConnectionError):
             client.ping()
         assert time.monotonic() - start < 1
+        assert pool._core.failed_for >= start, "the attempt began when the connection was renewed, not when it was made"
         server.start()
         assert client.ping()
         answers_are_its_own(pool)
@@ -168,11 +169,37 @@ def test_a_server_that_accepts_and_never_answers(proxy: Proxy):
     assert time.monotonic() - start < 5
     assert len(outcomes) == 5
     assert any(isinstance(e, ConnectionPoolTimeoutError) and e.reason == "server" for e in outcomes)
-    proxy.cut()
-    wait_for(lambda: pool.stats().opening == 0)  # what was cut may still be failing, and would fail us
+    proxy.cut()  # attempts that began before the server was back fail now; they do not fail us
     proxy.restore()
     pool.timeout = 5
     answers_are_its_own(pool)
+    nothing_is_missing(pool)
+
+
+def test_a_caller_does_not_fail_with_an_attempt_that_began_before_it_came(proxy: Proxy):
+    """As with redis-py's pools, whose callers see errors of their own connections only."""
+    pool = pool_on(proxy, timeout=5, socket_timeout=5, max_connecting=1)
+    proxy.stalled = True
+    outcomes: dict[str, object] = {}
+
+    def call(name: str) -> None:
+        try:
+            outcomes[name] = client_of(pool).ping()
+        except redis.RedisError as error:
+            outcomes[name] = error
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in ("first", "late")]
+    threads[0].start()
+    wait_for(lambda: proxy.open == 1)
+    proxy.stalled = False
+    threads[1].start()
+    wait_for(lambda: pool.stats().waiting == 1)
+    proxy.cut()
+    for thread in threads:
+        thread.join()
+    assert isinstance(outcomes["first"], redis.ConnectionError)
+    assert outcomes["late"] is True
+    outcomes.clear()
     nothing_is_missing(pool)
 
 

@@ -235,6 +235,63 @@ def test_a_failed_attempt_fails_nobody_while_a_connection_is_out():
     assert waiter.fate == Served(connection)
 
 
+def test_who_came_after_an_attempt_had_begun_does_not_fail_with_it():
+    desk = Desk(max_opening=1)
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.now += 1
+    late = desk.call()
+    desk.now += 1
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.advance(may_open=False)
+    assert late.fate is None
+    assert desk.woken[-1] is late, "it is the head now: it has to mind when the next attempt is due"
+    assert desk.core.due(desk.now) == pytest.approx(0.5)
+    desk.now += 0.51
+    desk.advance()
+    assert isinstance(late.fate, Granted), "an attempt of its own"
+
+
+def test_a_second_failure_in_a_row_fails_all_who_wait_at_once():
+    """Then the server is down, and nobody has to find it out by an attempt of his own."""
+    desk = Desk(max_opening=1)
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.now += 1
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.now += 1
+    second = desk.call()
+    assert isinstance(second.fate, Granted)
+    desk.now += 1
+    late = desk.call()
+    desk.now += 1
+    error = OSError()
+    desk.core.failed(second.fate.ticket, error, desk.now, lambda n: 0.5)
+    desk.advance(may_open=False)
+    assert late.fate == Failed(error)
+
+
+def test_attempts_that_were_under_way_together_are_one_finding():
+    desk = Desk(max_opening=2)
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.now += 1
+    second = desk.call()
+    behind = desk.opening.pop()
+    desk.now += 1
+    late = desk.call()
+    desk.now += 1
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.advance(may_open=False)
+    assert (second.fate, late.fate) == (None, None), "one is still being opened"
+    desk.now += 1
+    error = OSError()
+    desk.core.failed(behind, error, desk.now, lambda n: 0.5)
+    desk.advance(may_open=False)
+    assert second.fate == Failed(error)
+    assert late.fate is None
+
+
 def test_attempts_are_paced_while_they_fail():
     desk = Desk()
     first = desk.call()
