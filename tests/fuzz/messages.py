@@ -24,6 +24,13 @@ texts = st.one_of(
 )
 
 
+budgets = st.one_of(
+    st.sampled_from(["1", "12", "auto", "reset", "0", "-1", "1e9", "12 "]),
+    texts.filter(lambda text: not text.strip().isdigit()),
+)
+"""No number above 12, which whoever asks for it would get."""
+
+
 def names(known: tuple[str, ...]) -> st.SearchStrategy[str]:
     """Servers: those that there are, and those that there are not."""
     return st.one_of(st.sampled_from(known), texts) if known else texts
@@ -87,7 +94,7 @@ def messages(tags: tuple[str, ...] = ("x",), known: tuple[wire.Endpoint, ...] = 
         st.builds(wire.Ping, counts),
         st.just(wire.Bye()),
         st.builds(wire.Query, st.one_of(st.sampled_from(["status", "limits"]), texts)),
-        st.builds(wire.SetBudget, servers, st.one_of(st.sampled_from(["12", "auto", "reset", "-1", "1e9"]), texts)),
+        st.builds(wire.SetBudget, servers, budgets),
         st.just(wire.Pong()),
     )
 

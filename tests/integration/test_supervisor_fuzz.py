@@ -1,0 +1,172 @@
+"""A running supervisor, and clients that send whatever they like, in any order, on several links each.
+
+It never ends, never hands out more than the budget, drops only the offender and forgets nobody's
+descriptor; and when they are gone, a decent member gets everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from poolmgr import identity, wire
+from tests.fake_member import FakeMember, MemberProcess, endpoint_of
+from tests.fuzz.messages import frames, messages
+from tests.helpers import RedisServer, wait_for
+from tests.supervisor_process import SupervisorProcess
+
+BUDGET = 12
+LINKS = 4
+TAG = "pm1.00000000.000000.7.7.00000"
+"""What a client says, to be replaced by its own before it is sent."""
+
+EXAMPLES = int(os.environ.get("POOLMGR_FUZZ_EXAMPLES", "40"))
+
+Sent = list[tuple[int, bytes]]
+
+
+class Client:
+    """A process with several links: it sends, hears what it is told, and ends."""
+
+    def __init__(self, path: str, server: str) -> None:
+        self.path, self.server = path, server
+        self.links: dict[int, socket.socket] = {}
+        self.heard: dict[int, wire.Decoder] = {}
+        self.limits: dict[int, int] = {}
+        """What each link's member was last told for the only server there is."""
+
+    def run(self, sent: Sent) -> int:
+        """The most it was allowed at one time."""
+        most = 0
+        for number, data in sent:
+            self.send(number, data)
+            self.hear()
+            most = max(most, sum(self.limits.values()))
+        for _ in range(3):
+            self.hear(0.01)
+            most = max(most, sum(self.limits.values()))
+        return most
+
+    def send(self, number: int, data: bytes) -> None:
+        if number not in self.links:
+            sock = self.links[number] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(5)
+            sock.connect(self.path)
+            self.heard[number] = wire.Decoder(wire.FromSupervisor)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.links[number].sendall(data)
+
+    def hear(self, timeout: float = 0.0) -> None:
+        while ready := select.select(list(self.links.values()), [], [], timeout)[0]:
+            for number in [number for number, sock in self.links.items() if sock in ready]:
+                self._receive(number)
+
+    def _receive(self, number: int) -> None:
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            data = self.links[number].recv(1 << 20)
+        if not data:
+            self.links.pop(number).close()
+            self.limits.pop(number, None)
+            return
+        for message in self.heard[number].feed(data):
+            if isinstance(message, wire.Limit) and message.server == self.server:
+                self.limits[number] = message.limit
+
+
+def in_a_child(work: Callable[[], Any]) -> Any:
+    """What ``work`` returns in a forked process, which is gone then with everything it had."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            try:
+                said = msgspec.msgpack.encode([True, work()])
+            except BaseException as problem:
+                said = msgspec.msgpack.encode([False, f"{type(problem).__name__}: {problem}"])
+            os.write(writer, said)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    fine, value = msgspec.msgpack.decode(data)
+    assert fine, value
+    return value
+
+
+@pytest.fixture
+def stage(short_dir: Path, redis_server) -> Iterator[tuple[SupervisorProcess, RedisServer, MemberProcess]]:
+    """A supervisor, the only server, and a decent member that holds one connection all the time."""
+    server = redis_server(maxclients=BUDGET + 1)
+    running = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET=str(BUDGET), POOLMGR_LINGER="60")
+    running.start()
+    decent = MemberProcess(running.path, endpoint_of(server.path), 1)
+    decent.until(lambda state: state["open"] == 1, 20)
+    yield running, server, decent
+    decent.stop()
+    running.stop()
+    assert server.rejected() == 0
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
+    stage: tuple[SupervisorProcess, RedisServer, MemberProcess],
+) -> None:
+    running, server, decent = stage
+    endpoint = endpoint_of(server.path)
+    lingering = FakeMember(running.path).connect()
+    valid = messages((TAG,), (endpoint,))
+    sent = st.lists(st.tuples(st.integers(0, LINKS - 1), frames(valid)), max_size=25)
+    before = descriptors(running.pid)
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
+    @given(sent)
+    def examples(sent: Sent) -> None:
+        def work() -> int:
+            tags = [identity.make(running.path) for _ in range(LINKS)]
+            mine = [(number, _own(data, tags[number])) for number, data in sent]
+            return Client(running.path, endpoint.key).run(mine)
+
+        most = in_a_child(work)
+        assert running.running, "it has ended"
+        assert most <= BUDGET - 1, f"{most} permits for one client, beside the decent member's"
+        assert lingering.ask(wire.Query("status")).ok, "it answers others"
+
+    examples()
+    assert lingering.ask(wire.SetBudget(endpoint.key, "reset")).ok
+    # All is as if they had never been.
+    decent.tell("11")
+    decent.until(lambda state: state["open"] == BUDGET - 1, 20)
+    wait_for(lambda: descriptors(running.pid) <= before + 8, 10, what="their descriptors are closed")
+    text = running.log.read_text()
+    assert "Traceback" not in text
+    assert '"exception"' not in text
+    lingering.close()
+
+
+def _own(data: bytes, tag: str) -> bytes:
+    """Register by a tag that is one's own, of the same process but never the same twice."""
+    message = TAG.encode()
+    if message not in data:
+        return data
+    try:
+        (found,) = wire.Decoder(wire.FromMember).feed(data)
+    except (wire.WireError, ValueError):
+        return data
+    assert isinstance(found, wire.Hello)
+    return wire.encode(msgspec.structs.replace(found, tag=tag))
