@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, wait_for
-from tests.systemd.conftest import BUDGET, TOKEN, Installed, commands
+from tests.systemd import wheels
+from tests.systemd.conftest import BUDGET, TOKEN, WITHOUT_NETWORK, Installed, commands
 
 pytestmark = [pytest.mark.systemd, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -149,18 +150,33 @@ def test_status_shows_budget_members_use_and_waiting(installed: Installed):
     )
 
 
+MANUAL = (ROOT / "docs" / "operating.md").read_text()
+
+
+def the_alias() -> str:
+    """What the manual has people type for ``poolmgr``."""
+    (found,) = re.findall(r"^# alias poolmgr='(.*)'$", MANUAL, re.MULTILINE)
+    return str(found)
+
+
+def chapter(title: str) -> list[str]:
+    """The commands of a chapter of the manual, line by line."""
+    text = MANUAL.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return str(block).splitlines()
+
+
 def test_the_manuals_commands_work(installed: Installed):
-    manual = (ROOT / "docs" / "operating.md").read_text()
-    (check,) = re.findall(r"^# (systemd-run .*)$", manual, re.MULTILINE)
+    (check,) = re.findall(r"^# (systemd-run .*)$", MANUAL, re.MULTILINE)
     assert installed.out(check) == ""
-    (alias,) = re.findall(r"alias poolmgr='(.*)'$", manual, re.MULTILINE)
-    assert "redis-worker" not in installed.out(f"cd / && {alias} config")
-    status = installed.out(f"cd / && {alias} status")
+    alias = the_alias()
+    assert "redis-worker" not in installed.out(f"{alias} config")
+    status = installed.out(f"{alias} status")
     assert f"budget {BUDGET} = REDIS_CONNECTION_BUDGET" in status
-    assert installed.out(f"cd / && {alias} budget 127.0.0.1:6379 {BUDGET - 1}")
-    assert f"budget {BUDGET - 1} " in installed.out(f"cd / && {alias} status")
-    installed.run(f"cd / && {alias} budget 127.0.0.1:6379 {BUDGET}")
-    assert f"budget {BUDGET} " in installed.out(f"cd / && {alias} status")
+    assert installed.out(f"{alias} budget 127.0.0.1:6379 {BUDGET - 1}")
+    assert f"budget {BUDGET - 1} " in installed.out(f"{alias} status")
+    installed.run(f"{alias} budget 127.0.0.1:6379 {BUDGET}")
+    assert f"budget {BUDGET} " in installed.out(f"{alias} status")
 
 
 def test_metrics_are_served_and_promtool_has_nothing_to_say(installed: Installed):
@@ -245,6 +261,59 @@ def test_a_supervisor_with_a_wrong_setting_says_so_and_comes_back_when_it_is_rig
         installed.run("cp /tmp/kept /etc/redis-poolmgr/environment")
     wait_for(lambda: installed.machine.property("poolmgr.service", "ActiveState") == "active", 10)
     wait_for(lambda: joined(installed) > 0, 10)
+
+
+NEXT = "99.0.0"
+
+
+@pytest.fixture
+def checkout(installed: Installed) -> str:
+    """A checkout of a later version, where nobody but root may look; its path, as the machine sees it."""
+    wheels.make_project(installed.machine.share / "next", NEXT)
+    private = "/opt/private"
+    installed.run(f"mkdir -m 700 {private} && cp -r checkout {private}")
+    units = f"{private}/checkout/deploy/systemd"
+    installed.run(f"sed -i 's/^Description=.*/& {NEXT}/' {units}/*.service {units}/*.socket")
+    return f"{private}/checkout"
+
+
+def versions(installed: Installed) -> set[str]:
+    """Of the supervisor that runs, of what is installed, and of the unit."""
+    found = {json.loads(installed.status())["version"], installed.out(f"{the_alias()} --version").split()[-1]}
+    return found | {installed.machine.property("poolmgr.service", "Description").split()[-1]}
+
+
+def test_an_upgrade_and_its_rollback_as_the_manual_has_them(installed: Installed, checkout: str):
+    """All of it as typed, but for the download of packages."""
+    steps = chapter("Upgrade")
+    download = "pip install --upgrade '.[service]'"
+    assert sum(download in step for step in steps) == 1
+    without_network = f"{WITHOUT_NETWORK.replace('install', 'install --upgrade')} --find-links=/opt/share/next"
+    typed = "\n".join(steps).replace(download, without_network)
+    under_load, restart, after = typed.partition("\nsystemctl restart redis-worker.service")
+    assert restart and "\n" not in after, "the last step is the only one during which requests are refused"
+    prelude = f"shopt -s expand_aliases\nalias poolmgr='{the_alias()}'\ncd {checkout}\n"
+    installed.run("mkdir /opt/redis-poolmgr.old && touch /opt/redis-poolmgr.old/left-by-an-earlier-upgrade")
+    before = versions(installed)
+    master, supervisor = pid(installed, "redis-worker.service"), pid(installed, "poolmgr.service")
+    workers = set(installed.out(f"pgrep -P {master}").split())
+    with load(installed):
+        said = installed.run(prelude + under_load, timeout=100).stdout
+        wait_for(lambda: not workers & set(installed.out(f"pgrep -P {master}").split()), 40, what="new workers alone")
+        goes_on(installed)
+    assert f"version {NEXT}, " in said
+    assert f"budget {BUDGET} = " in said
+    assert pid(installed, "poolmgr.service") != supervisor
+    assert pid(installed, "redis-worker.service") == master
+    installed.run(prelude + restart + after)
+    assert pid(installed, "redis-worker.service") != master
+    assert versions(installed) == {NEXT}
+    assert json.loads(installed.post('["PING"]')) == {"result": "PONG"}
+
+    installed.run(prelude + "\n".join(chapter("Rollback")))
+    wait_for(lambda: versions(installed) == before, 10, what=f"everything is of {before} again")
+    assert json.loads(installed.post('["PING"]')) == {"result": "PONG"}
+    assert installed.run("ls -d /opt/redis-poolmgr.old", check=False).stdout == ""
 
 
 def test_a_supervisor_that_idles_costs_next_to_nothing(installed: Installed):

@@ -19,15 +19,20 @@ import poolmgr
 from tests.helpers import ROOT
 
 
+def make_project(directory: Path, version: str = poolmgr.__version__) -> None:
+    """The project's own wheel, if wanted under another version."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _pack_project(directory, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], version)
+
+
 def make(directory: Path, extra: str) -> None:
     """Wheels of the project and of everything that its ``extra`` needs.
 
     Raises:
         LookupError: something of it is not installed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_project(directory)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    _pack_project(directory, project)
     done: set[str] = set()
     waiting = [*project["dependencies"]]
     extras = [extra]
@@ -58,10 +63,10 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _pack_project(directory: Path, project: dict[str, object]) -> None:
+def _pack_project(directory: Path, project: dict[str, object], version: str) -> None:
     name = str(project["name"]).replace("-", "_")
-    stem = f"{name}-{poolmgr.__version__}"
-    lines = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {poolmgr.__version__}"]
+    stem = f"{name}-{version}"
+    lines = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {version}"]
     dependencies = project["dependencies"]
     optional = project["optional-dependencies"]
     scripts = project["scripts"]
@@ -83,6 +88,10 @@ def _pack_project(directory: Path, project: dict[str, object]) -> None:
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and path.suffix in (".py", ".typed", ".lua", ".json"):
                 members[str(path.relative_to(ROOT))] = path.read_bytes()
+    where = "poolmgr/__init__.py"
+    said = f'__version__ = "{poolmgr.__version__}"'.encode()
+    assert said in members[where]
+    members[where] = members[where].replace(said, f'__version__ = "{version}"'.encode())
     _write(directory / f"{stem}-py3-none-any.whl", members, f"{stem}.dist-info")
 
 
