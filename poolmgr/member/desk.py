@@ -15,7 +15,7 @@ from poolmgr import wire
 from poolmgr.member.account import Account
 from poolmgr.member.demand import SLOT, Demand
 from poolmgr.member.ports import Outage, Shortage, Usage
-from poolmgr.member.reporting import Told, describe
+from poolmgr.member.reporting import Told, describe, exceeds
 
 NEVER = float("inf")
 
@@ -146,13 +146,17 @@ class Desk:
         return False
 
     def hurry(self, now: float) -> wire.Report | None:
-        """The report of one who was refused just now, unless the supervisor knows that somebody waits.
+        """The report of one who was refused just now, if it needs a larger limit and the supervisor does not
+        know it yet.
 
         It acknowledges nothing new: a signal handler's exception may yet keep it from being sent.
         """
         if self._told.short or not self.account.seq:
             return None
-        return msgspec.structs.replace(self._report(now), acked=self.account.acked)
+        report = self._report(now)
+        if not exceeds(report, self.account.limit):
+            return None
+        return msgspec.structs.replace(report, acked=self.account.acked)
 
     def hurried(self, report: wire.Report, now: float) -> None:
         """That report is on its way. Pools are looked at next, and may show more."""

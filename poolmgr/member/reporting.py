@@ -79,11 +79,20 @@ def describe(
     )
 
 
+def exceeds(report: wire.Report, limit: int) -> bool:
+    """Whether somebody waits for whom only a larger limit helps.
+
+    That all permits are taken and somebody waits is not enough: a look may fall between two callers that are
+    just taking the last ones, or some are being closed and will serve who waits.
+    """
+    return report.waiting > 0 and report.in_use + report.waiting > limit
+
+
 class Told:
     """What the supervisor has been told on the present link.
 
     Attributes:
-        short: it knows that somebody waits here, and that the limit is reached.
+        short: it knows that the limit does not suffice for all who are here.
     """
 
     __slots__ = ("_at", "_full", "_last", "short")
@@ -99,12 +108,12 @@ class Told:
         self._last = report
         self._at = now - HASTE if provisional else now
         self._full = report.open >= limit
-        self.short = report.waiting > 0 and self._full
+        self.short = exceeds(report, limit)
 
     def due(self, report: wire.Report, limit: int, *, short: bool) -> float:
         """When this report is worth sending; never, if the last one says the same."""
         last = self._last
-        if last is None or (short and not self.short):
+        if last is None or (exceeds(report, limit) and not self.short):
             return 0.0
         demand, before = report.in_use + report.waiting, last.in_use + last.waiting
         if (short and demand > before) or (self.short and not report.waiting):
