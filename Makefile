@@ -8,7 +8,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate simulate-exhaustive simulate-mutants chaos oracle lint types format bench bench-pool bench-guard bench-report clean
+.PHONY: help run test simulate simulate-exhaustive simulate-mutants chaos fuzz oracle lint types format bench bench-pool bench-guard bench-report clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -21,7 +21,7 @@ test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the lik
 	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server
-	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py $(ARGS)
+	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_restarts.py $(ARGS)
 
 simulate: $(VENV)/.have-test ## SEEDS=10000 worlds in virtual time, on all cores: the real ledger and members, every fault
 	@exec $(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
@@ -34,6 +34,9 @@ simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which see
 
 chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, real signals, an exact oracle
 	@exec $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames drawn by coverage, against the decoder and the supervisor
+	@exec $(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours (needs namespaces, the index, a redis-server)
 	@exec $(BIN)/python -m tests.upstream.run $(ARGS)

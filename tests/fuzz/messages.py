@@ -14,6 +14,18 @@ from poolmgr import wire
 
 HEADER = struct.Struct(">I")
 
+NASTY = (
+    b"",
+    b"\xc1",  # no msgpack
+    b"\x91" * 2000,  # nested
+    b"\x81\xa4type" * 2000,
+    b"\xdd\xff\xff\xff\xff",  # announced to be long
+    b"\x81\xa4type\xa1\x80",  # no UTF-8
+    b"\x82\xa4type\xa5Query\xa4what\xa2\xc3\x28",
+    b"\x82\xa4type\xa4Ping\xa5nonce\xcf" + b"\xff" * 8,
+)
+"""Bodies that have been trouble, or might be."""
+
 counts = st.one_of(
     st.integers(-1, 20),
     st.sampled_from([-(2**63), -1, 0, 1, 2**31, 10_000_000, 10_000_001, 2**53, 2**63, 2**64 - 1]),
@@ -108,8 +120,8 @@ def frames(valid: st.SearchStrategy[wire.Message]) -> st.SearchStrategy[bytes]:
     header = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([wire.MAX_FRAME, wire.MAX_FRAME + 1])).map(
         HEADER.pack
     )
-    nested = st.sampled_from([b"\x91", b"\x81\xa4type"]).map(lambda one: HEADER.pack(2000 * len(one)) + one * 2000)
-    return st.one_of(whole, whole, whole, whole, cut, damaged, body, header, nested, st.binary(max_size=40))
+    nasty = st.sampled_from(NASTY).map(lambda body: HEADER.pack(len(body)) + body)
+    return st.one_of(whole, whole, whole, whole, cut, damaged, body, header, nasty, st.binary(max_size=40))
 
 
 def _flip(frame: bytes, at: int, by: int) -> bytes:

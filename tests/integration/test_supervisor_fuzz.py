@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from poolmgr import identity, wire
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
-from tests.fuzz.messages import frames, messages
+from tests.fuzz.messages import HEADER, NASTY, frames, messages
 from tests.helpers import RedisServer, wait_for
 from tests.supervisor_process import SupervisorProcess
 
@@ -49,7 +49,7 @@ class Client:
         most = 0
         for number, data in sent:
             self.send(number, data)
-            self.hear()
+            self.hear(0.001)
             most = max(most, sum(self.limits.values()))
         for _ in range(3):
             self.hear(0.01)
@@ -133,9 +133,15 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
     valid = messages((TAG,), (endpoint,))
     sent = st.lists(st.tuples(st.integers(0, LINKS - 1), frames(valid)), max_size=25)
     before = descriptors(running.pid)
+    report = wire.Report(endpoint.key, 0, waiting=20, peak=20)
+    hello = wire.Hello(TAG, 1, endpoints=(endpoint,))
+    greedy: Sent = [(link, wire.encode(said)) for said in (hello, report, report) for link in range(LINKS)]
+    allowed: list[int] = []
 
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
     @given(sent)
+    @example(greedy)
+    @example([(link % LINKS, HEADER.pack(len(body)) + body) for link, body in enumerate(NASTY)])
     def examples(sent: Sent) -> None:
         def work() -> int:
             tags = [identity.make(running.path) for _ in range(LINKS)]
@@ -143,11 +149,13 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
             return Client(running.path, endpoint.key).run(mine)
 
         most = in_a_child(work)
+        allowed.append(most)
         assert running.running, "it has ended"
         assert most <= BUDGET - 1, f"{most} permits for one client, beside the decent member's"
         assert lingering.ask(wire.Query("status")).ok, "it answers others"
 
     examples()
+    assert max(allowed) >= BUDGET - 3, "whoever asks gets what there is"
     assert lingering.ask(wire.SetBudget(endpoint.key, "reset")).ok
     # All is as if they had never been.
     decent.tell("11")

@@ -129,7 +129,7 @@ def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again
     assert limits(again)["a"] >= 3
 
 
-def hungry(book) -> Turn:
+def hungry(book):
     """``b`` waits for what ``a`` does not use."""
     book.report("a", open=8, in_use=2, spare=6)
     book.report("b", waiting=5)
