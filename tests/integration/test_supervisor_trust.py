@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from poolmgr import identity, wire
-from tests.fake_member import FakeMember, endpoint_of
+from tests.fake_member import FakeMember, MemberProcess, endpoint_of
 from tests.helpers import ROOT, RedisServer, wait_for
 from tests.supervisor_process import SupervisorProcess
 
@@ -311,6 +311,50 @@ def test_running_out_of_descriptors_turns_clients_away_and_nothing_else(short_di
         for sock in socks:
             sock.close()
         found.stop()
+
+
+@pytest.fixture
+def members(running: SupervisorProcess) -> Iterator[Callable[..., MemberProcess]]:
+    made: list[MemberProcess] = []
+
+    def start(server: RedisServer, demand: int) -> MemberProcess:
+        made.append(MemberProcess(running.path, endpoint_of(server.path), demand))
+        return made[-1]
+
+    yield start
+    for member in made:
+        member.stop()
+
+
+def test_without_a_descriptor_to_accept_with_members_go_on_and_who_comes_waits(
+    running: SupervisorProcess, redis_server: Servers, members: Callable[..., MemberProcess]
+) -> None:
+    """The limit is taken away under it, so that accept(2) itself fails."""
+    server = redis_server(maxclients=13)
+    stays, dies = members(server, 1), members(server, 6)
+    stays.until(lambda s: s["open"] == 1)
+    dies.until(lambda s: s["open"] == 6)
+    wait_for(lambda: running.server()["own"] == 1)
+    soft, hard = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir(f"/proc/{running.pid}/fd")}
+    lowest = min(set(range(len(used) + 1)) - used)
+    resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        late = running.member()
+        late.send(wire.Ping(5))
+        wait_for(lambda: running.events("door.exhausted"), what="it cannot accept")
+        stays.tell("4")
+        stays.until(lambda s: s["open"] == 4)
+        dies.process.kill()
+    finally:
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert late.until(lambda m: m.last(wire.Pong)).nonce == 5
+    stays.tell("11")
+    stays.until(lambda s: s["open"] == 11)
+    assert running.server()["unproven"] == 0
+    assert server.rejected() == 0
+    assert len(running.events("door.exhausted")) <= 5
+    assert "Traceback" not in running.log.read_text()
 
 
 def test_a_hung_client_holds_up_nobody(running: SupervisorProcess, redis_server: Servers) -> None:
