@@ -83,14 +83,31 @@ class Lifecycle(State):
             raise
 
     def _open_behind(self, ticket: Ticket) -> None:
-        """Connect for the queue, in a thread that lives no longer than that."""
-        thread = threading.Thread(target=self._connector, args=(ticket,), name=f"{self.name}-connect", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads: the waiter at the head will try again
-            self._attempt_failed(ticket, error)
+        """Connect for the queue, in a thread that lives no longer than that.
 
-    def _connector(self, ticket: Ticket) -> None:
+        An exception of a signal handler inside ``Thread.start`` can leave a thread that never runs, or never gets
+        to its work, and that the interpreter keeps for ever. So the thread is not given the ticket, but told where
+        to take it, and what it has not taken is taken back.
+        """
+        offered = [ticket]
+        del ticket
+        try:
+            threading.Thread(target=self._connector, args=(offered,), name=f"{self.name}-connect", daemon=True).start()
+        except BaseException as error:
+            for left in offered[:]:
+                try:
+                    offered.remove(left)
+                except ValueError:  # it has begun just now
+                    continue
+                self._attempt_failed(left, error)
+            if not isinstance(error, RuntimeError):  # no more threads: the waiter at the head will try again
+                raise
+
+    def _connector(self, offered: list[Ticket]) -> None:
+        try:
+            ticket = offered.pop()
+        except IndexError:
+            return
         try:
             connection = self._made(ticket)
         except Exception as error:
