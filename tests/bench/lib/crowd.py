@@ -37,9 +37,15 @@ class Role(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What one worker saw within the measured time: sorted latencies in seconds, and errors."""
+    """What one worker saw within the measured time: sorted latencies in seconds, and errors.
+
+    Attributes:
+        done: answers within the measured time. Latencies are of all that was begun in it, for whoever waits
+            longest must not be left out; but counted as throughput these late ones would flatter a queue.
+    """
 
     role: Role
+    done: int
     latencies: list[float]
     errors: dict[str, int]
     seconds: float
@@ -119,20 +125,23 @@ def _load(roles: Sequence[Role], action: Action, warm: float, seconds: float) ->
     jobs = []
     for role in roles:
         for _ in range(role.threads):
-            latencies, errors = array("d"), dict[str, int]()
-            thread = threading.Thread(target=_caller, args=(role, action, begin, end, latencies, errors), daemon=True)
-            jobs.append((role, thread, latencies, errors))
-    for _, thread, _, _ in jobs:
+            latencies, late, errors = array("d"), array("d"), dict[str, int]()
+            thread = threading.Thread(
+                target=_caller, args=(role, action, begin, end, latencies, late, errors), daemon=True
+            )
+            jobs.append((role, thread, latencies, late, errors))
+    for _, thread, *_ in jobs:
         thread.start()
-    for _, thread, _, _ in jobs:
+    for _, thread, *_ in jobs:
         thread.join(max(0.0, end - time.perf_counter()) + 10)
     found = []
     for role in roles:
-        merged = Outcome(role, [], {}, seconds)
-        for whose, thread, latencies, errors in jobs:
+        merged = Outcome(role, 0, [], {}, seconds)
+        for whose, thread, latencies, late, errors in jobs:
             if whose is not role:
                 continue
-            merged.latencies.extend(latencies)
+            merged.done += len(latencies)
+            merged.latencies += [*latencies, *late]
             for name, count in errors.items():
                 merged.errors[name] = merged.errors.get(name, 0) + count
             if thread.is_alive():
@@ -143,7 +152,13 @@ def _load(roles: Sequence[Role], action: Action, warm: float, seconds: float) ->
 
 
 def _caller(
-    role: Role, action: Action, begin: float, end: float, latencies: array[float], errors: dict[str, int]
+    role: Role,
+    action: Action,
+    begin: float,
+    end: float,
+    latencies: array[float],
+    late: array[float],
+    errors: dict[str, int],
 ) -> None:
     clock = time.perf_counter
     if role.pause:
@@ -158,9 +173,8 @@ def _caller(
             name = type(error).__name__
             errors[name] = errors.get(name, 0) + 1
         stop = clock()
-        # What was begun before the end counts: who waits longest must not be left out.
         if stop >= begin:
-            latencies.append(stop - start)
+            (latencies if stop <= end else late).append(stop - start)
         if role.pause:
             time.sleep(role.pause)
 
@@ -168,7 +182,8 @@ def _caller(
 def merged(outcomes: Sequence[Outcome], name: str) -> Outcome:
     """All workers of one role as one."""
     mine = [outcome for outcome in outcomes if outcome.role.name == name]
-    whole = Outcome(mine[0].role, sorted(x for o in mine for x in o.latencies), {}, mine[0].seconds)
+    latencies = sorted(x for o in mine for x in o.latencies)
+    whole = Outcome(mine[0].role, sum(o.done for o in mine), latencies, {}, mine[0].seconds)
     for outcome in mine:
         for key, count in outcome.errors.items():
             whole.errors[key] = whole.errors.get(key, 0) + count

@@ -11,7 +11,9 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
@@ -74,13 +76,30 @@ def connect(
     return [sock for _, sock in kept]
 
 
-def merged(latencies: list[list[float]]) -> list[float]:
-    """All of them together, sorted."""
-    return sorted(value for one in latencies for value in one)
+class Answers(msgspec.Struct):
+    """What came back on one connection, or on several.
+
+    Attributes:
+        latencies: seconds of all requests begun within the measured time.
+        late: how many of these were answered after its end: they do not count as throughput.
+    """
+
+    latencies: list[float] = msgspec.field(default_factory=list)
+    late: int = 0
+
+    def rate(self, seconds: float) -> float:
+        """Requests per second."""
+        return (len(self.latencies) - self.late) / seconds
 
 
-def load(connections: list[socket.socket], seconds: float) -> list[list[float]]:
-    """Latencies in seconds of all requests begun within so many seconds, for each connection.
+def merged(answers: Iterable[Answers]) -> Answers:
+    """Those of several connections as one, latencies sorted."""
+    several = list(answers)
+    return Answers(sorted(x for one in several for x in one.latencies), sum(one.late for one in several))
+
+
+def load(connections: list[socket.socket], seconds: float) -> list[Answers]:
+    """What all requests begun within so many seconds come to, for each connection.
 
     Raises:
         Failed: an answer was not 200.
@@ -89,7 +108,7 @@ def load(connections: list[socket.socket], seconds: float) -> list[list[float]]:
     epoll = select.epoll()
     sent: dict[int, float] = {}
     socks = {sock.fileno(): sock for sock in connections}
-    latencies: dict[int, list[float]] = {fd: [] for fd in socks}
+    answers = {fd: Answers() for fd in socks}
     end = clock() + seconds
     for fd, sock in socks.items():
         epoll.register(fd, select.EPOLLIN)
@@ -108,11 +127,12 @@ def load(connections: list[socket.socket], seconds: float) -> list[list[float]]:
                 raise Failed(f"answer {answer[:80]!r}")
             if len(answer.partition(b"\r\n\r\n")[2]) < 10:
                 answer += sock.recv(65536)
-            latencies[fd].append(now - sent[fd])
+            answers[fd].latencies.append(now - sent[fd])
+            answers[fd].late += now > end
             if now < end:
                 sent[fd] = now
                 sock.send(REQUEST)
             else:
                 waiting -= 1
     epoll.close()
-    return list(latencies.values())
+    return list(answers.values())

@@ -112,11 +112,11 @@ def _even(context: Context, tables: dict[str, Table], facts: dict[str, str], url
         for _, name in turns([OURS, STATIC, AGAIN, STOPPED], context.rounds(6)):
             before = servers.usage(supervisor).cpu
             stop = supervisor if name == STOPPED else 0
-            latencies = http.merged(_measure(connections, name, context.seconds(2.0), stop))
+            answers = http.merged(_measure(connections, name, context.seconds(2.0), stop))
             if name == OURS:
                 used += servers.usage(supervisor).cpu - before
-            tables["even"].add(name, len(latencies) / context.seconds(2.0))
-            tables["even-p99"].add(name, percentile(latencies, 0.99) * 1e3)
+            tables["even"].add(name, answers.rate(context.seconds(2.0)))
+            tables["even-p99"].add(name, percentile(answers.latencies, 0.99) * 1e3)
             context.step(f"even load, {name}")
         apart = tables["even"].ratio(AGAIN)
         if apart is not None:
@@ -126,7 +126,7 @@ def _even(context: Context, tables: dict[str, Table], facts: dict[str, str], url
         _close(connections)
 
 
-def _measure(connections: dict[str, list[socket.socket]], name: str, seconds: float, stop: int) -> list[list[float]]:
+def _measure(connections: dict[str, list[socket.socket]], name: str, seconds: float, stop: int) -> list[http.Answers]:
     http.load(connections[name], 0.3)
     if stop:
         os.kill(stop, signal.SIGSTOP)
@@ -147,10 +147,10 @@ def _skewed(context: Context, tables: dict[str, Table], url: str) -> None:
         for _, name in turns([OURS, STATIC], context.rounds(4)):
             by_connection = _measure(connections, name, context.seconds(3.0), 0)
             hot, cold = http.merged(by_connection[:HOT]), http.merged(by_connection[HOT:])
-            tables["skewed"].add(name, len(hot) / context.seconds(3.0))
-            tables["skewed-p50"].add(name, percentile(hot, 0.5) * 1e3)
-            tables["skewed-p99"].add(name, percentile(hot, 0.99) * 1e3)
-            tables["skewed-cold"].add(name, percentile(cold, 0.99) * 1e3)
+            tables["skewed"].add(name, hot.rate(context.seconds(3.0)))
+            tables["skewed-p50"].add(name, percentile(hot.latencies, 0.5) * 1e3)
+            tables["skewed-p99"].add(name, percentile(hot.latencies, 0.99) * 1e3)
+            tables["skewed-cold"].add(name, percentile(cold.latencies, 0.99) * 1e3)
             context.step(f"skewed load, {name}")
         _close(connections)
 

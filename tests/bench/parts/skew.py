@@ -115,7 +115,7 @@ def _tables(prefix: str, names: Sequence[str]) -> dict[str, Table]:
 
 def _enter(tables: dict[str, Table], name: str, place: str, found: Sequence[crowd.Outcome]) -> None:
     hot, cold = crowd.merged(found, "hot"), crowd.merged(found, "cold")
-    tables["rate"].add(name, len(hot.latencies) / hot.seconds, place)
+    tables["rate"].add(name, hot.done / hot.seconds, place)
     for which, part in PERCENTILES.items():
         if which in tables:
             tables[which].add(name, percentile(hot.latencies, part) * 1e3, place)
