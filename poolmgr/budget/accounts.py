@@ -43,6 +43,8 @@ class Account(msgspec.Struct):
     """How much of what the registration stated was not charged here before: more than 0 only after a lost snapshot."""
     linked: bool = False
     """The member's newest link is open, so that it can be told something."""
+    ceiling: int = 0
+    """What the member can use at most, until a report says it; 0: not known."""
     report: Report | None = None
     """Newest report on this link."""
     reported: float = -1e9

@@ -83,8 +83,10 @@ def derive(facts: Facts) -> Derivation:
     parts.append(("reserve", kept, rule if facts.operator is None else "not used: the operator's number holds"))
     parts.append(("other clients", facts.others, "not ours, replicas and cluster bus included"))
     parts.append(("hosts", facts.hosts, "REDIS_CONNECTION_HOSTS"))
-    parts.append(("descriptors", facts.descriptors, "what the members' file-descriptor limits leave"))
-    if facts.descriptors is not None and 0 < facts.descriptors < budget and facts.operator is None:
+    bounds = facts.descriptors is not None and 0 < facts.descriptors < budget and facts.operator is None
+    remedy = ": for more, raise LimitNOFILE or ulimit -n" if bounds else ""
+    parts.append(("descriptors", facts.descriptors, f"what the members' file-descriptor limits leave{remedy}"))
+    if facts.descriptors is not None and bounds:
         budget, words = facts.descriptors, f"what the members' file-descriptor limits leave (not {budget}: {words})"
     if budget < 1:
         budget, words = 1, f"the least there can be ({words} leaves {budget})"
@@ -101,7 +103,10 @@ def _operator(facts: Facts) -> tuple[int, str]:
 def _auto(facts: Facts) -> tuple[int, str]:
     if facts.maxclients is None:
         why = facts.remark or "not known yet"
-        return UNKNOWN_SERVER, f"assumed, as redis maxclients is unknown ({why}); set REDIS_CONNECTION_BUDGET"
+        return (
+            UNKNOWN_SERVER,
+            f"assumed, as redis maxclients is unknown ({why}); set REDIS_CONNECTION_BUDGET, or let the user ask INFO",
+        )
     kept = reserve_of(facts.maxclients, facts.reserve)
     budget = facts.maxclients - kept
     words = f"redis maxclients {facts.maxclients} {MINUS} reserve {kept}"

@@ -62,6 +62,8 @@ class Member(msgspec.Struct):
     link: int = 0
     """Number of its newest link; 0 for one that was read from a snapshot and has not registered."""
     linked: bool = False
+    ceiling: int = 0
+    """How many connections its limit of open files left when it registered; 0: not known."""
 
 
 class Ledger:
@@ -157,11 +159,14 @@ class Ledger:
         """Whether the process is known to be gone, or has said goodbye."""
         return tag in self._departed
 
-    def register(self, identity: Identity, link: int, holds: Mapping[str, int], now: float) -> bool:
+    def register(
+        self, identity: Identity, link: int, holds: Mapping[str, int], now: float, *, ceiling: int = 0
+    ) -> bool:
         """Rules M4 and S4: a member states what it holds, on a new link.
 
         Args:
             holds: ``max(limit, open)`` by server.
+            ceiling: how many connections its limit of open files leaves; 0: not known.
 
         Returns:
             False if the registration is older than one already taken, or the process is known to be
@@ -174,7 +179,7 @@ class Ledger:
         member = self.members.get(tag)
         if member is None:
             member = self.members[tag] = Member(identity)
-        member.identity, member.link, member.linked = identity, link, True
+        member.identity, member.link, member.linked, member.ceiling = identity, link, True, ceiling
         for server in self.servers.values():
             if tag in server.accounts or server.id in holds or tag in server.quarantine:
                 self._state(server, tag, holds.get(server.id, 0), now)
@@ -193,7 +198,14 @@ class Ledger:
         charge = account.charge if account else 0
         excess = max(0, stated - charge - (found.charge if found else 0))
         server.charged += stated - charge
-        server.accounts[tag] = Account(told=[(0, stated)], unanswered=True, excess=excess, linked=True, active=now)
+        server.accounts[tag] = Account(
+            told=[(0, stated)],
+            unanswered=True,
+            excess=excess,
+            linked=True,
+            ceiling=self.members[tag].ceiling,
+            active=now,
+        )
         self._touched.add(server.id)
 
     def attach(self, tag: str, server: str, now: float) -> None:
@@ -203,7 +215,9 @@ class Ledger:
         known = self.servers[server]
         account = known.accounts.get(tag)
         if account is None:
-            account = known.accounts[tag] = Account(told=[(0, 0)], unanswered=True, linked=self.members[tag].linked)
+            member = self.members[tag]
+            account = Account(told=[(0, 0)], unanswered=True, linked=member.linked, ceiling=member.ceiling)
+            known.accounts[tag] = account
         account.active = now
         self._touched.add(server)
 

@@ -179,7 +179,7 @@ def _take_back_headroom(server: Server, targets: dict[str, int], missing: int, d
 
 
 def _capped(account: Account, limit: int) -> int:
-    ceiling = account.report.ceiling if account.report else 0
+    ceiling = account.report.ceiling if account.report else account.ceiling
     return min(limit, ceiling) if ceiling else limit
 
 

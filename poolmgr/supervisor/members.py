@@ -205,7 +205,7 @@ class Members:
         for hold in hello.holds:
             site = self._book.held(hold)
             holds[site.id] = holds.get(site.id, 0) + max(0, hold.stated)
-        if not self._ledger.register(process, hello.link, holds, now):
+        if not self._ledger.register(process, hello.link, holds, now, ceiling=hello.descriptors):
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return

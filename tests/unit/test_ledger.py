@@ -414,6 +414,13 @@ def test_a_newcomer_gets_its_part_of_the_headroom_that_another_one_had_alone(fir
     assert not limits(turn), "and then it is calm"
 
 
+def test_a_newcomers_headroom_is_no_more_than_its_descriptors_carry(book):
+    """Before its first report: from then on that says so."""
+    assert book.ledger.register(Identity("a", 2), 1, {}, book.now, ceiling=3)
+    book.ledger.attach("a", R, book.now)
+    assert limits(book.settle()) == {"a": 3}
+
+
 def test_headroom_is_handed_out_in_advance_and_a_reserve_is_kept(book):
     book.join("a", "b")
     book.report("a", in_use=1, open=1)
