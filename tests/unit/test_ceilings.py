@@ -39,8 +39,8 @@ def test_but_not_beyond_what_the_server_has() -> None:
 
 def test_a_server_that_says_nothing_gets_a_cautious_assumption() -> None:
     assert text(remark="INFO: NOPERM") == (
-        "budget 64 = assumed, as redis maxclients is unknown (INFO: NOPERM); set REDIS_CONNECTION_BUDGET, or let the user "
-        "ask INFO"
+        "budget 64 = assumed, as redis maxclients is unknown (INFO: NOPERM); set REDIS_CONNECTION_BUDGET, or "
+        "let the user ask INFO"
     )
 
 
