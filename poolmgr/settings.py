@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_max_lifetime: float
     pool_order: Literal["fifo", "lifo"]
     pool_leak_after: float
+    pool_name: str
+    pool_max_connecting: int
     socket_timeout: float
     socket_connect_timeout: float
     socket: str

@@ -48,7 +48,8 @@ def get_pool(*, protocol: int | None = None) -> ConnectionPool:
         url, options = values.redis_url or _embedded(values), options_of(values)
         if protocol is not None:
             url = _without_protocol(url)
-            options |= {"protocol": protocol, "name": f"resp{protocol}"}
+            prefix = "" if values.pool_name == "default" else f"{values.pool_name}-"
+            options |= {"protocol": protocol, "name": f"{prefix}resp{protocol}"}
         pool = _pools.setdefault(protocol, ConnectionPool.from_url(url, **options))
     return pool
 
@@ -67,7 +68,7 @@ def get_client() -> redis.Redis:
 def options_of(values: settings.Settings) -> dict[str, Any]:
     """The arguments of a pool that the environment sets; the URL's query goes before them."""
     return {
-        "name": "default",
+        "name": values.pool_name,
         "max_connections": values.pool_max_connections,
         "timeout": values.pool_timeout,
         "min_idle": values.pool_min_idle,
@@ -76,6 +77,7 @@ def options_of(values: settings.Settings) -> dict[str, Any]:
         "max_lifetime": values.pool_max_lifetime,
         "order": values.pool_order,
         "leak_after": values.pool_leak_after,
+        "max_connecting": values.pool_max_connecting,
         "socket_timeout": values.socket_timeout,
         "socket_connect_timeout": values.socket_connect_timeout,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), RETRIES),

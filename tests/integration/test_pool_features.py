@@ -20,6 +20,7 @@ from poolmgr.wire import WAIT_BOUNDS, Endpoint
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, permits, running_server
+from tests.proxy import proxy_to
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +261,24 @@ def test_connection_as_a_context_manager_with_its_own_timeout(server: RedisServe
     with pytest.raises(ZeroDivisionError), pool.connection(timeout=None):
         raise ZeroDivisionError
     nothing_is_missing(pool)
+
+
+def test_max_connecting(server: RedisServer):
+    """However many want one: so many are opened at the same time."""
+    with proxy_to(server.port) as proxy:
+        proxy.frozen = True
+        pool = ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), max_connecting=3, timeout=10)
+        threads = [threading.Thread(target=lambda: client_of(pool).ping()) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: pool.stats().waiting == 7, what="one connects itself, and all others wait")
+        wait_for(lambda: proxy.open == 3)
+        pool.grow()  # whoever looks again finds the same
+        assert (pool.stats().opening, proxy.accepted) == (3, 3)
+        proxy.restore()
+        for thread in threads:
+            thread.join()
+        nothing_is_missing(pool)
 
 
 # ---- which, how many, how long ---------------------------------------------------------------------
@@ -540,7 +559,8 @@ def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pyt
         "REDIS_URL": f"redis://127.0.0.1:{server.port}/0?order=fifo", "REDIS_POOL_MAX_CONNECTIONS": "7",
         "REDIS_POOL_TIMEOUT": "1.5", "REDIS_POOL_MIN_IDLE": "2", "REDIS_POOL_MAX_WAITING": "9",
         "REDIS_POOL_IDLE_TIMEOUT": "30", "REDIS_POOL_MAX_LIFETIME": "600", "REDIS_POOL_ORDER": "lifo",
-        "REDIS_POOL_LEAK_AFTER": "4", "REDIS_SOCKET_TIMEOUT": "3", "REDIS_SOCKET_CONNECT_TIMEOUT": "1",
+        "REDIS_POOL_LEAK_AFTER": "4", "REDIS_POOL_NAME": "cache", "REDIS_POOL_MAX_CONNECTING": "3",
+        "REDIS_SOCKET_TIMEOUT": "3", "REDIS_SOCKET_CONNECT_TIMEOUT": "1",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -549,6 +569,8 @@ def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pyt
     pool = poolmgr.get_pool()
     assert (pool.max_connections, pool.timeout, pool._core.min_idle, pool.max_waiting) == (7, 1.5, 2, 9)
     assert (pool.idle_timeout, pool.max_lifetime, pool.leak_after) == (30, 600, 4)
+    assert (pool.name, pool._core.max_opening) == ("cache", 3)
+    assert default.get_pool(protocol=2).name == "cache-resp2"
     assert pool.order == "fifo", "the URL goes before"
     assert pool.connection_kwargs["socket_timeout"] == 3
     assert pool.connection_kwargs["socket_connect_timeout"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -9,6 +10,11 @@ import subprocess
 
 import pytest
 
+from poolmgr import settings
+from poolmgr.pool.default import options_of
+from poolmgr.pool.options import PARSERS
+from poolmgr.pool.sync import ConnectionPool
+from poolmgr.variables import VARIABLES
 from tests.helpers import ROOT, free_port, python
 from tests.service import Service
 
@@ -62,6 +68,37 @@ def test_a_pool_of_ones_own_works(redis_server, isolated):
         'host="cache", port=6379', f'host="127.0.0.1", port={server.port}'
     )
     assert python(code + "\nprint(client.ping(), client.connection_pool.max_connections)").stdout == "True 10\n"
+
+
+def features() -> tuple[list[list[str]], list[list[str]]]:
+    """The rows of the tables of features: the arguments, and the calls."""
+    part = README.partition("<!-- features: begin -->")[2].partition("<!-- features: end -->")[0]
+    tables = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", part, re.MULTILINE)]
+    arguments, calls = ([[cell.strip() for cell in row.strip("|").split(" | ")] for row in t[2:]] for t in tables)
+    return arguments, calls
+
+
+def test_every_option_of_the_pool_is_a_feature_in_all_ways_in_which_it_can_be_set():
+    arguments, _ = features()
+    signature = inspect.signature(ConnectionPool.__init__).parameters
+    ours = {name for name, given in signature.items() if given.kind is given.KEYWORD_ONLY} - {"member"}
+    assert {row[0] for row in arguments} == {f"`{name}`" for name in ours | {"max_connections"}}
+    by_environment = options_of(settings.load({}))
+    for name, in_url, variable, *_ in arguments:
+        name = name.strip("`")
+        if name == "hooks":  # functions cannot be written down
+            assert (in_url, variable) == ("no", "no")
+            continue
+        assert in_url.startswith("yes") and name in PARSERS, name
+        assert name in by_environment, name
+        assert variable == f"`{next(v.name for v in VARIABLES if v.attribute == f'pool_{name}')}`", name
+
+
+def test_every_feature_links_to_its_test():
+    links = [match for rows in features() for row in rows for match in re.findall(r"\[([^]]+)\]\(([^)]+)\)", row[-1])]
+    assert len(links) == sum(len(rows) for rows in features()), "one for each"
+    for words, path in links:
+        assert f"def test_{words.replace(' ', '_')}(" in (ROOT / path).read_text(), words
 
 
 def test_every_file_it_links_to_is_there():
