@@ -1,0 +1,129 @@
+"""The package is replaced by a later version, and by the earlier one again, below a service at work.
+
+A real tree of files is edited: the next version speaks a newer protocol with more fields. Members of either
+version meet supervisors of either, and the server counts every connection too many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.service import Load, Service
+
+BUDGET = 12
+
+
+class Tree:
+    """A copy of the package, in which a service runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory
+        directory.mkdir()
+        for name in ("poolmgr", "deploy", "tests/apps"):
+            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (directory / "tests" / "__init__.py").touch()
+        self._before = {name: (directory / name).read_text() for name in ("poolmgr/__init__.py", "poolmgr/wire.py")}
+
+    def install_next(self) -> None:
+        wire = self._before["poolmgr/wire.py"]
+        wire = _replaced(r"\nVERSION = \d+\n", "\nVERSION = 99\n", wire)
+        wire = _replaced(r"tag=True, omit_defaults=True\)", "tag=True, omit_defaults=False)", wire)
+        wire = _replaced(r"(\n    link: int\n)(    versions)", r"\1    of_tomorrow: int = 7\n\2", wire)  # Hello
+        wire = _replaced(r"(\n    timeout: float = 5.0\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Report
+        wire = _replaced(r"(\n    seq: int\n    limit: int\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Limit
+        (self.path / "poolmgr/wire.py").write_text(wire)
+        package = _replaced(r'__version__ = "[^"]+"', '__version__ = "99.0"', self._before["poolmgr/__init__.py"])
+        (self.path / "poolmgr/__init__.py").write_text(package)
+
+    def install_this(self) -> None:
+        for name, text in self._before.items():
+            (self.path / name).write_text(text)
+
+
+def _replaced(pattern: str, by: str, text: str) -> str:
+    made, count = re.subn(pattern, by, text)
+    assert count == 1, f"{pattern} is there {count} times"
+    return made
+
+
+@pytest.fixture
+def tree(short_dir: Path) -> Tree:
+    return Tree(short_dir / "tree")
+
+
+@pytest.fixture
+def server(redis_server) -> Iterator[RedisServer]:
+    made: RedisServer = redis_server(port=free_port(), maxclients=BUDGET + 1)
+    yield made
+    assert made.rejected() == 0, "the server has seen one connection too many"
+
+
+@pytest.fixture
+def service(isolated: Path, server: RedisServer, tree: Tree) -> Iterator[Service]:
+    found = Service(
+        isolated.parent, app="tests.apps.load:app", redis_url=server.url, workers=2, threads=8, cwd=tree.path,
+        conf=str(tree.path / "deploy" / "conf.py"),
+        environ={"REDIS_CONNECTION_BUDGET": str(BUDGET), "PYTHONPATH": None},
+    )  # fmt: skip
+    yield found.start(path="/pid")
+    found.clean_up()
+
+
+def status(service: Service) -> dict[str, Any]:
+    """As this version's tool is told by a supervisor of either."""
+    command = [sys.executable, "-m", "poolmgr.cli", "status", "--json"]
+    environ = {**os.environ, "POOLMGR_SOCKET": service.socket}
+    found = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(found))
+
+
+def test_members_and_supervisors_of_two_versions_share_one_budget(
+    service: Service, server: RedisServer, tree: Tree
+) -> None:
+    master = service.pid
+
+    def live(version: str, pids: set[int]) -> bool:
+        found = status(service)
+        members = {m["pid"] for s in found["servers"] for m in s["members"] if m["state"] == "live" and m["limit"]}
+        return bool(found["version"].startswith(version) and pids <= members)
+
+    with Load(service, "/hold?ms=4", callers=12) as load:
+        wait_for(lambda: len(load.by_worker()) == 2, 10, what="both workers answer")
+        this = status(service)["version"]
+        assert this != "99.0"
+        for version, install in (("99.0", tree.install_next), (this, tree.install_this)):
+            former = service.supervisor()
+            install()
+            old = set(service.workers(master))
+            second = service.upgrade(master=master)
+            both = old | set(service.workers(second))
+            # Newcomers of the other version at the old supervisor, then all of them at the new one.
+            wait_for(lambda both=both: both <= set(load.by_worker()), 15, what="both generations serve")  # type: ignore[misc]
+            assert service.supervisor() == former
+            os.kill(former, signal.SIGTERM)
+            wait_for(lambda f=former: service.supervisor() not in (0, f), 15, what="a new supervisor")  # type: ignore[misc]
+            wait_for(lambda v=version, b=both: live(v, b), 15, step=0.1, what=f"all are members of {version}")  # type: ignore[misc]
+            load.wait_for_answers(100)
+            os.kill(master, signal.SIGTERM)
+            wait_for(lambda m=master: not alive(m), 20, what="the old master ends")  # type: ignore[misc]
+            wait_for(lambda: "Master has been promoted" in service.log, 10, what="the second one is the master")
+            master = second
+        load.wait_for_answers(50)
+    assert load.failures() == []
+    assert not [event for event in service.events() if event["level"] in ("error", "critical")]
+    for refused in ("client.refused", "client.malformed", "snapshot.unusable"):
+        assert service.events(refused) == []
+    kill(master, signal.SIGTERM)
+    wait_for(lambda: not service.processes(), 20)
