@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from poolmgr.exceptions import PoolmgrError, SettingsError
-from poolmgr.settings import EMBEDDED_SUFFIX, Settings
+from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
 from poolmgr.values import SOCKET_PATH_MAX
 
 MAXCLIENTS = 1024
@@ -98,10 +98,7 @@ def _take_lifeline(settings: Settings, path: str) -> int:
             in_ours = Path(path).parent == settings.private_directory()
             if isinstance(error, FileNotFoundError) and in_ours and time.monotonic() < deadline:
                 continue  # who ended just now removed the directory
-            raise EmbeddedServerError(
-                f"{path} cannot be made ({error.strerror}): set POOLMGR_SOCKET to a path in a directory "
-                "of your own, or set REDIS_URL"
-            ) from None
+            raise EmbeddedServerError(how_to_make(path, error.strerror)) from None
         try:
             found = os.fstat(fd)
             if found.st_uid != os.getuid():

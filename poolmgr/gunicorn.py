@@ -22,6 +22,7 @@ import functools
 import logging
 import os
 import queue
+import select
 import signal
 import socket
 import sys
@@ -32,13 +33,16 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, launch, settings, startup, wire
+from poolmgr import embedded, launch, rendezvous, settings, startup, wire
 from poolmgr.exceptions import PoolmgrError, SupervisorError
 
 log = logging.getLogger("poolmgr.gunicorn")
 
 LINK_TIMEOUT = 10.0
 """Seconds a master waits for a supervisor at its start."""
+
+LAST_WORDS = 2
+"""Seconds that a start which has failed waits for the end of the supervisor that it has started."""
 
 QUICK = 2.0
 """Seconds that a quick shutdown leaves to requests in flight."""
@@ -116,6 +120,21 @@ def _disconnect() -> None:
     _link = None
 
 
+def _disconnect_and_see_it_end() -> None:
+    """Wait for the end of a supervisor that logs where we do, so that our own last line is the last."""
+    who = rendezvous.peer(_link) if _link is not None else None
+    pidfd = -1
+    with contextlib.suppress(OSError, AttributeError):
+        if who is not None and os.path.samestat(os.stat(f"/proc/{who.pid}/fd/2"), os.fstat(2)):
+            pidfd = os.pidfd_open(who.pid)
+    _disconnect()
+    if pidfd >= 0:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)  # readable once the process has ended (pidfd_open(2))
+        poll.poll(LAST_WORDS * 1000)
+        os.close(pidfd)
+
+
 os.register_at_fork(after_in_child=_disconnect)
 
 
@@ -151,7 +170,7 @@ def on_starting(server: Any) -> None:
         if found.redis_url is not None:
             startup.check_server(found.redis_url)
     except (PoolmgrError, startup.StartError) as error:
-        _disconnect()
+        _disconnect_and_see_it_end()
         raise SystemExit(f"Error: {error}") from None
 
 

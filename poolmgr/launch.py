@@ -89,7 +89,7 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = SILENT) 
     if found is not None:
         return found
     if not start:
-        raise SupervisorError(f"no supervisor answers at {path}: is the service running, and with this POOLMGR_SOCKET?")
+        raise SupervisorError(f"no supervisor answers at {path}: {_why_none(path)}")
     if not settings.autostart:
         raise SupervisorError(
             f"no supervisor answers at {path} and POOLMGR_AUTOSTART is 0: start it (systemctl start poolmgr.socket)"
@@ -99,6 +99,13 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = SILENT) 
         if found is not None:
             return found
         return _start(path, deadline)
+
+
+def _why_none(path: str) -> str:
+    """For whoever only looks: whether that is a fault, and whose."""
+    if Path(f"{path}.snapshot").exists():
+        return "the last one was ended, and its ledger is kept for the next, which whoever needs a connection starts"
+    return "none runs while nothing uses a pool; if something does, give its POOLMGR_SOCKET"
 
 
 def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:

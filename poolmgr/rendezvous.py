@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poolmgr.exceptions import SupervisorError
-from poolmgr.settings import private_directory
+from poolmgr.settings import how_to_make, private_directory
 from poolmgr.variables import default_directory
 
 STEP = 0.005
@@ -93,11 +93,9 @@ def _open_lock(path: str) -> int:
             return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError as error:
             if attempt == 9 or Path(path).parent != default_directory():
-                raise SupervisorError(f"{path} cannot be made ({error.strerror}): make its directory") from None
+                raise SupervisorError(how_to_make(path, error.strerror)) from None
         except OSError as error:
-            raise SupervisorError(
-                f"{path} cannot be made ({error.strerror}): set POOLMGR_SOCKET to a path in a directory of your own"
-            ) from None
+            raise SupervisorError(how_to_make(path, error.strerror)) from None
     raise AssertionError("unreachable")
 
 

@@ -124,6 +124,13 @@ def private_directory() -> Path:
     return path
 
 
+def how_to_make(path: str, why: str | None) -> str:
+    """What to tell somebody in whose ``POOLMGR_SOCKET``'s directory the file ``path`` cannot be made."""
+    parent = Path(path).parent
+    remedy = "" if parent.is_dir() else f"make its directory (mkdir -p -m 700 {parent}), or "
+    return f"{path} cannot be made ({why}): {remedy}set POOLMGR_SOCKET to a path in a directory of your own"
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One variable as ``poolmgr config`` shows it.
 

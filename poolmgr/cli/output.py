@@ -11,6 +11,9 @@ from rich.table import Table
 WIDE = 200
 """Columns where there is no terminal: what is piped into a file or another program is not wrapped."""
 
+NARROW = 110
+"""Columns below which a table leaves out what can be left out."""
+
 
 def console() -> Console:
     wanted = Console(highlight=False)

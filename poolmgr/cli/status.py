@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from poolmgr import settings, status, wire
 from poolmgr.cli.ask import ask
-from poolmgr.cli.output import console, print_json, table
+from poolmgr.cli.output import NARROW, WIDE, console, print_json, table
 from poolmgr.exceptions import SupervisorError
 
 
@@ -30,7 +31,8 @@ def command(
     elif watch:
         _watch(values)
     else:
-        console().print(render(_read(_ask(values))))
+        out = console()
+        out.print(render(_read(_ask(values)), out.width))
 
 
 def _ask(values: settings.Settings) -> str:
@@ -53,7 +55,7 @@ def _watch(values: settings.Settings) -> None:
         with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
             while True:
                 try:
-                    shown: RenderableType = render(_read(_ask(values)))
+                    shown: RenderableType = render(_read(_ask(values)), out.width)
                 except SupervisorError as error:  # it may come back
                     shown = Text(f"Error: {error}", style="red")
                 live.update(shown, refresh=True)
@@ -62,14 +64,14 @@ def _watch(values: settings.Settings) -> None:
         pass
 
 
-def render(found: status.Status) -> RenderableType:
-    """A status as it is shown to people."""
+def render(found: status.Status, width: int = WIDE) -> RenderableType:
+    """A status as it is shown to people, in so many columns."""
     head = f"supervisor {found.pid}, version {found.version or '?'}, up {_duration(found.uptime)}, {found.socket}"
     parts: list[RenderableType] = [Text(head)]
     if not found.servers:
         parts.append(Text("\nno process has asked for a connection yet"))
     for server in found.servers:
-        parts += _server(server)
+        parts += _server(server, width)
     for difference in found.differences:
         parts.append(Text(f"\naudit: {_difference(difference)}", style="yellow"))
     for note in found.notes:
@@ -77,7 +79,7 @@ def render(found: status.Status) -> RenderableType:
     return Group(*parts)
 
 
-def _server(server: status.ServerStatus) -> list[RenderableType]:
+def _server(server: status.ServerStatus, width: int) -> list[RenderableType]:
     budget = "not known yet" if server.budget is None else str(server.budget)
     parts: list[RenderableType] = [Text.from_markup(f"\n[bold]{escape(server.id)}[/bold]")]
     others = [alias for alias in server.aliases if alias != server.id]
@@ -92,24 +94,32 @@ def _server(server: status.ServerStatus) -> list[RenderableType]:
         )
     )
     if not server.health.up:
-        since = _duration(max(0.0, time.time() - server.health.since)) if server.health.since else "?"
-        parts.append(Text(f"  DOWN       for {since}: {server.health.error}", style="bold red"))
+        parts.append(Text(f"  DOWN       {_since(server.health.since)}: {server.health.error}", style="bold red"))
     if server.members:
         numbers = ("pid", "limit", "charge", "open", "in use", "waiting")
         remarks = [_remark(member) for member in server.members]
-        # Without anything in it, rich counts a column as wider than it draws it, and folds another one.
-        last = [""] if any(remarks) else []
+        # Without anything in it, rich counts a column as wider than it draws it, and folds another one. In a
+        # narrow terminal a remark stands below its process's name.
+        last = [""] if any(remarks) and width >= NARROW else []
         rows = table("pid", "process", *numbers[1:], *last, numbers=numbers)
         for member, remark in zip(server.members, remarks, strict=True):
+            named = member.title if last or not remark else f"{member.title}\n({remark})"
             rows.add_row(
                 str(member.pid),
-                escape(member.title),
+                escape(named),
                 *(str(n) for n in (member.limit, member.charge, member.open, member.in_use, member.waiting)),
                 *(escape(remark) for _ in last),
                 style="bold yellow" if member.waiting else None,
             )
         parts.append(Padding(rows, (0, 0, 0, 2), expand=False))
     return parts
+
+
+def _since(epoch: float) -> str:
+    if not epoch:
+        return "since ?"
+    at = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"since {at}, for {_duration(max(0.0, time.time() - epoch))}"
 
 
 def _remark(member: status.MemberStatus) -> str:

@@ -44,7 +44,7 @@ class Singleton:
             try:
                 self._fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError as error:
-                raise UnfitError(f"{self.lock} cannot be made ({error.strerror}): set POOLMGR_SOCKET") from None
+                raise _cannot_make(self.lock, error) from None
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -96,7 +96,7 @@ class Singleton:
             self._bound = os.lstat(self.path)
         except OSError as error:
             sock.close()
-            raise UnfitError(f"{self.path} cannot be made ({error.strerror or error}): set POOLMGR_SOCKET") from None
+            raise _cannot_make(self.path, error) from None
         except UnfitError:
             sock.close()
             raise
@@ -136,6 +136,12 @@ class Singleton:
             pass
         finally:
             os.close(fd)
+
+
+def _cannot_make(path: str, error: OSError) -> UnfitError:
+    from poolmgr.settings import how_to_make  # it takes a while to load, and clients wait for the socket
+
+    return UnfitError(how_to_make(path, error.strerror or str(error)))
 
 
 def _from_systemd(path: str) -> socket.socket | None:

@@ -212,7 +212,12 @@ def bad(name: str, value: str, *words: str):
         bad("WORKER_TOKEN", "two words", "printable"),
         bad("POOLMGR_SOCKET", "/tmp/" + "x" * 120, "107"),
         bad("POOLMGR_SOCKET", "relative/path", "absolute"),
-        bad("POOLMGR_SOCKET", "/nowhere/s", "No such file"),
+        bad("POOLMGR_SOCKET", "/nowhere/s", "No such file", "mkdir -p -m 700 /nowhere"),
+        pytest.param(
+            {"POOLMGR_SOCKET": "/nowhere/s", "REDIS_URL": "redis://127.0.0.1:1/0"},
+            ("POOLMGR_SOCKET", "No such file", "mkdir -p -m 700 /nowhere"),
+            id="POOLMGR_SOCKET=/nowhere/s-REDIS_URL",
+        ),
         bad("POOLMGR_SOCKET", "/dev/null", "/dev/null"),
         bad("POOLMGR_LINGER", "-1", "'-1'"),
     ],
@@ -229,6 +234,7 @@ def assert_one_line(service: Service, words: tuple[str, ...]) -> str:
     for word in words:
         assert word in told[0]
     wait_for(lambda: not service.processes(), 5)
+    assert service.log.splitlines()[-1] == told[0], "it is the last that is said"
     return told[0]
 
 

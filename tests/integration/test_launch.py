@@ -183,7 +183,7 @@ def test_a_file_that_is_no_socket_is_refused(values):
 
 def test_a_missing_directory_is_told(monkeypatch, short_dir):
     monkeypatch.setenv("POOLMGR_SOCKET", f"{short_dir}/no/where/s")
-    with pytest.raises(SupervisorError, match="cannot be made .No such file or directory.: make its directory"):
+    with pytest.raises(SupervisorError, match=f"No such file or directory.*mkdir -p -m 700 {short_dir}/no/where"):
         launch.connect(settings.load())
 
 

@@ -18,6 +18,7 @@ README = (ROOT / "README.md").read_text()
 BUDGET = 8
 OBSERVERS = 2
 TOKEN = "token-of-the-tests"
+SERVER = "server-of-the-tests"
 
 DOWNLOAD = "pip install '.[service]'"
 WITHOUT_NETWORK = "pip install --quiet --no-index --find-links=/opt/share/wheels 'redis-poolmgr[service]'"
@@ -42,15 +43,17 @@ class Installed:
         line = " ".join(f"'{word}'" for word in words)
         return self.out(f"/opt/redis-poolmgr/bin/python redis-command.py {line}")
 
+    def start_server(self) -> None:
+        """With room for the budget and for nothing else."""
+        limits = f"--maxclients {BUDGET + OBSERVERS} --save '' --bind 127.0.0.1 --dir /tmp"
+        self.run(f"systemd-run --quiet --unit={SERVER} --collect /opt/share/redis-server --port 6379 {limits}")
+
     def use_server(self) -> None:
-        """From now on there is a server with room for the budget and for nothing else."""
+        """From now on there is a server, and the services use it."""
         binary = debian_redis_binary() or valkey_binary()
         shutil.copy(binary, self.machine.share / "redis-server")
         (self.machine.share / "redis-server").chmod(0o755)
-        limits = f"--maxclients {BUDGET + OBSERVERS} --save '' --bind 127.0.0.1 --dir /tmp"
-        self.run(
-            f"systemd-run --quiet --unit=server-of-the-tests --collect /opt/share/redis-server --port 6379 {limits}"
-        )
+        self.start_server()
         self.run(
             f"""cat >>/etc/redis-poolmgr/environment <<END
 REDIS_URL=redis://127.0.0.1:6379/0

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import ROOT, wait_for
 from tests.systemd import wheels
-from tests.systemd.conftest import BUDGET, TOKEN, WITHOUT_NETWORK, Installed, commands
+from tests.systemd.conftest import BUDGET, SERVER, TOKEN, WITHOUT_NETWORK, Installed, commands
 
 pytestmark = [pytest.mark.systemd, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -323,6 +323,19 @@ def test_a_supervisor_that_idles_costs_next_to_nothing(installed: Installed):
     installed.run("sleep 4")
     used = int(installed.out(f"awk '{{print $14+$15}}' /proc/{supervisor}/stat")) - ticks
     assert used / 100 / (time.monotonic() - began) < 0.02
+
+
+def test_a_service_that_is_started_before_its_server_comes_up_with_it(installed: Installed):
+    installed.run(f"systemctl stop redis-worker.service poolmgr.service {SERVER}.service; systemctl reset-failed")
+    try:
+        assert installed.run("systemctl start redis-worker.service", check=False).returncode != 0
+        assert "Error: REDIS_URL is 'redis://127.0.0.1:6379/0'" in installed.machine.journal("redis-worker.service")
+        # More often than the five times after which systemd would give up if they came too fast.
+        wait_for(lambda: int(installed.machine.property("redis-worker.service", "NRestarts")) >= 6, 60)
+    finally:
+        installed.start_server()
+    wait_for(lambda: installed.machine.property("redis-worker.service", "ActiveState") == "active", 20)
+    assert json.loads(installed.post('["PING"]')) == {"result": "PONG"}
 
 
 def test_stop_leaves_nothing(installed: Installed):

@@ -7,10 +7,12 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from poolmgr import cli, launch, settings, status, wire
-from poolmgr.cli import documents
+from poolmgr.cli import config as config_command, documents, status as status_command
 from poolmgr.variables import VARIABLES
 from tests import fake_supervisor
 from tests.helpers import ROOT
@@ -98,6 +100,53 @@ def test_status_folds_nothing_that_has_room(run, isolated):
     assert ["101", "gunicorn", "worker", "828", "828", "1", "0", "0"] in [line.split() for line in out.splitlines()]
 
 
+def lines_at(width: int, rendered) -> list[str]:
+    """What a terminal of that width shows."""
+    shown = Console(width=width, highlight=False, color_system=None)
+    with shown.capture() as capture:
+        shown.print(rendered)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_status_fits_a_terminal_of_80_columns():
+    """A member's numbers are in one line, whatever is to be said of it; what there is to say is below its name."""
+    member = status.MemberStatus(
+        pid=4194304, title="celery worker of the queue for mail", limit=10000, charge=10000, open=10000, in_use=10000,
+        waiting=10000, acked=False, silent_for=3600, state="restored",
+    )  # fmt: skip
+    quiet = msgspec.structs.replace(member, pid=7, title="x", acked=True, state="live", silent_for=None)
+    server = status.ServerStatus(id="tcp://cache:6379", members=(member, quiet))
+    found = status.Status(pid=41, socket="/run/s", servers=(server,))
+    narrow = lines_at(80, status_command.render(found, 80))
+    assert max(len(line) for line in narrow) <= 80
+    (row,) = [line for line in narrow if "4194304" in line]
+    assert row.split()[1:3] == ["celery", "worker"]
+    assert row.split()[-5:] == ["10000"] * 5
+    assert narrow[-1].split() == ["7", "x", *["10000"] * 5]
+    name = " ".join(" ".join(narrow[narrow.index(row) + 1 : -1]).split())
+    assert name.endswith("(restored, recalled, last heard 1 h 0 min ago)")
+    wide = lines_at(120, status_command.render(found, 120))
+    (row,) = [line for line in wide if "celery" in line]
+    assert "restored, recalled, last heard 1 h" in row
+
+
+def test_config_fits_a_terminal_of_80_columns():
+    """No variable's name is broken: it is what one copies."""
+    long = "unix:///run/" + "very-" * 12 + "long.sock"
+    rows = settings.describe({"REDIS_URL": long, "REDIS_CONNECTION_BUDGETS": "cache:6379=200,queue:6379=50"})
+    narrow = lines_at(80, config_command.render(rows, 80))
+    assert {v.name for v in VARIABLES} == {line.split()[0] for line in narrow[1:] if not line.startswith(" ")}
+    assert "meaning" not in narrow[0]
+    assert len(narrow) < len(VARIABLES) * 1.3
+    assert "meaning" in lines_at(160, config_command.render(rows, 160))[0]
+
+
+def test_an_outage_says_when_it_began_with_its_zone(run, isolated):
+    with fake_supervisor.in_thread(str(isolated), **ANSWERS):
+        out = run("status")[1]
+    assert "DOWN       since 1970-01-01T00:00:01Z, for " in out
+
+
 def test_status_as_json_is_the_whole_answer(run, isolated):
     with fake_supervisor.in_thread(str(isolated), **ANSWERS):
         code, out, _ = run("status", "--json")
@@ -121,8 +170,21 @@ def test_before_anybody_has_asked(run, isolated):
 def test_without_a_supervisor_one_line_says_so_and_none_is_started(run, isolated, command):
     code, out, err = run(*command)
     assert (code, out) == (1, "")
-    assert err == f"Error: no supervisor answers at {isolated}: is the service running, and with this POOLMGR_SOCKET?\n"
+    assert err == (
+        f"Error: no supervisor answers at {isolated}: none runs while nothing uses a pool; "
+        "if something does, give its POOLMGR_SOCKET\n"
+    )
     assert not Path(f"{isolated}.launch").exists()
+
+
+def test_a_supervisor_that_was_ended_is_told_from_one_that_never_was(run, isolated):
+    """Its files are there, and nobody listens."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(isolated))
+    Path(f"{isolated}.snapshot").touch()
+    code, out, err = run("status")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"no supervisor answers at {isolated}: the last one was ended, and its ledger is kept" in err
 
 
 def test_a_refusal_and_a_failure_are_told(run, isolated):
