@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ class Proxy:
     Attributes:
         port: where it listens.
         accepted: connections it has accepted.
+        accepted_at: when (monotonic seconds).
         stalled: new connections are accepted by it and go nowhere: nobody answers.
         frozen: nothing is passed on, in either direction; nothing is closed (a pulled cable).
         answer: instead of passing on what arrives, answer this to every read.
@@ -23,7 +25,7 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.accepted = 0
+        self.accepted_at: list[float] = []
         self.stalled = False
         self.frozen = False
         self.answer: bytes | None = None
@@ -81,6 +83,10 @@ class Proxy:
         self._poke()
 
     @property
+    def accepted(self) -> int:
+        return len(self.accepted_at)
+
+    @property
     def open(self) -> int:
         """Connections of clients that it holds."""
         with self._lock:
@@ -108,7 +114,7 @@ class Proxy:
             client, _ = listener.accept()
         except OSError:
             return
-        self.accepted += 1
+        self.accepted_at.append(time.monotonic())
         server = None
         if not self.stalled and self.answer is None:
             try:

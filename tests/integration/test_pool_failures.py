@@ -3,6 +3,7 @@ use, else an error that says what happened. Afterwards no place and no permit is
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import ssl
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member.ports import Outage
+from poolmgr.pool import lifecycle
 from poolmgr.pool.connection import derive
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, debian_redis_binary, free_port, wait_for
@@ -62,6 +64,27 @@ def pool_on(proxy: Proxy, **options: Any) -> ConnectionPool:
     return ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
 
 
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the pool has logged since the last time: event, and error if there is one."""
+
+    def read() -> list[str]:
+        found = [
+            f"{record.getMessage()}: {getattr(record, 'error', '')}".rstrip(": ")
+            for record in caplog.records
+            if record.name.startswith("poolmgr")
+        ]
+        caplog.clear()
+        return found
+
+    return read
+
+
+def only(lines: list[str], text: str) -> bool:
+    """Whether there is one line of a connect that failed, for this reason."""
+    return len(lines) == 1 and lines[0].startswith("pool.connect_failed: ") and text in lines[0]
+
+
 def warm(pool: ConnectionPool, count: int) -> None:
     held = [pool.get_connection() for _ in range(count)]
     for connection in held:
@@ -69,27 +92,31 @@ def warm(pool: ConnectionPool, count: int) -> None:
     assert pool.stats().idle == count
 
 
-def test_idle_connections_closed_by_the_servers_timeout():
+def test_idle_connections_closed_by_the_servers_timeout(said: Callable[[], list[str]]):
     with running_server(timeout=1) as server:
         pool = direct_pool(server)
         warm(pool, 2)
         wait_for(lambda: not server.clients(), 5)
         assert client_of(pool).ping()
         assert pool.stats().closed == {"stale": 2}
+        assert said() == [], "nothing that anybody has to know"
         nothing_is_missing(pool)
 
 
 @pytest.mark.parametrize("abruptly", [False, True])
-def test_a_proxy_cuts_idle_connections(pool: ConnectionPool, proxy: Proxy, abruptly: bool):
+def test_a_proxy_cuts_idle_connections(
+    pool: ConnectionPool, proxy: Proxy, abruptly: bool, said: Callable[[], list[str]]
+):
     proxy.cut(abruptly=abruptly)
     time.sleep(0.02)
     assert client_of(pool).ping()
     assert pool.stats().closed == {"stale": 3}
     answers_are_its_own(pool)
+    assert said() == []
     nothing_is_missing(pool)
 
 
-def test_the_server_restarts():
+def test_the_server_restarts(said: Callable[[], list[str]]):
     with running_server() as server:
         pool = direct_pool(server, timeout=2)
         client = client_of(pool)
@@ -105,10 +132,11 @@ def test_the_server_restarts():
         assert client.ping()
         answers_are_its_own(pool)
         assert permits(pool).troubles[0][0] == "unreachable"
+        assert only(said(), "Connection refused")
         nothing_is_missing(pool)
 
 
-def test_a_refusing_server_is_not_hammered_and_nobody_waits_long(proxy: Proxy):
+def test_a_refusing_server_is_not_hammered_and_nobody_waits_long(proxy: Proxy, said: Callable[[], list[str]]):
     """Attempts are spaced with full jitter; callers fail with what the last attempt said."""
     pool = pool_on(proxy)
     proxy.refuse()
@@ -133,23 +161,55 @@ def test_a_refusing_server_is_not_hammered_and_nobody_waits_long(proxy: Proxy):
     assert pool.stats().connect_errors < 60
     assert max(slowest) < 1.2
     assert all("refused" in text for text in errors)
+    assert only(said(), "refused"), "one line for an outage"
     proxy.restore()
     assert client_of(pool).ping()
     assert pool._core.failures == 0
     nothing_is_missing(pool)
 
 
-def test_a_half_open_connection(pool: ConnectionPool, proxy: Proxy):
+def test_pauses_between_attempts_grow_with_full_jitter_and_are_kept(
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+):
+    bounds = [min(1.0, 0.008 * 2**failures) for failures in range(1, 12)]
+    for failures, bound in enumerate(bounds, 1):
+        draws = [lifecycle.BACKOFF.compute(failures) for _ in range(500)]
+        assert 0 <= min(draws) < 0.1 * bound
+        assert 0.9 * bound < max(draws) <= bound
+    pauses: list[float] = []
+    told: list[int] = []
+
+    class Noted:
+        def compute(self, failures: int) -> float:
+            told.append(failures)
+            pauses.append(0.02 * failures)
+            return pauses[-1]
+
+    monkeypatch.setattr(lifecycle, "BACKOFF", Noted())
+    with proxy_to(free_port()) as proxy:  # it accepts, finds nobody behind it, and closes
+        pool = pool_on(proxy)
+        for _ in range(6):
+            with pytest.raises(redis.ConnectionError):
+                client_of(pool).ping()
+        assert told == [1, 2, 3, 4, 5, 6]
+        gaps = [after - before for before, after in itertools.pairwise(proxy.accepted_at)]
+        assert all(gap >= pause for gap, pause in zip(gaps, pauses, strict=False)), (gaps, pauses)
+    assert len(said()) == 1
+    nothing_is_missing(pool)
+
+
+def test_a_half_open_connection(pool: ConnectionPool, proxy: Proxy, said: Callable[[], list[str]]):
     proxy.frozen = True
     client = client_of(pool)
     with pytest.raises(redis.TimeoutError):
         client.get("k")
     proxy.restore()
     answers_are_its_own(pool)
+    assert said() == [], "its caller was told"
     nothing_is_missing(pool)
 
 
-def test_a_server_that_accepts_and_never_answers(proxy: Proxy):
+def test_a_server_that_accepts_and_never_answers(proxy: Proxy, said: Callable[[], list[str]]):
     pool = pool_on(proxy, timeout=0.3, socket_timeout=1.5)
     proxy.stalled = True
     start = time.monotonic()
@@ -173,6 +233,7 @@ def test_a_server_that_accepts_and_never_answers(proxy: Proxy):
     proxy.restore()
     pool.timeout = 5
     answers_are_its_own(pool)
+    assert only(said(), "Timeout reading")
     nothing_is_missing(pool)
 
 
@@ -203,7 +264,9 @@ def test_a_caller_does_not_fail_with_an_attempt_that_began_before_it_came(proxy:
     nothing_is_missing(pool)
 
 
-def test_slow_name_resolution_holds_up_its_own_caller_only(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
+def test_slow_name_resolution_holds_up_its_own_caller_only(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+):
     pool = direct_pool(server, timeout=0.2, max_connecting=1)
     resolve = socket.getaddrinfo
     go = threading.Event()
@@ -223,32 +286,77 @@ def test_slow_name_resolution_holds_up_its_own_caller_only(server: RedisServer, 
     assert time.monotonic() - start < 1
     go.set()
     first.join()
+    assert said() == []
     nothing_is_missing(pool)
 
 
-def test_a_name_that_does_not_resolve():
+def test_a_name_that_does_not_resolve(said: Callable[[], list[str]]):
     pool = ConnectionPool(host="no-such-host.invalid", member=FakeMember(), timeout=1)
     with pytest.raises(redis.ConnectionError):
         client_of(pool).ping()
+    assert only(said(), "no-such-host.invalid")
     nothing_is_missing(pool)
 
 
-def test_loading(proxy: Proxy):
-    pool = pool_on(proxy, protocol=2)
-    client = client_of(pool)
-    client.ping()
-    proxy.cut()
-    time.sleep(0.01)
-    proxy.answer = b"-LOADING Redis is loading the dataset in memory\r\n"
-    with pytest.raises(redis.BusyLoadingError):
-        client.get("k")
-    proxy.cut()
-    proxy.restore()
-    answers_are_its_own(pool)
+def test_loading(said: Callable[[], list[str]]):
+    """A server that reads its data back answers everything with LOADING."""
+    with running_server() as server:
+        with server.observer() as observer:
+            observer.execute_command("DEBUG", "POPULATE", 1000)
+            observer.save()
+        pool = direct_pool(server, timeout=2)
+        client = client_of(pool)
+        warm(pool, 2)
+        server.stop()
+        server.options |= {"key-load-delay": "1500", "loading-process-events-interval-bytes": "1024"}
+        starting = threading.Thread(target=server.start)
+        starting.start()
+
+        def loading() -> bool:
+            try:
+                client.get("key:1")
+            except redis.BusyLoadingError:
+                return True
+            except redis.ConnectionError:  # it does not listen yet
+                pass
+            return False
+
+        wait_for(loading)
+        said()
+        starting.join()
+        assert client.get("key:1") == b"value:1"
+        answers_are_its_own(pool)
+        assert said() == []
+        nothing_is_missing(pool)
+
+
+def test_client_kill_of_a_connection_in_use_and_of_an_idle_one(server: RedisServer, said: Callable[[], list[str]]):
+    pool = direct_pool(server)
+    warm(pool, 2)
+    outcome: list[BaseException] = []
+
+    def block() -> None:
+        try:
+            client_of(pool).blpop(["nothing"], timeout=5)
+        except redis.RedisError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    with server.observer() as observer:
+        wait_for(lambda: observer.info("clients")["blocked_clients"] == 1)
+        observer.client_kill_filter(_type="normal", skipme=True)
+        thread.join()
+        wait_for(lambda: len(observer.client_list(_type="normal")) == 1)
+    assert isinstance(outcome[0], redis.ConnectionError), "whose command it was is told"
+    outcome.clear()
+    assert client_of(pool).ping(), "nobody else is"
+    assert pool.stats().closed == {"broken": 1, "stale": 1}
+    assert said() == []
     nothing_is_missing(pool)
 
 
-def test_busy_is_an_answer(server: RedisServer):
+def test_busy_is_an_answer(server: RedisServer, said: Callable[[], list[str]]):
     pool = direct_pool(server)
     client = client_of(pool)
     with server.observer() as observer:
@@ -267,6 +375,7 @@ def test_busy_is_an_answer(server: RedisServer):
     client.execute_command("SCRIPT KILL")
     running.join()
     assert pool.stats().closed == {}
+    assert said() == []
     answers_are_its_own(pool)
 
 
@@ -275,7 +384,7 @@ def script(server: RedisServer) -> None:
         client.eval("while true do end", 0)
 
 
-def test_maxclients_reached_by_others():
+def test_maxclients_reached_by_others(said: Callable[[], list[str]]):
     with running_server(maxclients=5) as server:
         others = [redis.Redis(port=server.port, single_connection_client=True) for _ in range(4)]
         for other in others:
@@ -289,6 +398,7 @@ def test_maxclients_reached_by_others():
             client.ping()
         assert caught.value.reason == "server"
         assert permits(pool).troubles[0][0] == "refused"
+        assert only(said(), "max number of clients")
         pool.release(held)
         assert client.ping()
         for other in others:
@@ -296,12 +406,13 @@ def test_maxclients_reached_by_others():
         nothing_is_missing(pool)
 
 
-def test_a_wrong_password_and_a_rotated_one():
+def test_a_wrong_password_and_a_rotated_one(said: Callable[[], list[str]]):
     with running_server(requirepass="first") as server:
         pool = direct_pool(server, password="wrong")
         with pytest.raises(redis.AuthenticationError):
             client_of(pool).ping()
         assert permits(pool).troubles[0][0] == "auth"
+        assert only(said(), "invalid username-password")
         nothing_is_missing(pool)
         pool = direct_pool(server, password="first")
         client = client_of(pool)
@@ -315,11 +426,12 @@ def test_a_wrong_password_and_a_rotated_one():
         pool.release(held)
         assert client.ping()
         assert pool.stats().closed == {"drained": 2}
+        assert said() == []
         nothing_is_missing(pool)
         server.password = "second"
 
 
-def test_a_master_that_has_become_a_replica(server: RedisServer):
+def test_a_master_that_has_become_a_replica(server: RedisServer, said: Callable[[], list[str]]):
     """Through Sentinel, the connection is closed, so that the next one asks who is master now."""
     with running_sentinel(server) as port:
         pool = sentinel_pool(port)
@@ -334,10 +446,11 @@ def test_a_master_that_has_become_a_replica(server: RedisServer):
                 observer.execute_command("REPLICAOF", "NO", "ONE")
         client.set("k", 3)
         assert pool.stats().closed == {"broken": 1}
+        assert said() == []
         nothing_is_missing(pool)
 
 
-def test_read_only_is_an_answer(server: RedisServer):
+def test_read_only_is_an_answer(server: RedisServer, said: Callable[[], list[str]]):
     pool = direct_pool(server)
     client = client_of(pool)
     client.ping()
@@ -350,6 +463,7 @@ def test_read_only_is_an_answer(server: RedisServer):
             observer.execute_command("REPLICAOF", "NO", "ONE")
     client.set("k", 3)
     assert pool.stats().closed == {}
+    assert said() == []
 
 
 def test_while_the_server_is_known_to_be_down_callers_fail_at_once_and_hear_since_when(pool: ConnectionPool):

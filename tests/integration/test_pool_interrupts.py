@@ -23,7 +23,15 @@ import pytest
 import poolmgr.pool
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, wait_for
-from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, running_server
+from tests.pools import (
+    answers_are_its_own,
+    client_of,
+    direct_pool,
+    nothing_is_missing,
+    running_sentinel,
+    running_server,
+    sentinel_pool,
+)
 
 OURS = str(Path(poolmgr.pool.__file__).parent)
 
@@ -36,6 +44,12 @@ class Struck(BaseException):
 def server() -> Iterator[RedisServer]:
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def sentinel(server: RedisServer) -> Iterator[int]:
+    with running_sentinel(server) as port:
+        yield port
 
 
 @pytest.fixture(autouse=True)
@@ -271,8 +285,15 @@ def test_a_release_by_the_garbage_collector_at_any_instruction(server: RedisServ
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # signals strike finalizers too
-def test_a_thousand_gets_interrupted_by_signals_at_random_instants(server: RedisServer):
-    pool = direct_pool(server, max_connections=3, socket_timeout=5)
+@pytest.mark.parametrize("kind", ["direct-2", "direct-3", "sentinel-2", "sentinel-3"])
+def test_a_thousand_gets_interrupted_by_signals_at_random_instants(
+    kind: str, server: RedisServer, request: pytest.FixtureRequest
+):
+    options: dict[str, Any] = {"protocol": int(kind[-1]), "max_connections": 3, "socket_timeout": 5}
+    if kind.startswith("direct"):
+        pool = direct_pool(server, **options)
+    else:
+        pool = sentinel_pool(request.getfixturevalue("sentinel"), **options)
     client = client_of(pool)
     client.set("k", "mine")
     stop = threading.Event()
@@ -306,6 +327,7 @@ def test_a_thousand_gets_interrupted_by_signals_at_random_instants(server: Redis
         for thread in threads:
             thread.join(10)
     assert struck > 100
+    assert not any(thread.is_alive() for thread in threads)
     gc.collect()
     nothing_is_missing(pool)
     answers_are_its_own(pool)

@@ -1,0 +1,115 @@
+"""An outage, as 64 workers of a host live through it: real members, the real supervisor, a real server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from poolmgr import settings
+from poolmgr.exceptions import ServerDownError
+from poolmgr.member.agent import Member
+from poolmgr.pool.sync import ConnectionPool
+from tests.helpers import RedisServer, free_port, wait_for
+from tests.pools import client_of
+from tests.proxy import Proxy, proxy_to
+from tests.supervisor_process import SupervisorProcess
+
+WORKERS = 64
+
+
+@pytest.fixture
+def server(redis_server: Callable[..., RedisServer]) -> Iterator[RedisServer]:
+    budget = WORKERS + 8
+    server = redis_server(port=free_port(), maxclients=budget + 1)
+    yield server
+    assert server.rejected() == 0
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with proxy_to(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def supervisor(isolated: Path) -> Iterator[SupervisorProcess]:
+    process = SupervisorProcess(str(isolated), REDIS_CONNECTION_BUDGET=str(WORKERS + 8)).start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def pools(supervisor: SupervisorProcess, proxy: Proxy) -> Iterator[list[ConnectionPool]]:
+    """One for each of so many workers, each with a connection."""
+    members = [Member(settings.load()) for _ in range(WORKERS)]
+    pools = [
+        ConnectionPool(host="127.0.0.1", port=proxy.port, member=member, socket_timeout=5, timeout=10)
+        for member in members
+    ]
+    for pool in pools:
+        assert client_of(pool).ping()
+    yield pools
+    for pool in pools:
+        pool.disconnect()
+    for member in members:
+        member.stop()
+
+
+def down(pool: ConnectionPool) -> bool:
+    permits = pool._origin.attach()
+    return permits is not None and permits.outage is not None
+
+
+def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by_one(
+    pools: list[ConnectionPool], proxy: Proxy, supervisor: SupervisorProcess, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "poolmgr")
+    proxy.refuse()
+    with pytest.raises(redis.ConnectionError):
+        client_of(pools[0]).ping()
+    wait_for(lambda: all(down(pool) for pool in pools), what="everybody knows, though one has tried")
+    tried = proxy.accepted
+    began = time.monotonic()
+    errors = set()
+    for pool in pools:
+        with pytest.raises(ServerDownError, match="the server is down since") as caught:
+            client_of(pool).ping()
+        errors.add(str(caught.value).partition(" (")[0])
+    assert time.monotonic() - began < 1, "nobody waits, and nobody tries"
+    assert len(errors) == 1, "since when is the same for all"
+    assert proxy.accepted == tried
+    assert sum(pool.stats().connect_errors for pool in pools) == 1
+    # Everybody wants to come back as soon as it may.
+    ready = threading.Barrier(WORKERS + 1)
+
+    def come_back(pool: ConnectionPool) -> None:
+        ready.wait()
+        while True:
+            try:
+                client_of(pool).ping()
+            except redis.RedisError:
+                time.sleep(0.002)
+            else:
+                return
+
+    threads = [threading.Thread(target=come_back, args=(pool,)) for pool in pools]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    proxy.restore()
+    for thread in threads:
+        thread.join()
+    came = sorted(proxy.accepted_at[tried:])
+    assert len(came) >= WORKERS
+    most = max(sum(1 for other in came if at <= other < at + 0.001) for at in came)
+    assert most < WORKERS / 4, f"{most} within one millisecond"
+    assert came[-1] - came[0] > 0.1
+    for event in ("outage.began", "outage.ended"):
+        assert len(supervisor.events(event)) == 1
+        wait_for(lambda event=event: [r.getMessage() for r in caplog.records].count(event) == WORKERS, what=event)  # type: ignore[misc]
