@@ -303,8 +303,12 @@ class Core:
 
     @property
     def wanting(self) -> bool:
-        """Whether somebody wants a permit and there is none: a supervisor is needed."""
-        return any(desk.wanting for desk in self._desks.values())
+        """Whether a supervisor is needed: somebody wants a permit and there is none, or a server is believed to be
+        down, for then nobody asks for one, and only a supervisor says that it is back."""
+        desks = self._desks.values()
+        return any(desk.wanting for desk in desks) or (
+            not self.linked and any(desk.attachments and desk.outage is not None for desk in desks)
+        )
 
     @property
     def unanswered(self) -> bool:

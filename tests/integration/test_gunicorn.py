@@ -190,6 +190,18 @@ def test_redis_goes_away_and_comes_back(make, redis_server):
     assert "Traceback" not in service.log
 
 
+def test_an_outage_ends_although_the_supervisor_that_told_of_it_has_ended_first(make, redis_server):
+    """Callers fail fast meanwhile and want no connection: that alone has nobody start another one."""
+    server = redis_server(port=free_port())
+    service = make(workers=1, redis_url=server.url).start()
+    assert service.ask("SET", "k", "v").status == 200
+    server.stop()
+    wait_for(lambda: "(2 s)" in service.ask("GET", "k").json.get("error", ""), 10, what="nobody waits any more")
+    kill(service.supervisor())
+    server.start()
+    wait_for(lambda: service.ask("GET", "k").status == 200, 15)
+
+
 # ---- bad input ---------------------------------------------------------------------------------
 
 

@@ -335,3 +335,20 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestCore = Machine.TestCase
+
+
+def test_a_server_that_is_believed_to_be_down_needs_a_supervisor_to_come_back() -> None:
+    """Who fails fast wants no connection; else the outage would last as long as there is no supervisor."""
+    core = Core("tag")
+    attachment = Attachment(wire.Endpoint("tcp://a:1", host="a", port=1))
+    core.attach(attachment)
+    hello = core.register(0.0)
+    core.received(hello.link, wire.Resolved("tcp://a:1", "tcp://a:1"), 0.0)
+    core.received(hello.link, wire.Health("tcp://a:1", up=False, since=1.0, error="x"), 0.0)
+    core.settle(0.0)
+    assert attachment.outage is not None
+    assert not core.wanting, "the supervisor there is will tell"
+    core.unlinked()
+    assert core.wanting
+    core.detach(attachment)
+    assert not core.wanting, "nobody is there to be told"
