@@ -41,8 +41,12 @@ log = logging.getLogger("poolmgr.gunicorn")
 LINK_TIMEOUT = 10.0
 """Seconds a master waits for a supervisor at its start."""
 
-LAST_WORDS = 2
-"""Seconds that a start which has failed waits for the end of the supervisor that it has started."""
+LAST_WORDS = 5.0
+"""Seconds that a start which has failed waits for the end of the supervisor that it has started: longer than that
+one tries to reach a server."""
+
+PARTING = 0.5
+"""Seconds that a master waits for the same in the end. Others may use it, and then it does not come."""
 
 QUICK = 2.0
 """Seconds that a quick shutdown leaves to requests in flight."""
@@ -120,8 +124,12 @@ def _disconnect() -> None:
     _link = None
 
 
-def _disconnect_and_see_it_end() -> None:
-    """Wait for the end of a supervisor that logs where we do, so that our own last line is the last."""
+def _leave(timeout: float) -> None:
+    """Say goodbye, and wait for the end of a supervisor that logs where we do, so that nothing comes after our
+    own last line. It lives on where others use it."""
+    if _link is not None:
+        with contextlib.suppress(OSError):
+            _link.send(wire.encode(wire.Bye()))
     who = rendezvous.peer(_link) if _link is not None else None
     pidfd = -1
     with contextlib.suppress(OSError, AttributeError):
@@ -131,7 +139,7 @@ def _disconnect_and_see_it_end() -> None:
     if pidfd >= 0:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)  # readable once the process has ended (pidfd_open(2))
-        poll.poll(LAST_WORDS * 1000)
+        poll.poll(timeout * 1000)
         os.close(pidfd)
 
 
@@ -170,7 +178,7 @@ def on_starting(server: Any) -> None:
         if found.redis_url is not None:
             startup.check_server(found.redis_url)
     except (PoolmgrError, startup.StartError) as error:
-        _disconnect_and_see_it_end()
+        _leave(LAST_WORDS)
         raise SystemExit(f"Error: {error}") from None
 
 
@@ -241,7 +249,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    _disconnect()
+    _leave(PARTING)
 
 
 def bound_quick_shutdown() -> None:

@@ -83,7 +83,8 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     name = "PORT" if os.environ.get("PORT") == str(port) else "--bind"
     where = f"{name} is {f'[{host}]' if ':' in host else host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where}, and that port is in use: end the process that listens there, or set another (PORT=8001)"
+        other = "PORT=8001" if name == "PORT" else f"--bind {where.rpartition(':')[0].rpartition(' ')[2]}:{port + 1}"
+        return f"{where}, and that port is in use: end the process that listens there, or set another ({other})"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}, and this host has no such address: use 127.0.0.1 or 0.0.0.0"
     if error.errno == errno.EACCES:

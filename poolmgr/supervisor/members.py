@@ -94,7 +94,7 @@ class Members:
         self.totals = Totals()
         self._began = turns.clock()
         self.left = False
-        """The last member that went said goodbye."""
+        """The last that went said goodbye."""
 
     # ---- to members -------------------------------------------------------------------------------
 
@@ -137,6 +137,9 @@ class Members:
                 self._hello(link, message)
             case wire.Query() | wire.SetBudget():
                 self._ask(link, message)
+            case wire.Bye() if not link.tag:  # a gunicorn master's, which is no member
+                self.left = self.left or not self.known
+                link.close()
             case _ if not link.tag:
                 link.refuse("say hello first")
             case _:

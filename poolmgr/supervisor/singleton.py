@@ -122,6 +122,10 @@ class Singleton:
         self._remove_launch_lock()
         with contextlib.suppress(OSError):
             os.unlink(self.lock)
+        directory = os.path.dirname(self.path)
+        if os.path.basename(directory) == f"redis-poolmgr-{os.getuid()}":  # whoever needs it makes it again
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
     def _remove_launch_lock(self) -> None:
         """The lock of those who start supervisors (see :mod:`poolmgr.launch`), unless one holds it."""

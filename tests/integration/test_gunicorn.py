@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from poolmgr.gunicorn import PARTING
 from tests.helpers import ROOT, alive, free_port, kill, wait_for
 from tests.service import CONF, GUNICORN, Load, Service, children_of
 
@@ -61,6 +62,39 @@ def test_after_a_signal_no_process_and_no_file_is_left(make, number):
     wait_for(lambda: nothing_is_left(service), 5, what=f"nothing is left: {service.processes()} {service.files()}")
     assert "Traceback" not in service.log
     assert not [event for event in service.events() if event["level"] in ("error", "critical")]
+
+
+def test_in_the_end_nothing_is_said_after_the_masters_last_line(make):
+    """In a terminal it would stand in the next prompt. Also where no worker has used a pool, and so said goodbye."""
+    service = make(environ={"POOLMGR_LINGER": "60"}).start()
+    assert service.supervisor()
+    service.stop()
+    assert service.events()[-1]["event"] == "supervisor.ended"
+    assert not service.supervisor()
+    wait_for(lambda: nothing_is_left(service), 5)
+
+
+def test_a_master_waits_for_its_supervisor_to_end_but_not_long(make):
+    service = make().start()
+    kill(service.supervisor(), signal.SIGSTOP)
+    service.send(signal.SIGINT)
+    wait_for(lambda: "Shutting down: Master" in service.log, 10)
+    seen = time.monotonic()
+    assert service.stop() == 0
+    assert PARTING * 0.9 < time.monotonic() - seen < PARTING + 5
+    kill(service.supervisor(), signal.SIGCONT)
+    wait_for(lambda: nothing_is_left(service), 5)
+
+
+def test_a_master_that_leaves_does_not_end_what_others_use(make):
+    service = make(redis_url=None).start()
+    second = service.upgrade()
+    before = service.supervisor()
+    assert service.stop() == 0
+    assert service.ask("PING").json == {"result": "PONG"}
+    assert service.supervisor() == before
+    kill(second, signal.SIGINT)
+    wait_for(lambda: nothing_is_left(service), 5)
 
 
 def test_a_quick_shutdown_does_not_wait_for_blocked_commands(make):
@@ -273,8 +307,8 @@ def test_a_port_in_use_is_told_in_one_line(make):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert_one_line(make(port=port), (f"127.0.0.1:{port}", "in use"))
-        assert_one_line(make(environ={"PORT": str(port)}), ("PORT", str(port), "in use"))
+        assert_one_line(make(port=port), (f"127.0.0.1:{port}", "in use", f"(--bind 127.0.0.1:{port + 1})"))
+        assert_one_line(make(environ={"PORT": str(port)}), ("PORT", str(port), "in use", "(PORT=8001)"))
 
 
 def test_somebody_elses_socket_is_refused(make, isolated):

@@ -125,6 +125,23 @@ def test_in_the_end_the_new_one_is_removed_too(running: SupervisorProcess, membe
     assert not [name for name in os.listdir(Path(running.path).parent) if name in ("s", "s.lock", "s.snapshot")]
 
 
+def test_the_default_directory_goes_with_the_last_that_is_in_it(short_dir: Path) -> None:
+    directory = short_dir / f"redis-poolmgr-{os.getuid()}"
+    directory.mkdir(mode=0o700)
+    for others in (False, True):
+        process = SupervisorProcess(str(directory / "s"), POOLMGR_LINGER="0")
+        process.log = short_dir / "log"
+        if others:
+            directory.mkdir(mode=0o700)
+            (directory / "token").touch()
+        try:
+            process.start()
+            assert process.wait() == 0
+        finally:
+            process.stop()
+        assert directory.exists() == others
+
+
 def test_a_socket_of_systemds_is_not_made_anew(short_dir: Path, redis_server: Servers) -> None:
     process = SupervisorProcess(str(short_dir / "s"))
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **process.environ}
