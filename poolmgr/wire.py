@@ -103,7 +103,9 @@ class Hello(Message, frozen=True):
 
     tag: str
     link: int
-    versions: tuple[int, int] = (OLDEST, VERSION)
+    versions: tuple[int, int] = (1, 1)
+    """Oldest and newest that the sender speaks. The default never changes: it stands for what is not on the wire,
+    so a default of the receiver's own versions would make every sender one of them."""
     holds: tuple[Hold, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     title: str = ""

@@ -218,6 +218,7 @@ class Core:
         return wire.Hello(
             tag=self.tag,
             link=self.link,
+            versions=(wire.OLDEST, wire.VERSION),
             holds=tuple(holds),
             endpoints=tuple(self._endpoints.values()),
             title=self.title,

@@ -224,7 +224,13 @@ class Members:
         link.send(wire.Welcome(version, self._pid, self._budget))
         log.info(
             "member.joined",
-            extra={"member": pid, "title": process.title, "link": hello.link, "holds": sum(holds.values())},
+            extra={
+                "member": pid,
+                "title": process.title,
+                "link": hello.link,
+                "holds": sum(holds.values()),
+                "version": version,
+            },
         )
         if hello.budget and hello.budget != self._budget:
             limited("member.other_budget", member=pid, theirs=hello.budget[:40], ours=self._budget)

@@ -99,6 +99,11 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         members = {m["pid"] for s in found["servers"] for m in s["members"] if m["state"] == "live" and m["limit"]}
         return bool(found["version"].startswith(version) and pids <= members)
 
+    def spoken(supervisor: int) -> set[int]:
+        """The protocol's versions, with those who have registered there."""
+        return {event["version"] for event in service.events("member.joined") if event["pid"] == supervisor}
+
+    supervisors: dict[str, int] = {}
     with Load(service, "/hold?ms=4", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 2, 10, what="both workers answer")
         this = status(service)["version"]
@@ -115,6 +120,7 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
             os.kill(former, signal.SIGTERM)
             wait_for(lambda f=former: service.supervisor() not in (0, f), 15, what="a new supervisor")  # type: ignore[misc]
             wait_for(lambda v=version, b=both: live(v, b), 15, step=0.1, what=f"all are members of {version}")  # type: ignore[misc]
+            supervisors[version] = status(service)["pid"]
             load.wait_for_answers(100)
             os.kill(master, signal.SIGTERM)
             wait_for(lambda m=master: not alive(m), 20, what="the old master ends")  # type: ignore[misc]
@@ -123,6 +129,8 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         load.wait_for_answers(50)
     assert load.failures() == []
     assert not [event for event in service.events() if event["level"] in ("error", "critical")]
+    assert spoken(supervisors["99.0"]) == {1, 99}, "with each the newest that both know"
+    assert spoken(supervisors[this]) == {1}
     for refused in ("client.refused", "client.malformed", "snapshot.unusable"):
         assert service.events(refused) == []
     kill(master, signal.SIGTERM)
