@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 import redis
 
 from poolmgr.pool.sync import ConnectionPool
-from tests.helpers import RedisServer, wait_for
+from tests.helpers import RedisServer
 from tests.pools import (
     answers_are_its_own,
     client_of,
@@ -92,29 +94,33 @@ def test_an_exception_from_a_signal_handler_during_blpop(pool: ConnectionPool, s
     nothing_is_missing(pool)
 
 
-def test_an_asynchronous_exception_between_send_and_read(pool: ConnectionPool, server: RedisServer):
+def test_an_asynchronous_exception_between_send_and_read(pool: ConnectionPool):
     client = client_of(pool)
     client.set("k", "mine")
+    client.set("other", "not yours")
     ended: list[BaseException] = []
 
-    def blocked() -> None:
+    def at_the_read(frame: FrameType, event: str, argument: Any) -> None:
+        if frame.f_code.co_name == "read_response":
+            sys.settrace(None)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(threading.get_ident()), ctypes.py_object(Interrupted)
+            )
+
+    def struck() -> None:
+        sys.settrace(at_the_read)
         try:
-            client.blpop(["list"], timeout=5)
+            client.get("other")
         except BaseException as error:
             ended.append(error)
 
-    thread = threading.Thread(target=blocked)
+    thread = threading.Thread(target=struck)
     thread.start()
-    with server.observer() as observer:
-        wait_for(lambda: observer.info("clients")["blocked_clients"] == 1)
-        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted)
-        )
-        observer.rpush("list", "not yours")
     thread.join()
     assert isinstance(ended[0], Interrupted)
     ended.clear()
     assert client.get("k") == b"mine"
+    assert closed_as(pool, "dirty") + closed_as(pool, "broken") == 1
     answers_are_its_own(pool)
     nothing_is_missing(pool)
 
@@ -309,6 +315,13 @@ def test_a_read_that_times_out(pool: ConnectionPool, server: RedisServer):
         client.blpop(["list"], timeout=5)
     with server.observer() as observer:
         observer.rpush("list", "not yours")
+    answers_are_its_own(pool)
+    connection = pool.get_connection()  # and where nobody closes it at once
+    connection.send_command("BLPOP", "nothing", 5)
+    with pytest.raises(redis.TimeoutError):
+        connection.read_response(timeout=0.01, disconnect_on_error=False)
+    pool.release(connection)
+    assert closed_as(pool, "dirty") == 1
     answers_are_its_own(pool)
     nothing_is_missing(pool)
 
