@@ -8,7 +8,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate simulate-exhaustive simulate-mutants chaos fuzz oracle lint types format bench bench-pool bench-guard bench-report clean
+.PHONY: help run test wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle lint types format bench bench-pool bench-guard bench-report clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -22,6 +22,9 @@ test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the lik
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server
 	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_restarts.py $(ARGS)
+
+wrk: $(VENV)/.have-test ## the HTTP service under wrk for SECONDS=30 a round, beside the same service on a bare pool
+	@WRK_SECONDS=$(or $(SECONDS),30) $(BIN)/python -m pytest tests/integration/test_http_load.py $(ARGS)
 
 simulate: $(VENV)/.have-test ## SEEDS=10000 worlds in virtual time, on all cores: the real ledger and members, every fault
 	@exec $(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)

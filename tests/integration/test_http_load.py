@@ -1,6 +1,6 @@
 """The service under ``wrk``: the oracle, and requests per second beside the same service on a bare pool.
 
-``POOLMGR_WRK_SECONDS=30`` for a figure worth quoting; the short run is here to find what is badly wrong.
+``WRK_SECONDS=30`` (``make wrk``) for a figure worth quoting; the short run is here to find what is badly wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.helpers import free_port
 from tests.service import Service
 
 BUDGET, OBSERVERS, WORKERS = 8, 1, 4
-SECONDS, ROUNDS = int(os.environ.get("POOLMGR_WRK_SECONDS", "2")), 2
+SECONDS, ROUNDS = int(os.environ.get("WRK_SECONDS", "2")), 2
 
 
 pytestmark = pytest.mark.timing
@@ -37,6 +37,7 @@ def requests_per_second(service: Service) -> float:
     return float(found[1])
 
 
+@pytest.mark.timeout(60 + 5 * ROUNDS * SECONDS)
 def test_the_service_under_load_keeps_the_budget_and_the_pace_of_a_bare_pool(isolated, redis_server, capsys):
     server = redis_server(port=free_port(), maxclients=BUDGET + OBSERVERS)
     common = {"WORKER_TOKEN": "t", "REDIS_CONNECTION_BUDGET": str(BUDGET), "BARE_POOL": str(BUDGET // WORKERS)}
@@ -62,4 +63,5 @@ def test_the_service_under_load_keeps_the_budget_and_the_pace_of_a_bare_pool(iso
     ratio = max(figures["ours"]) / max(figures["bare"])
     with capsys.disabled():
         print(f"\nrequests per second: {figures}, ratio of the best {ratio:.2f}")
-    assert ratio > 0.75, figures  # the goal is 1; less than this is no noise
+    # Equal is the goal. Two services that are the same differ by 5 % over half a minute here, in a short run by more.
+    assert ratio > (0.95 if SECONDS >= 30 else 0.75), figures
