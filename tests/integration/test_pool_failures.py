@@ -60,7 +60,7 @@ def pool(proxy: Proxy) -> Iterator[ConnectionPool]:
 
 
 def pool_on(proxy: Proxy, **options: Any) -> ConnectionPool:
-    options = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "timeout": 2, **options}
+    options = {"socket_timeout": 0.5, "socket_connect_timeout": 3, "timeout": 2, **options}
     return ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
 
 
@@ -201,8 +201,10 @@ def test_pauses_between_attempts_grow_with_full_jitter_and_are_kept(
 def test_a_half_open_connection(pool: ConnectionPool, proxy: Proxy, said: Callable[[], list[str]]):
     proxy.frozen = True
     client = client_of(pool)
+    start = time.monotonic()
     with pytest.raises(redis.TimeoutError):
         client.get("k")
+    assert 0.5 <= time.monotonic() - start < 2, "socket_timeout, and not that of the connect"
     proxy.restore()
     answers_are_its_own(pool)
     assert said() == [], "its caller was told"
