@@ -59,9 +59,15 @@ def server(reply: Reply, withhold: int) -> Iterator[tuple[int, list[list[bytes]]
         thread.join(5)
 
 
-def connect(port: int, **arguments: Any) -> Any:
+def connect(port: int, protocol: int = 3, **arguments: Any) -> Any:
     pool = poolmgr.ConnectionPool(
-        host="127.0.0.1", port=port, protocol=3, socket_timeout=1, member=FakeMember(tag="pm1"), retry=None, **arguments
+        host="127.0.0.1",
+        port=port,
+        protocol=protocol,
+        socket_timeout=1,
+        member=FakeMember(tag="pm1"),
+        retry=None,
+        **arguments,
     )
     return pool.get_connection()
 
@@ -92,12 +98,13 @@ def test_what_must_not_fail_fails_the_connect(refused: bytes):
         connect(port, db=2)
 
 
-def test_the_first_reply_is_read_before_more_is_sent():
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_the_first_reply_is_read_before_more_is_sent(protocol: int):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR max number of clients reached\r\n"
 
     with server(reply, withhold=1) as (port, heard), pytest.raises(redis.ConnectionError, match="max number"):
-        connect(port)
+        connect(port, protocol)
     assert len(heard) == 1
 
 
