@@ -204,6 +204,6 @@ def outage_error(permits: Permits | None) -> ServerDownError | None:
     outage = None if permits is None else permits.outage
     if outage is None:
         return None
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(outage.since))
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(outage.since))
     seconds = max(0, math.floor(time.time() - outage.since))
     return ServerDownError(f"the server is down since {since} ({seconds} s): {outage.error}")
