@@ -172,7 +172,7 @@ def test_requests_go_on_while_the_supervisor_is_stopped(serve: Serve, server: Re
 def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
     serve: Serve, server: RedisServer
 ) -> None:
-    service = serve()
+    service = serve(environ={"REDIS_POOL_TIMEOUT": "20"})  # who waits inside it waits for longer than it is stopped
     victim = service.workers()[0]
     with Load(service, "/hold?ms=4", callers=18, timeout=40) as load:
         wait_for(lambda: held(server).get(victim, 0) >= 2, 10, what="it holds something")
