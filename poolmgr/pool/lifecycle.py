@@ -12,10 +12,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from redis.backoff import FullJitterBackoff
+from redis.backoff import FullJitterBackoff, NoBackoff
 from redis.event import AfterConnectionReleasedEvent
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
+from redis.retry import Retry
 
 from poolmgr.exceptions import PoolmgrError
 from poolmgr.pool.connection import derive, with_driver
@@ -32,6 +33,11 @@ LIFETIME_JITTER = 0.1
 
 BACKOFF = FullJitterBackoff(cap=1.0, base=0.008)
 """Pauses between attempts to connect while they fail."""
+
+ONCE = Retry(NoBackoff(), 0)
+"""The retries of an attempt to connect for the queue. The pool itself makes the next one, paced; hidden in the
+attempt, three retries against a server that accepts and never answers would be four times ``socket_timeout`` in
+which nobody is told, and which take one of ``max_connecting``."""
 
 
 class Lifecycle(State):
@@ -51,11 +57,17 @@ class Lifecycle(State):
         started = monotonic()
         connection = self.make_connection()
         set_up(connection, self._origin, ticket, started, float("inf"))
+        inner = getattr(connection, "_conn", connection)
+        retry = getattr(inner, "retry", None)
+        if ticket.background and retry is not None:
+            inner.retry = ONCE
         try:
             connection.connect()
         except BaseException:
             connection.disconnect()
             raise
+        if getattr(inner, "retry", None) is ONCE:
+            inner.retry = retry
         self._core.opened(ticket, monotonic() - started)
         self._welcome(connection)
         self._count(ConnectionState.IDLE, 1)

@@ -266,6 +266,39 @@ def test_a_caller_does_not_fail_with_an_attempt_that_began_before_it_came(proxy:
     nothing_is_missing(pool)
 
 
+def test_an_attempt_for_the_queue_is_one_attempt(proxy: Proxy, monkeypatch: pytest.MonkeyPatch):
+    """What redis-py would repeat in silence is known after the first try; commands are repeated as they were."""
+
+    class Long:
+        def compute(self, failures: int) -> float:
+            return 60.0
+
+    retry = redis.retry.Retry(redis.backoff.NoBackoff(), 3)
+    pool = pool_on(proxy, timeout=10, socket_timeout=0.2, retry=retry)
+    held = pool.get_connection()
+    monkeypatch.setattr(lifecycle, "BACKOFF", Long())
+    proxy.stalled = True
+    tried = proxy.accepted
+    waiting = threading.Thread(target=lambda: client_of(pool).ping())
+    waiting.start()
+    wait_for(lambda: pool.stats().connect_errors)
+    assert proxy.accepted == tried + 1
+    assert permits(pool).troubles[0][0] == "unreachable"
+    proxy.stalled = False
+    pool.release(held)
+    waiting.join()
+    monkeypatch.undo()
+    pool._core.retry_at = 0.0
+    held = pool.get_connection()
+    waiting = threading.Thread(target=lambda: client_of(pool).ping())
+    waiting.start()
+    wait_for(lambda: pool.stats().created == 2)
+    waiting.join()
+    pool.release(held)
+    assert [connection.retry.get_retries() for connection in pool._available_connections] == [3, 3]
+    nothing_is_missing(pool)
+
+
 def test_slow_name_resolution_holds_up_its_own_caller_only(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ):
