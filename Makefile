@@ -8,7 +8,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle lint types format bench bench-pool bench-guard bench-report clean
+.PHONY: help run test wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
