@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +79,9 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     began = time.monotonic()
     errors = set()
     for pool in pools:
-        with pytest.raises(ServerDownError, match=r"the server is down since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ") as caught:
+        with pytest.raises(
+            ServerDownError, match=r"the server is down since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+        ) as caught:
             client_of(pool).ping()
         errors.add(str(caught.value).partition(" (")[0])
     assert time.monotonic() - began < 1, "nobody waits, and nobody tries"
@@ -94,7 +97,9 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
             try:
                 client_of(pool).ping()
             except redis.RedisError:
-                time.sleep(0.002)
+                time.sleep(
+                    random.uniform(0.005, 0.03)
+                )  # sixty-four that ask all the time would only measure themselves
             else:
                 return
 
@@ -107,9 +112,8 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
         thread.join()
     came = sorted(proxy.accepted_at[tried:])
     assert len(came) >= WORKERS
-    most = max(sum(1 for other in came if at <= other < at + 0.01) for at in came)
-    assert most < WORKERS * 3 / 4, f"{most} within ten milliseconds"  # a stalled machine accepts some of them in a heap
-    assert came[-1] - came[0] > 0.1
+    half = came[WORKERS * 3 // 4] - came[WORKERS // 4]
+    assert half > 0.06, f"half of them within {half * 1e3:.0f} ms"  # an eighth of a second, as pauses are drawn
     for event in ("outage.began", "outage.ended"):
         assert len(supervisor.events(event)) == 1
         wait_for(lambda event=event: [r.getMessage() for r in caplog.records].count(event) == WORKERS, what=event)  # type: ignore[misc]
