@@ -59,6 +59,13 @@ class Connection:
         self.sock.close()
 
 
+def _readable(sock: socket.socket, timeout: float) -> bool:
+    """``select`` cannot look at descriptors above 1,023."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
 class FakeMember:
     """A member by hand. ``limits``: newest (sequence, limit) by server."""
 
@@ -148,7 +155,7 @@ class FakeMember:
     def _read(self, timeout: float) -> list[wire.Message]:
         assert self.sock is not None
         got: list[wire.Message] = []
-        while select.select([self.sock], [], [], timeout)[0]:
+        while _readable(self.sock, timeout):
             timeout = 0.0
             try:
                 data = self.sock.recv(1 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,8 @@ def test_an_interruption_leaves_nothing(tmp_path, fake):
     making = subprocess.Popen(
         ["sh", str(ROOT / ".ci" / "venv"), str(tmp_path / "v"), fake(making="kill -INT $PPID $$; sleep 60")],
         start_new_session=True,
+        # Where the tests run in the background of a script it is ignored, and a shell cannot undo that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert making.wait(30) == 130
     wait_for(lambda: not (tmp_path / "v").exists())

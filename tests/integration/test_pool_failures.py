@@ -60,7 +60,7 @@ def pool(proxy: Proxy) -> Iterator[ConnectionPool]:
 
 
 def pool_on(proxy: Proxy, **options: Any) -> ConnectionPool:
-    options = {"socket_timeout": 0.5, "socket_connect_timeout": 3, "timeout": 2, **options}
+    options = {"socket_timeout": 1.0, "socket_connect_timeout": 3, "timeout": 2, **options}
     return ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
 
 

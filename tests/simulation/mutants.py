@@ -262,7 +262,7 @@ SEEDS = {
     "S3 no quarantine": 3,
     "S3 no list": 3,
     "S3 list before the fresh connection is answered": 48,
-    "S3 unnamed not suspected": 3,
+    "S3 unnamed not suspected": 320,
     "S3 leftovers not killed": 3,
     "snapshot without quarantine": 34,
     "snapshot without own": 47,
@@ -270,7 +270,7 @@ SEEDS = {
     "S2 ack across links": 831,
     "snapshot of the newest limits": 18,
     "S5 own opened although it does not fit": 1,
-    "exits while something is charged": 206,
+    "exits while something is charged": 273,
     "S3 list sent before the exit": 485,
 }
 """A seed that is known to find it, by name; 0 for the others. The tests look for another one if scenarios
