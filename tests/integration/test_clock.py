@@ -116,8 +116,11 @@ def service(isolated: Path, server: RedisServer, metrics: int) -> Iterator[tuple
 
 def counted(port: int, name: str) -> dict[str, int]:
     """A metric's values by ``reason``."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return {}  # the supervisor that serves them has just been killed, and its successor is on its way
     found: dict[str, int] = {}
     for labels, value in re.findall(rf"^{name}{{(.*)}} ([0-9.e+]+)", text, re.MULTILINE):
         reason = re.search('reason="([a-z]+)"', labels)
