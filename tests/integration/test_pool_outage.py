@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from poolmgr import settings
+from poolmgr import settings, wire
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member.agent import Member
+from poolmgr.member.desk import Attachment, Desk
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.pools import client_of
@@ -67,8 +68,18 @@ def down(pool: ConnectionPool) -> bool:
     return permits is not None and permits.outage is not None
 
 
+def desk_of(pool: ConnectionPool) -> Desk:
+    permits = pool._origin.attach()
+    assert isinstance(permits, Attachment)
+    return permits.desk
+
+
 def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by_one(
-    pools: list[ConnectionPool], proxy: Proxy, supervisor: SupervisorProcess, caplog: pytest.LogCaptureFixture
+    pools: list[ConnectionPool],
+    proxy: Proxy,
+    supervisor: SupervisorProcess,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     caplog.set_level(logging.INFO, "poolmgr")
     proxy.refuse()
@@ -90,19 +101,29 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     assert sum(pool.stats().connect_errors for pool in pools) <= 1  # none if the supervisor's probe was first
     # Everybody wants to come back as soon as it may.
     ready = threading.Barrier(WORKERS + 1)
+    ends: dict[Desk, tuple[float, float]] = {}  # when it was told, and until when it is to wait
+
+    def told(desk: Desk, health: wire.Health, now: float) -> None:
+        of_desk(desk, health, now)
+        if health.up:
+            ends[desk] = now, desk._lift_at
+
+    of_desk = Desk.health
+    monkeypatch.setattr(Desk, "health", told)
 
     def come_back(pool: ConnectionPool) -> None:
+        desk = desk_of(pool)
         ready.wait()
         while True:
             try:
                 client_of(pool).ping()
             except redis.RedisError:
-                time.sleep(
-                    random.uniform(0.005, 0.03)
-                )  # sixty-four that ask all the time would only measure themselves
+                time.sleep(random.uniform(0.005, 0.03))  # if all asked all the time, they would measure themselves
             else:
+                back[desk] = time.monotonic()
                 return
 
+    back: dict[Desk, float] = {}
     threads = [threading.Thread(target=come_back, args=(pool,)) for pool in pools]
     for thread in threads:
         thread.start()
@@ -110,9 +131,10 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     proxy.restore()
     for thread in threads:
         thread.join()
-    came = sorted(proxy.accepted_at[tried:])
-    assert len(came) >= WORKERS
-    half = came[WORKERS * 3 // 4] - came[WORKERS // 4]
+    assert len(ends) == len(back) == WORKERS
+    assert all(back[desk] >= until for desk, (_, until) in ends.items())
+    pauses = sorted(until - at for at, until in ends.values())
+    half = pauses[WORKERS * 3 // 4] - pauses[WORKERS // 4]
     assert half > 0.06, f"half of them within {half * 1e3:.0f} ms"  # an eighth of a second, as pauses are drawn
     for event in ("outage.began", "outage.ended"):
         assert len(supervisor.events(event)) == 1
