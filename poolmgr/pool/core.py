@@ -57,6 +57,10 @@ from poolmgr.member.ports import Permit
 PATIENCE = 0.01
 """Seconds the head of the queue waits before a second connection is opened, until a connect was timed."""
 
+FORGET = 10.0
+"""Seconds after which a failed attempt to connect says nothing of the server any more: the next failure is a
+first one again, and idle connections are made in advance again."""
+
 NEVER = float("inf")
 
 
@@ -240,6 +244,10 @@ class Core:
         if not ticket.background:
             self.opening.pop(ticket.serial, None)
         self.connect_time += (seconds - self.connect_time) / 4
+        self.reached()
+
+    def reached(self) -> None:
+        """The server has answered a new connection: what failed before says nothing of it any more."""
         self.failures = 0
         self.retry_at = 0.0
         self.failure = self.last_error = None
@@ -253,6 +261,8 @@ class Core:
     def failed(self, ticket: Ticket, error: BaseException, now: float, pause: Callable[[int], float]) -> None:
         """A connection could not be opened. ``pause`` says how many seconds to wait after so many failures."""
         self.drop(ticket)
+        if now - self.failed_at > FORGET:
+            self.failures = 0
         again = self.failures > 0 and ticket.born > self.failed_at
         self.failed_for = now if again else ticket.born
         self.failures += 1
@@ -383,7 +393,7 @@ class Core:
         while (
             not self.queue
             and self.closed is None
-            and not self.failures
+            and (not self.failures or now >= self.failed_at + FORGET)
             and len(self.idle) + len(self.opening) < self.min_idle
             and len(self.opening) < self.max_opening
             and len(self.places) < self.ceiling

@@ -5,6 +5,7 @@ I/O happens here, and the user's functions are called here: never while the core
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -105,15 +106,13 @@ class Lifecycle(State):
         del ticket
         try:
             threading.Thread(target=self._connector, args=(offered,), name=f"{self.name}-connect", daemon=True).start()
-        except BaseException as error:
-            for left in offered[:]:
-                try:
-                    offered.remove(left)
-                except ValueError:  # it has begun just now
-                    continue
-                self._attempt_failed(left, error)
-            if not isinstance(error, RuntimeError):  # no more threads: the waiter at the head will try again
-                raise
+        except RuntimeError as error:  # no more threads: the waiter at the head will try again
+            with contextlib.suppress(IndexError):  # or it has begun after all
+                self._attempt_failed(offered.pop(), error)
+        except BaseException:  # it says nothing of the server
+            with contextlib.suppress(IndexError):
+                self._core.drop(offered.pop())
+            raise
 
     def _connector(self, offered: list[Ticket]) -> None:
         try:
@@ -163,6 +162,7 @@ class Lifecycle(State):
             self._count(ConnectionState.IDLE, -1)
             self._attempt_failed(ticket, error)
             raise
+        self._core.reached()
         self._welcome(connection)
         return connection
 

@@ -7,6 +7,7 @@ and what comes out is fed to the ledger. With a small budget nothing is kept ope
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from poolmgr import identity, wire
@@ -272,7 +273,11 @@ class Probe:
         refuses while the connections behind it live on.
         """
         known = self.site.server_process
-        return known is not None and known[1] != 0 and identity.start_time(known[0]) != known[1]
+        if known is None or known[1] == 0:
+            return False
+        now = identity.start_time(known[0])
+        # 0 stands for "cannot look" too, when descriptors are short.
+        return now != known[1] if now else not os.path.lexists(f"/proc/{known[0]}")
 
     def _feed(self, work: Work, found: Findings, now: float) -> None:
         """What is proven is free; what has changed changes the budget."""

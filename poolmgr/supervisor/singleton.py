@@ -81,7 +81,10 @@ class Singleton:
             with contextlib.suppress(OSError):
                 self._bound = os.lstat(self.path)
             return passed
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+        except OSError as error:  # no descriptor is left
+            raise _cannot_make(self.path, error) from None
         try:
             with contextlib.suppress(FileNotFoundError):
                 if not stat.S_ISSOCK(os.lstat(self.path).st_mode):

@@ -83,10 +83,10 @@ class SupersededError(Exception):
     """The lock file is no longer ours: another supervisor may run, so nothing may be written."""
 
 
-def mark(generation: int) -> bytes:
+def mark(generation: int, boot: str = "") -> bytes:
     """What the lock file says while this is the number of the newest snapshot. Of one length always, so
     that it is written in one piece."""
-    return f"{identity.boot()} {generation:020d}\n".encode()
+    return f"{boot or identity.boot()} {generation:020d}\n".encode()
 
 
 def marked(text: bytes) -> int:
@@ -219,7 +219,7 @@ class Writer:
             _put(self._fd, slot, number % 2 * capacity)
         self._generation = number
         self.writes += 1
-        self._note(mark(number))
+        self._note(mark(number, self._boot))
 
     def _in_place(self) -> bool:
         """Whether the path still leads to the file we hold open."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
+from poolmgr.pool.core import FORGET, LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
 
 
 class Permit:
@@ -269,6 +269,43 @@ def test_a_second_failure_in_a_row_fails_all_who_wait_at_once():
     desk.core.failed(second.fate.ticket, error, desk.now, lambda n: 0.5)
     desk.advance(may_open=False)
     assert late.fate == Failed(error)
+
+
+def test_a_failure_of_long_ago_makes_the_next_no_second_one():
+    desk = Desk(max_opening=1)
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.now += FORGET + 1
+    second = desk.call()
+    assert isinstance(second.fate, Granted)
+    desk.now += 1
+    late = desk.call()
+    desk.core.failed(second.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.advance(may_open=False)
+    assert late.fate is None, "it came after the only attempt that counts had begun"
+
+
+def test_a_connection_that_was_renewed_shows_that_the_server_is_there():
+    desk = Desk()
+    first = desk.call()
+    assert isinstance(first.fate, Granted)
+    desk.core.failed(first.fate.ticket, OSError(), desk.now, lambda n: 0.5)
+    desk.core.reached()
+    assert isinstance(desk.call().fate, Granted), "nothing is paced"
+
+
+def test_min_idle_is_made_up_again_some_time_after_a_failure():
+    desk = Desk()
+    desk.core.min_idle = 1
+    desk.advance()
+    desk.core.failed(desk.opening.pop(), OSError(), desk.now, lambda n: 0.5)
+    desk.now += 0.6
+    desk.advance()
+    assert not desk.opening, "nobody is in need of it, and the server may be down"
+    desk.now += FORGET
+    desk.advance()
+    assert len(desk.opening) == 1
 
 
 def test_attempts_that_were_under_way_together_are_one_finding():

@@ -47,7 +47,8 @@ def run(context: Context) -> Part:
         key="instructions",
         title=TITLE,
         text="Counted by valgrind (callgrind) in the client's process, without the kernel's: the difference between "
-        f"{MANY:,} and {FEW:,} repetitions. What was measured as times above is seen here without the noise.",
+        f"{MANY:,} and {FEW:,} repetitions. What was measured as times above is seen here without the noise, and without what the kernel and "
+        "the server take of each GET: so the ratio is larger than that of the times.",
         tables=list(tables.values()),
         goals=[
             Goal(
@@ -56,7 +57,7 @@ def run(context: Context) -> Part:
             ),
             Goal(
                 what="instructions for a GET, against a dedicated connection",
-                table="get", variant=pools.OURS, against=pools.DEDICATED, at_most=1.05,
+                table="get", variant=pools.OURS, against=pools.DEDICATED, at_most=1.1,
             ),
         ],
     )  # fmt: skip
