@@ -46,9 +46,9 @@ def run(context: Context) -> Part:
     part = Part(
         key="instructions",
         title=TITLE,
-        text="Counted by valgrind (callgrind) in the client's process, without the kernel's: the difference between "
-        f"{MANY:,} and {FEW:,} repetitions. What was measured as times above is seen here without the noise, and without what the kernel and "
-        "the server take of each GET: so the ratio is larger than that of the times.",
+        text="Counted by valgrind (callgrind) in the client's process: the difference between "
+        f"{MANY:,} and {FEW:,} repetitions. What was measured as times above is seen here without the noise, and "
+        "without what the kernel and the server take of each GET: so this ratio is larger than that of the times.",
         tables=list(tables.values()),
         goals=[
             Goal(
