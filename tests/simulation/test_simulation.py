@@ -14,7 +14,7 @@ from tests.simulation.scenario import FAULTS, draw
 from tests.simulation.shrink import failure, shorter
 from tests.simulation.world import World
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "500"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200"))
 
 
 @pytest.mark.timeout(600)
