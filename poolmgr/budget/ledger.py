@@ -144,7 +144,13 @@ class Ledger:
             new.charged += stated - (known.charge if known else 0)
             seq = known.seq if known else 0  # the member has heard of these; what it is told must be newer
             new.accounts[tag] = Account(
-                told=[(seq, stated)], seq=seq, unanswered=True, linked=account.linked, active=account.active
+                told=[(seq, stated)],
+                seq=seq,
+                unanswered=True,
+                excess=sum(a.excess for a in (account, known) if a is not None and a.unanswered),
+                linked=account.linked,
+                ceiling=account.ceiling,
+                active=account.active,
             )
         for tag, entry in old.quarantine.items():
             self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited)

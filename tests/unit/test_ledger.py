@@ -496,3 +496,17 @@ def test_a_recall_nobody_waits_for_any_more_is_called_off(book):
     book.report("b")
     book.settle(0.001)
     assert book.limit("a") == 10
+
+
+def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_stated_too_much():
+    """After a lost snapshot, and before the answer: what was not opened can be taken back then only."""
+    book = Book(budget=10)
+    other = book.ledger.server("other", run_id="x")
+    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, ceiling=20)
+    book.ledger.attach("a", "other", book.now)
+    assert other.accounts["a"].excess == 12
+    book.ledger.dissolve("other", R)
+    account = book.server.accounts["a"]
+    assert (account.excess, account.ceiling) == (12, 20)
+    (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
+    assert told.limit == 10, "the answer is no more than fits"
