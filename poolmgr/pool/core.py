@@ -183,7 +183,8 @@ class Core:
         self.on_lost: Callable[[], None] = _nothing
         self.closed: BaseException | None = None
         self.starved = False
-        """The last permit asked for was not to be had; whoever learns that there may be one clears it."""
+        """The last permit asked for was not to be had, and those who wait are known to wait; whoever learns that
+        there may be one clears it, and so does the first one of a new queue."""
         self.failure: BaseException | None = None
         """Why the last attempt to connect failed, until those who waited for it have been told."""
         self.failed_at = 0.0
@@ -228,7 +229,10 @@ class Core:
     # ---- events ----------------------------------------------------------------------------------
 
     def join(self, waiter: Waiter) -> None:
-        """A caller queues; advance afterwards."""
+        """A caller queues; advance afterwards. A refusal is not held against the first one of a new queue: those
+        whom it concerned are gone, and who gives permits has been told so."""
+        if not self.queue:
+            self.starved = False
         self.queue.append(waiter)
 
     def leave(self, waiter: Waiter) -> Fate:

@@ -167,13 +167,13 @@ def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_w
         wait_for(lambda: set(load.by_worker()) == set(workers), 10)
     took = []
     with server.observer() as observer:
-        for _ in range(3):  # the machine may be busy with something else for a moment
+        for _ in range(3):  # from the second on, pools remember having been refused
             now = time.time()
-            make_busy(service, hot, at=now, seconds=5)
+            make_busy(service, hot, at=now, seconds=3)
             wait_for(lambda: connections(observer)[hot] >= 10, 2, what="10 of the 12 for the hot worker")
             begin = time.time() + 1.0
             for pid in rest:
-                make_busy(service, pid, at=begin, seconds=2)
+                make_busy(service, pid, at=begin, seconds=1)
             assert time.time() < begin, "they were asked too late"
             time.sleep(begin - time.time())
 
@@ -183,10 +183,8 @@ def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_w
 
             wait_for(fair, 1.5, what="everybody's fair share", step=0.001)
             took.append(time.time() - begin)
-            time.sleep(max(0.0, now + 5.2 - time.time()))
-            if took[-1] <= 0.2:
-                break
-    assert min(took) <= 0.2, took
+            time.sleep(max(0.0, now + 3.2 - time.time()))
+    assert sorted(took)[1] <= 0.2, took
     assert server.rejected() == 0
 
 

@@ -191,6 +191,18 @@ def test_without_a_permit_the_pool_is_starved_until_told_otherwise():
     assert waiter.fate is None
 
 
+def test_a_refusal_is_not_held_against_those_who_come_when_the_queue_has_been_empty():
+    desk = Desk(permits=1)
+    held = desk.first()
+    desk.call()
+    assert desk.core.starved
+    desk.give(held)  # to the one who waits
+    assert not desk.core.queue
+    desk.limit = 2
+    desk.call()
+    assert len(desk.opening) == 1
+
+
 def test_where_nothing_may_be_opened_the_head_is_woken_to_do_it():
     desk = Desk(ceiling=2)
     connection = desk.first()
