@@ -397,7 +397,7 @@ def test_descriptors_of_the_members_bound_it(supervisor: Start, redis_server: Se
 
 def test_other_clients_shrink_it_within_seconds(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="probe.LIST_EVERY=0.3 probe.LOOK_EVERY=0.3")
+    running = supervisor("auto", HASTY="timetable.LIST_EVERY=0.3 timetable.LOOK_EVERY=0.3")
     joined(running, endpoint_of(server.path))
     assert running.server()["budget"] == 180
     others = [Connection(endpoint_of(server.path), "other") for _ in range(30)]
@@ -500,7 +500,7 @@ def test_the_audit_finds_a_pool_that_bypasses_the_budget(supervisor: Start, redi
 
 def test_a_server_with_many_clients_does_not_hold_up_the_loop(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=5000)
-    running = supervisor(12, HASTY="probe.LIST_EVERY=0.2 probe.LOOK_EVERY=0.2")
+    running = supervisor(12, HASTY="timetable.LIST_EVERY=0.2 timetable.LOOK_EVERY=0.2")
     member, _ = joined(running, endpoint_of(server.path))
     crowd = [Connection(endpoint_of(server.path), f"crowd-{i}") for i in range(2000)]
     try:

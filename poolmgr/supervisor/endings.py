@@ -1,0 +1,73 @@
+"""Connections whose end is to be proven at one server, and what is freed when it is (rule S3).
+
+They are three: those of processes that are gone (quarantine), those that members could not close
+properly, and our own that were not closed properly. The proof itself comes from
+:mod:`poolmgr.supervisor.proof`, by an inspection; here is who needs one, and who is told. Nothing may be
+freed here on anything less: what stands in where there can be no proof is
+:mod:`poolmgr.supervisor.unproven`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+from poolmgr import identity, wire
+from poolmgr.supervisor.own import OwnPermits
+from poolmgr.supervisor.site import Site
+
+if TYPE_CHECKING:
+    from poolmgr.supervisor.book import Book
+
+
+class Endings:
+    """See the module's docstring. One for each site; used in the event loop."""
+
+    def __init__(self, site: Site, book: Book, permits: OwnPermits) -> None:
+        self._site = site
+        self._book = book
+        self._ledger = book.ledger
+        self._permits = permits
+
+    def targets(self) -> frozenset[str]:
+        """Everything whose end is to be proven, as of now."""
+        server = self._ledger.servers[self._site.id]
+        gone = {tag for tag, entry in server.quarantine.items() if entry.exited}
+        return frozenset(gone | self._site.lost.keys() | self._site.unclosed)
+
+    def free(self, gone: Set[str], now: float) -> None:
+        """The server shows none of these any more."""
+        site = self._site
+        told: dict[str, list[int]] = {}
+        for name in gone:
+            if name in site.unclosed:
+                site.unclosed.discard(name)
+                self._permits.release()
+            elif site.lost.pop(name, None) is not None:
+                tag, _, serial = name.rpartition("-")
+                told.setdefault(tag, []).append(int(serial))
+            else:
+                self._ledger.proven(site.id, name, now)
+        for tag, serials in told.items():
+            self._book.members.send(tag, wire.Gone(site.id, tuple(serials)))
+
+    def deserted(self, now: float) -> None:
+        """Nobody listens at the server any more."""
+        if self._server_is_gone():
+            self.free(self.targets(), now)
+
+    def _server_is_gone(self) -> bool:
+        """Whether the very process that held the other ends has ended: a proof for all of them at once, while
+        nobody listens there. Who listens there may be its successor, to which members may have connected.
+
+        That nobody listens proves nothing by itself: a server closes its listeners in the middle of its life
+        (CONFIG SET port, the first moment of SHUTDOWN), and a proxy, a firewall or an address that has moved
+        refuses while the connections behind it live on.
+        """
+        known = self._site.server_process
+        if known is None or known[1] == 0:
+            return False
+        now = identity.start_time(known[0])
+        # 0 stands for "cannot look" too, when descriptors are short.
+        return now != known[1] if now else not os.path.lexists(f"/proc/{known[0]}")

@@ -1,0 +1,182 @@
+"""Which server this is: a new one, or one that is known by another name.
+
+An endpoint is *resolved* by asking the server behind it for its run_id, with a permit borrowed of every
+server that it might turn out to be, so that even the question stays within the budget. A server that is
+new is searched for connections that are there already (:mod:`poolmgr.supervisor.census`), and nothing is
+raised before those who hold them have had time to register. Two sites that turn out to be one server
+become one: the twin takes what is left. Nobody may be told an id before it is known, so whoever calls
+:meth:`Resolution.resolve` or :meth:`Resolution.unite` holds ``book.resolving``: one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from poolmgr.supervisor import census
+from poolmgr.supervisor.allowance import Allowance
+from poolmgr.supervisor.consequences import Consequences
+from poolmgr.supervisor.eye import PATIENCE, Eye
+from poolmgr.supervisor.inspection import Findings, Work
+from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.timetable import Timetable
+
+if TYPE_CHECKING:
+    from poolmgr.supervisor.book import Book
+    from poolmgr.supervisor.probe import Probe
+
+DOUBT = 2.0
+"""Seconds for which a server that has just been restarted waits for the others to say that they are not it."""
+
+
+class Resolution:
+    """See the module's docstring. One for each site; used in the event loop.
+
+    Args:
+        end: called when this site was another name of a known one: its probe ends.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        book: Book,
+        *,
+        eye: Eye,
+        allowance: Allowance,
+        timetable: Timetable,
+        consequences: Consequences,
+        end: Callable[[], None],
+    ) -> None:
+        self._site = site
+        self._book = book
+        self._ledger = book.ledger
+        self._turns = book.turns
+        self._eye = eye
+        self._allowance = allowance
+        self._timetable = timetable
+        self._consequences = consequences
+        self._end = end
+        self._unheard: set[str] = set()
+        """Living processes that hold connections here and have not registered."""
+        self._met = "", 0.0
+        """The run_id that was found first, and when."""
+
+    def heard(self, tag: str) -> None:
+        """A process has registered, or is gone."""
+        self._unheard.discard(tag)
+
+    async def resolve(self, work: Work) -> None:
+        """Learn the run_id, with a permit of every server that it might turn out to be."""
+        site = self._site
+        server = self._ledger.servers[site.id]
+        now = self._turns.clock()
+        if server.budget < max(1, server.outstanding):
+            self._ledger.set_budget(site.id, max(1, server.outstanding), now)
+        lenders = [p for p in self._book.probes.values() if p.site is not site and p.site.resolved]
+        lent = await asyncio.gather(*(p.permits.acquire(PATIENCE) for p in lenders))
+        borrowed = [p for p, granted in zip(lenders, lent, strict=True) if granted]
+        try:
+            if not await self._eye.permit():
+                # What members state fills all that we know of: there must be one more.
+                self._ledger.set_budget(site.id, server.outstanding + 1, self._turns.clock())
+                self._turns.touch()
+                return
+            self._timetable.hurry = False
+            found = await self._eye.look(work)
+            now = self._turns.clock()
+            self._consequences.note(found, now)
+            known = found.error is None or (found.error[0] == "auth" and found.answered)
+            if not known:
+                if not self._eye.stalled:
+                    await self._eye.shut()
+                return
+            if self._in_doubt(found, now):
+                await self._eye.shut()
+                self._timetable.retry_at = now + 0.02
+                return
+            site.asked_at = now
+            target = self._book.is_resolved(site, found.run_id) if not site.resolved else site
+            if target is not site:
+                twin = self._book.probes[target.id]
+                await self._eye.shut()
+                self._hand_over(twin)
+                return
+            self._search(found, now)
+            if found.error is not None or self._timetable.sparing:
+                await self._eye.shut()
+        finally:
+            for probe in borrowed:
+                probe.permits.release()
+            self._turns.touch()
+
+    def _in_doubt(self, found: Findings, now: float) -> bool:
+        """Whether it may be a known server that was restarted and has another run_id since: then that one is asked."""
+        if self._site.resolved or not found.run_id:
+            return False
+        if self._met[0] != found.run_id:
+            self._met = found.run_id, now
+        met = self._met[1]
+        uptime = found.info.get("uptime_in_seconds", "")
+        doubtful = self._book.doubtful(self._site, min(met, now - int(uptime)) if uptime.isdecimal() else met)
+        for other in doubtful:
+            self._book.probes[other.id].hurry()
+        return bool(doubtful) and now < met + DOUBT
+
+    def _search(self, found: Findings, now: float) -> None:
+        """It is a server of its own: who is there already, and what may be opened."""
+        site = self._site
+        self._unheard = census.take(
+            found.rows or (),
+            site.id,
+            self._ledger,
+            self._book.watch,
+            scope=self._book.scope,
+            boot=self._book.boot,
+            now=now,
+        )
+        if self._unheard and self._book.grace < now:
+            self._book.grace = now + 2.0
+        site.forbidden = dict(found.forbidden)
+        for what, words in found.forbidden.items():
+            log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
+        self._allowance.learn(found)
+        self._allowance.apply(now, at_once=True)
+        self._timetable.looked(now)  # only now is the budget known
+        self._timetable.listed(now)
+        if found.info.get("rejected_connections", "").isdecimal():
+            site.rejected = int(found.info["rejected_connections"])
+        self.release_held_raises(now)
+
+    def unite(self) -> None:
+        """This site and another one are one server, which a restart or wrong credentials had concealed."""
+        twin = self._book.twin_of(self._site)
+        if twin is not None:
+            probe = self._book.probes[twin.id]
+            self._book.unite(self._site, twin)
+            self._hand_over(probe)
+            probe.hurry()
+
+    def _hand_over(self, twin: Probe) -> None:
+        """This site was another name of ``twin``'s, which takes what is left of it."""
+        self._end()
+        for name in self._site.unclosed:
+            twin.site.unclosed.add(name)
+            twin.permits.used += 1
+        self._site.unclosed.clear()
+        self._ledger.dissolve(self._site.id, twin.site.id)
+
+    def release_held_raises(self, now: float) -> None:
+        """After the census, and once the members of an earlier supervisor have had time to register."""
+        server = self._ledger.servers.get(self._site.id)
+        if server is None or not server.held or not self._site.resolved:
+            return
+        if now >= self._book.grace or (not self._unheard and not self._book.lost_snapshot):
+            self._ledger.hold_raises(self._site.id, False)
+            self._turns.touch()
+
+    def held_until(self, now: float) -> float:
+        """When to see again whether raises may be released; infinity: nobody is waited for."""
+        return max(self._book.grace, now + 0.1) if self._unheard or self._book.grace > now else math.inf
