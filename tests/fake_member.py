@@ -284,6 +284,10 @@ class MemberProcess:
                 pipe.close()
 
 
+Members = Callable[..., MemberProcess]
+"""The fixture ``members``."""
+
+
 def main(arguments: list[str]) -> None:
     """``SOCKET PATH PORT DEMAND [fork]``: hold DEMAND connections. Commands, a line each: a new demand as a
     number; ``exec`` (become another program that keeps the connections); ``exit``.

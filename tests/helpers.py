@@ -163,6 +163,10 @@ class RedisServer:
             return [found for found in client.client_list() if found["name"] != "observer"]
 
 
+Servers = Callable[..., RedisServer]
+"""The fixture ``redis_server``."""
+
+
 def debian_redis_binary() -> str | None:
     """Debian's redis-server, where it is installed."""
     return shutil.which("redis-server")

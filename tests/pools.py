@@ -1,4 +1,4 @@
-"""What tests of the pool share: a server for a module, a Sentinel, and pools on both."""
+"""What tests of the pool share: servers, Sentinels, pools on both, and what must hold of a pool in the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from redis.sentinel import Sentinel
 
@@ -18,6 +19,7 @@ from poolmgr.pool.sentinel import SentinelConnectionPool
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, free_port, valkey_binary, wait_for
 from tests.permits import FakeMember, FakePermits
+from tests.proxy import Proxy
 
 
 @contextlib.contextmanager
@@ -74,6 +76,45 @@ def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
     return pool
 
 
+KINDS = ["direct-2", "direct-3", "sentinel-2", "sentinel-3"]
+"""Of pools: how the server is reached, and the version of RESP."""
+
+
+def pool_of(kind: str, request: pytest.FixtureRequest, **options: Any) -> ConnectionPool:
+    """A pool of one of :data:`KINDS`, on the fixtures ``server`` and ``sentinel``."""
+    way, protocol = kind.split("-")
+    options = {"protocol": int(protocol), **options}
+    if way == "direct":
+        return direct_pool(request.getfixturevalue("server"), **options)
+    return sentinel_pool(request.getfixturevalue("sentinel"), **options)
+
+
+def pool_on(proxy: Proxy, **options: Any) -> ConnectionPool:
+    options = {"socket_timeout": 1.0, "socket_connect_timeout": 3, "timeout": 2, **options}
+    return ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
+
+
+def take(pool: ConnectionPool, count: int) -> list[Any]:
+    """Borrow so many, however long that takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "timeout", 30)
+        return [pool.get_connection() for _ in range(count)]
+
+
+def give(pool: ConnectionPool, held: list[Any]) -> None:
+    """Return all of them, the first one first."""
+    while held:
+        pool.release(held.pop(0))
+
+
+def warm(pool: ConnectionPool, count: int) -> None:
+    """Have so many idle connections."""
+    held = [pool.get_connection() for _ in range(count)]
+    for connection in held:
+        pool.release(connection)
+    assert pool.stats().idle == count
+
+
 def permits(pool: ConnectionPool) -> FakePermits:
     """The fake permits behind a pool."""
     member = pool._origin._member
@@ -96,6 +137,11 @@ def answers_are_its_own(pool: ConnectionPool, times: int = 5) -> None:
         assert "x" not in str(info["flags"]), "a transaction is open"
         assert str(info.get("watch", 0)) == "0"
         assert str(info["sub"]) == "0"
+
+
+def only(lines: list[str], text: str) -> bool:
+    """Whether there is one line of a connect that failed, for this reason."""
+    return len(lines) == 1 and lines[0].startswith("pool.connect_failed: ") and text in lines[0]
 
 
 def nothing_is_missing(pool: ConnectionPool) -> None:

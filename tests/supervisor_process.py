@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.fake_member import FakeMember
-from tests.helpers import ROOT, wait_for
+from poolmgr import wire
+from tests.fake_member import FakeMember, endpoint_of
+from tests.helpers import ROOT, RedisServer, wait_for
 
 
 class SupervisorProcess:
@@ -105,3 +106,15 @@ class SupervisorProcess:
         (server,) = self.status()["servers"]
         found: dict[str, Any] = server
         return found
+
+
+Start = Callable[..., SupervisorProcess]
+"""The fixture ``supervisor``."""
+
+
+def joined(running: SupervisorProcess, at: RedisServer | wire.Endpoint, **fields: Any) -> tuple[FakeMember, str]:
+    """A member driven by hand that has its first limit, and the server's id."""
+    endpoint = endpoint_of(at.path) if isinstance(at, RedisServer) else at
+    member = running.member().hello(endpoint, **fields)
+    member.until(lambda m: m.limits, what="a first limit")
+    return member, member.resolved[endpoint.key]

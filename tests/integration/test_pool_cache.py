@@ -10,13 +10,7 @@ from redis.cache import CacheConfig
 from poolmgr.pool.foreign import Cached
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, wait_for
-from tests.pools import client_of, direct_pool, nothing_is_missing, running_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server() as server:
-        yield server
+from tests.pools import client_of, direct_pool, nothing_is_missing
 
 
 @pytest.fixture

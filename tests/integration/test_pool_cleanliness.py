@@ -17,41 +17,16 @@ import redis
 
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer
-from tests.pools import (
-    answers_are_its_own,
-    client_of,
-    direct_pool,
-    nothing_is_missing,
-    running_sentinel,
-    running_server,
-    sentinel_pool,
-)
+from tests.pools import KINDS, answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_of
 
 
 class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sentinel(server: RedisServer) -> Iterator[int]:
-    with running_sentinel(server) as port:
-        yield port
-
-
-@pytest.fixture(params=["direct-2", "direct-3", "sentinel-2", "sentinel-3"])
+@pytest.fixture(params=KINDS)
 def pool(request: pytest.FixtureRequest, server: RedisServer) -> Iterator[ConnectionPool]:
-    kind, protocol = request.param.split("-")
-    options: dict[str, Any] = {"protocol": int(protocol), "max_connections": 2, "timeout": 5, "socket_timeout": 10}
-    if kind == "direct":
-        pool = direct_pool(server, **options)
-    else:
-        pool = sentinel_pool(request.getfixturevalue("sentinel"), **options)
+    pool = pool_of(request.param, request, max_connections=2, timeout=5, socket_timeout=10)
     with server.observer() as observer:
         observer.flushall()
     yield pool

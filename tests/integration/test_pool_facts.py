@@ -29,19 +29,12 @@ from tests.pools import (
     nothing_is_missing,
     permits,
     running_sentinel,
-    running_server,
     sentinel_pool,
 )
 
 
 class Interrupted(BaseException):
     pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

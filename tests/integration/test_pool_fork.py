@@ -13,13 +13,7 @@ import pytest
 
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
-from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, running_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server() as server:
-        yield server
+from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
 
 
 @pytest.fixture

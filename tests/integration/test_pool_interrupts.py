@@ -23,33 +23,13 @@ import pytest
 import poolmgr.pool
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, wait_for
-from tests.pools import (
-    answers_are_its_own,
-    client_of,
-    direct_pool,
-    nothing_is_missing,
-    running_sentinel,
-    running_server,
-    sentinel_pool,
-)
+from tests.pools import KINDS, answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_of
 
 OURS = str(Path(poolmgr.pool.__file__).parent)
 
 
 class Struck(BaseException):
     pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def sentinel(server: RedisServer) -> Iterator[int]:
-    with running_sentinel(server) as port:
-        yield port
 
 
 @pytest.fixture(autouse=True)
@@ -285,15 +265,9 @@ def test_a_release_by_the_garbage_collector_at_any_instruction(server: RedisServ
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # signals strike finalizers too
-@pytest.mark.parametrize("kind", ["direct-2", "direct-3", "sentinel-2", "sentinel-3"])
-def test_a_thousand_gets_interrupted_by_signals_at_random_instants(
-    kind: str, server: RedisServer, request: pytest.FixtureRequest
-):
-    options: dict[str, Any] = {"protocol": int(kind[-1]), "max_connections": 3, "socket_timeout": 5}
-    if kind.startswith("direct"):
-        pool = direct_pool(server, **options)
-    else:
-        pool = sentinel_pool(request.getfixturevalue("sentinel"), **options)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_gets_interrupted_by_signals_at_random_instants(kind: str, request: pytest.FixtureRequest):
+    pool = pool_of(kind, request, max_connections=3, socket_timeout=5)
     client = client_of(pool)
     client.set("k", "mine")
     stop = threading.Event()

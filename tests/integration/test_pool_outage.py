@@ -19,7 +19,7 @@ from poolmgr.member.desk import Attachment, Desk
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.pools import client_of
-from tests.proxy import Proxy, proxy_to
+from tests.proxy import Proxy
 from tests.supervisor_process import SupervisorProcess
 
 WORKERS = 64
@@ -31,12 +31,6 @@ def server(redis_server: Callable[..., RedisServer]) -> Iterator[RedisServer]:
     server = redis_server(port=free_port(), maxclients=budget + 1)
     yield server
     assert server.rejected() == 0
-
-
-@pytest.fixture
-def proxy(server: RedisServer) -> Iterator[Proxy]:
-    with proxy_to(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

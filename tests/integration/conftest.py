@@ -1,0 +1,88 @@
+"""Fixtures that several files share: servers and proxies for tests of the pool, supervisors and their members.
+
+A file that needs another server defines a fixture of the same name; the others then work on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_member import MemberProcess, Members, endpoint_of
+from tests.helpers import RedisServer
+from tests.pools import running_sentinel, running_server
+from tests.proxy import Proxy, proxy_to
+from tests.supervisor_process import Start, SupervisorProcess
+
+# ---- the pool ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """One for all tests of a file."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sentinel(server: RedisServer) -> Iterator[int]:
+    """The port of a Sentinel that watches it."""
+    with running_sentinel(server) as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with proxy_to(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the pool has logged since the last time: event, and error if there is one."""
+
+    def read() -> list[str]:
+        found = [
+            f"{record.getMessage()}: {getattr(record, 'error', '')}".rstrip(": ")
+            for record in caplog.records
+            if record.name.startswith("poolmgr")
+        ]
+        caplog.clear()
+        return found
+
+    return read
+
+
+# ---- the supervisor ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def supervisor(short_dir: Path) -> Iterator[Start]:
+    """Starts supervisors, one after the other, on one socket: ``supervisor(12, POOLMGR_LINGER="60")``."""
+    made: list[SupervisorProcess] = []
+
+    def start(budget: object = 12, **environ: str) -> SupervisorProcess:
+        found = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET=str(budget), **environ)
+        made.append(found)
+        return found.start()
+
+    yield start
+    for process in made:
+        process.stop()
+
+
+@pytest.fixture
+def members(short_dir: Path) -> Iterator[Members]:
+    """Starts members of that supervisor, each a process of its own: ``members(server, 6)`` wants six connections."""
+    made: list[MemberProcess] = []
+
+    def start(server: RedisServer, demand: int, *options: str) -> MemberProcess:
+        found = MemberProcess(str(short_dir / "s"), endpoint_of(server.path), demand, *options)
+        made.append(found)
+        return found
+
+    yield start
+    for member in made:
+        member.stop()

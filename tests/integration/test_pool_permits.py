@@ -1,0 +1,92 @@
+"""The pool and its permits: each socket has one and bears its name, and gives it up when it is recalled."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import redis
+
+from tests.helpers import RedisServer
+from tests.permits import FakeMember
+from tests.pools import (
+    answers_are_its_own,
+    client_of,
+    direct_pool,
+    give,
+    nothing_is_missing,
+    permits,
+    running_server,
+    take,
+)
+
+
+def test_connections_carry_the_permits_name_after_the_users_own():
+    with running_server() as server:
+        pool = direct_pool(server, member=FakeMember(tag="tag"), client_name="mine")
+        client = client_of(pool)
+        client.ping()
+        (found,) = server.clients()
+        assert found["name"] == "mine:tag-1"
+        assert found["lib-name"] == "redis-py:tag-1"
+        assert found["lib-ver"] == redis.__version__
+        connection = pool.get_connection()
+        connection.disconnect()
+        connection.connect()
+        assert {c["name"] for c in server.clients()} >= {"mine:tag-2"}, "a new socket has a new permit and its name"
+        pool.release(connection)
+        pool.disconnect()
+        permits(pool).sweep()
+        pool = direct_pool(server, member=FakeMember(tag="tag"))
+        client_of(pool).ping()
+        assert [c["name"] for c in server.clients()] == ["tag-1"]
+        pool.disconnect()
+
+
+def test_a_recalled_permit_is_given_up_at_the_release(server: RedisServer):
+    pool = direct_pool(server)
+    held = take(pool, 3)
+    permits(pool).surplus = 2
+    give(pool, held)
+    assert pool.stats().closed == {"recalled": 2}
+    assert pool.stats().idle == 1
+    nothing_is_missing(pool)
+
+
+def test_shed_closes_the_oldest_idle_connections(server: RedisServer):
+    pool = direct_pool(server)
+    held = take(pool, 3)
+    youngest = held[-1]
+    give(pool, held)
+    assert pool.shed(2) == 2
+    assert pool._available_connections == [youngest]
+    assert pool.shed(5) == 1
+    assert pool.stats().closed == {"recalled": 3}
+    nothing_is_missing(pool)
+
+
+def test_usage_tells_the_member_how_busy_the_pool_is(server: RedisServer):
+    pool = direct_pool(server, max_connections=9, timeout=None)
+    give(pool, take(pool, 4))
+    pool.usage(reset=True)
+    held = take(pool, 3)
+    found = pool.usage(reset=False)
+    assert (found.lent, found.idle, found.waiting, found.low, found.ceiling) == (3, 1, 0, 1, 9)
+    assert found.timeout == float("inf")
+    give(pool, held)
+    assert pool.usage(reset=True).low == 1
+    assert pool.usage(reset=True).low == 4
+    time.sleep(0.03)
+    assert 0.03 <= pool.usage(reset=False).quiet < 1
+
+
+def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
+    pool = direct_pool(server, member=FakeMember(limit=3), timeout=10)
+    threads = [threading.Thread(target=answers_are_its_own, args=(pool, 20)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert permits(pool).most == 3
+    assert len(server.clients()) <= 3 + 1
+    nothing_is_missing(pool)
