@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from poolmgr import wire
-from tests.fake_member import FakeMember, endpoint_of
-from tests.helpers import RedisServer, free_port, wait_for
-from tests.supervisor_process import SupervisorProcess
-
-Servers = Callable[..., RedisServer]
-Start = Callable[..., SupervisorProcess]
-
-
-@pytest.fixture
-def supervisor(short_dir: Path) -> Iterator[Start]:
-    made: list[SupervisorProcess] = []
-
-    def start(budget: int) -> SupervisorProcess:
-        found = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET=str(budget))
-        made.append(found)
-        return found.start()
-
-    yield start
-    for process in made:
-        process.stop()
+from tests.fake_member import endpoint_of
+from tests.helpers import Servers, free_port, wait_for
+from tests.supervisor_process import Start, joined
 
 
 def tcp(port: int, host: str, password: str | None = None) -> wire.Endpoint:
     return wire.Endpoint(key=f"tcp://{host}:{port}", host=host, port=port, password=password)
 
 
-def joined(running: SupervisorProcess, endpoint: wire.Endpoint) -> FakeMember:
-    member = running.member().hello(endpoint)
-    member.until(lambda m: m.limits, what="a first limit")
-    return member
+# ---- names ----------------------------------------------------------------------------------------------
+
+
+def test_two_names_of_one_server_share_its_budget(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12)
+    member, name = joined(running, server)
+    member.grow(name, 6)
+    tcp = endpoint_of(port=server.port)
+    member.attach(tcp)
+    member.until(lambda m: tcp.key in m.resolved, what="the other name is resolved")
+    assert member.resolved[tcp.key] == name
+    state = running.server()
+    assert set(state["aliases"]) == {name, tcp.key}
+    assert server.rejected() == 0
+
+
+def test_an_alias_is_resolved_within_a_budget_that_is_used_up(supervisor: Start, redis_server: Servers) -> None:
+    """The question itself holds a connection: it borrows the permit, by recall if it must."""
+    server = redis_server(maxclients=11, port=free_port())  # 10 and the observer
+    running = supervisor(10)
+    member, name = joined(running, server)
+    member.grow(name, 9)
+    connections = [member.dial(endpoint_of(server.path)) for _ in range(9)]
+    assert all(c.answer == b"+OK\r\n" for c in connections)
+    tcp = endpoint_of(port=server.port)
+    member.attach(tcp)
+    member.until(lambda m: m.limit(name) < 9, what="one is recalled")
+    assert server.rejected() == 0
+    member.open[name].pop().close()
+    member.report(name, in_use=8)
+    member.until(lambda m: m.resolved.get(tcp.key) == name, what="resolved")
+    assert server.rejected() == 0
+
+
+def test_two_servers_have_budgets_of_their_own(supervisor: Start, redis_server: Servers) -> None:
+    one, two = redis_server(maxclients=13), redis_server(maxclients=13)
+    running = supervisor(12, REDIS_CONNECTION_BUDGETS=f"unix://{two.path}=5")
+    member, first = joined(running, one)
+    member.attach(endpoint_of(two.path))
+    second = f"unix://{two.path}"
+    member.until(lambda m: second in m.limits, what="a limit at the second")
+    budgets = {state["id"]: state["budget"] for state in running.status()["servers"]}
+    assert budgets == {first: 12, second: 5}
+
+
+# ---- hidden by a restart or by credentials --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["localhost", "unix"])
@@ -49,7 +73,7 @@ def test_a_name_that_comes_right_after_a_restart_shares_the_budget(
     port = free_port()
     server = redis_server(port=port, maxclients=budget + 1)
     running = supervisor(budget)
-    first = joined(running, tcp(port, "127.0.0.1"))
+    first, _ = joined(running, tcp(port, "127.0.0.1"))
     server.stop()
     server.start()
     endpoint = endpoint_of(server.path) if name == "unix" else tcp(port, name)
@@ -68,7 +92,7 @@ def test_a_name_that_comes_after_a_restart_of_both_waits_for_those_who_hold_perm
     port = free_port()
     server = redis_server(port=port, maxclients=7)
     running = supervisor(6)
-    first = joined(running, tcp(port, "127.0.0.1"))
+    first, _ = joined(running, tcp(port, "127.0.0.1"))
     id = first.resolved[f"tcp://127.0.0.1:{port}"]
     first.grow(id, 4)
     running.kill()
@@ -88,8 +112,8 @@ def test_two_names_are_united_when_the_right_credentials_come(supervisor: Start,
     server = redis_server(port=port, maxclients=7, requirepass="right")
     running = supervisor(6)
     wrong, right = (endpoint_of(server.path, password=word) for word in ("wrong", "right"))
-    stranger = joined(running, wrong)
-    by_tcp = joined(running, tcp(port, "127.0.0.1", "right"))
+    stranger, _ = joined(running, wrong)
+    by_tcp, _ = joined(running, tcp(port, "127.0.0.1", "right"))
     late = running.member().hello(right)
     wait_for(lambda: len(running.status()["servers"]) == 1, 10, what="they are one server")
     id = running.server()["id"]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,9 @@ from poolmgr import launch, settings, wire
 from poolmgr.rendezvous import holder, peer
 from poolmgr.supervisor.server import TICK
 from tests.fake_member import FakeMember, endpoint_of
-from tests.helpers import ROOT, RedisServer, alive, kill, wait_for
+from tests.helpers import ROOT, RedisServer, Servers, alive, kill, wait_for
 from tests.integration.test_supervisor_systemd import ACTIVATE
 from tests.supervisor_process import SupervisorProcess
-
-Servers = Callable[..., RedisServer]
 
 
 @pytest.fixture

@@ -18,10 +18,8 @@ import pytest
 
 from poolmgr import identity, wire
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
-from tests.helpers import ROOT, RedisServer, wait_for
+from tests.helpers import ROOT, RedisServer, Servers, wait_for
 from tests.supervisor_process import SupervisorProcess
-
-Servers = Callable[..., RedisServer]
 
 
 @pytest.fixture

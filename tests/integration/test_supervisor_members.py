@@ -1,0 +1,205 @@
+"""Members of a real supervisor: how they join and leave, and what is left of those that end (rules S2 and S3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from poolmgr import wire
+from tests.fake_member import FakeMember, Members, endpoint_of
+from tests.helpers import ROOT, Servers, alive, wait_for
+from tests.supervisor_process import Start, joined
+
+# ---- joining and leaving ------------------------------------------------------------------------------
+
+
+def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(
+    supervisor: Start, redis_server: Servers, short_dir: Path
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, server)
+    assert member.grow(name, 8) >= 8
+    state = running.server()
+    assert (state["budget"], state["own"], state["health"]["up"]) == (12, 1, True)
+    assert state["charged"] == member.limit(name)
+    member.send(wire.Bye())
+    began = time.monotonic()
+    assert running.wait() == 0
+    assert time.monotonic() - began < 0.9, "after a goodbye it does not linger"
+    left = {path.name for path in short_dir.iterdir()} - {running.log.name}
+    assert not [name for name in left if name.startswith("s")], left
+    assert server.rejected() == 0
+
+
+def test_it_lingers_for_a_member_that_comes_back(supervisor: Start, redis_server: Servers, members: Members) -> None:
+    running = supervisor(12, POOLMGR_LINGER="0.4")
+    first = members(redis_server(maxclients=13), 1)
+    first.until(lambda s: s["open"] == 1)
+    first.kill()
+    began = time.monotonic()
+    assert running.wait() == 0
+    assert 0.3 < time.monotonic() - began < 3
+
+
+# ---- ends of members ------------------------------------------------------------------------------------
+
+
+def test_a_killed_members_permits_are_free_when_the_server_agrees(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays = members(server, 1)
+    stays.until(lambda s: s["open"] == 1)
+    taken = []
+    for _ in range(5):
+        dies = members(server, 9)
+        dies.until(lambda s: s["open"] == 9)
+        stays.tell("11")
+        stays.until(lambda s: s["limit"] == 2)
+        dies.process.kill()
+        began = time.monotonic()
+        stays.until(lambda s: s["open"] == 11)
+        taken.append(time.monotonic() - began)
+        dies.process.wait()
+        stays.tell("1")
+        stays.until(lambda s: s["open"] == 1)
+    assert sorted(taken)[2] < 0.05, taken
+    assert running.server()["unproven"] == 0
+    assert server.rejected() == 0
+
+
+def test_connections_that_a_child_inherited_are_fenced(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """The member dies, its sockets live on in a child: the server keeps the connections until killed."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays = members(server, 1)
+    stays.until(lambda s: s["open"] == 1)
+    dies = members(server, 6, "fork")
+    tag = dies.until(lambda s: s["open"] == 6)["tag"]
+    dies.kill()
+    wait_for(lambda: running.server()["quarantine"] == 0, what="the quarantine is proven")
+    assert not [client for client in server.clients() if tag in client["name"]]
+    stays.tell("11")
+    stays.until(lambda s: s["open"] == 11)
+    assert server.rejected() == 0
+    assert running.server()["unproven"] == 0
+
+
+def test_a_process_that_becomes_another_program_is_gone(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """exec keeps pid, start time and pidfd; here even the connections are kept open."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays = members(server, 1)
+    stays.until(lambda s: s["open"] == 1)
+    execs = members(server, 6)
+    tag = execs.until(lambda s: s["open"] == 6)["tag"]
+    execs.tell("exec")
+    wait_for(lambda: not [c for c in server.clients() if tag in c["name"]], 5, what="its connections are fenced")
+    assert alive(execs.pid)
+    stays.tell("11")
+    stays.until(lambda s: s["open"] == 11)
+    assert server.rejected() == 0
+    assert running.events("member.gone")
+
+
+def test_a_link_that_closes_proves_nothing(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12, POOLMGR_LINGER="60")
+    member, name = joined(running, server)
+    charged = member.grow(name, 5)
+    member.close()
+    wait_for(lambda: running.server()["members"][0]["state"] == "live" and running.status()["clients"] == 1)
+    time.sleep(0.6)  # it looks at the process again after the end of its link
+    (still,) = running.server()["members"]
+    assert (still["tag"], still["charge"]) == (member.tag, charged)
+    assert running.server()["quarantine"] == 0
+
+
+def test_an_older_registration_is_ignored(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, server)
+    member.grow(name, 5)
+    late = FakeMember(running.path, tag=member.tag).connect()
+    late.hello(endpoint_of(server.path), link=1)
+    late.until(lambda m: m.ended, what="it is dropped")
+    assert running.server()["charged"] == member.limit(name)
+    newer = FakeMember(running.path, tag=member.tag).connect()
+    newer.hello(endpoint_of(server.path), link=2)
+    newer.until(lambda m: m.limits, what="the newer link is answered")
+    member.until(lambda m: m.ended, what="the older link is dropped")
+
+
+TALKS = """
+import socket, sys
+from poolmgr import identity, wire
+from poolmgr.budget.accounts import Identity, Saved
+from poolmgr.supervisor.snapshot import Writer, mark, marked
+from tests.fake_member import FakeMember, endpoint_of
+member = FakeMember(sys.argv[1]).connect().hello(endpoint_of(sys.argv[2]))
+member.until(lambda m: m.limits)
+name = next(iter(member.limits))
+member.grow(name, 3)
+print("holds", flush=True)
+sys.stdin.readline()
+member.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212992)
+report = wire.encode(wire.Report(name, member.limits[name][0]))
+talk = report * (int(sys.argv[3]) // len(report))
+member.sock.setblocking(False)
+sent = member.sock.send(talk)  # a Unix socket takes all of it or blocks
+member.sock.sendall(talk[sent:] + wire.encode(wire.Bye()))
+print(len(talk), flush=True)
+"""
+"""A member that says a lot and then goodbye, and ends."""
+
+
+def test_a_goodbye_is_heard_though_the_process_has_ended_since(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """The end of a process is seen at once, its last words only after all that came before them."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays = members(server, 1)
+    stays.until(lambda s: s["open"] == 1)
+    at_once = 256 * 1024  # what the event loop reads at a time
+    with subprocess.Popen(
+        [sys.executable, "-c", TALKS, running.path, server.path, str(at_once + 4096)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as leaves:
+        assert leaves.stdout is not None
+        assert leaves.stdout.readline() == "holds\n"
+        os.kill(running.pid, signal.SIGSTOP)
+        said, _ = leaves.communicate("go\n", timeout=10)
+        assert int(said) > at_once
+        os.kill(running.pid, signal.SIGCONT)
+    wait_for(lambda: running.events("member.left") or running.events("member.gone"))
+    assert [event["member"] for event in running.events("member.left")] == [leaves.pid]
+    assert not running.events("member.gone")
+    assert running.server()["quarantine"] == 0
+
+
+def test_a_lost_socket_is_killed_and_its_permit_returned_by_proof(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, endpoint_of(server.path))
+    member.grow(name, 4)
+    lost, kept = member.dial(endpoint_of(server.path)), member.dial(endpoint_of(server.path))
+    member.send(wire.Lost(name, (1, 77)))
+    member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} == {1, 77})
+    with contextlib.suppress(ConnectionResetError):
+        assert lost.sock.recv(10) == b"", "the server has closed it"
+    assert kept.call("PING") == b"+PONG\r\n"

@@ -1,0 +1,254 @@
+"""Servers that stop, hang, end or do not exist: who is told, what is proven by it, and that the supervisor can end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from poolmgr import wire
+from tests.fake_member import MemberProcess, endpoint_of
+from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.supervisor_process import Start, joined
+
+
+def test_an_outage_is_told_to_everyone_when_it_begins_and_when_it_ends(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, endpoint_of(server.path))
+    member.grow(name, 3)
+    server.stop()
+    began = time.monotonic()
+    health = member.until(lambda m: m.last(wire.Health), what="the outage")
+    assert time.monotonic() - began < 0.5
+    assert (health.server, health.up) == (name, False)
+    assert abs(health.since - time.time()) < 2
+    assert running.server()["health"]["up"] is False
+    late, _ = joined(running, endpoint_of(server.path), link=2)
+    assert late.until(lambda m: m.last(wire.Health)).up is False
+    server.start()
+    late.until(lambda m: m.last(wire.Health).up, what="the end of the outage")
+    assert running.server()["health"] == {"up": True, "since": 0.0, "error": ""}
+
+
+def test_a_server_that_is_not_there_yet_is_told_as_down_and_resolved_when_it_comes(
+    supervisor: Start, short_dir: Path
+) -> None:
+    server = RedisServer(short_dir, maxclients=13)
+    running = supervisor(12)
+    endpoint = endpoint_of(server.path)
+    member = running.member().hello(endpoint)
+    assert member.until(lambda m: m.last(wire.Health)).up is False
+    assert not member.limits
+    server.start()
+    try:
+        member.until(lambda m: m.limits, what="a limit")
+        assert member.last(wire.Health).up
+    finally:
+        server.stop()
+
+
+def test_a_killed_admin_connection_is_no_outage(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, endpoint_of(server.path))
+    member.grow(name, 2)
+    wait_for(lambda: len(server.clients()) == 1)
+    for _ in range(3):
+        (before,) = server.clients()
+        with server.observer() as observer:
+            observer.execute_command("CLIENT", "KILL", "ID", before["id"])
+        wait_for(lambda old=before: [c["id"] for c in server.clients()] not in ([], [old["id"]]))  # type: ignore[misc]
+    assert member.ask(wire.Query("status")).ok
+    assert member.last(wire.Health) is None
+    assert not running.events("outage.began")
+    assert server.rejected() == 0
+
+
+def test_a_stopped_server_is_an_outage_and_recovers_within_the_budget(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3")
+    member, name = joined(running, endpoint_of(server.path))
+    member.grow(name, 2)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        assert member.until(lambda m: m.last(wire.Health), 15, "the outage").up is False
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    member.until(lambda m: m.last(wire.Health).up, what="the end of the outage")
+    wait_for(lambda: running.server()["own"] == 1, 10, what="what was left half open is settled")
+    assert server.rejected() == 0
+
+
+def test_a_dead_server_holds_nothing(supervisor: Start, redis_server: Servers, short_dir: Path) -> None:
+    """Members die while the server is down: its process is gone, and that proves it."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays, name = joined(running, endpoint_of(server.path))
+    stays.obey(name)
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        server.stop()
+        stays.until(lambda m: m.last(wire.Health), what="the outage")
+        dies.kill()
+        wait_for(lambda: running.server()["quarantine"] == 0 and not running.server()["charged"] > 11)
+        assert running.server()["unproven"] == 0
+    finally:
+        dies.stop()
+
+
+def test_that_nobody_listens_any_more_proves_nothing(supervisor: Start, redis_server: Servers) -> None:
+    """A server that moves to another port keeps the connections that it has."""
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12)
+    endpoint = endpoint_of(port=server.port)
+    stays, name = joined(running, endpoint)
+    stays.obey(name)
+    dies = MemberProcess(running.path, endpoint, 5, "fork")  # a child keeps its connections
+    try:
+        tag = dies.until(lambda s: s["open"] == 5)["tag"]
+        os.kill(running.pid, signal.SIGSTOP)
+        with server.observer() as observer:
+            observer.execute_command("CONFIG", "SET", "port", free_port())
+            (own,) = [row for row in observer.client_list() if f".{running.pid}." in row["name"]]
+            observer.execute_command("CLIENT", "KILL", "ID", own["id"])
+        dies.kill()
+        os.kill(running.pid, signal.SIGCONT)
+        wait_for(lambda: "refused" in running.server()["health"]["error"], 10, what="it has looked")
+        assert running.server()["quarantine"] >= 5
+        assert len([row for row in server.clients() if tag in row["name"]]) == 5
+        with server.observer() as observer:
+            observer.execute_command("CONFIG", "SET", "port", server.port)
+        wait_for(lambda: running.server()["quarantine"] == 0, 10, what="their end is proven")
+        assert not [row for row in server.clients() if tag in row["name"]]
+        assert running.server()["unproven"] == 0
+    finally:
+        dies.stop()
+
+
+def test_the_end_of_a_server_proves_nothing_of_its_successor(supervisor: Start, redis_server: Servers) -> None:
+    """A member has connected to the successor, which then stalls before the supervisor has seen it."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3")
+    stays, name = joined(running, endpoint_of(server.path))
+    stays.obey(name)
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        os.kill(running.pid, signal.SIGSTOP)
+        server.stop()
+        server.start()
+        dies.tell("0")
+        dies.until(lambda s: s["open"] == 0)
+        dies.tell("5")
+        dies.until(lambda s: s["open"] == 5)
+        os.kill(server.pid, signal.SIGSTOP)
+        dies.kill()
+        os.kill(running.pid, signal.SIGCONT)
+        wait_for(lambda: running.server()["health"]["error"] == "no answer in time", 10, what="it has looked")
+        assert running.server()["quarantine"] >= 5
+        os.kill(server.pid, signal.SIGCONT)
+        wait_for(lambda: running.server()["quarantine"] == 0, 10, what="their end is proven")
+        assert running.server()["unproven"] == 0
+        assert server.rejected() == 0
+    finally:
+        dies.stop()
+
+
+def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12, POOLMGR_LINGER="0.1", HASTY="unproven.WAIT=0.5")
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        server.stop()
+        dies.kill()
+    finally:
+        dies.stop()
+    assert running.wait(10) == 0
+
+
+def test_a_supervisor_ends_although_the_server_hangs(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(
+        12,
+        POOLMGR_LINGER="0.1",
+        REDIS_SOCKET_TIMEOUT="0.3",
+        REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+        HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
+    )
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        os.kill(server.pid, signal.SIGSTOP)
+        dies.kill()
+        assert running.wait(20) == 0
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        dies.stop()
+
+
+def test_a_server_that_nobody_uses_is_forgotten(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12, HASTY="book.UNREACHED=0.3")
+    member, name = joined(running, endpoint_of(server.path))
+    lost = running.member()
+    lost.tag = member.tag[:-6] + "abcdef"
+    lost.hello(endpoint_of("/nowhere/at/all"))
+    lost.until(lambda m: m.last(wire.Health))
+    assert len(running.status()["servers"]) == 2
+    lost.send(wire.Bye())
+    wait_for(lambda: len(running.status()["servers"]) == 1, 10)
+    assert running.server()["id"] == name
+
+
+def test_a_name_that_no_longer_answers_is_no_outage_of_the_server(supervisor: Start, redis_server: Servers) -> None:
+    """One of two ways has become a black hole: the other still shows the server alive."""
+    server = redis_server(maxclients=20)
+    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="unproven.WAIT=0.5")
+    hole = socket.create_server(("127.0.0.1", 0))
+    port = hole.getsockname()[1]
+    answering = threading.Event()
+    answering.set()
+    threading.Thread(target=forward, args=(hole, server.path, answering), daemon=True).start()
+    member, name = joined(running, endpoint_of(server.path))
+    member.attach(endpoint_of(port=port))
+    member.until(lambda m: m.resolved.get(f"tcp://127.0.0.1:{port}") == name, what="the other way is known")
+    member.obey(name)
+    answering.clear()
+    dies = MemberProcess(running.path, endpoint_of(server.path), 4)
+    try:
+        dies.until(lambda s: s["open"] == 4)
+        dies.kill()
+        wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 15)
+        assert running.server()["unproven"] > 0, "it could not be proven, and that is said"
+        assert member.last(wire.Health) is None
+    finally:
+        dies.stop()
+        hole.close()
+
+
+def forward(listener: socket.socket, path: str, answering: threading.Event) -> None:
+    """A proxy for one exchange at a time, until it is told to swallow everything."""
+    with contextlib.suppress(OSError):
+        while True:
+            outer, _ = listener.accept()
+            inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            inner.connect(path)
+            threading.Thread(target=pump, args=(outer, inner, answering), daemon=True).start()
+            threading.Thread(target=pump, args=(inner, outer, answering), daemon=True).start()
+
+
+def pump(source: socket.socket, target: socket.socket, answering: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            if answering.is_set():
+                target.sendall(data)
+        target.shutdown(socket.SHUT_WR)

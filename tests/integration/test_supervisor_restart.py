@@ -1,0 +1,237 @@
+"""The supervisor's own ends and restarts, by crash or by signal, with its snapshot or without (rules S1 and S4)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from poolmgr import identity, wire
+from poolmgr.budget.accounts import Identity, Saved
+from poolmgr.supervisor.book import GRACE
+from poolmgr.supervisor.snapshot import Writer, mark, marked
+from tests.fake_member import Members, endpoint_of
+from tests.helpers import Servers, wait_for
+from tests.supervisor_process import Start, joined
+
+
+def test_a_killed_supervisor_is_succeeded_and_nothing_is_overspent(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    first, second = members(server, 6), members(server, 5)
+    first.until(lambda s: s["open"] == 6)
+    second.until(lambda s: s["open"] == 5)
+    for _ in range(3):
+        running.kill()
+        running.start()
+        first.until(lambda s: s["open"] == 6 and s["link"] > 1)
+        wait_for(lambda: all(m["state"] == "live" for m in running.server()["members"]))
+    state = running.server()
+    assert state["charged"] + state["quarantine"] + state["own"] <= 12
+    second.tell("1")
+    first.tell("10")
+    first.until(lambda s: s["open"] == 10)
+    assert server.rejected() == 0
+
+
+def test_a_member_that_died_between_two_supervisors_is_in_quarantine(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays, dies = members(server, 2), members(server, 7, "fork")
+    stays.until(lambda s: s["open"] == 2)
+    tag = dies.until(lambda s: s["open"] == 7)["tag"]
+    running.kill()
+    dies.kill()  # its child keeps the seven connections
+    stays.tell("11")
+    running.start()
+    stays.until(lambda s: s["open"] == 11)
+    assert not [client for client in server.clients() if tag in client["name"]]
+    assert server.rejected() == 0
+    assert running.events("snapshot.restored")
+
+
+def test_a_stopped_member_keeps_its_charge_over_a_restart(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    greedy, stopped = members(server, 2), members(server, 6)
+    greedy.until(lambda s: s["open"] == 2)
+    limit = stopped.until(lambda s: s["open"] == 6)["limit"]
+    os.kill(stopped.pid, signal.SIGSTOP)
+    running.kill()
+    greedy.tell("11")
+    running.start()
+    greedy.until(lambda s: s["link"] > 1)
+    wait_for(lambda: any(m["state"] == "restored" for m in running.server()["members"]))
+    by_pid = {m["pid"]: m for m in running.server()["members"]}
+    assert by_pid[stopped.pid]["charge"] >= min(limit, 6)
+    wait_for(lambda: running.server()["own"] == 1)
+    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.until(lambda s: s["link"] > 1)
+    stopped.tell("0")
+    greedy.until(lambda s: s["open"] >= 10)
+    assert server.rejected() == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "boot"])
+def test_without_its_snapshot_a_census_finds_what_is_there(
+    supervisor: Start, redis_server: Servers, members: Members, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays, dies = members(server, 3), members(server, 5, "fork")
+    stays.until(lambda s: s["open"] == 3)
+    tag = dies.until(lambda s: s["open"] == 5)["tag"]
+    running.kill()
+    dies.kill()
+    snapshot = Path(running.path + ".snapshot")
+    if damage == "truncated":
+        os.truncate(snapshot, 20)
+    elif damage == "garbage":
+        snapshot.write_bytes(os.urandom(1 << 17))
+    elif damage == "boot":
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "boot", lambda: "ffffff")
+            Writer(str(snapshot), "01234567", lambda: True, lambda _: None).write(Saved(Identity("", 1)))
+    else:
+        snapshot.unlink()
+    stays.tell("11")
+    running.start()
+    stays.until(lambda s: s["open"] == 11, 15)
+    assert not [client for client in server.clients() if tag in client["name"]]
+    assert server.rejected() == 0
+    reasons = [event["reason"] for event in running.events("snapshot.unusable")]
+    assert reasons == ["truncated" if damage == "garbage" else damage]
+
+
+def test_an_older_snapshot_that_was_put_back_is_not_believed(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """A stopped member cannot say what it holds, and an old snapshot says too little."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    stays, stopped = members(server, 2), members(server, 1)
+    stays.until(lambda s: s["open"] == 2)
+    stopped.until(lambda s: s["open"] == 1)
+    snapshot = Path(running.path + ".snapshot")
+    old = snapshot.read_bytes()
+    stopped.tell("8")
+    stopped.until(lambda s: s["open"] == 8)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    running.kill()
+    snapshot.write_bytes(old)
+    lock = Path(running.path + ".lock")
+    assert marked(lock.read_bytes()) > 1
+    lock.write_bytes(mark(1000000))  # as if there had been many more since
+    stays.tell("11")
+    running.start()
+    (event,) = wait_for(lambda: running.events("snapshot.unusable"))
+    assert event["reason"] == "older"
+    wait_for(lambda: marked(lock.read_bytes()) > 1000000, what="the next one has a larger number")
+    wait_for(lambda: (state := running.server())["own"] == 1 and state["charged"] + state["quarantine"] >= 10)
+    stays.until(lambda s: s["open"] == 3)  # what is left: 12, less 8 and the supervisor's own
+    assert server.rejected() == 0
+    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.until(lambda s: s["link"] > 1)
+    stopped.tell("0")
+    stays.until(lambda s: s["open"] == 11)
+    assert server.rejected() == 0
+
+
+def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_waited_for(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """They hold permits which nobody else knows of, and may use them until they have come back."""
+    server = redis_server(maxclients=13)
+    endpoint = endpoint_of(server.path)
+    running = supervisor(12, POOLMGR_LINGER="60")
+    first, name = joined(running, server)
+    late, _ = joined(running, server)
+    late.report(name, waiting=1)
+    late.until(lambda m: m.limit(name) + first.limit(name) == 11, what="nothing is left")
+    for _ in range(first.limit(name)):
+        first.dial(endpoint)
+    running.kill()
+    for suffix in (".snapshot", ".lock"):
+        Path(running.path + suffix).unlink()
+    running.start()
+    first.close()
+    began = time.monotonic()
+    first.connect().hello(endpoint)
+    other, _ = joined(running, server)
+    other.report(name, waiting=11)
+    assert other.ask(wire.Query("status")).ok, "the report has been read"
+    for _ in range(late.limit(name)):
+        late.dial(endpoint)
+    held = other.limit(name) + len(server.clients())
+    assert held <= 12 or time.monotonic() - began > GRACE, "the wait is bounded, and this machine was slower"
+    late.close()
+    late.connect().hello(endpoint)
+    (event,) = running.events("snapshot.unusable")
+    assert event["reason"] == "missing"
+    first.until(lambda m: m.limit(name) < len(m.open[name]), what="a recall")
+    while len(first.open[name]) > first.limit(name):
+        first.open[name].pop().close()
+    first.report(name)
+    other.until(lambda m: m.limit(name), what="it is raised after all")
+    assert server.rejected() == 0
+
+
+def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members: Members) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member = members(server, 7)
+    member.until(lambda s: s["open"] == 7)
+    assert running.terminate() == 0
+    assert Path(running.path + ".snapshot").exists()
+    assert len(server.clients()) == 7, "its own connection is closed"
+    running.start()
+    member.until(lambda s: s["link"] > 1)
+    wait_for(lambda: running.server()["own"] == 1)
+    assert running.server()["charged"] >= 7
+    assert server.rejected() == 0
+
+
+def test_it_does_not_end_while_something_is_charged(supervisor: Start, redis_server: Servers, members: Members) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12, POOLMGR_LINGER="0.1")
+    member = members(server, 4)
+    member.until(lambda s: s["open"] == 4)
+    os.kill(member.pid, signal.SIGSTOP)
+    running.kill()
+    running.start()
+    wait_for(lambda: Path(running.path + ".snapshot").exists())
+    wait_for(lambda: running.server()["charged"] >= 4)
+    time.sleep(1.0)  # longer than the linger: it must still be there
+    assert running.running
+    os.kill(member.pid, signal.SIGCONT)
+    member.until(lambda s: s["link"] > 1)
+
+
+def test_a_snapshot_that_cannot_be_written_stops_raises_and_nothing_else(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    server = redis_server(maxclients=13)
+    running = supervisor(12)
+    member, name = joined(running, server)
+    member.grow(name, 3)
+    other, _ = joined(running, server)
+    snapshot = Path(running.path + ".snapshot")
+    snapshot.unlink()
+    Path(f"{snapshot}.new").mkdir()  # neither in place nor anew
+    other.report(name, waiting=11)
+    wait_for(lambda: running.status()["notes"], what="the status says so")
+    assert "cannot be written" in running.status()["notes"][0]
+    before = other.limit(name)
+    Path(f"{snapshot}.new").rmdir()
+    member.report(name, open=0)
+    other.until(lambda m: m.limit(name) > before, 5, "raised again")
+    assert not running.status()["notes"]
