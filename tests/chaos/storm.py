@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.chaos import faults
 from tests.helpers import RedisServer, alive, kill, wait_for
-from tests.service import Load, Outcome, Service
+from tests.load import Load, Outcome
+from tests.service import Service
 
 OBSERVERS = 2
 """Connections of the test's own: at most this many at a time."""

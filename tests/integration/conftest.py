@@ -1,4 +1,5 @@
-"""Fixtures that several files share: servers and proxies for tests of the pool, supervisors and their members.
+"""Fixtures that several files share: servers and proxies for tests of the pool, supervisors and
+their members, whole services.
 
 A file that needs another server defines a fixture of the same name; the others then work on that.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.fake_member import MemberProcess, Members, endpoint_of
 from tests.helpers import RedisServer
 from tests.pools import running_sentinel, running_server
 from tests.proxy import Proxy, proxy_to
+from tests.service import LOAD_APP, Serve, Service
 from tests.supervisor_process import Start, SupervisorProcess
 
 # ---- the pool ------------------------------------------------------------------------------------------
@@ -86,3 +89,33 @@ def members(short_dir: Path) -> Iterator[Members]:
     yield start
     for member in made:
         member.stop()
+
+
+# ---- a service -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(isolated: Path) -> Iterator[Callable[..., Service]]:
+    """Makes services that are ended with the test, however it ends."""
+    made: list[Service] = []
+
+    def build(**options: Any) -> Service:
+        service = Service(isolated.parent, **options)
+        made.append(service)
+        return service
+
+    yield build
+    for service in made:
+        service.clean_up()
+
+
+@pytest.fixture
+def serve(make: Callable[..., Service]) -> Serve:
+    """Starts services to be put under load: ``serve(server, budget=2, workers=6)``. They share one supervisor."""
+
+    def start(server: RedisServer, *, budget: int = 12, **options: Any) -> Service:
+        environ = {"REDIS_CONNECTION_BUDGET": str(budget), **options.pop("environ", {})}
+        options = {"workers": 3, "threads": 8, **options}
+        return make(app=LOAD_APP, redis_url=server.url, environ=environ, **options).start(path="/pid")
+
+    return start

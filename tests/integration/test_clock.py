@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
-from tests.service import LOAD_APP, Load, Service
+from tests.load import Load
+from tests.service import LOAD_APP, Service
 from tests.supervisor_process import SupervisorProcess
 
 BUDGET = 12

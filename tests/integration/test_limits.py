@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, RedisServer, free_port, wait_for
-from tests.service import GUNICORN, LOAD_APP, Load, Service
+from tests.load import Load
+from tests.service import GUNICORN, LOAD_APP, Service
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ import pytest
 import redis
 
 from poolmgr import identity
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
-from tests.service import LOAD_APP, Load, Service
+from tests.helpers import ROOT, alive, free_port, kill, wait_for
+from tests.load import Load
+from tests.service import Service
 
 pytestmark = pytest.mark.timing
 
@@ -34,28 +35,6 @@ SECONDS = float(os.environ.get("POOLMGR_ORACLE_SECONDS", "10"))
 @pytest.fixture
 def server(redis_server):
     return redis_server(port=free_port(), maxclients=BUDGET + OBSERVERS)
-
-
-@pytest.fixture
-def serve(isolated):
-    """Starts services under test in one directory."""
-    started: list[Service] = []
-
-    def start(server: RedisServer, *, budget: int = BUDGET, **options) -> Service:
-        environ = {"REDIS_CONNECTION_BUDGET": str(budget), **options.pop("environ", {})}
-        service = Service(
-            isolated.parent,
-            app=LOAD_APP,
-            redis_url=server.url,
-            environ=environ,
-            **{"threads": 16, "workers": 4, **options},
-        )
-        started.append(service)
-        return service.start(path="/pid")
-
-    yield start
-    for service in started:
-        service.clean_up()
 
 
 def status(service: Service) -> dict:
@@ -106,7 +85,7 @@ class Storm:
 
 
 def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
-    service = serve(server)
+    service = serve(server, workers=4, threads=16)
     storm = Storm(service, seed=20)
     # One of each at its time; between them, a worker is killed every second.
     plan = {
@@ -159,7 +138,7 @@ def connections(observer: redis.Redis) -> Counter[int]:
 
 
 def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_when_they_do(server, serve):
-    service = serve(server)
+    service = serve(server, workers=4, threads=16)
     workers = service.workers()
     assert len(workers) == 4
     hot, *rest = workers

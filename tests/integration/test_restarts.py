@@ -14,16 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poolmgr import identity
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
-from tests.service import LOAD_APP, Load, Service
+from tests.load import Load
+from tests.service import Serve, Service
 
 pytestmark = pytest.mark.timing
 
@@ -32,36 +32,12 @@ OBSERVERS = 1
 STOPPED = min(10.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "10")) / 3)
 """Seconds for which a process is stopped."""
 
-Serve = Callable[..., Service]
-
 
 @pytest.fixture
 def server(redis_server) -> Iterator[RedisServer]:
     made: RedisServer = redis_server(port=free_port(), maxclients=BUDGET + OBSERVERS)
     yield made
     assert made.rejected() == 0, "the server has seen one connection too many"
-
-
-@pytest.fixture
-def serve(isolated: Path, server: RedisServer) -> Iterator[Serve]:
-    """Starts services in one directory; so they share the supervisor."""
-    started: list[Service] = []
-
-    def start(**options: Any) -> Service:
-        environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET), **options.pop("environ", {})}
-        service = Service(
-            isolated.parent,
-            app=LOAD_APP,
-            redis_url=server.url,
-            environ=environ,
-            **{"threads": 8, "workers": 3, **options},
-        )
-        started.append(service)
-        return service.start(path="/pid")
-
-    yield start
-    for service in started:
-        service.clean_up()
 
 
 def status(service: Service) -> dict[str, Any]:
@@ -148,8 +124,8 @@ class LongRequest(threading.Thread):
 # ---- stopped processes ---------------------------------------------------------------------------------
 
 
-def test_requests_go_on_while_the_supervisor_is_stopped(serve: Serve, server: RedisServer) -> None:
-    service = serve()
+def test_requests_go_on_while_the_supervisor_is_stopped(server: RedisServer, serve: Serve) -> None:
+    service = serve(server)
     with Load(service, "/hold?ms=4", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         begin, end = stop_for(service.supervisor(), STOPPED)
@@ -170,9 +146,10 @@ def test_requests_go_on_while_the_supervisor_is_stopped(serve: Serve, server: Re
 
 
 def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
-    serve: Serve, server: RedisServer
+    server: RedisServer, serve: Serve
 ) -> None:
-    service = serve(environ={"REDIS_POOL_TIMEOUT": "20"})  # who waits inside it waits for longer than it is stopped
+    # Who waits inside it waits for longer than it is stopped.
+    service = serve(server, environ={"REDIS_POOL_TIMEOUT": "20"})
     victim = service.workers()[0]
     with Load(service, "/hold?ms=4", callers=18, timeout=40) as load:
         wait_for(lambda: held(server).get(victim, 0) >= 2, 10, what="it holds something")
@@ -195,7 +172,7 @@ def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
 # ---- generations -----------------------------------------------------------------------------------------
 
 
-def test_three_reloads_under_long_requests_have_four_generations_alive(serve: Serve, server: RedisServer) -> None:
+def test_three_reloads_under_long_requests_have_four_generations_alive(server: RedisServer, serve: Serve) -> None:
     """A sync worker serves one request at a time: two that last fill both workers of a generation. The master takes
     the next signal when the old workers have gone, or after the graceful timeout; a sync worker outlives that.
     The supervisor's own connection counted, the budget is just what they could use."""
@@ -204,7 +181,7 @@ def test_three_reloads_under_long_requests_have_four_generations_alive(serve: Se
     environ = {
         "REDIS_SOCKET_TIMEOUT": "60", "GUNICORN_CMD_ARGS": "--graceful-timeout 1", "REDIS_CONNECTION_BUDGET": "9",
     }  # fmt: skip
-    service = serve(workers=2, worker_class="sync", environ=environ)
+    service = serve(server, workers=2, worker_class="sync", environ=environ)
     requests: list[LongRequest] = []
 
     def serves(generation: int) -> bool:
@@ -228,8 +205,8 @@ def test_three_reloads_under_long_requests_have_four_generations_alive(serve: Se
     all_is_returned(service, server)
 
 
-def test_an_upgrade_that_is_taken_back_under_load(serve: Serve, server: RedisServer) -> None:
-    service = serve()
+def test_an_upgrade_that_is_taken_back_under_load(server: RedisServer, serve: Serve) -> None:
+    service = serve(server)
     before = set(service.workers())
     with Load(service, "/hold?ms=4", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
@@ -246,14 +223,14 @@ def test_an_upgrade_that_is_taken_back_under_load(serve: Serve, server: RedisSer
 
 
 def test_a_new_gunicorn_beside_the_orphans_of_a_killed_master_shares_the_budget(
-    serve: Serve, server: RedisServer
+    server: RedisServer, serve: Serve
 ) -> None:
-    first = serve(workers=2, environ={"REDIS_SOCKET_TIMEOUT": "60"})
+    first = serve(server, workers=2, environ={"REDIS_SOCKET_TIMEOUT": "60"})
     requests = [LongRequest(first) for _ in range(8)]
     wait_for(lambda: blocked(server) == 8, 10, what="all are at it")
     orphans = first.workers()
     first.stop(signal.SIGKILL)
-    second = serve(workers=2)
+    second = serve(server, workers=2)
     assert all(alive(pid) for pid in orphans)
     assert second.supervisor() == first.supervisor()
     with Load(second, "/hold?ms=4", callers=12) as load:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, RedisServer, free_port, kill, wait_for
-from tests.service import Load, Service
+from tests.load import Load
+from tests.service import Service
 
 PASSWORD = "correct-horse-battery"
 TOKEN = "staple-token-0815"

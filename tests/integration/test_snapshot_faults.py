@@ -21,14 +21,13 @@ import pytest
 
 from poolmgr.supervisor import snapshot
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
-from tests.service import GUNICORN, LOAD_APP, Load, Service
+from tests.load import Load
+from tests.service import GUNICORN, LOAD_APP, Serve, Service
 
 BUDGET = 12
 OBSERVERS = 1
 SIZE = 320
 """KiB of the small file system: two snapshots of 128 fit, and the small files."""
-
-Serve = Callable[..., Service]
 
 
 @pytest.fixture

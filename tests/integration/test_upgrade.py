@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
-from tests.service import Load, Service
+from tests.load import Load
+from tests.service import Service
 
 BUDGET = 12
 
