@@ -11,6 +11,10 @@ import time
 from poolmgr import wire
 from tests.helpers import wait_for
 
+KEY = "tcp://server:1"
+ENDPOINT = wire.Endpoint(key=KEY, host="server", port=1)
+ALIAS = wire.Endpoint(key="tcp://alias:1", host="alias", port=1)
+
 
 class FakeSupervisor:
     """Accepts members in a thread.
@@ -194,3 +198,15 @@ class FakePool:
             permit.close(sock)
         else:
             self.idle.append((permit, sock))
+
+
+def account(pool):
+    return pool.permits.desk.account
+
+
+def filled(pool, count):
+    """Open ``count`` connections."""
+    wait_for(lambda: account(pool).seq)
+    for _ in range(count):
+        wait_for(pool.open, step=0.0005)
+    return pool

@@ -2,71 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
-import pytest
-
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Turn
-from poolmgr.wire import Ask, Limit, Report
-
-R = "tcp://r:6379"
-
-
-class Book:
-    """A ledger with one server, and the time."""
-
-    def __init__(self, budget: int = 10, ledger: Ledger | None = None) -> None:
-        self.ledger = ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
-        self.now = 100.0
-        self.server = self.ledger.server(R, run_id="x")
-        if ledger is None:
-            self.ledger.set_budget(R, budget, self.now)
-        self.ledger.hold_raises(R, False)
-        self.links: dict[str, int] = {}
-
-    def join(self, *tags: str, holds: int = 0, link: int = 1) -> None:
-        for tag in tags:
-            assert self.ledger.register(Identity(tag, 2), link, {R: holds} if holds else {}, self.now)
-            self.links[tag] = link
-            self.ledger.attach(tag, R, self.now)
-
-    def tell(self, tag: str, limit: int) -> Turn:
-        """Raise or lower by hand, policy aside."""
-        turn = Turn()
-        account = self.server.accounts[tag]
-        change = self.ledger._raise if limit > account.limit else self.ledger._lower
-        change(self.server, tag, limit, self.now, turn)
-        return turn
-
-    def report(self, tag: str, *, acked: int | None = None, link: int | None = None, **busy: int) -> None:
-        account = self.server.accounts[tag]
-        busy.setdefault("peak", busy.get("in_use", 0) + busy.get("waiting", 0))
-        acked = account.seq if acked is None else acked
-        self.ledger.report(tag, link or self.links[tag], Report(R, acked, **busy), self.now)
-
-    def settle(self, later: float = 0.0) -> Turn:
-        self.now += later
-        turn = self.ledger.settle(self.now)
-        self.ledger.check()
-        return turn
-
-    def charge(self, tag: str) -> int:
-        return self.server.accounts[tag].charge
-
-    def limit(self, tag: str) -> int:
-        return self.server.accounts[tag].limit
-
-
-@pytest.fixture
-def book() -> Book:
-    return Book()
-
-
-def limits(turn: Turn) -> dict[str, int]:
-    return {tell.tag: tell.message.limit for tell in turn.tells if isinstance(tell.message, Limit)}
-
+from poolmgr.wire import Limit
+from tests.unit.book import Book, R, limits
 
 # ---- S1 --------------------------------------------------------------------------------------------
 
@@ -354,6 +293,20 @@ def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits
     assert "a" not in {tell.tag for tell in turn.rest()}, "told although a successor would not know of it"
 
 
+def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_stated_too_much():
+    """After a lost snapshot, and before the answer: what was not opened can be taken back then only."""
+    book = Book(budget=10)
+    other = book.ledger.server("other", run_id="x")
+    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, ceiling=20)
+    book.ledger.attach("a", "other", book.now)
+    assert other.accounts["a"].excess == 12
+    book.ledger.dissolve("other", R)
+    account = book.server.accounts["a"]
+    assert (account.excess, account.ceiling) == (12, 20)
+    (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
+    assert told.limit == 10, "the answer is no more than fits"
+
+
 # ---- S5 --------------------------------------------------------------------------------------------
 
 
@@ -390,123 +343,3 @@ def test_the_supervisor_may_exit_only_with_nothing_charged(book):
     assert not book.ledger.idle
     book.ledger.proven(R, "a", book.now)
     assert book.ledger.idle
-
-
-# ---- sharing ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("first_is_active", [True, False])
-def test_a_newcomer_gets_its_part_of_the_headroom_that_another_one_had_alone(first_is_active):
-    book = Book(budget=100)
-    book.join("first")
-    book.settle()
-    book.report("first", open=1, peak=1)
-    assert book.limit("first") == 90, "all but the reserve"
-    book.now += 1 if first_is_active else 20
-    book.join("second")
-    for _ in range(5):
-        book.settle(later=0.11)
-        book.report("first", open=1, peak=1 if first_is_active else 0)
-        book.report("second", open=1, peak=1)
-    assert book.limit("second") >= 40
-    assert book.limit("first") + book.limit("second") <= 90
-    turn = book.settle(later=0.11)
-    assert not limits(turn), "and then it is calm"
-
-
-def test_a_newcomers_headroom_is_no_more_than_its_descriptors_carry(book):
-    """Before its first report: from then on that says so."""
-    assert book.ledger.register(Identity("a", 2), 1, {}, book.now, ceiling=3)
-    book.ledger.attach("a", R, book.now)
-    assert limits(book.settle()) == {"a": 3}
-
-
-def test_headroom_is_handed_out_in_advance_and_a_reserve_is_kept(book):
-    book.join("a", "b")
-    book.report("a", in_use=1, open=1)
-    book.report("b", in_use=1, open=1)
-    book.settle()
-    assert book.limit("a") == book.limit("b") == 1
-    book.settle(1.0)
-    assert book.limit("a") == book.limit("b") == 4
-    assert book.server.free >= 1
-
-
-def test_who_waits_is_served_from_the_reserve(book):
-    book.join("a")
-    book.settle()
-    book.report("a", waiting=10)
-    book.settle()
-    assert book.limit("a") == 10
-
-
-def test_a_member_whose_report_is_old_is_asked_before_anything_is_taken_from_it(book):
-    book.join("a", holds=10)
-    book.join("b")
-    book.report("a", in_use=2, open=10, spare=8)
-    book.settle(1.0)
-    book.report("b", waiting=3)
-    turn = book.settle()
-    assert [tell.tag for tell in turn.tells if isinstance(tell.message, Ask)] == ["a"]
-    assert book.limit("a") == 10
-    book.report("a", in_use=2, open=10, spare=8)
-    book.settle()
-    assert book.limit("a") == 7
-
-
-def test_no_more_is_recalled_than_wait(book):
-    book.join("a", holds=10)
-    book.join("b")
-    book.settle()
-    book.report("a", open=10, spare=10)
-    book.report("b", waiting=2)
-    book.settle()
-    assert book.limit("a") == 8
-    book.settle(0.001)
-    assert book.limit("a") == 8
-
-
-def test_an_idle_permit_is_recalled_although_another_recall_takes_long(book):
-    book.join("a", holds=5)
-    book.join("b", holds=5)
-    book.join("c")
-    book.settle()
-    book.report("a", in_use=5, open=5)
-    book.report("b", in_use=5, open=5)
-    book.report("c", waiting=1)
-    book.settle()
-    book.settle(0.03)  # a or b has been told, and is busy for long
-    (busy,) = [tag for tag in "ab" if book.limit(tag) < 5]
-    other = "b" if busy == "a" else "a"
-    book.now += 0.1
-    book.report(other, open=5, spare=5)
-    book.settle()
-    assert book.limit(other) < 5
-
-
-def test_a_recall_nobody_waits_for_any_more_is_called_off(book):
-    book.join("a", holds=10)
-    book.join("b")
-    book.settle()
-    book.report("a", in_use=10, open=10)
-    book.report("b", waiting=5)
-    book.settle()
-    assert book.limit("a") == 5
-    book.report("a", acked=1, in_use=10, open=10)
-    book.report("b")
-    book.settle(0.001)
-    assert book.limit("a") == 10
-
-
-def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_stated_too_much():
-    """After a lost snapshot, and before the answer: what was not opened can be taken back then only."""
-    book = Book(budget=10)
-    other = book.ledger.server("other", run_id="x")
-    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, ceiling=20)
-    book.ledger.attach("a", "other", book.now)
-    assert other.accounts["a"].excess == 12
-    book.ledger.dissolve("other", R)
-    account = book.server.accounts["a"]
-    assert (account.excess, account.ceiling) == (12, 20)
-    (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
-    assert told.limit == 10, "the answer is no more than fits"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-import pytest
-
 from poolmgr import wire
 from tests.helpers import python, wait_for
-from tests.unit.fake_supervisor import FakeSupervisor
 
 START = """
 import gc, os, signal, socket, sys, threading, time
@@ -42,14 +39,6 @@ def in_child(work):
             os._exit(code)
     return os.waitpid(pid, 0)[1]
 """
-
-
-@pytest.fixture
-def supervisor(isolated, monkeypatch):
-    monkeypatch.setenv("POOLMGR_AUTOSTART", "0")
-    made = FakeSupervisor(isolated)
-    yield made
-    made.stop()
 
 
 def run(code):

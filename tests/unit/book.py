@@ -1,0 +1,61 @@
+"""What tests of the ledger share: one with a server, and the time."""
+
+from __future__ import annotations
+
+import random
+
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.turn import Turn
+from poolmgr.wire import Limit, Report
+
+R = "tcp://r:6379"
+
+
+class Book:
+    """A ledger with one server, and the time."""
+
+    def __init__(self, budget: int = 10, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
+        self.now = 100.0
+        self.server = self.ledger.server(R, run_id="x")
+        if ledger is None:
+            self.ledger.set_budget(R, budget, self.now)
+        self.ledger.hold_raises(R, False)
+        self.links: dict[str, int] = {}
+
+    def join(self, *tags: str, holds: int = 0, link: int = 1) -> None:
+        for tag in tags:
+            assert self.ledger.register(Identity(tag, 2), link, {R: holds} if holds else {}, self.now)
+            self.links[tag] = link
+            self.ledger.attach(tag, R, self.now)
+
+    def tell(self, tag: str, limit: int) -> Turn:
+        """Raise or lower by hand, policy aside."""
+        turn = Turn()
+        account = self.server.accounts[tag]
+        change = self.ledger._raise if limit > account.limit else self.ledger._lower
+        change(self.server, tag, limit, self.now, turn)
+        return turn
+
+    def report(self, tag: str, *, acked: int | None = None, link: int | None = None, **busy: int) -> None:
+        account = self.server.accounts[tag]
+        busy.setdefault("peak", busy.get("in_use", 0) + busy.get("waiting", 0))
+        acked = account.seq if acked is None else acked
+        self.ledger.report(tag, link or self.links[tag], Report(R, acked, **busy), self.now)
+
+    def settle(self, later: float = 0.0) -> Turn:
+        self.now += later
+        turn = self.ledger.settle(self.now)
+        self.ledger.check()
+        return turn
+
+    def charge(self, tag: str) -> int:
+        return self.server.accounts[tag].charge
+
+    def limit(self, tag: str) -> int:
+        return self.server.accounts[tag].limit
+
+
+def limits(turn: Turn) -> dict[str, int]:
+    return {tell.tag: tell.message.limit for tell in turn.tells if isinstance(tell.message, Limit)}

@@ -1,0 +1,220 @@
+"""A member's link to its supervisor: found, cut, silent, refused, and ended with a goodbye."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from poolmgr import launch, settings, wire
+from poolmgr.member import contact
+from poolmgr.member.agent import Member
+from tests.helpers import wait_for
+from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, FakeSupervisor, account, filled
+
+
+def test_after_a_cut_it_registers_with_what_it_holds_and_opens_nothing_before_the_answer(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    supervisor.limit = None
+    supervisor.cut()
+    wait_for(lambda: len(supervisor.of(wire.Hello)) == 2)
+    first, second = supervisor.of(wire.Hello)
+    assert second.link == first.link + 1
+    assert second.tag == first.tag
+    assert [(h.server, h.stated, h.open) for h in second.holds] == [(KEY, 2, 1)]
+    wait_for(lambda: not account(pool).seq)
+    assert not pool.open()
+    assert pool.permits.explain().reason == "supervisor"
+    supervisor.tell(2)
+    wait_for(pool.open)
+
+
+def test_it_finds_the_next_supervisor(member, supervisor, caplog):
+    caplog.set_level(logging.INFO, "poolmgr.member")
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    supervisor.stop()
+    wait_for(lambda: not account(pool).seq)
+    second = FakeSupervisor(supervisor.path, limit=3)
+    try:
+        filled(pool, 2)
+        assert [m for m in caplog.messages if m.startswith("supervisor.")] == ["supervisor.lost", "supervisor.found"]
+    finally:
+        second.stop()
+
+
+def test_lost_connections_are_told_to_the_next_supervisor_again(member, supervisor, monkeypatch):
+    monkeypatch.setattr("poolmgr.member.closing.BOUND", 0.02)
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    permit, sock = pool.lent.pop()
+    permit.close(sock)
+    wait_for(lambda: len(supervisor.of(wire.Lost)) == 1)
+    supervisor.cut()
+    wait_for(lambda: len(supervisor.of(wire.Lost)) == 2)
+    assert supervisor.of(wire.Hello)[-1].holds[0].stated == 2
+
+
+def test_the_need_to_grow_has_a_supervisor_started_and_idleness_has_not(isolated, monkeypatch):
+    starts = []
+
+    def connect(found, *, start=True, timeout=10.0):
+        if start:
+            starts.append(time.monotonic())
+        return dial(found, start=False, timeout=timeout)
+
+    dial = launch.connect
+    monkeypatch.setattr(launch, "connect", connect)
+    supervisor = FakeSupervisor(isolated)
+    member = Member(settings.load())
+    try:
+        pool = filled(FakePool(member, ENDPOINT), 1)
+        supervisor.stop()
+        wait_for(lambda: not account(pool).seq)
+        time.sleep(0.2)
+        assert not starts
+        assert not pool.open()
+        wait_for(lambda: starts)
+    finally:
+        member.stop()
+
+
+def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
+    release = threading.Event()
+
+    def connect(found, *, start=True, timeout=10.0):
+        if start:
+            release.wait(10)
+        return dial(found, start=False, timeout=timeout)
+
+    dial = launch.connect
+    monkeypatch.setattr(launch, "connect", connect)
+    supervisor = FakeSupervisor(isolated)
+    member = Member(settings.load())
+    try:
+        pool = filled(FakePool(member, ENDPOINT), 2)
+        supervisor.stop()
+        wait_for(lambda: not account(pool).seq)
+        pool.open()
+        wait_for(lambda: member._loop and member._loop.contact._finder._helper)
+        permit, sock = pool.lent.pop()
+        permit.close(sock)
+        pool.peers[-1].settimeout(1)
+        assert pool.peers[-1].recv(1) == b""
+        pool.peers[-1].close()
+        wait_for(lambda: account(pool).open == 1)
+        assert not release.is_set()
+    finally:
+        release.set()
+        member.stop()
+
+
+def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monkeypatch):
+    monkeypatch.setattr(contact, "PING_AFTER", 0.05)
+    monkeypatch.setattr(launch, "SILENT", 0.2)
+    replaced = []
+
+    def replace(found, sock=None):
+        replaced.append(sock.getpeername())
+        return True
+
+    monkeypatch.setattr(launch, "replace_hung", replace)
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    supervisor.silent = True
+    pool.waiting = 1
+    time.sleep(0.3)
+    assert not replaced, "one that nobody waits for may be silent"
+    pool.open()
+    wait_for(lambda: supervisor.of(wire.Ping))
+    wait_for(lambda: replaced)
+    assert replaced == [supervisor.path]
+    wait_for(lambda: len(supervisor.of(wire.Hello)) == 2)
+
+
+def test_a_supervisor_that_answers_pings_is_left_in_peace(member, supervisor, monkeypatch):
+    monkeypatch.setattr(contact, "PING_AFTER", 0.02)
+    monkeypatch.setattr(launch, "SILENT", 0.1)
+    monkeypatch.setattr("poolmgr.launch.replace_hung", lambda *args: pytest.fail("it was alive"))
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    pool.waiting = 1
+    pool.open()
+    wait_for(lambda: len(supervisor.of(wire.Ping)) > 5)
+    assert len(supervisor.of(wire.Hello)) == 1
+
+
+def test_garbage_from_the_supervisor_ends_the_link_and_nothing_else(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    supervisor.links[-1].sendall(b"\xff\xff\xff\xff")
+    wait_for(lambda: len(supervisor.of(wire.Hello)) == 2)
+    filled(pool, 1)
+
+
+def test_one_that_closes_every_link_at_once_is_tried_less_and_less_often(member, supervisor):
+    supervisor.silent = True
+    pool = FakePool(member, ENDPOINT)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        supervisor.cut()
+        time.sleep(0.001)
+    assert 2 < supervisor.accepted < 16
+    assert not pool.open()
+
+
+def test_a_refusal_is_not_asked_for_again_at_once(member, supervisor, caplog):
+    supervisor.silent = True
+    pool = FakePool(member, ENDPOINT)
+    wait_for(lambda: supervisor.links)
+    supervisor.say(wire.Refused("too many clients"))
+    supervisor.cut()
+    wait_for(lambda: "supervisor.lost" in caplog.messages)
+    time.sleep(0.1)
+    assert not supervisor.links
+    assert not pool.open()
+    why = pool.permits.explain()
+    assert why.reason == "supervisor"
+    assert why.text.startswith("too many clients; no supervisor has answered for ")
+
+
+def test_a_supervisor_that_does_not_read_does_not_block_anybody(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    contact = member._loop.contact
+    supervisor.listening.clear()
+    big = wire.Trouble(KEY, "unreachable", "x" * 1000)
+    for _ in range(2000):
+        member.locked(contact.post, big)
+    began = time.monotonic()
+    pool.permits.trouble("unreachable", "x")
+    assert not pool.open()
+    assert time.monotonic() - began < 0.5
+    wait_for(lambda: contact._writing, what="the kernel is asked to tell when it takes more")
+    supervisor.listening.set()
+    wait_for(lambda: len(supervisor.of(wire.Trouble)) >= 2001, what="everything arrives, in order and whole")
+    wait_for(lambda: not contact.link.pending and not contact._writing)
+    supervisor.tell(3)
+    wait_for(pool.open)
+
+
+def test_a_sender_torn_out_of_the_middle_costs_the_link_only(member, supervisor, monkeypatch):
+    monkeypatch.setattr(contact, "STUCK", 0.05)
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    member._loop.contact.link._sending.acquire()  # and never released
+    pool.permits.trouble("unreachable", "x")
+    wait_for(lambda: len(supervisor.of(wire.Hello)) == 2)
+    filled(pool, 1)
+
+
+def test_a_goodbye_closes_what_is_idle_first(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    pool.release()
+    threading.Thread(target=lambda: pool.peers[0].recv(1) == b"" and pool.peers[0].close()).start()
+    member.leave(2.0)
+    wait_for(lambda: supervisor.of(wire.Bye))
+    assert account(pool).open == 0
+
+
+def test_a_goodbye_does_not_wait_for_what_is_in_use(member, supervisor):
+    filled(FakePool(member, ENDPOINT), 1)
+    began = time.monotonic()
+    member.leave(0.1)
+    assert time.monotonic() - began < 1
+    assert not supervisor.of(wire.Bye)

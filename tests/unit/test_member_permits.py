@@ -1,0 +1,202 @@
+"""A member's permits, against a supervisor of the test's own: taken, waited for, recalled, returned, lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+
+import pytest
+
+from poolmgr import settings, wire
+from poolmgr.exceptions import ConnectionPoolTimeoutError
+from poolmgr.member import loop, permits
+from poolmgr.member.agent import Member
+from tests.helpers import wait_for
+from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, account, filled
+
+
+def test_nothing_exists_before_the_first_attach(supervisor):
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    member = Member(settings.load())
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    assert not supervisor.links
+    del member
+
+
+def test_it_opens_as_many_as_it_was_told_and_not_one_more(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    assert not pool.open()
+
+
+def test_who_is_refused_is_reported_at_once_and_told_to_grow_when_the_limit_rises(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    pool.waiting = 1
+    assert not pool.open()
+    wait_for(lambda: supervisor.report.waiting == 1)
+    assert supervisor.report.in_use == supervisor.report.open == 2
+    assert not pool.grown
+    supervisor.tell(3)
+    wait_for(lambda: pool.grown)
+    assert pool.open()
+
+
+def test_who_is_refused_tells_the_supervisor_without_the_help_of_the_thread(member, supervisor, monkeypatch):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    wait_for(lambda: supervisor.report.open == 2)
+    busy, go_on = threading.Event(), threading.Event()
+
+    def tick(now):
+        busy.set()
+        go_on.wait(10)
+        return 1.0
+
+    monkeypatch.setattr(pool, "tick", tick)
+    try:
+        wait_for(busy.is_set)
+        assert not pool.open()
+        wait_for(lambda: supervisor.report.waiting == 1)
+    finally:
+        go_on.set()
+
+
+def test_a_lower_limit_closes_idle_connections_before_it_is_acknowledged(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    pool.release()
+    seq = supervisor.tell(1)
+    peer = pool.peers[-1]
+    assert peer.recv(1) == b""
+    assert supervisor.report.acked < seq
+    assert account(pool).open == 2, "closing counts"
+    peer.close()
+    wait_for(lambda: supervisor.report.acked == seq)
+    assert supervisor.report.open == 1
+
+
+def test_what_is_in_use_is_given_up_at_its_release(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    seq = supervisor.tell(1)
+    wait_for(lambda: pool.permits.surplus == 1)
+    pool.release()
+    assert not pool.idle
+    pool.release()
+    assert len(pool.idle) == 1, "only as many as were recalled"
+    pool.peers[-1].close()
+    wait_for(lambda: supervisor.report.acked == seq)
+
+
+def test_a_connection_whose_end_is_not_confirmed_stays_counted_until_it_is_proven(member, supervisor, monkeypatch):
+    monkeypatch.setattr("poolmgr.member.closing.BOUND", 0.05)
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    permit, sock = pool.lent.pop()
+    permit.close(sock)  # the peer never closes
+    lost = wait_for(lambda: supervisor.of(wire.Lost))
+    assert lost[-1].serials == (permit.serial,)
+    assert not pool.open()
+    supervisor.say(wire.Gone(KEY, (permit.serial,)))
+    wait_for(pool.open)
+
+
+def test_a_connection_collected_with_its_permit_is_lost_and_one_never_used_is_not(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    pool.lent.pop()
+    gc.collect()
+    wait_for(lambda: supervisor.of(wire.Lost))
+    assert account(pool).open == 1
+
+    permit = permits.SocketPermit(member, member.core.serial())
+    assert member.core.take(pool.permits, time.monotonic(), None, permit.serial)
+    del permit  # as if an exception had struck before the caller had it
+    wait_for(lambda: account(pool).open == 1)
+
+
+def test_a_permit_whose_finalizer_did_not_finish_is_found(member, supervisor, monkeypatch):
+    monkeypatch.setattr(loop, "AUDIT_EVERY", 0.02)
+    monkeypatch.delattr(permits.SocketPermit, "__del__")  # as if a signal handler had raised in it
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    time.sleep(0.1)
+    assert len(account(pool).live) == 2, "those that are held are left alone"
+    pool.lent.pop()
+    gc.collect()
+    wait_for(lambda: supervisor.of(wire.Lost))
+    assert len(account(pool).live) == 1
+
+
+def test_giving_back_twice_is_harmless(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    permit, sock = pool.lent.pop()
+    permit.gone()
+    permit.gone()
+    sock.close()
+    pool.peers.pop().close()
+    wait_for(lambda: account(pool).open == 1)
+    permit, sock = pool.lent.pop()
+    again = sock.dup()
+    permit.close(sock)
+    permit.close(again)
+    assert again.fileno() < 0
+    pool.peers.pop().close()
+    wait_for(lambda: account(pool).open == 0)
+
+
+def test_a_failed_connect_gives_the_permit_back_to_whoever_asks_next(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    for _ in range(100):
+        permit = pool.permits.take()
+        assert permit is not None
+        permit.gone()
+
+
+def test_release_in_a_garbage_collection_below_our_lock_does_not_deadlock(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    supervisor.tell(1)
+    wait_for(lambda: pool.permits.surplus)
+    permit, sock = pool.lent[-1]
+
+    def collected():  # what a finalizer may call, in the thread that holds the lock
+        assert pool.permits.give_up() is False
+        assert pool.permits.take() is None
+        pool.permits.trouble("unreachable", "")
+        pool.permits.explain()
+        permit.close(sock)
+
+    member.locked(collected)
+    pool.peers[-1].close()
+    wait_for(lambda: account(pool).open == 1)
+
+
+def test_waiting_without_a_pool_comes_before_growth(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(pool.permits.wait(5)))
+    thread.start()
+    wait_for(lambda: supervisor.report.waiting)
+    supervisor.tell(3)
+    thread.join(5)
+    assert got[0].serial
+    assert not pool.open()
+
+
+def test_waiting_ends_with_a_reason(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    supervisor.say(wire.Picture(KEY, 7, (("gunicorn worker 12", 5),)))
+    wait_for(lambda: pool.permits.desk.picture)
+    began = time.monotonic()
+    with pytest.raises(ConnectionPoolTimeoutError) as caught:
+        pool.permits.wait(0.05)
+    assert 0.05 <= time.monotonic() - began < 1
+    assert caught.value.reason == "budget"
+    assert "holds 2 of its limit 2" in str(caught.value)
+    assert "budget of 7" in str(caught.value)
+    assert "gunicorn worker 12 5" in str(caught.value)
+    assert not pool.permits.desk.waiters
+
+
+def test_an_interrupted_waiter_is_not_waited_for(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    member.queue(pool.permits, permits.Bell())  # torn away before it could leave the queue
+    permit, sock = pool.lent.pop()
+    sock.close()
+    permit.gone()
+    wait_for(pool.open)
