@@ -104,19 +104,23 @@ def every_instruction(run: Callable[[At], None], step: int = 1, where: str = OUR
         number += step
 
 
+def borrow(pool: ConnectionPool, at: At) -> None:
+    """A checkout and a release under a strike; what was borrowed is let go of."""
+    try:
+        with at:
+            connection = pool.get_connection()
+            pool.release(connection)
+    except Struck:
+        pass
+
+
 def test_a_warm_checkout_and_release(server: RedisServer):
     pool = direct_pool(server, max_connections=1)
     client_of(pool).ping()
 
     def run(at: At) -> None:
         client_of(pool).ping()
-        try:
-            with at:
-                connection = pool.get_connection()
-                pool.release(connection)
-        except Struck:
-            connection = None
-        del connection
+        borrow(pool, at)
         nothing_is_missing(pool)
 
     assert every_instruction(run) > 50
@@ -126,13 +130,7 @@ def test_a_warm_checkout_and_release(server: RedisServer):
 def test_a_cold_checkout(server: RedisServer):
     def run(at: At) -> None:
         pool = direct_pool(server, max_connections=1)
-        try:
-            with at:
-                connection = pool.get_connection()
-                pool.release(connection)
-        except Struck:
-            connection = None
-        del connection
+        borrow(pool, at)
         nothing_is_missing(pool)
         pool.disconnect()
         nothing_is_missing(pool)
@@ -194,14 +192,9 @@ def test_a_wait(server: RedisServer):
         giver = threading.Timer(0.01, pool.release, (held,))
         giver.start()
         del held
-        try:
-            with at:
-                connection = pool.get_connection()
-                pool.release(connection)
-        except Struck:
-            connection = None
+        borrow(pool, at)
         giver.join()
-        del connection, giver
+        del giver
         nothing_is_missing(pool)
 
     assert every_instruction(run, step=5) > 100
@@ -215,14 +208,9 @@ def test_the_start_of_a_thread_that_connects_for_the_queue(server: RedisServer):
     def run(at: At) -> None:
         held = pool.get_connection()
         pool.shed(9)  # so that the next one has to be made, behind the back of whoever wants it
-        try:
-            with at:
-                connection = pool.get_connection()
-                pool.release(connection)
-        except Struck:
-            connection = None
+        borrow(pool, at)
         pool.release(held)
-        del connection, held
+        del held
         nothing_is_missing(pool)
 
     assert every_instruction(run, where=threading.__file__) > 10
