@@ -31,8 +31,9 @@ class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeout
 
     Attributes:
         reason: ``pool`` (the pool's own ``max_connections``), ``budget`` (the shared budget is
-            exhausted), ``server`` (the server does not answer), ``supervisor`` (no supervisor, so
-            the process cannot grow) or ``queue`` (``max_waiting`` callers wait already).
+            exhausted), ``descriptors`` (the process may open no more files), ``server`` (the server does
+            not answer), ``supervisor`` (no supervisor, so the process cannot grow) or ``queue``
+            (``max_waiting`` callers wait already).
     """
 
     def __init__(self, message: str = "", *, reason: str = "pool") -> None:

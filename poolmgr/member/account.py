@@ -37,9 +37,13 @@ class Account:
         acked: newest sequence at which ``open <= limit`` held and was said so, on the present link.
         high: largest limit told or stated and not yet superseded by an acknowledged smaller one: what
             the supervisor charges, seen from here.
+        room: sockets that the process's limit of open files lets there be, beside those at other servers; None:
+            no fewer than the limit. What is told and acknowledged does not depend on it.
     """
 
-    __slots__ = ("acked", "closing", "high", "limit", "live", "lost", "promised", "promised_at", "seq", "server")
+    __slots__ = (
+        "acked", "closing", "high", "limit", "live", "lost", "promised", "promised_at", "room", "seq", "server"
+    )  # fmt: skip
 
     def __init__(self, server: str = "") -> None:
         self.server = server
@@ -53,6 +57,7 @@ class Account:
         self.promised = 0
         """Callers told by :meth:`give_up` to close, whose sockets have not arrived in ``closing`` yet."""
         self.promised_at = 0.0
+        self.room: int | None = None
 
     # ---- M1 --------------------------------------------------------------------------------------
 
@@ -64,6 +69,10 @@ class Account:
         """Rule M1: strictly below the limit, and (M4) only once this link has told a number."""
         return self._answered() and self._counts_as_open() < self.limit
 
+    def _has_room(self) -> bool:
+        """No rule of the budget's: whether there is a descriptor for one more."""
+        return self.room is None or self._counts_as_open() < self.room
+
     @property
     def open(self) -> int:
         return self._counts_as_open()
@@ -71,11 +80,16 @@ class Account:
     @property
     def available(self) -> int:
         """Sockets that may be opened now."""
-        return self.limit - self._counts_as_open() if self._may_open() else 0
+        return self.allowed - self._counts_as_open() if self._may_open() and self._has_room() else 0
+
+    @property
+    def allowed(self) -> int:
+        """Sockets that there may be: the limit, or what descriptors leave room for if that is less."""
+        return self.limit if self.room is None else min(self.limit, self.room)
 
     def take(self, serial: int, owner: Attachment) -> bool:
         """Charge one socket about to be opened, if the rules let it."""
-        if not self._may_open():
+        if not (self._may_open() and self._has_room()):
             return False
         self.live[serial] = owner
         return True
@@ -113,13 +127,13 @@ class Account:
 
     @property
     def surplus(self) -> int:
-        """Live sockets to be asked for: above the limit, those on their way out not counted again.
+        """Live sockets to be asked for: above what is allowed, those on their way out not counted again.
 
         Without a number on this link there is no surplus: the process keeps what it has.
         """
         if not self._answered():
             return 0
-        return max(0, min(len(self.live), len(self.live) + len(self.lost) - self.limit) - self.promised)
+        return max(0, min(len(self.live), len(self.live) + len(self.lost) - self.allowed) - self.promised)
 
     def give_up(self, now: float) -> bool:
         """Whether the releasing caller is to close. Counted at once."""

@@ -19,7 +19,8 @@ decides whom to serve and what to report.
 2. *Take.* A permit is had at once while ``open < limit`` (M1). If not, a report that somebody waits is
    in :meth:`Core.outgoing` at once, for the waiting thread itself to send; when the limit rises,
    ``Grow`` goes to the pools that were refused, first come first served, and ``Wake`` to callers that
-   wait without a pool.
+   wait without a pool. Where the limits of several servers come to more than the process has
+   descriptors for, these are divided (:mod:`poolmgr.member.division`), and the part is the bound.
 3. *Lowered.* Idle connections are ``Shed`` at once; every release sees ``attachment.surplus`` and asks
    :meth:`Core.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
 4. *Closing.* A socket handed over to be closed is counted until its end is certain (M3).
@@ -51,6 +52,7 @@ import msgspec
 
 from poolmgr import wire
 from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Shed, Wake
+from poolmgr.member.division import Part, divide
 from poolmgr.member.ports import Shortage, Usage
 
 __all__ = ["Attachment", "Core", "Effect", "Grow", "Settled", "Shed", "Wake"]
@@ -84,7 +86,7 @@ class Core:
         """Number of the newest link; grows with every registration in this process."""
         self.linked = False
         self.descriptors = 0
-        """Connections that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
+        """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
         self._rng = rng or random.Random()
         self._serials = itertools.count(1)
         self._desks: dict[str, Desk] = {}
@@ -135,8 +137,12 @@ class Core:
             serial: the number to be used, from :meth:`serial`; 0: the next one.
         """
         serial = serial or self.serial()
-        desk = attachment.desk
+        desk, refused_at = attachment.desk, attachment.refused_at
         if desk.take(attachment, serial, now, waiter):
+            return serial
+        self._divide(now)  # now that there is this need
+        if desk.account.room is not None and desk.take(attachment, serial, now, waiter):
+            attachment.refused_at = refused_at
             return serial
         if self.linked:
             report = desk.hurry(now)
@@ -244,6 +250,7 @@ class Core:
         match message:
             case wire.Limit(server=server, seq=seq, limit=limit):
                 self._desk(server).told(seq, limit)
+                self._divide(now)  # before anybody opens within it
             case wire.Resolved(endpoint=key, server=server):
                 self._resolve(key, server)
             case wire.Ask(server=server, guard=guard) if server in self._desks:
@@ -332,7 +339,10 @@ class Core:
 
     def looks(self, now: float) -> list[Attachment]:
         """Pools to be observed before :meth:`settle`."""
-        return [a for d in self._desks.values() if d.look_due(now) for a in d.attachments if a.pooled]
+        due = [desk for desk in self._desks.values() if desk.look_due(now)]
+        if any(desk.cramped for desk in due):
+            due = list(self._desks.values())  # what is idle there may make room
+        return [a for desk in due for a in desk.attachments if a.pooled]
 
     def observe(self, attachment: Attachment, usage: Usage, now: float) -> None:
         """What a pool says of itself; its low-water mark has been reset by the asking."""
@@ -351,11 +361,22 @@ class Core:
         effects: list[Effect] = []
         send: list[wire.Message] = []
         wake = NEVER
+        self._divide(now)
         for desk in self._desks.values():
-            desk.descriptors = self.descriptors
             wake = min(wake, desk.settle(now, send, effects))
         self.out.extend(send)
         return Settled(tuple(effects), wake)
+
+    def _divide(self, now: float) -> None:
+        """Limits of several servers may come to more than the process has descriptors for."""
+        desks = list(self._desks.values())
+        total = sum(max(desk.account.limit, desk.account.open) for desk in desks)
+        if not self.descriptors or total <= self.descriptors:  # the usual case, at each report
+            parts = [Part(self.descriptors)] * len(desks)
+        else:
+            parts = divide(self.descriptors, [desk.stake(now) for desk in desks])
+        for desk, part in zip(desks, parts, strict=True):
+            desk.given(part)
 
     def outgoing(self) -> list[wire.Message]:
         """Messages to be sent on the present link, in order. Taken out by the asking."""

@@ -14,6 +14,7 @@ import msgspec
 from poolmgr import wire
 from poolmgr.member.account import Account
 from poolmgr.member.demand import SLOT, Demand
+from poolmgr.member.division import Part, Stake
 from poolmgr.member.ports import Outage, Shortage, Usage
 from poolmgr.member.reporting import Told, describe, exceeds
 
@@ -107,7 +108,7 @@ class Desk:
         self.outage: Outage | None = None
         self.picture: wire.Picture | None = None
         self.descriptors = 0
-        """Connections that the process's file-descriptor limit leaves; 0: unknown."""
+        """Connections that the process's file-descriptor limit leaves to this server; 0: unknown."""
         self.tell_lost = False
         self.dirty = True
         """Something happened that :meth:`settle` has to look at soon."""
@@ -214,6 +215,29 @@ class Desk:
     def unlinked(self) -> None:
         self.account.forget_link()
         self.publish()
+
+    # ---- descriptors -----------------------------------------------------------------------------
+
+    def stake(self, now: float) -> Stake:
+        """What the process's servers are divided by while descriptors do not suffice for all limits."""
+        account = self.account
+        return Stake(
+            limit=account.limit,
+            need=self._report(now).peak,
+            kept=len(account.live) + len(account.lost),
+            open=account.open,
+        )
+
+    def given(self, part: Part) -> None:
+        """This much of what descriptors leave is this server's."""
+        self.descriptors = part.ceiling
+        self.account.room = part.room
+
+    @property
+    def cramped(self) -> bool:
+        """Whether somebody waits for whom other servers' connections have no room left."""
+        account = self.account
+        return account.room is not None and account.room < account.limit and self.wanting
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -380,6 +404,12 @@ class Desk:
         mine = f"this process holds {account.open} of its limit {account.limit}" + (
             f" ({closing} of them closing)" if closing else ""
         )
+        if account.seq and account.room is not None and account.room <= account.open < account.limit:
+            return Shortage(
+                "descriptors",
+                f"this process's limit of open files leaves {self.descriptors} connections to {key}: {mine}; raise it "
+                "(ulimit -n, LimitNOFILE=)",
+            )
         if not account.seq:
             return Shortage(
                 "supervisor", f"no supervisor has answered for {key}, so no connection can be opened; {mine}"

@@ -87,7 +87,7 @@ class Shortage(msgspec.Struct, frozen=True):
     """Why no permit can be had now, for the error message."""
 
     reason: str
-    """``budget``, ``server``, ``supervisor``: see ConnectionPoolTimeoutError.reason."""
+    """``budget``, ``descriptors``, ``server``, ``supervisor``: see ConnectionPoolTimeoutError.reason."""
     text: str
     """One sentence with numbers and, where known, who holds what."""
 

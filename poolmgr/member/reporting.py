@@ -40,7 +40,7 @@ def describe(
     Args:
         waiters: callers that wait without a pool.
         guard: seconds for which a connection must not have been needed to be called spare.
-        descriptors: how many connections the file-descriptor limit leaves; 0: unknown.
+        descriptors: how many connections the file-descriptor limit leaves to this server; 0: unknown.
     """
     waiting, unneeded, ceiling = waiters, 0, waiters
     in_use = len(account.lost)
@@ -66,6 +66,8 @@ def describe(
         peak += max(demand.peak(now), lent + queue)
         ceiling += usage.ceiling
         timeout = min(timeout, usage.timeout)
+    # What descriptors are missing for is of no use here, whoever waits.
+    unusable = max(0, account.limit - max(account.open, descriptors)) if descriptors else 0
     return wire.Report(
         server=account.server,
         acked=account.ackable(),
@@ -73,7 +75,7 @@ def describe(
         in_use=in_use,
         waiting=waiting,
         peak=peak,
-        spare=0 if waiting else max(0, account.limit - account.open + unneeded),
+        spare=unusable if waiting else max(0, account.limit - account.open + unneeded),
         ceiling=min(ceiling, descriptors) if descriptors else ceiling,
         timeout=timeout,
     )

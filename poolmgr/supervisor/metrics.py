@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STATES = ("live", "restored", "silent")
 
-TIMEOUTS = ("budget", "pool", "queue", "server", "supervisor")
+TIMEOUTS = ("budget", "descriptors", "pool", "queue", "server", "supervisor")
 """Reasons for which a caller gets no connection. Each is there from the beginning with 0: Prometheus sees no
 increase in a series that begins with 1."""
 
