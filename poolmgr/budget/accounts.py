@@ -57,6 +57,8 @@ class Account(msgspec.Struct):
     """Since when it owes an acknowledgement of a lower limit; None if it owes none."""
     recalled_idle: bool = False
     """What was recalled then was spare, so that the time it takes is that of moving a permit."""
+    ends_turn: bool = False
+    """When nothing is left to it, a turn has ended."""
     waiting: float | None = None
     """Since when it has demanded more than its limit; None if it does not."""
     turn_ends: float | None = None
@@ -132,7 +134,7 @@ class Server(msgspec.Struct):
     tidied: float = -1e9
     """When headroom was last looked at."""
     recalled_total: int = 0
-    """Permits recalled since the ledger was made, for metrics."""
+    """Permits recalled and given back since the ledger was made, for metrics."""
     rotated_total: int = 0
     """Turns that ended while permits rotate, likewise."""
     charged: int = 0

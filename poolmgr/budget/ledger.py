@@ -414,9 +414,7 @@ class Ledger:
         account = server.accounts[tag]
         if not account.linked or limit >= account.limit:
             return False
-        server.recalled_total += account.limit - max(0, limit)
-        if limit <= 0 and account.turn_ends is not None:
-            server.rotated_total += 1
+        account.ends_turn = limit <= 0 and account.turn_ends is not None
         self._tell(server, tag, account, max(0, limit), turn)
         if account.recalled is None:
             account.recalled = now
@@ -459,6 +457,10 @@ class Ledger:
         last = account.told[-1]
         account.told = [entry for entry in account.told if entry[0] >= seq] or [last]
         server.charged += account.charge - before
+        # Counted here, where nothing can be undone any more: neither called off nor abandoned.
+        server.recalled_total += before - account.charge
+        if account.ends_turn and account.charge == 0 < before:
+            server.rotated_total += 1
         if account.charge < before and account.recalled is not None and account.recalled_idle:
             took = min(0.1, max(0.0, now - account.recalled))
             server.handover += 0.2 * (took - server.handover)
