@@ -75,6 +75,7 @@ class Attachment:
         outage: likewise.
         pooled: whether a pool stands behind it, whose usage can be observed.
         refused_at: since when it was refused a permit and has not been told to grow; 0: it was not.
+        served_at: when it last got a permit; of several that want one, the one served longest ago is first.
         robbed: it is to give up one connection at a release, for a starved sibling.
     """
 
@@ -85,6 +86,7 @@ class Attachment:
         self.outage: Outage | None = None
         self.demand = Demand()
         self.refused_at = 0.0
+        self.served_at = 0.0
         self.robbed = False
         self.desk = Desk()
 
@@ -135,6 +137,7 @@ class Desk:
         """A permit for ``serial``, unless the rules or those who came first are against it."""
         spoken_for = bool(self.waiters) and waiter not in self.waiters and self.account.available <= len(self.waiters)
         if not spoken_for and self.account.take(serial, attachment):
+            attachment.served_at = now
             if not self.account.available:
                 self.dirty = True  # the last spare one: the supervisor may have more
             return True
@@ -281,6 +284,9 @@ class Desk:
         if self.outage is not None:
             effects.extend(Wake(waiter) for waiter in self.waiters)  # to fail at once
         short = self.wanting
+        for attachment in self.attachments:
+            if not short or attachment.demand.usage.idle:
+                attachment.robbed = False  # nobody needs it, or it can be taken without waiting for a release
         if not short:
             self._short_since = 0.0
         elif not self._short_since:
@@ -325,7 +331,11 @@ class Desk:
         return asked
 
     def serve(self, effects: list[Effect]) -> None:
-        """Hand out what is available: waiting callers first, then pools in the order of their refusal."""
+        """Hand out what is available: waiting callers first, then pools, the one served longest ago first.
+
+        Not in the order of their refusal: all are told, the first takes it and the others are refused; it is
+        refused the next one before them, and would be the first again.
+        """
         available = self.account.available
         if available <= 0:
             return
@@ -333,7 +343,7 @@ class Desk:
         if available <= len(self.waiters):
             return
         wanting = [a for a in self.attachments if a.refused_at or self._missing(a)]
-        for attachment in sorted(wanting, key=lambda a: a.refused_at or NEVER):
+        for attachment in sorted(wanting, key=lambda a: a.served_at):
             attachment.refused_at = 0.0
             effects.append(Grow(attachment))
 
