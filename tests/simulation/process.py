@@ -1,19 +1,18 @@
-"""A member process: the real :class:`poolmgr.member.core.Core` with a shell, pools and callers around it.
+"""A member process: the real :class:`poolmgr.member.core.Core` with a shell around it, and its pools.
 
-The shell does what :mod:`poolmgr.member.agent` does, with delays in between; the pools are simple ones.
+The shell does what :mod:`poolmgr.member.agent` and :mod:`poolmgr.member.loop` do, with delays in between.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment, Core, Grow, Shed
-from poolmgr.member.ports import Usage
+from poolmgr.member.core import Core, Grow, Shed, Wake
 from tests.simulation.link import Link
+from tests.simulation.pool import Caller, Load, Pool
 from tests.simulation.server import Connection, Server
 
 if TYPE_CHECKING:
@@ -21,186 +20,6 @@ if TYPE_CHECKING:
 
 CONFIRM = 1.0
 """Seconds for which the server's end-of-file is waited for (rule M3)."""
-
-
-class Load:
-    """What one caller thread does all day: thinks, checks out, uses, releases.
-
-    Attributes:
-        threads: how many there are.
-        think, service: mean seconds without and with a connection.
-        on, off: seconds of work and of rest in turn; 0 off: no rest.
-        phase: seconds by which that is shifted.
-    """
-
-    __slots__ = ("off", "on", "phase", "service", "think", "threads")
-
-    def __init__(
-        self, threads: int, service: float, think: float, on: float = 1.0, off: float = 0.0, phase: float = 0.0
-    ) -> None:
-        self.threads = threads
-        self.service = service
-        self.think = think
-        self.on = on
-        self.off = off
-        self.phase = phase
-
-    def rests_for(self, now: float) -> float:
-        """Seconds until there is work again; 0: now."""
-        if not self.off:
-            return 0.0
-        at = (now + self.phase) % (self.on + self.off)
-        return 0.0 if at < self.on else self.on + self.off - at
-
-
-class Caller:
-    """One thread of the application."""
-
-    __slots__ = ("busy", "since", "turns", "waited", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting = False
-        self.busy = False
-        self.since = 0.0
-        self.turns = 0
-        self.waited = 0.0
-        """The longest wait so far."""
-
-
-class SimPool:
-    """A pool that is as simple as can be: first in, first out, no ageing."""
-
-    def __init__(self, process: Process, server: Server, load: Load, ceiling: int) -> None:
-        self.process = process
-        self.server = server
-        self.load = load
-        self.ceiling = ceiling
-        self.attachment = Attachment(wire.Endpoint(f"tcp://{server.id}"))
-        self.idle: deque[tuple[int, Connection]] = deque()
-        self.lent: dict[int, Connection] = {}
-        self.connecting: dict[int, Connection] = {}
-        self.queue: deque[Caller] = deque()
-        self.callers = [Caller() for _ in range(load.threads)]
-        self.low = 0
-        self.touched = 0.0
-        self.created = 0
-
-    # ---- callers ---------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        for caller in self.callers:
-            self._think(caller)
-
-    def _think(self, caller: Caller) -> None:
-        world = self.process.world
-        rest = self.load.rests_for(world.clock.now)
-        self.process.later(rest + self.load.think * 2 * world.rng.random(), self._checkout, caller)
-
-    def _checkout(self, caller: Caller) -> None:
-        world = self.process.world
-        if not world.working or self.process.leaving:
-            return
-        if self.load.rests_for(world.clock.now):
-            self._think(caller)
-            return
-        self.touched = world.clock.now
-        caller.since = world.clock.now
-        if self.idle:
-            serial, conn = self.idle.popleft()
-            self.low = min(self.low, len(self.idle))
-            self._lend(caller, serial, conn)
-        else:
-            caller.waiting = True
-            self.queue.append(caller)
-            self.grow()
-
-    def _lend(self, caller: Caller, serial: int, conn: Connection) -> None:
-        now = self.process.world.clock.now
-        caller.waiting = False
-        caller.waited = max(caller.waited, now - caller.since)
-        caller.turns += 1
-        self.lent[serial] = conn
-        service = self.load.service * (0.5 + self.process.world.rng.random())
-        self.process.later(service, self._release, caller, serial, conn)
-
-    def _release(self, caller: Caller, serial: int, conn: Connection) -> None:
-        self.touched = self.process.world.clock.now
-        del self.lent[serial]
-        self._think(caller)
-        attachment = self.attachment
-        if conn.ended:
-            self.process.end(serial)
-            self.grow()
-        elif attachment.surplus > 0 and self.process.core.give_up(attachment, self.touched):
-            self.process.later(self.process.world.delay(0.0001), self.process.close, serial, conn, self.server)
-        else:
-            self._keep(serial, conn)
-
-    def _keep(self, serial: int, conn: Connection) -> None:
-        if self.queue:
-            self._lend(self.queue.popleft(), serial, conn)
-        else:
-            self.idle.append((serial, conn))
-
-    # ---- connections -----------------------------------------------------------------------------
-
-    def grow(self) -> None:
-        process = self.process
-        while len(self.connecting) < len(self.queue):
-            if len(self.lent) + len(self.idle) + len(self.connecting) >= self.ceiling:
-                return
-            serial = process.core.take(self.attachment, process.world.clock.now)
-            process.touch()
-            if serial is None:
-                process.flush()
-                return
-            self.created += 1
-            self._connect(serial)
-
-    def _connect(self, serial: int) -> None:
-        process = self.process
-        box: list[Connection] = []
-        conn = self.server.connect(
-            f"{process.tag}-{serial}",
-            lambda: process.run(self._ready, serial, box[0]),
-            lambda: process.run(self._ended, serial, box[0]),
-        )
-        box.append(conn)
-        process.sockets[serial] = conn, self.server
-        self.connecting[serial] = conn
-
-    def _ready(self, serial: int, conn: Connection) -> None:
-        if self.connecting.pop(serial, None) is not None:
-            self._keep(serial, conn)
-
-    def _ended(self, serial: int, conn: Connection) -> None:
-        """End-of-file: confirmed, if it is being closed; the server's doing, if not."""
-        if serial in self.lent:
-            return  # the caller finds out
-        if self.connecting.pop(serial, None) is None and (serial, conn) in self.idle:
-            self.idle.remove((serial, conn))
-            self.low = min(self.low, len(self.idle))
-        self.process.end(serial)
-        self.grow()
-
-    def usage(self) -> Usage:
-        low, self.low = min(self.low, len(self.idle)), len(self.idle)
-        now = self.process.world.clock.now
-        return Usage(
-            len(self.lent),
-            len(self.idle),
-            len(self.queue),
-            low,
-            now - self.touched,
-            self.ceiling,
-            self.process.patience,
-        )
-
-    def shed(self, count: int) -> None:
-        for _ in range(min(count, len(self.idle))):
-            serial, conn = self.idle.popleft()
-            self.process.close(serial, conn, self.server)
-        self.low = min(self.low, len(self.idle))
 
 
 class Process:
@@ -211,9 +30,11 @@ class Process:
         self.tag = tag
         self.pid = pid
         self.core = core or Core(tag, rng=world.rng)
-        self.pools: list[SimPool] = []
+        self.pools: list[Pool] = []
         self.sockets: dict[int, tuple[Connection, Server]] = {}
         """Every socket that is open here, closing ones included."""
+        self.waiters: dict[int, Callable[[], None]] = {}
+        """Callers that wait for a permit without a pool."""
         self.link: Link | None = None
         self.alive = True
         self.stopped = False
@@ -264,10 +85,8 @@ class Process:
             pool.start()
         self.later(self.world.delay(0.0005), self.connect)
 
-    def attach(self, server: Server, load: Load, ceiling: int) -> SimPool:
-        pool = SimPool(self, server, load, ceiling)
-        self.pools.append(pool)
-        return pool
+    def attach(self, server: Server, load: Load, ceiling: int, *, lifo: bool, patience: float | None) -> None:
+        self.pools.append(Pool(self, server, load, ceiling, lifo=lifo, patience=patience))
 
     def die(self) -> None:
         """SIGKILL: the kernel closes everything."""
@@ -290,7 +109,7 @@ class Process:
 
     def _leave(self) -> None:
         for pool in self.pools:
-            pool.shed(len(pool.idle))
+            pool.shed(len(pool.core.idle))
         if self.core.open or self.waiting or any(pool.connecting for pool in self.pools):
             self.later(0.001, self._leave)
             return
@@ -394,6 +213,8 @@ class Process:
                 pools[id(effect.attachment)].shed(effect.count)
             elif isinstance(effect, Grow):
                 pools[id(effect.attachment)].grow()
+            elif isinstance(effect, Wake) and (waiter := self.waiters.get(cast(int, effect.waiter))) is not None:
+                self.later(self.world.delay(0.00003), waiter)
         if settled.wake < math.inf:
             self._wake_at(max(settled.wake, now + 0.0001))
 

@@ -60,6 +60,11 @@ class Worker(msgspec.Struct, frozen=True):
     off: float = 0.0
     phase: float = 0.0
     ceiling: int = 1000
+    pools: int = 1
+    """To each server, each with its own threads."""
+    lifo: bool = False
+    patience: float | None = None
+    """Seconds that callers wait; None for ever."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -143,7 +148,17 @@ def draw(seed: int) -> Scenario:
 
 
 def worker(rng: random.Random, members: int) -> Worker:
-    """One process's load: idle, steady, hot or in bursts."""
+    """One process's load, and its pools."""
+    return msgspec.structs.replace(
+        _load(rng, members),
+        pools=2 if members < 20 and rng.random() < 0.15 else 1,
+        lifo=rng.random() < 0.2,
+        patience=rng.uniform(0.01, 0.5) if rng.random() < 0.15 else None,
+    )
+
+
+def _load(rng: random.Random, members: int) -> Worker:
+    """Idle, steady, hot or in bursts."""
     pace = 1.0 if members < 20 else 5.0
     service = rng.choice((0.001, 0.003, 0.01)) * pace
     kind = rng.random()

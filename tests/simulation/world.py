@@ -29,7 +29,8 @@ from poolmgr.budget import sharing
 from poolmgr.budget.accounts import Identity, Saved, Server as Known
 from tests.simulation import wild
 from tests.simulation.clock import Clock
-from tests.simulation.process import Caller, Load, Process
+from tests.simulation.pool import Load
+from tests.simulation.process import Process
 from tests.simulation.scenario import Fault, Scenario, Worker, worker
 from tests.simulation.server import Server
 from tests.simulation.supervisor import Supervisor
@@ -169,7 +170,8 @@ class World:
         process = self.processes[tag] = Process(self, tag, self._pids, core)
         for server in self.servers.values():
             load = Load(kind.threads, kind.service, kind.think, kind.on, kind.off, kind.phase)
-            process.attach(server, load, kind.ceiling)
+            for _ in range(kind.pools):
+                process.attach(server, load, kind.ceiling, lifo=kind.lifo, patience=kind.patience)
         process.start()
         return process
 
@@ -443,6 +445,9 @@ class World:
                     a = desk.account
                     if a.lost or a.closing:
                         return f"{process.tag} has {len(a.closing)} closing, {len(a.lost)} lost"
+                for pool in process.pools:
+                    if amiss := pool.amiss():
+                        return amiss
             ledger = self.supervisor.ledger if self.supervisor and self.supervisor.alive else None
             if ledger is None:
                 return "no supervisor" if self.processes else ""
@@ -461,13 +466,8 @@ class World:
         self.whole = not self.scenario.lost_snapshot
         process = self.start(Worker(0, 0.0, 0.0, ceiling=1_000_000))
         for pool, usual in zip(process.pools, self.scenario.budgets, strict=True):
-            budget = 2 * usual + 1  # more than any budget that a fault may yet have set
-            pool.load = Load(budget, 3600.0, 0.0)
-            pool.callers = [Caller() for _ in range(budget)]
-            pool.queue.extend(pool.callers)
-            for caller in pool.callers:
-                caller.waiting = True
-            process.later(0.0, pool.grow)
+            # more than any budget that a fault may yet have set
+            process.later(0.0, pool.seize, 2 * usual + 1)
 
         def missing() -> str:
             for pool in process.pools:
