@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MOST_SITES = 1024
 """Servers known at the same time: each has a task and a thread."""
 
+MOST_NAMES = 8 * MOST_SITES
+"""Names of all of them together: a server can have many, and who made them up is not known."""
+
 UNUSED, UNREACHED = 60.0, 5.0
 """Seconds after which a server that nobody uses is forgotten; one that nobody has reached."""
 
@@ -94,12 +97,16 @@ class Book:
         self.probes[server].start()
         return site
 
+    def _full(self) -> bool:
+        """No server that is not known yet can be taken in."""
+        return len(self.sites) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
+
     def site_for(self, endpoint: wire.Endpoint) -> Site | None:
         """The site behind an endpoint; a new one, to be resolved, if nobody knows it. None: there are
         too many already."""
         site = self.by_key.get(endpoint.key)
         if site is None:
-            if len(self.sites) >= MOST_SITES:
+            if self._full():
                 return None
             site = self._new(endpoint.key, (endpoint.key,))
             log.info("server.new", extra={"server": site.id})
@@ -114,16 +121,21 @@ class Book:
             self.probes[site.id].wake()
         return site
 
-    def held(self, hold: wire.Hold) -> Site:
-        """The site of something that a member says it holds."""
+    def held(self, hold: wire.Hold) -> Site | None:
+        """The site of something that a member says it holds. None: there are too many already, and it is not
+        remembered. That overspends nothing: at a server that is not known nothing is raised, and when it becomes
+        known it is searched for our connections first."""
         site = self.by_key.get(hold.server)
         for key in hold.endpoints:
             site = site or self.by_key.get(key)
         if site is None:
-            site = self._new(hold.server, hold.endpoints)
-        for key in hold.endpoints:
-            self.by_key.setdefault(key, site)
-        self.ledger.server(site.id, aliases=hold.endpoints)
+            if self._full():
+                return None
+            site = self._new(hold.server, ())
+        room = max(0, MOST_NAMES - len(self.by_key))
+        new = [key for key in hold.endpoints if key not in self.by_key][:room]
+        self.by_key.update(dict.fromkeys(new, site))
+        self.ledger.server(site.id, aliases=[key for key in hold.endpoints if self.by_key.get(key) is site])
         return site
 
     def find(self, name: str) -> Site | None:

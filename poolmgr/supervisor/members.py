@@ -205,9 +205,15 @@ class Members:
             return
         now = self._turns.clock()
         holds: dict[str, int] = {}
+        dropped = 0
         for hold in hello.holds:
             site = self._book.held(hold)
+            if site is None:
+                dropped += 1
+                continue
             holds[site.id] = holds.get(site.id, 0) + max(0, hold.stated)
+        if dropped:
+            limited("member.holds_too_much", member=pid, dropped=dropped)
         if not self._ledger.register(process, hello.link, holds, now, ceiling=hello.descriptors):
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
