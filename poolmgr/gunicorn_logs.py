@@ -18,6 +18,7 @@ from gunicorn import glogging
 from poolmgr import waiting
 from poolmgr.exceptions import SettingsError
 from poolmgr.logs import formatter, put_on_root, redact
+from poolmgr.startup import StartError, check_binds
 from poolmgr.values import HIDDEN
 from poolmgr.variables import BY_NAME
 
@@ -29,6 +30,18 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
     log configuration of the user's, which goes before everything here. ``POOLMGR_LOG_FORMAT`` decides the
     look, ``--log-level`` or else ``POOLMGR_LOG_LEVEL`` what is logged.
     """
+
+    def __init__(self, cfg: Any) -> None:
+        """Made once, before gunicorn takes its addresses apart: nothing else of ours knows them that early.
+
+        Raises:
+            SystemExit: with one line, if one of them is none.
+        """
+        try:
+            check_binds(cfg.settings["bind"].get())
+        except StartError as error:
+            raise SystemExit(f"Error: {error}") from None
+        super().__init__(cfg)
 
     def setup(self, cfg: Any) -> None:
         """Called at the start and again on every reload, where an exception would end the master."""

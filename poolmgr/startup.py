@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable
 
@@ -21,7 +22,7 @@ from gunicorn import util
 from poolmgr.exceptions import ConnectionPoolTimeoutError, PoolmgrError
 from poolmgr.member.agent import get_member, set_title
 from poolmgr.pool.default import get_client
-from poolmgr.values import mask_url
+from poolmgr.values import SOCKET_PATH_MAX, mask_url
 
 PORT_PATIENCE = 1.0
 """Seconds to wait for a port that a process just ending may still hold."""
@@ -52,15 +53,58 @@ def check_worker_class(name: str) -> None:
         ) from None
 
 
+def check_binds(binds: Iterable[str]) -> None:
+    """That gunicorn can make addresses of these. It would say no more than "'' is not a valid port number".
+
+    Raises:
+        StartError: it cannot, or the port is none that there is.
+    """
+    for bind in binds:
+        try:
+            address = util.parse_address(bind)
+        except RuntimeError:
+            wrong = True
+        else:
+            wrong = isinstance(address, tuple) and not 0 <= address[1] <= 65535
+        if wrong:
+            port = os.environ.get("PORT")
+            if bind == f"0.0.0.0:{port}":
+                raise StartError(f"PORT is {port!r}: allowed is a number from 1 to 65535 (PORT=8000)")
+            raise StartError(
+                f"--bind is {bind!r}: allowed is HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, unix:PATH or "
+                "fd://NUMBER (--bind 127.0.0.1:8000)"
+            )
+
+
 def check_addresses(addresses: Iterable[object]) -> None:
     """That nobody else listens where gunicorn will: it would try for five seconds and say so ten times.
 
     Raises:
         StartError: an address is taken, not ours, or forbidden.
     """
+    seen = set()
     for address in addresses:
-        if isinstance(address, tuple):
-            _check_address(str(address[0]), int(address[1]))
+        if address in seen:
+            raise StartError(f"--bind is {_written(address)} twice: leave one out")
+        seen.add(address)
+        match address:
+            case (str(host), int(port)):
+                check_binds([_written(address)])  # where gunicorn's logs are not ours
+                _check_address(host, port)
+            case int(descriptor):
+                _check_descriptor(descriptor)
+            case str(path):
+                _check_path(path)
+
+
+def _written(address: object) -> str:
+    """An address as ``--bind`` takes it."""
+    match address:
+        case (host, port):
+            return f"{f'[{host}]' if ':' in str(host) else host}:{port}"
+        case int():
+            return f"fd://{address}"
+    return f"unix:{address}"
 
 
 def _check_address(host: str, port: int) -> None:
@@ -81,15 +125,50 @@ def _check_address(host: str, port: int) -> None:
 
 def _why_not(host: str, port: int, error: OSError) -> str:
     name = "PORT" if os.environ.get("PORT") == str(port) else "--bind"
-    where = f"{name} is {f'[{host}]' if ':' in host else host}:{port}"
+    where = f"{name} is {_written((host, port))}"
     if error.errno == errno.EADDRINUSE:
-        other = "PORT=8001" if name == "PORT" else f"--bind {where.rpartition(':')[0].rpartition(' ')[2]}:{port + 1}"
+        beside = port + 1 if port < 65535 else port - 1
+        other = f"PORT={8001 if port != 8001 else 8002}" if name == "PORT" else f"--bind {_written((host, beside))}"
         return f"{where}, and that port is in use: end the process that listens there, or set another ({other})"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where}, and this host has no such address: use 127.0.0.1 or 0.0.0.0"
+        others = "[::1] or [::]" if ":" in host else "127.0.0.1 or 0.0.0.0"
+        return f"{where}, and this host has no such address: use {others}"
     if error.errno == errno.EACCES:
         return f"{where}, and ports below 1024 need privileges: set another (PORT=8000)"
     return f"{where}, where nothing can listen ({error.strerror or error}): set another address"
+
+
+def _check_descriptor(descriptor: int) -> None:
+    try:
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return
+        why = "is no socket"
+    except (OSError, OverflowError):
+        why = "is not open here"
+    raise StartError(
+        f"--bind is fd://{descriptor}, which {why}: have the starting process pass a socket under that number, or set "
+        "an address (--bind 127.0.0.1:8000)"
+    )
+
+
+def _check_path(path: str) -> None:
+    """A socket that is there already is gunicorn's to replace."""
+    where = f"--bind is unix:{path}"
+    try:
+        if not path:
+            raise StartError(f"{where}: the path is missing (--bind unix:/run/service.sock)")
+        if os.path.lexists(path):
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                return
+            raise StartError(f"{where}, and what is there is no socket: remove it, or set another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.bind(path)
+        os.unlink(path)
+    except OSError as error:
+        raise StartError(
+            f"{where}, where nothing can listen ({error.strerror or error}): set a path of at most {SOCKET_PATH_MAX} "
+            "bytes in a directory that is there and that this user may write"
+        ) from None
 
 
 def check_server(url: str) -> None:
