@@ -1,0 +1,73 @@
+"""While a name is being resolved, which can take as long as it likes, everybody else goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers import RedisServer, wait_for
+from tests.pools import client_of, direct_pool, nothing_is_missing, warm
+
+SLOW = 5.0
+
+
+@contextlib.contextmanager
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No name is resolved before the event is set."""
+    resolve, go = socket.getaddrinfo, threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        go.wait(SLOW)
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        yield go
+    finally:
+        go.set()
+
+
+def test_who_waits_is_served_by_a_release(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = direct_pool(server, timeout=SLOW)
+    warm(pool, 2)
+    held = [pool.get_connection() for _ in range(2)]
+    with slow_names(monkeypatch):
+        waiting = threading.Thread(target=lambda: client_of(pool).ping())
+        start = time.monotonic()
+        waiting.start()
+        wait_for(lambda: pool.stats().opening == 1, what="a connection is being opened for it")
+        pool.release(held.pop())
+        waiting.join(SLOW)
+        assert time.monotonic() - start < 1
+        assert pool.stats().opening == 1, "the name is still being resolved"
+        for _ in range(10):
+            assert client_of(pool).ping(), "the warm path knows nothing of it"
+        assert time.monotonic() - start < 1
+    pool.release(held.pop())
+    nothing_is_missing(pool)
+
+
+def test_who_gives_up_waiting_leaves_the_resolution_behind(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = direct_pool(server, timeout=0.2)
+    warm(pool, 1)
+    held = pool.get_connection()
+    with slow_names(monkeypatch) as go:
+        for _ in range(3):
+            start = time.monotonic()
+            with pytest.raises(Exception, match="being opened"):
+                client_of(pool).ping()
+            assert time.monotonic() - start < 1
+        assert pool.stats().opening == 1, "the next one waits for the same"
+        pool.release(held)
+        assert client_of(pool).ping()
+        go.set()
+        wait_for(lambda: pool.stats().opening == 0, what="they arrive")
+    nothing_is_missing(pool)
