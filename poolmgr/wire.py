@@ -142,6 +142,8 @@ class Report(Message, frozen=True):
     """Most connections this member could use (its pools' own ceilings, descriptors); 0: no bound."""
     timeout: float = 5.0
     """Shortest time in seconds that its callers wait for a connection: bounds the quantum."""
+    pinned: int = 0
+    """Of ``in_use``, those that have been so for so long that nobody knows when they end."""
 
 
 class Lost(Message, frozen=True):

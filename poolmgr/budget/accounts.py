@@ -54,13 +54,15 @@ class Account(msgspec.Struct):
     asked: float = -1e9
     """When it was last asked for what it can spare."""
     recalled: float | None = None
-    """Since when it owes an acknowledgement of a lower limit; None if it owes none."""
+    """Since when it owes permits that are not pinned; None if it owes none."""
     recalled_idle: bool = False
     """What was recalled then was spare, so that the time it takes is that of moving a permit."""
     ends_turn: bool = False
     """When nothing is left to it, a turn has ended."""
     waiting: float | None = None
-    """Since when it has demanded more than its limit; None if it does not."""
+    """Since when it has demanded more than it keeps; None if it does not."""
+    served: float = -1e9
+    """When its limit was last raised."""
     turn_ends: float | None = None
     """While permits rotate: until when it may keep its own."""
 
@@ -78,6 +80,21 @@ class Account(msgspec.Struct):
     def returning(self) -> int:
         """Permits recalled and not yet acknowledged."""
         return self.told[0][1] - self.told[-1][1]
+
+    @property
+    def pinned(self) -> int:
+        """Permits whose connections callers have kept for long: nobody knows when they come back."""
+        return min(self.report.pinned, self.charge) if self.report is not None else 0
+
+    @property
+    def keeps(self) -> int:
+        """What it has, and what it keeps whatever it is told."""
+        return max(self.limit, self.pinned)
+
+    @property
+    def owed(self) -> int:
+        """Permits recalled that are on their way back. What is pinned is recalled too, but not waited for."""
+        return self.charge - self.keeps
 
     @property
     def need(self) -> int:
@@ -145,9 +162,9 @@ class Server(msgspec.Struct):
         return sum(entry.charge for entry in self.quarantine.values())
 
     @property
-    def returning(self) -> int:
-        """Permits recalled and not yet acknowledged, by all members that can still answer."""
-        return sum(a.told[0][1] - a.told[-1][1] for a in self.accounts.values() if a.linked)
+    def owed(self) -> int:
+        """Permits recalled that are on their way back, from all members that can still answer."""
+        return sum(a.owed for a in self.accounts.values() if a.linked and a.told[0][1] > a.told[-1][1])
 
     @property
     def outstanding(self) -> int:

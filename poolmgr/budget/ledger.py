@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from poolmgr.budget import recovery, sharing, views
+from poolmgr.budget import recalls, recovery, sharing, views
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Saved, Server, ServerView
 from poolmgr.budget.turn import Tell, Turn
 from poolmgr.wire import Ask, Limit, Report
@@ -240,13 +240,20 @@ class Ledger:
         account.report, account.reported = report, now
         if account.peak > 0:
             account.active = now
-        if account.need > account.limit:
-            # It counts as waiting again only after it has acknowledged its recall.
-            if account.waiting is None and not account.returning:
-                account.waiting = now
-        else:
-            account.waiting = None
+        self._reckon(account, now)
         self._touched.add(server.id)
+
+    @staticmethod
+    def _reckon(account: Account, now: float) -> None:
+        """Since when it waits, and since when it owes."""
+        if account.need <= account.keeps:
+            account.waiting = None
+        elif account.waiting is None and not account.owed:
+            account.waiting = now  # only after it has given back what was recalled does it count as waiting again
+        if not account.owed:
+            account.recalled = None
+        elif account.recalled is None:
+            account.recalled = now
 
     def _same_link(self, member: Member, link: int) -> bool:
         """S2: an acknowledgement counts only on the link on which the limit was told."""
@@ -379,7 +386,7 @@ class Ledger:
                 self._raise(server, tag, limit, now, turn)
             for tag in decision.asks:
                 server.accounts[tag].asked = now
-                turn.tells.append(Tell(tag, self.members[tag].link, Ask(id, sharing.guard(server))))
+                turn.tells.append(Tell(tag, self.members[tag].link, Ask(id, recalls.guard(server))))
             for tag, account in server.accounts.items():
                 if account.unanswered and account.linked:
                     self._answer(server, tag, account, now, turn)
@@ -401,12 +408,8 @@ class Ledger:
         turn.undo.append((server.id, tag, list(account.told)))
         turn.persist = True
         self._tell(server, tag, account, limit, turn)
-        if account.need <= account.limit:
-            account.waiting = None
-        elif account.waiting is None and not account.returning:
-            account.waiting = now
-        if not account.returning:
-            account.recalled = None
+        account.served = now
+        self._reckon(account, now)
         return True
 
     def _lower(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
@@ -416,10 +419,11 @@ class Ledger:
             return False
         account.ends_turn = limit <= 0 and account.turn_ends is not None
         self._tell(server, tag, account, max(0, limit), turn)
-        if account.recalled is None:
-            account.recalled = now
-            account.recalled_idle = account.report is not None and account.report.spare >= account.returning
-        account.waiting = None
+        if account.owed:
+            account.waiting = None
+            if account.recalled is None:
+                account.recalled_idle = account.report is not None and account.report.spare >= account.owed
+        self._reckon(account, now)
         return True
 
     def _answer(self, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
@@ -464,10 +468,10 @@ class Ledger:
         if account.charge < before and account.recalled is not None and account.recalled_idle:
             took = min(0.1, max(0.0, now - account.recalled))
             server.handover += 0.2 * (took - server.handover)
-        if not account.returning:
-            account.recalled = None
-        elif account.charge < before:
-            account.recalled = now
+        if account.charge < before:
+            account.recalled = now if account.owed else None
+            if account.waiting is not None:
+                account.waiting = now  # what was pinned has come back: that turn is over, and the next one is last
 
     def _grant_own(self, server: Server, turn: Turn) -> None:
         """Rule S5: the supervisor's own connections are charged, in the snapshot before they are opened."""
@@ -491,10 +495,7 @@ class Ledger:
             self.servers[id].charged += told[0][1] - account.charge
             account.told = told
             account.unanswered = account.unanswered or told[-1][0] == 0
-            if not account.returning:
-                account.recalled = None
-            if account.need > account.limit and account.waiting is None:
-                account.waiting = now
+            self._reckon(account, now)
             self._wakes[id] = now + RETRY_SNAPSHOT
         for id in turn.own:
             self.servers[id].own -= 1

@@ -126,6 +126,8 @@ def _remark(member: status.MemberStatus) -> str:
     remarks = [] if member.state == "live" else [member.state]
     if not member.acked:
         remarks.append("recalled")
+    if member.pinned:
+        remarks.append(f"{member.pinned} pinned")
     if member.silent_for is not None and member.silent_for >= 5:
         remarks.append(f"last heard {_duration(member.silent_for)} ago")
     return ", ".join(remarks)

@@ -14,6 +14,10 @@ import msgspec
 
 from poolmgr.wire import Counters
 
+PINNED_AFTER = 0.25
+"""Seconds after which a connection that is out with a caller is called pinned: by a subscription or a blocking
+command, and nobody knows when it comes back."""
+
 
 class Usage(msgspec.Struct, frozen=True):
     """How busy a pool is.
@@ -27,6 +31,7 @@ class Usage(msgspec.Struct, frozen=True):
         quiet: seconds since the last checkout or release.
         ceiling: the pool's own ``max_connections``.
         timeout: seconds its callers wait for a connection; infinity if for ever.
+        pinned: of ``lent``, those that have been out for longer than :data:`PINNED_AFTER`.
     """
 
     lent: int
@@ -36,6 +41,7 @@ class Usage(msgspec.Struct, frozen=True):
     quiet: float
     ceiling: int
     timeout: float
+    pinned: int = 0
 
 
 class PoolPort(Protocol):

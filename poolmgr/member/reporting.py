@@ -43,7 +43,7 @@ def describe(
         descriptors: how many connections the file-descriptor limit leaves to this server; 0: unknown.
     """
     waiting, unneeded, ceiling = waiters, 0, waiters
-    in_use = len(account.lost)
+    in_use = pinned = len(account.lost)
     peak = in_use + waiters
     timeout = LONGEST
     for attachment in attachments:
@@ -51,6 +51,7 @@ def describe(
         if not attachment.pooled:
             sockets = attachment.sockets
             in_use += sockets
+            pinned += sockets  # they are not known to come back at all
             peak += sockets
             ceiling += sockets
             continue
@@ -62,6 +63,7 @@ def describe(
         else:
             unneeded += demand.unneeded(guard)
         in_use += lent
+        pinned += usage.pinned
         waiting += queue
         peak += max(demand.peak(now), lent + queue)
         ceiling += usage.ceiling
@@ -78,6 +80,7 @@ def describe(
         spare=unusable if waiting else max(0, account.limit - account.open + unneeded),
         ceiling=min(ceiling, descriptors) if descriptors else ceiling,
         timeout=timeout,
+        pinned=pinned,
     )
 
 
@@ -122,8 +125,10 @@ class Told:
             return self._at + HASTE
         if report.open >= limit > 0 and not self._full:
             return self._at + FULL
-        same = (report.open, report.peak, report.spare, report.ceiling, report.acked, report.waiting > 0) == (
-            last.open, last.peak, last.spare, last.ceiling, last.acked, last.waiting > 0
+        same = (
+            report.open, report.peak, report.spare, report.ceiling, report.acked, report.pinned, report.waiting > 0
+        ) == (
+            last.open, last.peak, last.spare, last.ceiling, last.acked, last.pinned, last.waiting > 0
         )  # fmt: skip
         if same and abs(demand - before) <= max(1, limit // 10):
             return NEVER if (report.in_use, report.waiting) == (last.in_use, last.waiting) else self._at + CALM

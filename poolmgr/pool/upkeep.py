@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from poolmgr.exceptions import PoolClosedError
-from poolmgr.member.ports import Usage
+from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.pool.state import State
 from poolmgr.pool.stats import Tally
 from poolmgr.wire import Counters
@@ -55,7 +55,13 @@ class Upkeep(State):
             quiet=self._quiet(),
             ceiling=core.ceiling,
             timeout=float("inf") if self.timeout is None else self.timeout,
+            pinned=self._pinned(),
         )
+
+    def _pinned(self) -> int:
+        """Connections that have been out for long."""
+        since = monotonic() - PINNED_AFTER
+        return sum(1 for connection in self._connections() for at in connection._loan[:1] if at <= since)
 
     def grow(self) -> None:
         """A permit may be free now: open for whoever waits."""

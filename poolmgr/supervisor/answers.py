@@ -102,6 +102,7 @@ class Answers:
             charge=member.charge,
             open=report.open if report else 0,
             in_use=report.in_use if report else 0,
+            pinned=report.pinned if report else 0,
             waiting=report.waiting if report else 0,
             acked=member.recalled is None,
             silent_for=now - account.reported if report else None,

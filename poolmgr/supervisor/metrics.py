@@ -133,6 +133,11 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
     yield gauge("poolmgr_limit_connections", "Sum of the members' limits.", lambda s: sum(m.limit for m in s.members))
     yield gauge("poolmgr_open_connections", "Open sockets of members.", lambda s: sum(m.open for m in s.members))
     yield gauge("poolmgr_in_use_connections", "Connections with callers.", lambda s: sum(m.in_use for m in s.members))
+    yield gauge(
+        "poolmgr_pinned_connections",
+        "With callers for so long that nobody waits for them.",
+        lambda s: sum(m.pinned for m in s.members),
+    )
     yield gauge("poolmgr_idle_connections", "Open and with nobody.", idle)
     yield gauge(
         "poolmgr_waiting_callers", "Callers that wait for a connection.", lambda s: sum(m.waiting for m in s.members)

@@ -24,7 +24,7 @@ def objection(message: wire.Message) -> str:
         case wire.Report():
             counts = (
                 message.acked, message.open, message.in_use, message.waiting, message.peak, message.spare,
-                message.ceiling,
+                message.ceiling, message.pinned,
             )  # fmt: skip
             if not _counts(*counts) or not _name(message.server):
                 return "a report with a number or name that cannot be"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from poolmgr import wire
 from poolmgr.member.core import Attachment
-from poolmgr.member.ports import Usage
+from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter
 from poolmgr.pool.sync import SLICE
 from tests.simulation.server import Connection, Server
@@ -29,12 +29,22 @@ class Load:
         think, service: mean seconds without and with a connection.
         on, off: seconds of work and of rest in turn; 0 off: no rest.
         phase: seconds by which that is shifted.
+        kept: how many threads keep a connection for long.
+        keep: mean seconds of that.
     """
 
-    __slots__ = ("off", "on", "phase", "service", "think", "threads")
+    __slots__ = ("keep", "kept", "off", "on", "phase", "service", "think", "threads")
 
     def __init__(
-        self, threads: int, service: float, think: float, on: float = 1.0, off: float = 0.0, phase: float = 0.0
+        self,
+        threads: int,
+        service: float,
+        think: float,
+        on: float = 1.0,
+        off: float = 0.0,
+        phase: float = 0.0,
+        kept: int = 0,
+        keep: float = 1.0,
     ) -> None:
         self.threads = threads
         self.service = service
@@ -42,6 +52,8 @@ class Load:
         self.on = on
         self.off = off
         self.phase = phase
+        self.kept = kept
+        self.keep = keep
 
     def rests_for(self, now: float) -> float:
         """Seconds until there is work again; 0: now."""
@@ -54,9 +66,11 @@ class Load:
 class Caller:
     """One thread of the application."""
 
-    __slots__ = ("dozes", "since", "turns", "waited", "waiter", "waiting")
+    __slots__ = ("dozes", "keeps", "since", "turns", "waited", "waiter", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
+        self.keeps = keeps
+        """It keeps what it gets for long."""
         self.waiting = False
         """From the checkout until it has a connection that works, or an error."""
         self.waiter: Waiter | None = None
@@ -91,9 +105,10 @@ class Permit:
 class Held:
     """A connection: its place in the pool, and the socket that it has now."""
 
-    __slots__ = ("__weakref__", "conn", "ended", "serial", "ticket")
+    __slots__ = ("__weakref__", "conn", "ended", "lent_at", "serial", "ticket")
 
     def __init__(self, ticket: Ticket) -> None:
+        self.lent_at = 0.0
         self.ticket = ticket
         self.serial = 0
         self.conn: Connection | None = None
@@ -120,7 +135,7 @@ class Pool:
         self.attachment = Attachment(wire.Endpoint(f"tcp://{server.id}"))
         self.lent: set[Held] = set()
         self.connecting: set[Held] = set()
-        self.callers = [Caller() for _ in range(load.threads)]
+        self.callers = [Caller(keeps=i < load.kept) for i in range(load.threads)]
         self.created = 0
         self._low = 0
         self._touched = 0.0
@@ -229,7 +244,9 @@ class Pool:
         caller.waited = max(caller.waited, self.world.clock.now - caller.since)
         caller.turns += 1
         self.lent.add(held)
-        self.process.later(self.load.service * (0.5 + self.world.rng.random()), self._release, caller, held)
+        held.lent_at = self.world.clock.now
+        service = self.load.keep if caller.keeps else self.load.service
+        self.process.later(service * (0.5 + self.world.rng.random()), self._release, caller, held)
 
     def _release(self, caller: Caller, held: Held) -> None:
         self._touched = self.world.clock.now
@@ -387,6 +404,7 @@ class Pool:
             quiet=self.world.clock.now - self._touched,
             ceiling=core.ceiling,
             timeout=self.process.patience,
+            pinned=sum(self.world.clock.now - held.lent_at >= PINNED_AFTER for held in self.lent),
         )
 
     def shed(self, count: int) -> None:

@@ -65,6 +65,10 @@ class Worker(msgspec.Struct, frozen=True):
     lifo: bool = False
     patience: float | None = None
     """Seconds that callers wait; None for ever."""
+    kept: int = 0
+    """How many of the threads keep a connection for long: subscribers, blocking commands."""
+    keep: float = 1.0
+    """For how many seconds, about."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -154,6 +158,8 @@ def worker(rng: random.Random, members: int) -> Worker:
         pools=2 if members < 20 and rng.random() < 0.15 else 1,
         lifo=rng.random() < 0.2,
         patience=rng.uniform(0.01, 0.5) if rng.random() < 0.15 else None,
+        kept=rng.randint(1, 2) if rng.random() < 0.15 else 0,
+        keep=rng.uniform(0.1, 1.0),
     )
 
 

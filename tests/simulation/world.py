@@ -169,7 +169,7 @@ class World:
             core.tag = tag
         process = self.processes[tag] = Process(self, tag, self._pids, core)
         for server in self.servers.values():
-            load = Load(kind.threads, kind.service, kind.think, kind.on, kind.off, kind.phase)
+            load = Load(kind.threads, kind.service, kind.think, kind.on, kind.off, kind.phase, kind.kept, kind.keep)
             for _ in range(kind.pools):
                 process.attach(server, load, kind.ceiling, lifo=kind.lifo, patience=kind.patience)
         process.start()
@@ -428,9 +428,12 @@ class World:
         self.wait("starved", missing, CALM + self._queue_time())
 
     def _queue_time(self) -> float:
-        """Seconds for all who wait now: with fewer permits than processes they take turns of a tenth."""
-        crowd = sum(len(p.waiting) for p in self.processes.values())
-        return 0.5 * crowd / min(server.budget for server in self.servers.values())
+        """Seconds for all who wait now: with fewer permits than processes they take turns, which are as long as
+        some callers keep what they get."""
+        pools = [pool for process in self.processes.values() for pool in process.pools]
+        crowd = sum(caller.waiting for pool in pools for caller in pool.callers)
+        keep = max((1.5 * pool.load.keep for pool in pools if pool.load.kept), default=0.0)
+        return (0.5 + keep) * crowd / min(server.budget for server in self.servers.values())
 
     def _rest(self) -> None:
         """Nobody works any more. Everything comes back."""

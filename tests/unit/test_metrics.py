@@ -50,7 +50,7 @@ def reading(totals: Totals | None = None) -> Reading:
     if not totals.copy():
         totals.report("a", Stats(SERVER, "shop", counters(3)))
     members = (
-        status.MemberStatus(pid=1, limit=5, charge=6, open=4, in_use=3, waiting=2),
+        status.MemberStatus(pid=1, limit=5, charge=6, open=4, in_use=3, pinned=1, waiting=2),
         status.MemberStatus(pid=2, limit=3, charge=3, open=2, in_use=0, state="silent"),
     )
     server = status.ServerStatus(
@@ -202,6 +202,7 @@ def test_the_numbers_are_those_of_the_ledger_and_of_all_pools(served):
         ("poolmgr_limit_connections",): 8,
         ("poolmgr_open_connections",): 6,
         ("poolmgr_in_use_connections",): 3,
+        ("poolmgr_pinned_connections",): 1,
         ("poolmgr_idle_connections",): 3,
         ("poolmgr_waiting_callers",): 2,
         ("poolmgr_members", "live"): 1,
