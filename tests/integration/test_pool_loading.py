@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -74,10 +75,37 @@ def test_without_a_client_around_it_the_connection_is_closed_at_once_too(loading
     assert pool.stats().closed == {"broken": 1}
 
 
-def test_whoever_waits_meanwhile_is_served_by_the_first_connection_that_is_well(
-    loading: RedisServer, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_who_waits_for_a_connection_that_is_closed_instead_is_woken_to_open_one(
+    loading: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "SLICE", 60.0)  # nobody looks again by itself: each has to be woken
+    monkeypatch.setattr(sync, "SLICE", 60.0)  # it does not look again by itself
+    pool = direct_pool(loading, timeout=5, max_connections=1, retry=ONCE)
+    connection = pool.get_connection()
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client_of(pool).get("key:1")
+        except redis.RedisError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    wait_for(lambda: pool.stats().waiting == 1)
+    connection.send_command("GET", "key:1")
+    with pytest.raises(redis.BusyLoadingError):
+        connection.read_response()
+    start = time.monotonic()
+    pool.release(connection)
+    waiting.join()
+    assert time.monotonic() - start < 2
+    assert [type(error) for error in errors] == [redis.BusyLoadingError], "the server's answer, not the pool's"
+    assert pool.stats().created == 2
+
+
+def test_whoever_waits_meanwhile_is_served_by_the_first_connection_that_is_well(
+    loading: RedisServer, said: Callable[[], list[str]]
+) -> None:
     pool = direct_pool(loading, timeout=2, max_connections=1, retry=ONCE)
     answers: list[object] = []
     served = threading.Event()
