@@ -98,11 +98,14 @@ class Resolution:
                 self._timetable.retry_at = now + 0.02
                 return
             site.asked_at = now
-            target = self._book.is_resolved(site, found.run_id) if not site.resolved else site
-            if target is not site:
-                twin = self._book.probes[target.id]
+            site.run_id = found.run_id
+            if self._book.twin_of(site) is not None:
+                # Before, for nothing may come between the book's making one of the two and the ledger's: who
+                # registered then would be found to state more than is charged, as if a snapshot were lost.
                 await self._eye.shut()
-                self._hand_over(twin)
+            target = self._book.is_resolved(site, found.run_id)
+            if target is not site:
+                self._hand_over(self._book.probes[target.id])
                 return
             self._search(found, now)
             if found.error is not None or self._timetable.sparing:

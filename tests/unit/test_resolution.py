@@ -1,0 +1,110 @@
+"""A server that turns out to be a known one by another name, and what may come while that is being settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from types import SimpleNamespace
+from typing import Any
+
+from poolmgr import settings, wire
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.turn import Turn
+from poolmgr.supervisor.book import Book
+from poolmgr.supervisor.inspection import Findings, Work
+from poolmgr.supervisor.site import Site
+
+KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
+
+
+class House:
+    """A book with a server that is known, and an endpoint of which it is not known yet that it is the same."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
+        clock = asyncio.get_running_loop().time
+        turns: Any = SimpleNamespace(clock=clock, touch=lambda: None)
+        nobody: Any = None
+        self.book = Book(
+            self.ledger, turns, settings.load({}), nobody,
+            scope="s", boot="b", serial=itertools.count(), lost_snapshot=False,
+        )  # fmt: skip
+        members: Any = SimpleNamespace(known={}, send=lambda *_: None, resolved=lambda *_: None, broadcast=lambda *_: 0)
+        self.book.members = members
+        self.known = self._site(KNOWN)
+        self.known.resolved, self.known.run_id = True, "x"
+        self.alias = self._site(ALIAS)
+        self.probe = self.book.probes[ALIAS]
+        self.clock = clock
+        self.shut = 0
+
+    def _site(self, key: str) -> Site:
+        site = self.book._new(key, (key,))
+        self.ledger.set_budget(key, 20, 0.0)
+        return site
+
+    def register(self, link: int, holds: int) -> None:
+        """A member states what it holds by the name that it was told, as :class:`Members` takes it in."""
+        site = self.book.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
+        assert site is not None
+        assert self.ledger.register(Identity("m", 2), link, {site.id: holds}, self.clock())
+        self.book.unknown_permits("m")
+
+    def charge(self, limit: int) -> None:
+        """A member was told a limit while it was not known that the two are one."""
+        ledger, now = self.ledger, self.clock()
+        assert ledger.register(Identity("m", 2), 1, {}, now)
+        ledger.attach("m", ALIAS, now)
+        ledger.hold_raises(ALIAS, False)
+        assert ledger._raise(ledger.servers[ALIAS], "m", limit, now, Turn())
+        ledger.hold_raises(ALIAS, True)
+
+    async def resolve(self, while_closing: Any) -> None:
+        """The server says who it is; what was opened to ask it takes its time to close."""
+        eye: Any = self.probe._eye
+
+        async def permit(*_: float) -> bool:
+            return True
+
+        async def look(work: Work) -> Findings:
+            return Findings(answered=True, info={"run_id": "x"}, rows=[])
+
+        async def shut() -> None:
+            self.shut += 1
+            while_closing()
+
+        eye.permit, eye.look, eye.shut = permit, look, shut
+        lender: Any = self.book.probes[KNOWN].permits
+        lender.acquire = permit
+        await self.probe._resolution.resolve(Work(endpoints=()))
+
+
+def run(while_closing: str) -> House:
+    async def scene() -> House:
+        house = House()
+        house.charge(5)
+        await house.resolve({"registers": lambda: house.register(2, 5), "nothing": lambda: None}[while_closing])
+        for probe in house.book.probes.values():
+            probe.cancel()
+        return house
+
+    return asyncio.run(scene())
+
+
+def test_the_known_one_takes_what_is_charged() -> None:
+    house = run("nothing")
+    assert house.shut == 1
+    assert list(house.ledger.servers) == [KNOWN]
+    assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
+    house.ledger.check()
+
+
+def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> None:
+    house = run("registers")
+    assert not house.book.lost_snapshot
+    assert list(house.ledger.servers) == [KNOWN]
+    assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
+    assert house.ledger.servers[KNOWN].accounts["m"].excess == 0
+    house.ledger.check()
