@@ -55,12 +55,19 @@ class Told:
             command = [sys.executable, "-m", "poolmgr.cli", "limits", *more]
             return subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-        self.text = run()
-        (self.server,) = json.loads(run("--json"))["servers"]
+        def told() -> tuple[str, dict[str, Any]] | None:
+            """The same from both; a bound that has just risen counts when that has lasted."""
+            text = run()
+            (server,) = json.loads(run("--json"))["servers"]
+            settled = "until that has lasted" not in server["derivation"]
+            return (text, server) if settled and server["derivation"][:60] in text else None
+
+        found = wait_for(told, 20, what="the command says the same twice")
+        assert found is not None
+        self.text, self.server = found
         self.budget: int = self.server["budget"]
         lines = self.text.splitlines()
         self.derivation: str = self.server["derivation"]
-        assert self.derivation[:60] in self.text
         self.rows = {cells[0]: cells[1:] for line in lines if len(cells := re.split(r"\s{2,}", line.strip())) > 1}
 
     def __getitem__(self, bound: str) -> str:
