@@ -7,7 +7,8 @@ import time
 
 import redis
 
-from tests.helpers import RedisServer
+from poolmgr.member.ports import PINNED_AFTER
+from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember
 from tests.pools import (
     answers_are_its_own,
@@ -90,3 +91,18 @@ def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
     assert permits(pool).most == 3
     assert len(server.clients()) <= 3 + 1
     nothing_is_missing(pool)
+
+
+def test_a_connection_that_a_caller_keeps_is_told_to_the_member_as_pinned(server: RedisServer):
+    pool = direct_pool(server)
+    kept, brief = take(pool, 2)
+    start = time.monotonic()
+    assert pool.usage(reset=False).pinned == 0
+    wait_for(lambda: pool.usage(reset=False).pinned == 2, 2)
+    assert time.monotonic() - start >= PINNED_AFTER
+    give(pool, [brief])
+    assert pool.usage(reset=False).pinned == 1
+    again = take(pool, 1)
+    assert pool.usage(reset=False).pinned == 1, "of the same connection, lent anew"
+    give(pool, [kept, *again])
+    assert pool.usage(reset=False).pinned == 0
