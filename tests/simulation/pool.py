@@ -105,10 +105,10 @@ class Permit:
 class Held:
     """A connection: its place in the pool, and the socket that it has now."""
 
-    __slots__ = ("__weakref__", "conn", "ended", "lent_at", "serial", "ticket")
+    __slots__ = ("__weakref__", "conn", "ended", "idle_since", "lent_at", "serial", "ticket")
 
     def __init__(self, ticket: Ticket) -> None:
-        self.lent_at = 0.0
+        self.lent_at = self.idle_since = 0.0
         self.ticket = ticket
         self.serial = 0
         self.conn: Connection | None = None
@@ -255,6 +255,7 @@ class Pool:
         if held.ended or (self.attachment.surplus > 0 and self.process.core.give_up(self.attachment, self._touched)):
             self._dispose(held)
             return
+        held.idle_since = self._touched
         self.core.idle.append(held)
         if self.core.queue:
             self._advance(may_open=False)
@@ -314,6 +315,7 @@ class Pool:
         if caller is not None:
             self._lend(caller, held)
         else:
+            held.idle_since = self.world.clock.now
             self.core.arrived(held.ticket, held)
             self._advance()
 
