@@ -18,8 +18,8 @@ decides whom to serve and what to report.
    Endpoints that turn out to be one server come to one desk.
 2. *Take.* A permit is had at once while ``open < limit`` (M1). If not, a report that somebody waits is
    in :meth:`Core.outgoing` at once, for the waiting thread itself to send; when the limit rises,
-   ``Grow`` goes to the pools that were refused, first come first served, and ``Wake`` to callers that
-   wait without a pool. Where the limits of several servers come to more than the process has
+   ``Wake`` goes to callers that wait without a pool, and ``Grow`` to the pools that want one, the one
+   served longest ago first. Where the limits of several servers come to more than the process has
    descriptors for, these are divided (:mod:`poolmgr.member.division`), and the part is the bound.
 3. *Lowered.* Idle connections are ``Shed`` at once; every release sees ``attachment.surplus`` and asks
    :meth:`Core.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
