@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timing
 
 BUDGET = 12
 OBSERVERS = 1
-SECONDS = float(os.environ.get("POOLMGR_ORACLE_SECONDS", "10"))
+SECONDS = float(os.environ.get("POOLMGR_ORACLE_SECONDS", "8"))
 
 
 @pytest.fixture
@@ -148,9 +148,9 @@ def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_w
     with server.observer() as observer:
         for _ in range(3):  # from the second on, pools remember having been refused
             now = time.time()
-            make_busy(service, hot, at=now, seconds=3)
+            make_busy(service, hot, at=now, seconds=2)
             wait_for(lambda: connections(observer)[hot] >= 10, 2, what="10 of the 12 for the hot worker")
-            begin = time.time() + 1.0
+            begin = time.time() + 0.5
             for pid in rest:
                 make_busy(service, pid, at=begin, seconds=1)
             assert time.time() < begin, "they were asked too late"
@@ -162,7 +162,7 @@ def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_w
 
             wait_for(fair, 1.5, what="everybody's fair share", step=0.001)
             took.append(time.time() - begin)
-            time.sleep(max(0.0, now + 3.2 - time.time()))
+            time.sleep(max(0.0, now + 2.2 - time.time()))
     assert sorted(took)[1] <= 0.2, took
     assert server.rejected() == 0
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timing
 
 BUDGET = 12
 OBSERVERS = 1
-STOPPED = min(10.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "10")) / 3)
+STOPPED = min(10.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "8")) / 3)
 """Seconds for which a process is stopped."""
 
 

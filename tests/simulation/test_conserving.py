@@ -12,7 +12,7 @@ from tests.simulation.calm import world
 from tests.simulation.scenario import Worker
 from tests.simulation.world import World
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200")) // 5
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100")) // 5
 
 SOON = 0.2
 """Seconds for which somebody may wait although something is unused. Half of these worlds stay within 20 ms at their

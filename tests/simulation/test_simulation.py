@@ -14,7 +14,7 @@ from tests.simulation.scenario import FAULTS, draw
 from tests.simulation.shrink import failure, shorter
 from tests.simulation.world import World
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
 
 
 @pytest.mark.timeout(600)
@@ -29,7 +29,7 @@ def test_a_seed_is_the_same_run_every_time():
     script = (
         "from tests.simulation.scenario import FAULTS, draw\n"
         "from tests.simulation.world import World\n"
-        "worlds = [World(draw(seed)).run() for seed in range(30) if len(draw(seed).workers) < 10]\n"
+        "worlds = [World(draw(seed)).run() for seed in range(12) if len(draw(seed).workers) < 10]\n"
         "print([(world.steps, world.turns, world.clock.now) for world in worlds])"
     )
     runs = {
@@ -62,5 +62,4 @@ def test_the_worlds_are_full_of_faults():
     assert kinds == set(FAULTS)
     assert any(draw(seed).lost_snapshot for seed in range(200))
     assert any(len(draw(seed).workers) > 100 for seed in range(1000))
-    unproven = [World(draw(seed)).run().unproven for seed in range(40) if len(draw(seed).workers) < 10]
-    assert any(unproven)
+    assert any(World(draw(seed)).run().unproven for seed in range(40) if len(draw(seed).workers) < 10)
