@@ -17,7 +17,7 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 	@exec $(BIN)/gunicorn -c deploy/conf.py $(ARGS)
 
 test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
-	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not timing" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server

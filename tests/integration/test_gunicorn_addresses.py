@@ -1,5 +1,5 @@
 """Where gunicorn is to listen, and where Redis is: whatever is wrong with it stops the start with one line that
-says what to do."""
+says what to do. Every kind of it once; all of them are in ``tests/unit/test_addresses.py``."""
 
 from __future__ import annotations
 
@@ -33,20 +33,12 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         assert word in told[0]
 
 
-@pytest.mark.parametrize(
-    "bind",
-    [
-        "127.0.0.1:65536", "127.0.0.1:99999999999", "127.0.0.1:-1", "127.0.0.1:abc", "127.0.0.1:", ":", ":abc",
-        "tcp://127.0.0.1:65536", "http://127.0.0.1:8000", "127.0.0.1:0x50",
-        "[::1]:65536", "[::1]:abc", "::1:8000", "::1", "[::1", "::1]:8000",
-        "fd://", "fd://abc",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("bind", ["127.0.0.1:65536", "::1:8000", "fd://"])
 def test_what_is_no_address(bind: str) -> None:
     assert_one_line(started("--bind", bind), f"--bind is {bind!r}", ADDRESS, "(--bind 127.0.0.1:8000)")
 
 
-@pytest.mark.parametrize("port", ["65536", "99999", "-1", "abc", "80 90"])
+@pytest.mark.parametrize("port", ["65536", "abc"])
 def test_what_is_no_port(port: str) -> None:
     assert_one_line(started(PORT=port), f"PORT is {port!r}", "from 1 to 65535", "(PORT=8000)")
 
@@ -68,23 +60,12 @@ def test_a_port_that_is_none_in_a_configuration_with_gunicorns_own_logs(short_di
 @pytest.mark.parametrize(
     ("bind", "words"),
     [
-        ("300.1.1.1:8000", ("not known", "set another address")),
         ("no-such-host.invalid:8000", ("--bind is no-such-host.invalid:8000", "set another address")),
-        ("192.0.2.1:8000", ("no such address", "use 127.0.0.1 or 0.0.0.0")),
-        ("[2001:db8::1]:8000", ("[2001:db8::1]:8000", "use [::1] or [::]")),
-        ("fd://99", ("fd://99", "not open here", "--bind 127.0.0.1:8000")),
-        ("fd://-1", ("fd://-1", "not open here")),
         ("fd://1", ("fd://1", "no socket")),
-        ("unix:", ("the path is missing", "--bind unix:/run/service.sock")),
-        ("unix:/", ("no socket", "set another path")),
         ("unix:/nowhere/x.sock", ("unix:/nowhere/x.sock", "No such file", "a directory that is there")),
-        ("unix:/tmp/" + "x" * 120, ("too long", "at most 107 bytes")),
-        ("unix:/proc/x.sock", ("unix:/proc/x.sock", "may write")),
     ],
 )
 def test_where_nothing_can_listen(bind: str, words: tuple[str, ...]) -> None:
-    if "2001" in bind and not socket.has_ipv6:
-        pytest.skip("no IPv6 here")
     assert_one_line(started("--bind", bind), *words)
 
 
@@ -115,7 +96,7 @@ def test_the_port_that_is_proposed_is_another_one() -> None:
         assert_one_line(started(PORT="8001"), "in use", "(PORT=8002)")
 
 
-@pytest.mark.parametrize("where", ["127.0.0.1:65536", "127.0.0.1:0", "127.0.0.1:x", "[::1]:65536", "::1:6379", "[::1"])
+@pytest.mark.parametrize("where", ["127.0.0.1:65536", "[::1"])
 def test_a_server_that_is_at_no_address(where: str) -> None:
     assert_one_line(started(REDIS_URL=f"redis://{where}"), "REDIS_URL is ", "allowed is redis://HOST:PORT/DB")
 
