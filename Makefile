@@ -17,6 +17,7 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 	@exec $(BIN)/gunicorn -c deploy/conf.py $(ARGS)
 
 test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
+	@$(BIN)/python -m compileall -q poolmgr worker deploy tests # it starts a thousand processes; some environments cache nothing
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
 
