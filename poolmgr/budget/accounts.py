@@ -84,7 +84,8 @@ class Account(msgspec.Struct):
     @property
     def pinned(self) -> int:
         """Permits whose connections callers have kept for long: nobody knows when they come back."""
-        return min(self.report.pinned, self.charge) if self.report is not None else 0
+        report = self.report
+        return min(report.pinned, self.charge) if report is not None and report.pinned else 0
 
     @property
     def keeps(self) -> int:
@@ -94,7 +95,7 @@ class Account(msgspec.Struct):
     @property
     def owed(self) -> int:
         """Permits recalled that are on their way back. What is pinned is recalled too, but not waited for."""
-        return self.charge - self.keeps
+        return self.charge - self.keeps if len(self.told) > 1 else 0
 
     @property
     def need(self) -> int:
@@ -164,7 +165,7 @@ class Server(msgspec.Struct):
     @property
     def owed(self) -> int:
         """Permits recalled that are on their way back, from all members that can still answer."""
-        return sum(a.owed for a in self.accounts.values() if a.linked and a.told[0][1] > a.told[-1][1])
+        return sum(a.owed for a in self.accounts.values() if len(a.told) > 1 and a.linked)
 
     @property
     def outstanding(self) -> int:

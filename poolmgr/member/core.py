@@ -307,7 +307,10 @@ class Core:
     @property
     def dirty(self) -> bool:
         """Whether :meth:`settle` has something to do before the time it last named."""
-        return any(desk.dirty for desk in self._desks.values())
+        for desk in self._desks.values():  # noqa: SIM110 (asked after every event: a generator is slower)
+            if desk.dirty:
+                return True
+        return False
 
     @property
     def wanting(self) -> bool:
@@ -369,13 +372,13 @@ class Core:
 
     def _divide(self, now: float) -> None:
         """Limits of several servers may come to more than the process has descriptors for."""
-        desks = list(self._desks.values())
-        total = sum(max(desk.account.limit, desk.account.open) for desk in desks)
-        if not self.descriptors or total <= self.descriptors:  # the usual case, at each report
-            parts = [Part(self.descriptors)] * len(desks)
-        else:
-            parts = divide(self.descriptors, [desk.stake(now) for desk in desks])
-        for desk, part in zip(desks, parts, strict=True):
+        desks = self._desks.values()
+        if not self.descriptors or sum([max(d.account.limit, d.account.open) for d in desks]) <= self.descriptors:
+            for desk in desks:  # the usual case, at each report
+                if desk.descriptors != self.descriptors or desk.account.room is not None:
+                    desk.given(Part(self.descriptors))
+            return
+        for desk, part in zip(desks, divide(self.descriptors, [desk.stake(now) for desk in desks]), strict=True):
             desk.given(part)
 
     def outgoing(self) -> list[wire.Message]:

@@ -390,9 +390,11 @@ class World:
                 account = desk.account
                 if not account.server or not self.whole:
                     continue
-                charged = ledger.servers[account.server].accounts.get(process.tag)
-                if account.open > (charged.charge if charged is not None else 0):
-                    self.violated(f"{process.tag} has {account.open} open, charged {charged}")
+                count = len(account.live) + len(account.closing) + len(account.lost)  # counted here too
+                if count:
+                    charged = ledger.servers[account.server].accounts.get(process.tag)
+                    if charged is None or count > charged.charge:
+                        self.violated(f"{process.tag} has {count} open, charged {charged}")
         self.touched.clear()
 
     def _check_sums(self, supervisor: Supervisor) -> None:
