@@ -159,7 +159,7 @@ def worker(rng: random.Random, members: int) -> Worker:
         lifo=rng.random() < 0.2,
         patience=rng.uniform(0.01, 0.5) if rng.random() < 0.15 else None,
         kept=rng.randint(1, 2) if rng.random() < 0.08 else 0,
-        keep=rng.uniform(0.1, 0.35),
+        keep=rng.uniform(0.1, 0.5),
     )
 
 
