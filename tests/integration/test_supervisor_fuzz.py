@@ -149,7 +149,7 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
         def work() -> int:
             tags = [identity.make(running.path) for _ in range(LINKS)]
             mine = [(number, _own(data, tags[number])) for number, data in sent]
-            return Client(running.path, endpoint.key).run(mine, wanted=BUDGET - 3 if sent == greedy else 0)
+            return Client(running.path, endpoint.key).run(mine, wanted=BUDGET // 2 if sent == greedy else 0)
 
         most = in_a_child(work)
         allowed.append(most)
@@ -158,7 +158,7 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
         assert lingering.ask(wire.Query("status")).ok, "it answers others"
 
     examples()
-    assert max(allowed) >= BUDGET - 3, "whoever asks gets what there is"
+    assert max(allowed) >= BUDGET // 2, "whoever asks is given permits, or nothing is tested here"
     assert lingering.ask(wire.SetBudget(endpoint.key, "reset")).ok
     # All is as if they had never been.
     decent.tell("11")
