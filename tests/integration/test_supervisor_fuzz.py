@@ -138,18 +138,21 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
     before = descriptors(running.pid)
     report = wire.Report(endpoint.key, 0, waiting=20, peak=20)
     hello = wire.Hello(TAG, 1, endpoints=(endpoint,))
+    # Alone: of several that acknowledge nothing, what is recalled from one for another never comes back.
+    hungry: Sent = [(0, wire.encode(said)) for said in (hello, report)]
     greedy: Sent = [(link, wire.encode(said)) for said in (hello, report, report) for link in range(LINKS)]
     allowed: list[int] = []
 
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
     @given(sent)
+    @example(hungry)
     @example(greedy)
     @example([(link % LINKS, HEADER.pack(len(body)) + body) for link, body in enumerate(NASTY)])
     def examples(sent: Sent) -> None:
         def work() -> int:
             tags = [identity.make(running.path) for _ in range(LINKS)]
             mine = [(number, _own(data, tags[number])) for number, data in sent]
-            return Client(running.path, endpoint.key).run(mine, wanted=BUDGET // 2 if sent == greedy else 0)
+            return Client(running.path, endpoint.key).run(mine, wanted=BUDGET - 3 if sent == hungry else 0)
 
         most = in_a_child(work)
         allowed.append(most)
@@ -158,7 +161,7 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
         assert lingering.ask(wire.Query("status")).ok, "it answers others"
 
     examples()
-    assert max(allowed) >= BUDGET // 2, "whoever asks is given permits, or nothing is tested here"
+    assert max(allowed) >= BUDGET - 3, "whoever asks gets what there is"
     assert lingering.ask(wire.SetBudget(endpoint.key, "reset")).ok
     # All is as if they had never been.
     decent.tell("11")
