@@ -25,6 +25,18 @@ def busy(waiting: int, lent: int) -> Usage:
     return Usage(lent=lent, idle=0, waiting=waiting, low=0, quiet=0.0, ceiling=100, timeout=5.0)
 
 
+def until_robbed(core: Core, holder: Attachment, starved: Attachment) -> float:
+    """One has the only permit in use, the other waits, until the first is to give it up; when that is."""
+    now = 1.0
+    while not holder.robbed:
+        now += 0.01
+        core.observe(holder, busy(waiting=0, lent=1), now)
+        core.observe(starved, busy(waiting=1, lent=0), now)
+        core.settle(now)
+        assert now < 2.0, "it was never asked"
+    return now
+
+
 def test_pools_that_always_want_more_have_turns_at_a_single_permit():
     """Each closes its connection when it is told to give one up, and takes whatever it can get."""
     pools = [Attachment(ENDPOINT) for _ in range(3)]
@@ -56,13 +68,7 @@ def test_what_was_to_be_given_up_and_became_idle_instead_is_taken_at_once():
     core = core_with(pools, limit=1)
     assert core.take(busy_one, 1.0) is not None
     core.take(starved, 1.0)
-    now = 1.0
-    while not busy_one.robbed:
-        now += 0.01
-        core.observe(busy_one, busy(waiting=0, lent=1), now)
-        core.observe(starved, busy(waiting=1, lent=0), now)
-        core.settle(now)
-        assert now < 2.0, "it was never asked"
+    now = until_robbed(core, busy_one, starved)
     shed: list[Shed] = []
     while not shed:
         now += 0.01
@@ -78,12 +84,7 @@ def test_nobody_gives_one_up_for_a_sibling_that_has_ceased_to_wait():
     core = core_with(pools, limit=1)
     core.take(busy_one, 1.0)
     core.take(starved, 1.0)
-    now = 1.0
-    while not busy_one.robbed:
-        now += 0.01
-        core.observe(busy_one, busy(waiting=0, lent=1), now)
-        core.observe(starved, busy(waiting=1, lent=0), now)
-        core.settle(now)
+    now = until_robbed(core, busy_one, starved)
     for _ in range(30):
         now += 0.01
         core.observe(busy_one, busy(waiting=0, lent=1), now)
