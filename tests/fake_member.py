@@ -81,6 +81,8 @@ class FakeMember:
         self.open: dict[str, list[Connection]] = {}
         self.serial = 0
         self._decoder = wire.Decoder(wire.FromSupervisor)
+        self.numbered: set[str] = set()
+        """Servers for which the newest link has told a limit."""
         self._lock = threading.Lock()
         self._obeys: tuple[str, int] | None = None
         self.ended = False
@@ -110,11 +112,13 @@ class FakeMember:
     def hello(self, *endpoints: wire.Endpoint, **fields: Any) -> FakeMember:
         """Register with what is held."""
         self.link = fields.pop("link", self.link + 1)
+        self.numbered.clear()
         holds = tuple(
             wire.Hold(
                 server,
                 tuple(key for key, known in self.resolved.items() if known == server),
                 max(self.limits.get(server, (0, 0))[1], len(self.open.get(server, ()))),
+                len(self.open.get(server, ())),
             )
             for server in set(self.resolved.values())
         )
@@ -167,6 +171,7 @@ class FakeMember:
             for message in self._decoder.feed(data):
                 got.append(message)
                 if isinstance(message, wire.Limit):
+                    self.numbered.add(message.server)
                     self.limits[message.server] = message.seq, message.limit
                 elif isinstance(message, wire.Resolved):
                     self.resolved[message.endpoint] = message.server

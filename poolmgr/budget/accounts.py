@@ -41,6 +41,8 @@ class Account(msgspec.Struct):
     """Registered and not yet told a numbered limit (rule M4 waits for one)."""
     excess: int = 0
     """How much of what the registration stated was not charged here before: more than 0 only after a lost snapshot."""
+    unopened: int = 0
+    """How much of what the registration stated was not open."""
     linked: bool = False
     """The member's newest link is open, so that it can be told something."""
     ceiling: int = 0
@@ -140,6 +142,8 @@ class Server(msgspec.Struct):
     """The operator's word for the budget (a number or ``auto``), kept over restarts; None: none said."""
     held: bool = True
     """Nothing is raised: the server's identity is not known yet, or a census is not done."""
+    search: bool = False
+    """It is to be searched for our connections once more, before anything is raised (see ``Ledger.whole``)."""
     accounts: dict[str, Account] = msgspec.field(default_factory=dict)
     quarantine: dict[str, Quarantine] = msgspec.field(default_factory=dict)
     own: int = 0
@@ -202,6 +206,7 @@ class SavedServer(msgspec.Struct, frozen=True):
     operator: str | None
     own: int
     quarantine: tuple[SavedQuarantine, ...] = ()
+    search: bool = False
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -213,6 +218,8 @@ class Saved(msgspec.Struct, frozen=True):
     members: tuple[SavedMember, ...] = ()
     restarts: int = 0
     """Supervisors before that one which ended with permits charged; for metrics."""
+    partial: bool = False
+    """Members may live of whom nothing is in it (see ``Ledger.partial``)."""
 
 
 # ---- what the ledger says to its shell ------------------------------------------------------------

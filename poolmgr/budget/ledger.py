@@ -80,6 +80,8 @@ class Ledger:
         self.members: dict[str, Member] = {}
         self.restarts = 0
         """Supervisors before this one that ended with permits charged."""
+        self.partial = False
+        """A snapshot was lost: members may live of whom nothing is known, till they have had time to register (S4)."""
         self._departed: dict[str, None] = {}
         self._touched: set[str] = set()
         self._wakes: dict[str, float] = {}
@@ -121,9 +123,13 @@ class Ledger:
         self._unsaved = True
 
     def hold_raises(self, server: str, held: bool) -> None:
-        """Whether nothing may be raised: the run_id is not known yet, or a census is not done."""
-        self.servers[server].held = held
-        self._touched.add(server)
+        """Whether nothing may be raised: the run_id is not known yet, or a census is not done. While members may
+        live of whom nothing is known (:attr:`partial`) it is so whatever is said here."""
+        known = self.servers[server]
+        held = held or self.partial or known.search
+        if held != known.held:
+            known.held = held
+            self._touched.add(server)
 
     def strike(self, server: str) -> None:
         """Forget a server at which nothing is charged and which nobody uses."""
@@ -148,6 +154,7 @@ class Ledger:
                 seq=seq,
                 unanswered=True,
                 excess=sum(a.excess for a in (account, known) if a is not None and a.unanswered),
+                unopened=sum(a.unopened for a in (account, known) if a is not None and a.unanswered),
                 linked=account.linked,
                 ceiling=account.ceiling,
                 active=account.active,
@@ -166,12 +173,20 @@ class Ledger:
         return tag in self._departed
 
     def register(
-        self, identity: Identity, link: int, holds: Mapping[str, int], now: float, *, ceiling: int = 0
+        self,
+        identity: Identity,
+        link: int,
+        holds: Mapping[str, int],
+        now: float,
+        *,
+        opened: Mapping[str, int] | None = None,
+        ceiling: int = 0,
     ) -> bool:
         """Rules M4 and S4: a member states what it holds, on a new link.
 
         Args:
             holds: ``max(limit, open)`` by server.
+            opened: how much of that is open; None: all of it.
             ceiling: how many connections its limit of open files leaves; 0: not known.
 
         Returns:
@@ -188,7 +203,8 @@ class Ledger:
         member.identity, member.link, member.linked, member.ceiling = identity, link, True, ceiling
         for server in self.servers.values():
             if tag in server.accounts or server.id in holds or tag in server.quarantine:
-                self._state(server, tag, holds.get(server.id, 0), now)
+                stated = holds.get(server.id, 0)
+                self._state(server, tag, stated, stated if opened is None else opened.get(server.id, 0), now)
         return True
 
     def _outdated(self, tag: str, link: int) -> bool:
@@ -196,7 +212,7 @@ class Ledger:
         member = self.members.get(tag)
         return tag in self._departed or (member is not None and link <= member.link)
 
-    def _state(self, server: Server, tag: str, stated: int, now: float) -> None:
+    def _state(self, server: Server, tag: str, stated: int, opened: int, now: float) -> None:
         """The charge becomes what the member states. Whatever was told on older links is void: it has
         closed them unread, and what it read of them is in ``stated``."""
         found = server.quarantine.pop(tag, None)  # a census's find under this tag is part of what is stated
@@ -208,6 +224,7 @@ class Ledger:
             told=[(0, stated)],
             unanswered=True,
             excess=excess,
+            unopened=max(0, stated - opened),
             linked=True,
             ceiling=self.members[tag].ceiling,
             active=now,
@@ -429,16 +446,19 @@ class Ledger:
     def _answer(self, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
         """Rule M4: a registration is answered with a numbered limit: the one stated, usually.
 
-        After a lost snapshot a member may state more than a census has found open, and others may have
-        been raised meanwhile. It opens nothing before this answer, so what it has not opened can still
-        be taken back here; and the snapshot must show it before it can be opened.
+        After a lost snapshot a member may state more than is known. It opens nothing before this answer, so
+        what it has not opened can still be taken back here: all of it while others may come who have what it
+        believes to have (:attr:`partial`), later what does not fit, as others may have been raised meanwhile.
+        And the snapshot must show what is left to it before that can be opened.
         """
         if account.excess:
             turn.undo.append((server.id, tag, list(account.told)))
             turn.persist = True
-        overdrawn = max(0, server.outstanding - server.budget)
-        if account.excess and overdrawn:
-            self._lower(server, tag, account.limit - min(account.excess, overdrawn), now, turn)
+        back = min(account.excess, account.unopened)
+        if not self.partial:
+            back = min(back, max(0, server.outstanding - server.budget))
+        if back:
+            self._lower(server, tag, account.limit - back, now, turn)
         else:
             self._tell(server, tag, account, account.limit, turn)
 
@@ -507,7 +527,29 @@ class Ledger:
         self._unsaved = self._unsaved or turn.persist
         self._stuck = True
 
-    # ---- restarts (rule S4, in recovery.py) --------------------------------------------------------
+    # ---- restarts (rule S4, also in recovery.py) ---------------------------------------------------
+
+    def mark_partial(self) -> None:
+        """A snapshot was lost: members may live of whom nothing is known. Till :meth:`whole` nothing is raised, and who
+        registers is left what it has open. A successor is told so: what is written meanwhile is not the whole truth."""
+        self.partial = self._unsaved = True
+        for server in self.servers.values():
+            self.hold_raises(server.id, True)
+
+    def whole(self) -> None:
+        """All that live have had time to register. Those that died before they could have left connections that only
+        the servers know of: each is searched once more before its first raise, by a successor too."""
+        self.partial = False
+        self._unsaved = True
+        for server in self.servers.values():
+            server.search = True
+            self.hold_raises(server.id, True)
+
+    def searched(self, server: str) -> None:
+        """Whatever bears a tag of ours there has been counted (:meth:`census`)."""
+        known = self.servers[server]
+        self._unsaved = self._unsaved or known.search
+        known.search = False
 
     def snapshot(self, now: float) -> Saved:
         """The ledger as a successor needs it: everything that S1 sums, and whose it is."""
@@ -548,7 +590,7 @@ class Ledger:
     @property
     def idle(self) -> bool:
         """Nothing is charged, nothing is in quarantine: the supervisor may exit and drop the snapshot."""
-        return all(self._settled(server) for server in self.servers.values())
+        return not self.partial and all(self._settled(server) for server in self.servers.values())
 
     def _settled(self, server: Server) -> bool:
         return server.outstanding == 0

@@ -28,6 +28,7 @@ def save(ledger: Ledger, now: float) -> Saved:
         servers=tuple(_server(server, now) for server in ledger.servers.values()),
         members=tuple(SavedMember(ledger.members[tag].identity, held) for tag, held in charges.items()),
         restarts=ledger.restarts,
+        partial=ledger.partial,
     )
 
 
@@ -43,15 +44,17 @@ def _server(server: Server, now: float) -> SavedServer:
             SavedQuarantine(tag, entry.charge, max(0.0, now - entry.since), entry.exited)
             for tag, entry in server.quarantine.items()
         ),
+        search=server.search,
     )
 
 
 def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity], bool]) -> None:
     """Fill an empty ledger. The old supervisor's own connections are in quarantine under its tag."""
     ledger.restarts = saved.restarts + 1
+    ledger.partial = saved.partial
     for old in saved.servers:
         server = ledger.server(old.id, aliases=old.aliases, run_id=old.run_id)
-        server.budget, server.operator = old.budget, old.operator
+        server.budget, server.operator, server.search = old.budget, old.operator, old.search
         for entry in old.quarantine:
             ledger.quarantine(server, entry.tag, entry.charge, now - entry.age, exited=entry.exited)
         ledger.quarantine(server, saved.owner.tag, old.own, now)

@@ -39,11 +39,7 @@ before can register. What stands in for the proof: nobody knows who they are."""
 
 
 class Book:
-    """All sites and their probes.
-
-    Args:
-        lost_snapshot: there was one, and it could not be used.
-    """
+    """All sites and their probes."""
 
     def __init__(
         self,
@@ -55,7 +51,6 @@ class Book:
         scope: str,
         boot: str,
         serial: Iterable[int],
-        lost_snapshot: bool,
     ) -> None:
         self.ledger = ledger
         self.turns = turns
@@ -64,19 +59,23 @@ class Book:
         self.scope = scope
         self.boot = boot
         self.serial = serial
-        self.lost_snapshot = lost_snapshot
-        self.grace = turns.clock() + GRACE if lost_snapshot else 0.0
         self.sites: dict[str, Site] = {}
         self.probes: dict[str, Probe] = {}
         self.by_key: dict[str, Site] = {}
         self.resolving = asyncio.Lock()
         self.stopping = False
         self.members: Members
+        self._waited = False
+        """After a lost snapshot: for those of whom nothing is known."""
+        self.whole_since = turns.clock()
+        """Since when no process of which nothing is known opens anything."""
 
     # ---- sites ------------------------------------------------------------------------------------
 
     def restore(self) -> None:
         """A site for each server that the snapshot knew. Its identity is known from there."""
+        if self.ledger.partial:
+            self._wait()
         for server in list(self.ledger.servers.values()):
             site = self._new(server.id, server.aliases)
             site.run_id = server.run_id
@@ -254,17 +253,26 @@ class Book:
     def unknown_permits(self, tag: str) -> None:
         """A member states more than is charged here: whoever told it so has left no word of it, so there may be
         others of whom nothing is known yet. Nothing is raised until they have had time to come."""
-        if self.lost_snapshot or not any(
+        if self._waited or not any(
             server.accounts[tag].excess for server in self.ledger.servers.values() if tag in server.accounts
         ):
             return
-        self.lost_snapshot = True
-        self.grace = self.turns.clock() + GRACE
-        for site in self.sites.values():
-            self.ledger.hold_raises(site.id, True)
-            self.probes[site.id].wake()
+        self.ledger.mark_partial()
+        self._wait()
         detail = "a member states more than is known: the snapshot of the supervisor before is lost"
         log.warning("snapshot.unusable", extra={"reason": "missing", "detail": detail})
+
+    def _wait(self) -> None:
+        """For members of whom nothing is known; then search for what those have left that died meanwhile."""
+        self._waited = True
+        asyncio.get_running_loop().call_later(GRACE, self._whole)
+
+    def _whole(self) -> None:
+        self.ledger.whole()
+        self.whole_since = self.turns.clock()
+        for probe in self.probes.values():
+            probe.wake()
+        self.turns.touch()
 
     def exited(self, tag: str) -> None:
         """A process is gone: whatever it has left is to be proven gone."""

@@ -36,7 +36,10 @@ def take(
     unheard: set[str] = set()
     for tag, count in counts.items():
         name = tag.process
-        if name == ledger.owner.tag or name in known.quarantine:
+        if name == ledger.owner.tag:
+            continue
+        if name in known.quarantine:  # more may be there than was found, or charged, before
+            ledger.census(server, name, count, now, exited=known.quarantine[name].exited)
             continue
         process = Identity(name, tag.pid, tag.start, identity.program(tag.pid))
         alive = tag.boot == boot and not ledger.is_departed(name) and lives(process)

@@ -56,8 +56,8 @@ class Eye:
         """What is kept has not answered in time, and is waited for."""
         return self._inspector.stalled
 
-    async def permit(self) -> bool:
-        """Have a permit to look with; False if none came in :data:`PATIENCE` seconds."""
+    async def permit(self, patience: float = PATIENCE) -> bool:
+        """Have a permit to look with; False if none came in so many seconds."""
         if self.holding:
             return True
         while len(self._site.unclosed) >= UNCLOSED:
@@ -65,7 +65,7 @@ class Eye:
             self._site.unproven += 1
             log.warning("own.unproven", extra={"server": self._site.id, "connection": name})
             self._permits.release()
-        self.holding = await self._permits.acquire(PATIENCE)
+        self.holding = await self._permits.acquire(patience)
         return self.holding
 
     async def look(self, work: Work) -> Findings:

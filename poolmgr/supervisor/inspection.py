@@ -32,7 +32,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         targets: tags and names whose connections are to be killed and proven gone.
         fresh: open a new connection by every endpoint first.
         facts: ask for limits and counts.
-        listing: return the whole list.
+        listing: return the whole list; with ``fresh`` one in which every connection has its name, if that can be had.
         handshake: see :func:`poolmgr.supervisor.proof.judge`.
     """
 
@@ -58,7 +58,7 @@ class Findings(msgspec.Struct):
         rows: the list; None if it was not asked for or not given.
         forbidden: what the server does not let us do, by command, with its words.
         gone: targets that are proven gone.
-        suspects: unnamed connections that kept targets from being proven.
+        suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
         killed: how many leftovers were killed.
         unclosed: names of own connections whose end is not proven; each still needs its permit.
         server_pid: the server's process, over a Unix socket.
@@ -185,7 +185,7 @@ class Inspector:
     def _ask(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
         if work.facts:
             self._facts(found)
-        if targets:
+        if targets or (work.listing and work.fresh):
             self._prove(work, found, targets)
         elif work.listing:
             found.rows = self._list(found)

@@ -205,6 +205,7 @@ class Members:
             return
         now = self._turns.clock()
         holds: dict[str, int] = {}
+        opened: dict[str, int] = {}
         dropped = 0
         for hold in hello.holds:
             site = self._book.held(hold)
@@ -212,9 +213,10 @@ class Members:
                 dropped += 1
                 continue
             holds[site.id] = holds.get(site.id, 0) + max(0, hold.stated)
+            opened[site.id] = opened.get(site.id, 0) + max(0, hold.open)
         if dropped:
             limited("member.holds_too_much", member=pid, dropped=dropped)
-        if not self._ledger.register(process, hello.link, holds, now, ceiling=hello.descriptors):
+        if not self._ledger.register(process, hello.link, holds, now, opened=opened, ceiling=hello.descriptors):
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return

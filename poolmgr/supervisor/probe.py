@@ -57,6 +57,7 @@ class Probe:
             allowance=self.allowance,
             timetable=self._timetable,
             consequences=self._consequences,
+            no_permit=lambda now: self._waits.no_permit(self._endings.targets(), now),
             end=self._merged,
         )
         self._loop = asyncio.get_running_loop()
@@ -178,6 +179,7 @@ class Probe:
             return
         self._timetable.hurry = False
         began = self._turns.clock()
+        searching = work.fresh and work.listing and self._book.ledger.servers[self.site.id].search
         found = await self._eye.look(work)
         now = self._turns.clock()
         once_more = not work.fresh and not self._eye.stalled
@@ -190,6 +192,9 @@ class Probe:
             self.site.asked_at = began
         if found.error is None or found.answered:
             self._consequences.feed(work, found, now)
+            if searching:
+                self._timetable.search_at = now + 0.05
+                self._resolution.search_again(found, now)
         if self._book.twin_of(self.site) is not None:
             await self._unite()
             return

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from poolmgr.supervisor.book import Book
     from poolmgr.supervisor.probe import Probe
 
+UNHEARD = 2.0
+"""Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
+connections of ours and have not registered."""
+
+SHORT = 0.5
+"""Seconds to wait for a permit to look with at a server of which not even the budget is known."""
+
 DOUBT = 2.0
 """Seconds for which a server that has just been restarted waits for the others to say that they are not it."""
 
@@ -36,6 +43,7 @@ class Resolution:
     """See the module's docstring. One for each site; used in the event loop.
 
     Args:
+        no_permit: called when there was none to look with.
         end: called when this site was another name of a known one: its probe ends.
     """
 
@@ -48,6 +56,7 @@ class Resolution:
         allowance: Allowance,
         timetable: Timetable,
         consequences: Consequences,
+        no_permit: Callable[[float], object],
         end: Callable[[], None],
     ) -> None:
         self._site = site
@@ -58,9 +67,11 @@ class Resolution:
         self._allowance = allowance
         self._timetable = timetable
         self._consequences = consequences
+        self._no_permit = no_permit
         self._end = end
         self._unheard: set[str] = set()
         """Living processes that hold connections here and have not registered."""
+        self._unheard_until = 0.0
         self._met = "", 0.0
         """The run_id that was found first, and when."""
 
@@ -73,22 +84,26 @@ class Resolution:
         site = self._site
         server = self._ledger.servers[site.id]
         now = self._turns.clock()
-        if server.budget < max(1, server.outstanding):
+        new = site.governor.budget is None
+        if new and server.budget < max(1, server.outstanding):
             self._ledger.set_budget(site.id, max(1, server.outstanding), now)
         lenders = [p for p in self._book.probes.values() if p.site is not site and p.site.resolved]
         lent = await asyncio.gather(*(p.permits.acquire(PATIENCE) for p in lenders))
         borrowed = [p for p, granted in zip(lenders, lent, strict=True) if granted]
         try:
-            if not await self._eye.permit():
-                # What members state fills all that we know of: there must be one more.
-                self._ledger.set_budget(site.id, server.outstanding + 1, self._turns.clock())
+            if not await self._eye.permit(SHORT if new else PATIENCE):
+                now = self._turns.clock()
+                if new:  # what members state fills all that we know of: there must be one more
+                    self._ledger.set_budget(site.id, server.outstanding + 1, now)
+                else:
+                    self._no_permit(now)
                 self._turns.touch()
                 return
             self._timetable.hurry = False
             found = await self._eye.look(work)
             now = self._turns.clock()
             self._consequences.note(found, now)
-            known = found.error is None or (found.error[0] == "auth" and found.answered)
+            known = found.error is None or _keeps_us_out(found)
             if not known:
                 if not self._eye.stalled:
                     await self._eye.shut()
@@ -107,7 +122,7 @@ class Resolution:
             if target is not site:
                 self._hand_over(self._book.probes[target.id])
                 return
-            self._search(found, now)
+            self._met_anew(found, now)
             if found.error is not None or self._timetable.sparing:
                 await self._eye.shut()
         finally:
@@ -128,20 +143,11 @@ class Resolution:
             self._book.probes[other.id].hurry()
         return bool(doubtful) and now < met + DOUBT
 
-    def _search(self, found: Findings, now: float) -> None:
+    def _met_anew(self, found: Findings, now: float) -> None:
         """It is a server of its own: who is there already, and what may be opened."""
         site = self._site
-        self._unheard = census.take(
-            found.rows or (),
-            site.id,
-            self._ledger,
-            self._book.watch,
-            scope=self._book.scope,
-            boot=self._book.boot,
-            now=now,
-        )
-        if self._unheard and self._book.grace < now:
-            self._book.grace = now + 2.0
+        self._unheard = self._search(found, now)
+        self._unheard_until = now + UNHEARD
         site.forbidden = dict(found.forbidden)
         for what, words in found.forbidden.items():
             log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
@@ -151,6 +157,32 @@ class Resolution:
         self._timetable.listed(now)
         if found.info.get("rejected_connections", "").isdecimal():
             site.rejected = int(found.info["rejected_connections"])
+        self.release_held_raises(now)
+
+    def _search(self, found: Findings, now: float) -> set[str]:
+        """Count what is there and bears our tags. The living processes among its holders that have not registered."""
+        unheard = census.take(
+            found.rows or (),
+            self._site.id,
+            self._ledger,
+            self._book.watch,
+            scope=self._book.scope,
+            boot=self._book.boot,
+            now=now,
+        )
+        self._ledger.searched(self._site.id)
+        return unheard
+
+    def search_again(self, found: Findings, now: float) -> None:
+        """All members of the supervisor before have had time to register (:meth:`Ledger.whole`), and a fresh connection
+        was answered after that: what is found now is all there is. Who has not come is charged with it. While a
+        connection has no name it may be one of theirs, until those would all have got theirs."""
+        seen = found.fresh and found.rows is not None
+        if not seen and "CLIENT LIST" not in found.forbidden and not _keeps_us_out(found):
+            return
+        if found.suspects and now - self._book.whole_since <= self._timetable.handshake + 1:  # ages are whole seconds
+            return
+        self._search(found, now)
         self.release_held_raises(now)
 
     def unite(self) -> None:
@@ -172,14 +204,20 @@ class Resolution:
         self._ledger.dissolve(self._site.id, twin.site.id)
 
     def release_held_raises(self, now: float) -> None:
-        """After the census, and once the members of an earlier supervisor have had time to register."""
+        """After the census, and once those that were found have had time to register."""
         server = self._ledger.servers.get(self._site.id)
         if server is None or not server.held or not self._site.resolved:
             return
-        if now >= self._book.grace or (not self._unheard and not self._book.lost_snapshot):
+        if not self._unheard or now >= self._unheard_until:
             self._ledger.hold_raises(self._site.id, False)
-            self._turns.touch()
+            if not server.held:
+                self._turns.touch()
 
     def held_until(self, now: float) -> float:
         """When to see again whether raises may be released; infinity: nobody is waited for."""
-        return max(self._book.grace, now + 0.1) if self._unheard or self._book.grace > now else math.inf
+        return max(self._unheard_until, now + 0.1) if self._unheard else math.inf
+
+
+def _keeps_us_out(found: Findings) -> bool:
+    """The server is there, and takes none of the passwords that are known."""
+    return found.answered and found.error is not None and found.error[0] == "auth"

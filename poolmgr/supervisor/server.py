@@ -71,7 +71,6 @@ class Supervisor:
         self.watch = processes.watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
         file = self.path + ".snapshot"
         self._writer = snapshot.Writer(file, self.scope, singleton.ours, singleton.note)
-        self._lost = False
         self.ledger = self._restored(
             Identity(self._tag, found.pid, found.start, identity.program(found.pid), "supervisor")
         )
@@ -91,7 +90,6 @@ class Supervisor:
             scope=self.scope,
             boot=self.boot,
             serial=itertools.count(1),
-            lost_snapshot=self._lost,
         )
         self.audit = Audit(self.book)
         self._answers = Answers(self)
@@ -117,17 +115,20 @@ class Supervisor:
     def _restored(self, owner: Identity) -> Ledger:
         """The ledger as the supervisor before left it (rule S4)."""
         saved: Saved | None = None
-        newest = 0
+        newest, lost = 0, False
         try:
             newest = snapshot.marked(self._singleton.noted())
             self._writer.continue_after(newest)
             saved = snapshot.read(self._writer.path, self.scope, newest)
         except snapshot.UnusableError as error:
-            self._lost = error.reason != "boot" or newest > 0  # after a boot no process of the old one lives
+            lost = error.reason != "boot" or newest > 0  # after a boot no process of the old one lives
             log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
             self.notes.append(f"the snapshot could not be used ({error}): a census was taken instead")
         if saved is None:
-            return Ledger(owner=owner)
+            ledger = Ledger(owner=owner)
+            if lost:
+                ledger.mark_partial()
+            return ledger
         ledger = Ledger.restored(saved, self._loop.time(), alive=self._lives, owner=owner)
         for entry in ledger.quarantined():
             if not entry.exited and not self._lives(_process(entry.tag)):  # found by a census, and ended since

@@ -34,6 +34,7 @@ class Timetable:
     Attributes:
         retry_at: no look before, unless somebody hurries a server that is up.
         prove_at: no proof before.
+        search_at: no search for those of whom nothing is known before.
         hurry: look now: somebody has reported trouble.
         renew: what is kept is not to be trusted any more.
     """
@@ -41,11 +42,11 @@ class Timetable:
     def __init__(self, site: Site, ledger: Ledger, handshake: float) -> None:
         self._site = site
         self._ledger = ledger
-        self._handshake = handshake
+        self.handshake = handshake
         self._look_at = 0.0
         self._list_at = 0.0
         self.retry_at = 0.0
-        self.prove_at = 0.0
+        self.prove_at = self.search_at = 0.0
         self.hurry = False
         self.renew = False
 
@@ -82,19 +83,20 @@ class Timetable:
         if not site.resolved:
             if stopping and not targets:
                 return None
-            return Work(endpoints=site.endpoints, fresh=True, facts=True, listing=True, handshake=self._handshake)
+            return Work(endpoints=site.endpoints, fresh=True, facts=True, listing=True, handshake=self.handshake)
         proving = bool(targets) and now >= self.prove_at
-        facts = not stopping and (self.hurry or now >= self._look_at)
-        listing = not stopping and ((self.hurry and site.refused) or now >= self._list_at)
+        search = not stopping and self._ledger.servers[site.id].search and now >= self.search_at
+        facts = not stopping and (self.hurry or search or now >= self._look_at)
+        listing = not stopping and ((self.hurry and site.refused) or search or now >= self._list_at)
         if not (proving or facts or listing):
             return NOTHING_BUT_CLOSE if stopping and holding else None
         return Work(
             endpoints=site.endpoints,
             targets=targets if proving else frozenset(),
-            fresh=proving or self.renew,
+            fresh=proving or search or self.renew,
             facts=facts,
             listing=listing,
-            handshake=self._handshake,
+            handshake=self.handshake,
         )
 
     def until(self, now: float, targets: Set[str], *, stopping: bool, held_until: float) -> float:
@@ -111,4 +113,6 @@ class Timetable:
         until = min(self._look_at, self._list_at) if not stopping else now + 5.0
         if targets:
             until = min(until, self.prove_at)
+        if self._ledger.servers[site.id].search and not stopping:
+            until = min(until, self.search_at)
         return max(min(until, held_until), self.retry_at)

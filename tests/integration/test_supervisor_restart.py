@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from poolmgr import identity, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.supervisor.book import GRACE
 from poolmgr.supervisor.snapshot import Writer, mark, marked
-from tests.fake_member import Members, endpoint_of
+from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import Servers, wait_for
 from tests.supervisor_process import Start, joined
 
@@ -182,6 +185,68 @@ def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_
         first.open[name].pop().close()
     first.report(name)
     other.until(lambda m: m.limit(name), what="it is raised after all")
+    assert server.rejected() == 0
+
+
+def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """What is written while a lost snapshot is made up for says too little: somebody has not come yet."""
+    server = redis_server(maxclients=13)
+    endpoint = endpoint_of(server.path)
+    running = supervisor(12, POOLMGR_LINGER="60")
+    late, name = joined(running, server)
+    late.grow(name, 8)
+    running.kill()
+    Path(running.path + ".snapshot").unlink()
+    running.start()
+    greedy, _ = joined(running, server)
+    running.kill()
+    began = time.monotonic()
+    running.start()
+    greedy.close()
+    greedy.connect().hello(endpoint)
+    greedy.report(name, waiting=11)
+    assert greedy.ask(wire.Query("status")).ok, "the report has been read"
+    for _ in range(late.limit(name)):  # it has not noticed yet that its supervisor is gone
+        late.dial(endpoint)
+    for _ in range(greedy.limit(name)):
+        greedy.dial(endpoint)
+    assert server.rejected() == 0 or time.monotonic() - began > GRACE, (
+        "the wait is bounded, and this machine was slower"
+    )
+    assert [event["reason"] for event in running.events("snapshot.unusable")] == ["missing"]
+    late.close()
+    late.connect().hello(endpoint)
+    greedy.until(lambda m: m.limit(name) == 11 - late.limit(name) > 0, what="what is left comes after the wait")
+
+
+def test_what_somebody_opened_and_left_behind_while_others_were_waited_for_is_found(
+    supervisor: Start, redis_server: Servers, members: Members
+) -> None:
+    """Nobody had ever heard of it: not the snapshot, which is lost, nor the census, nor by a registration."""
+    server = redis_server(maxclients=13)
+    running = supervisor(12, POOLMGR_LINGER="60")
+    first, name = joined(running, server)
+    running.kill()
+    Path(running.path + ".snapshot").unlink()
+    running.start()
+    first.close()
+    first.connect().hello(endpoint_of(server.path))
+    first.until(lambda m: m.numbered and m.limit(name) == 0, what="it is left what it has open")
+    first.report(name)
+    wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
+    nobody = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    own = identity.find(identity.make(running.path))
+    assert own is not None
+    tag = msgspec.structs.replace(own, pid=nobody.pid, start=identity.start_time(nobody.pid)).process
+    left = [Connection(endpoint_of(server.path), f"{tag}-{number}") for number in range(8)]
+    nobody.kill()
+    nobody.wait()
+    first.report(name, waiting=11)
+    first.until(lambda m: m.limit(name) == 11, what="raised, when what was left behind is proven gone")
+    assert not [client for client in server.clients() if tag in client["name"]]
+    assert [event for event in running.events("census.found") if event["count"] == len(left)]
     assert server.rejected() == 0
 
 

@@ -24,9 +24,12 @@ BOUNDED_WAIT = 1.0
 longer (:data:`poolmgr.supervisor.unproven.WAIT`); nothing depends on that but the length of a run."""
 
 GRACE = 0.7
-"""Seconds for which nothing is raised after a lost snapshot: longer than any delay here."""
+"""Seconds for which nothing is raised after a lost snapshot, and where a census finds living processes that have not
+registered: longer than any delay here."""
 
-HANDSHAKE = 7.0
+HANDSHAKE = 1.0
+"""Seconds after which every connection has a name or is no more: longer than any delay here."""
+
 PAUSE = 0.002
 """Seconds between two lists of one inspection."""
 
@@ -43,10 +46,10 @@ class Inspection:
         self.server = server
         self.connection: Connection | None = None
         self.permit = False
-        self._unbacked = False
-        """The permit was granted when nothing was known."""
         self.census = census
         """The server has not been met before: its connections that bear our tags are counted first."""
+        self._unheard_until = 0.0
+        self._searching = False
         self._state = "rest"
         self._targets: frozenset[str] = frozenset()
         self._lists = 0
@@ -56,6 +59,10 @@ class Inspection:
     @property
     def may_exit(self) -> bool:
         return not self.permit and self._state == "rest" and self.connection is None
+
+    @property
+    def _counting(self) -> bool:
+        return self.census or self.supervisor.ledger.servers[self.server.id].search
 
     @property
     def listing(self) -> bool:
@@ -74,7 +81,7 @@ class Inspection:
             return
         ledger, id = self.supervisor.ledger, self.server.id
         keeps = ledger.servers[id].budget >= KEEPS_FROM and bool(self.supervisor.links)
-        if self.census or self._todo():
+        if self._counting or self._todo():
             if self.connection is not None and self._afresh():
                 self._close(self._open)
             elif self.connection is not None:
@@ -93,7 +100,6 @@ class Inspection:
         """A turn has granted the permit, and the snapshot shows it."""
         if self._state == "acquiring":
             self.permit = True
-            self._unbacked = self.census and not self.world.whole
             self._open()
         else:
             self._return()
@@ -129,7 +135,7 @@ class Inspection:
         self.supervisor.after(BOUNDED_WAIT, self._waited, number)
 
     def _return(self) -> None:
-        self.permit = self._unbacked = False
+        self.permit = False
         self.server.slack = 0
         self.supervisor.ledger.return_own(self.server.id, 1, self.world.clock.now)
         self.supervisor.wake(0.00001)
@@ -152,6 +158,7 @@ class Inspection:
     def _open(self) -> None:
         self._state = "opening"
         self._targets = self._todo()
+        self._searching = self._counting
         box: list[Connection] = []
         self.connection = self.server.connect(
             f"{self.supervisor.tag}-{self.supervisor.next_serial()}",
@@ -159,7 +166,7 @@ class Inspection:
             lambda: self._event(self._ended, box[0]),
         )
         box.append(self.connection)
-        self.connection.census = self._unbacked
+        self.connection.census = not self.world.whole and (self.supervisor.ledger.partial or self._counting)
 
     def _event(self, call: Callable[..., Any], *args: Any) -> None:
         self.supervisor.after(0.0, self.supervisor.event, "do", lambda: call(*args))
@@ -202,7 +209,7 @@ class Inspection:
     def _listed(self, rows: list[Row]) -> None:
         if self._state != "listing" or self.connection is None:
             return
-        if self.census:
+        if self._searching:
             self._counted(rows)
             return
         verdict = judge(rows, self._targets, fresh=self._excluded(), host="10.0.0.1", handshake=HANDSHAKE)
@@ -239,7 +246,7 @@ class Inspection:
     def _counted(self, rows: list[Row]) -> None:
         """Rule S4, the census: everything that bears a tag of ours and is not known otherwise."""
         ours = self.connection.id if self.connection else 0
-        if any(not row.name and row.id < ours for row in rows):
+        if any(not row.name and row.id < ours and row.age <= HANDSHAKE for row in rows):
             self.supervisor.after(PAUSE, self._list)
             return
         found: dict[str, int] = {}
@@ -250,27 +257,27 @@ class Inspection:
         supervisor, id, now = self.supervisor, self.server.id, self.world.clock.now
         ledger = supervisor.ledger
         for process, count in found.items():
-            if process in ledger.members or process in ledger.servers[id].quarantine:
+            if process in ledger.members:
                 continue
             alive = self.world.lives_tag(process)
-            if alive:
+            if alive and process not in ledger.servers[id].quarantine:
                 supervisor.unheard.add(process)
             ledger.census(id, process, count, now, exited=not alive)
-        self.census = False
-        ledger.server(id, run_id="r")
-        ledger.set_budget(id, self.server.budget, now)
-        if supervisor.unheard and supervisor.grace < now:
-            supervisor.grace = now + GRACE
+        ledger.searched(id)
+        if self.census:
+            self.census = False
+            ledger.server(id, run_id="r")
+            ledger.set_budget(id, self.server.budget, now)
+            self._unheard_until = now + GRACE
+            supervisor.after(GRACE + 0.001, supervisor.wake, 0.0)
         self.world.note(f"census of {id}: {found}")
-        supervisor.after(max(0.0, supervisor.grace - now) + 0.001, supervisor.wake, 0.0)
         supervisor.wake(0.00001)
         self._rest(0.0)
 
     def release_held_raises(self) -> None:
-        """After the census, and once the members of an earlier supervisor have had time to register."""
-        supervisor, id = self.supervisor, self.server.id
-        now = self.world.clock.now
-        if supervisor.ledger.servers[id].held and not self.census:
-            if now >= supervisor.grace or (not supervisor.unheard and not supervisor.lost_snapshot):
-                supervisor.ledger.hold_raises(id, False)
+        """After the census, and once those that were found have had time to register."""
+        supervisor, known = self.supervisor, self.supervisor.ledger.servers[self.server.id]
+        if known.held and not self.census and (not supervisor.unheard or self.world.clock.now >= self._unheard_until):
+            supervisor.ledger.hold_raises(known.id, False)
+            if not known.held:
                 supervisor.wake(0.00001)

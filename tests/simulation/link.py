@@ -17,7 +17,7 @@ class Link:
     still be read by the one that has not closed. A dead supervisor's last bytes may be cut short."""
 
     __slots__ = (
-        "_down_at", "_down_count", "_under_way", "_up_at", "lag", "lossy",
+        "_down_at", "_down_count", "_under_way", "_up_at", "deaf", "lag", "lossy",
         "member", "member_open", "number", "supervisor", "supervisor_open", "world",
     )  # fmt: skip
 
@@ -31,6 +31,8 @@ class Link:
         self.lossy = False
         """What was under way to the member when the supervisor died is lost."""
         self.lag = world.lag
+        self.deaf = 0.0
+        """Seconds for which the member does not notice that the supervisor has closed."""
         self._down_count = 0
         self._under_way: list[wire.Message | None] = []
         self._up_at = 0.0
@@ -109,4 +111,5 @@ class Link:
         if self.supervisor_open:
             self.supervisor_open = False
             self.lossy = lossy
+            self._down_at = max(self._down_at, self.world.clock.now + self.deaf)
             self.to_member(None)

@@ -133,6 +133,23 @@ def _answers_in_full(self: Ledger, server: Server, tag: str, account: Account, n
     self._tell(server, tag, account, account.limit, turn)
 
 
+def _answers_what_fits(self: Ledger, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
+    partial, self.partial = self.partial, False
+    _answer(self, server, tag, account, now, turn)
+    self.partial = partial
+
+
+def _waits_for_nobody(self: Ledger) -> None:
+    self._unsaved = True
+
+
+def _searches_no_more(self: Ledger) -> None:
+    self.partial = False
+    self._unsaved = True
+    for server in self.servers:
+        self.hold_raises(server, False)
+
+
 def _obeys_any_registration(self: Ledger, tag: str, link: int) -> bool:
     return self.is_departed(tag)
 
@@ -159,6 +176,10 @@ def _saving_first_budget() -> Callable[..., Any]:
         return msgspec.structs.replace(_save_server(server, now), budget=max(first[1], server.budget))
 
     return save
+
+
+def _saves_as_if_whole(ledger: Ledger, now: float) -> Saved:
+    return msgspec.structs.replace(_save(ledger, now), partial=False)
 
 
 def _saves_newest_limits(ledger: Ledger, now: float) -> Saved:
@@ -236,6 +257,7 @@ def _believes_at_once(rows: Any, targets: Any, **how: Any) -> Verdict:
     return Verdict(frozenset(targets), (), ())
 
 
+_answer = Ledger._answer
 _tell, _unlink, _exited, _ack = Ledger._tell, Ledger.unlink, Ledger.exited, Ledger._ack
 _save, _save_server, _restore_member = recovery.save, recovery._server, recovery.restore_member
 _open, _listed = Inspection._open, Inspection._listed
@@ -243,7 +265,7 @@ _open, _listed = Inspection._open, Inspection._listed
 SEEDS = {
     "M1 ignores closing": 2,
     "M3 counts gone at the bound": 3,
-    "M4 opens unanswered": 408,
+    "M4 opens unanswered": 193,
     "M4 states its limit only": 4,
     "M4 states what is open only": 177,
     "M4 reads the old link after registering": 41,
@@ -265,8 +287,12 @@ SEEDS = {
     "S4 drops the listed that died": 122,
     "S4 drops the unregistered": 6,
     "S4 obeys an older registration": 62,
-    "S4 answers in full after a lost snapshot": 428,
-    "snapshot without quarantine": 34,
+    "S4 answers in full after a lost snapshot": 193,
+    "S4 answers what fits while others may come": 193,
+    "S4 waits for nobody after a lost snapshot": 310,
+    "S4 searches no more after having waited": 310,
+    "snapshot as if nobody were waited for": 48,
+    "snapshot without quarantine": 122,
     "snapshot without own": 18,
     "snapshot without a lowered budget": 1,
     "snapshot of the newest limits": 47,
@@ -360,6 +386,26 @@ MUTANTS = (
     ),
     Mutant(
         "S4 answers in full after a lost snapshot", "others have been raised", ((Ledger, "_answer", _answers_in_full),)
+    ),
+    Mutant(
+        "S4 answers what fits while others may come",
+        "they have what it is given",
+        ((Ledger, "_answer", _answers_what_fits),),
+    ),
+    Mutant(
+        "S4 waits for nobody after a lost snapshot",
+        "those that come have what others are given",
+        ((Ledger, "mark_partial", _waits_for_nobody),),
+    ),
+    Mutant(
+        "S4 searches no more after having waited",
+        "who died meanwhile has left connections",
+        ((Ledger, "whole", _searches_no_more),),
+    ),
+    Mutant(
+        "snapshot as if nobody were waited for",
+        "the successor waits for nobody",
+        ((recovery, "save", _saves_as_if_whole),),
     ),
     Mutant(
         "snapshot without quarantine", "the successor hands it out", ((recovery, "_server", _saving(quarantine=())),)

@@ -88,13 +88,19 @@ class Process:
     def attach(self, server: Server, load: Load, ceiling: int, *, lifo: bool, patience: float | None) -> None:
         self.pools.append(Pool(self, server, load, ceiling, lifo=lifo, patience=patience))
 
-    def die(self) -> None:
-        """SIGKILL: the kernel closes everything."""
+    def die(self, half: bool = False) -> None:
+        """SIGKILL: the kernel closes everything.
+
+        Args:
+            half: no packet gets through to the server, of connections that it knows the name of. (Others it would keep
+                for ever, and nobody could say whose they are.)
+        """
         if not self.alive:
             return
         self.world.note(f"{self.tag} dies")
         self.alive = False
         for conn, server in self.sockets.values():
+            conn.half = conn.half or (half and conn.named)
             server.die(conn)
         if self.link is not None:
             self.link.close_member()

@@ -40,6 +40,10 @@ THEMES = {
 """What a scenario is about: these faults come more often. ``lost``: supervisors may find no snapshot."""
 
 
+LOSS = "loss"
+"""A kind of its own, in scenarios about lost snapshots only."""
+
+
 class Fault(msgspec.Struct, frozen=True):
     """``a``, ``b`` and ``c`` choose among what there is at that time; what they mean depends on ``kind``."""
 
@@ -135,7 +139,7 @@ def draw(seed: int) -> Scenario:
                 at = round(min(0.999 * duration, faults[-1].at + rng.uniform(0.0, 0.01)), 5)
                 fault = msgspec.structs.replace(fault, at=at, a=rng.choice((faults[-1].a, fault.a)))
             faults.append(fault)
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         budgets=budgets,
         workers=tuple(worker(rng, members) for _ in range(members)),
@@ -148,6 +152,37 @@ def draw(seed: int) -> Scenario:
         notice=rng.choice((0.0003, 0.0003, 0.003, 0.03)) if members < 20 else 0.0003,
         wild=members < 20 and rng.random() < (0.6 if theme == "links" else 0.2),
         lost_snapshot=lost_snapshot,
+    )
+    return _with_losses(scenario) if lost_snapshot and members < 20 else scenario
+
+
+def _with_losses(scenario: Scenario) -> Scenario:
+    """All work in bursts, and want more than there is: so now and then somebody has what it has not opened, and later
+    others want it. And the snapshot is lost when that matters."""
+    rng = random.Random(-1 - scenario.seed)
+    workers = list(scenario.workers)
+    for i in range(len(workers)):
+        if rng.random() < 0.8:
+            on, off = rng.uniform(0.02, 0.3), rng.uniform(0.05, 0.3)
+            workers[i] = Worker(
+                rng.randint(2, 8), rng.choice((0.003, 0.01)), 0.001, on=on, off=off, phase=rng.uniform(0, on + off)
+            )
+    losses = [
+        Fault(
+            at=round(rng.choice((0.02, 0.5)) * rng.random(), 5),
+            kind=LOSS,
+            a=rng.randrange(1 << 16),
+            b=rng.randrange(1 << 16),
+            c=rng.random(),
+        )
+        for _ in range(rng.randint(1, 2))
+    ]
+    return msgspec.structs.replace(
+        scenario,
+        workers=tuple(workers),
+        faults=tuple(sorted([*scenario.faults, *losses], key=lambda fault: fault.at)),
+        duration=max(scenario.duration, 1.8),
+        accept=rng.choice((0.0003, 0.003, 0.02)),
     )
 
 

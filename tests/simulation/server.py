@@ -40,7 +40,7 @@ class Connection:
         self.alive = True
         """The client reads: it hears of readiness and of the end."""
         self.census = False
-        """A supervisor's that knows of nothing: there is nothing to charge it against."""
+        """A supervisor's that does not know of everything yet: there is nothing to charge it against."""
         self.half = False
         """No packet gets through any more: the server does not learn of the close."""
         self.ended = False

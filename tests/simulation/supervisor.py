@@ -56,9 +56,10 @@ class Supervisor:
             self.ledger = Ledger(owner=owner, rng=world.rng)
         else:
             self.ledger = Ledger.restored(saved, world.clock.now, alive=world.lives, owner=owner, rng=world.rng)
-        self.lost_snapshot = saved is None and not world.clean
-        self.grace = world.clock.now + GRACE if self.lost_snapshot else 0.0
-        """Until when members of the supervisor before, whom nobody knows of, have time to register."""
+        if saved is None and not world.clean:
+            self.ledger.mark_partial()
+        if self.ledger.partial:
+            self.after(GRACE, self._whole)
         self.unheard: set[str] = set()
         """Living processes that a census found and that have not registered."""
         self.inspections: dict[str, Inspection] = {}
@@ -103,6 +104,11 @@ class Supervisor:
             inspection.die()
         for link in [*self.links.values(), *self.unread]:
             link.close_supervisor(lossy=world.rng.random() < 0.3 if lossy is None else lossy)
+
+    def _whole(self) -> None:
+        """Members of the supervisor before, whom nobody knows of, have had time to register."""
+        self.ledger.whole()
+        self.wake(0.00001)
 
     def next_serial(self) -> int:
         self._serial += 1
@@ -169,7 +175,8 @@ class Supervisor:
                 holds = {hold.server: hold.stated for hold in message.holds}
                 if self.world.tracing:
                     self.world.note(f"supervisor hears {tag} on link {message.link}: {holds}")
-                if not ledger.register(Identity(tag, link.member.pid), message.link, holds, now):
+                opened = {hold.server: hold.open for hold in message.holds}
+                if not ledger.register(Identity(tag, link.member.pid), message.link, holds, now, opened=opened):
                     link.close_supervisor()
                     return
                 self.unheard.discard(tag)

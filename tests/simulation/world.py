@@ -23,15 +23,14 @@ from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
-import msgspec
-
 from poolmgr.budget import sharing
 from poolmgr.budget.accounts import Identity, Saved, Server as Known
 from tests.simulation import wild
 from tests.simulation.clock import Clock
+from tests.simulation.faults import Faults
 from tests.simulation.pool import Load
 from tests.simulation.process import Process
-from tests.simulation.scenario import Fault, Scenario, Worker, worker
+from tests.simulation.scenario import Scenario, Worker
 from tests.simulation.server import Server
 from tests.simulation.supervisor import Supervisor
 
@@ -85,6 +84,7 @@ class World:
         self.steps = 0
         self.turns = 0
         self.ledger_changed = False
+        self.faults = Faults(self)
         self._starting = False
         self._outstanding: dict[str, int] = {}
         self._pids = 100
@@ -175,161 +175,6 @@ class World:
         process.start()
         return process
 
-    def _chosen(self, number: int) -> Process | None:
-        processes = list(self.processes.values())
-        return processes[number % len(processes)] if processes else None
-
-    # ---- faults ----------------------------------------------------------------------------------
-
-    def inflict(self, fault: Fault) -> None:
-        self.note(f"FAULT {fault.kind}")
-        getattr(self, "_" + fault.kind.replace(" ", "_").replace("-", "_"))(fault)
-
-    def _kill(self, fault: Fault) -> None:
-        if (process := self._chosen(fault.a)) is not None:
-            process.die()
-
-    def _start(self, fault: Fault) -> None:
-        if len(self.processes) < 2 * len(self.scenario.workers) + 4:
-            self.start(worker(random.Random(fault.a), len(self.scenario.workers)))
-
-    def _stop(self, fault: Fault) -> None:
-        process = self._chosen(fault.a)
-        if process is not None and not process.stopped:
-            process.stop()
-            self.clock.after(fault.c, self._continue, process)
-
-    def _continue(self, process: Process) -> None:
-        if process.stopped and process.alive:
-            self.note(f"{process.tag} continues")
-            process.cont()
-
-    def _fork(self, fault: Fault) -> None:
-        process = self._chosen(fault.a)
-        if process is not None and not process.stopped and len(self.processes) < 2 * len(self.scenario.workers) + 4:
-            core = process.core.forked("")
-            self.start(worker(random.Random(fault.b), len(self.scenario.workers)), core)
-
-    def _leave(self, fault: Fault) -> None:
-        process = self._chosen(fault.a)
-        if process is not None and not process.stopped:
-            process.leave()
-
-    def _kill_connecting(self, fault: Fault) -> None:
-        """Kill a process while the server does not know yet whose connection it has; waits for the moment. For
-        every third, a list must be under way too."""
-        listing = fault.a % 3 > 0 or (
-            self.supervisor is not None and any(i.listing for i in self.supervisor.inspections.values())
-        )
-        process = next((p for p in self.processes.values() if any(pool.connecting for pool in p.pools)), None)
-        if listing and process is not None:
-            process.die()
-        elif fault.b > 0 and self.clock.now < self.scenario.duration:
-            self.clock.after(0.0002, self._kill_connecting, msgspec.structs.replace(fault, b=min(fault.b, 300) - 1))
-
-    def _drop_link(self, fault: Fault) -> None:
-        """At any moment. Or (odd ``b``) as soon as something is under way on it, with a new link at once; for
-        every second of these it must be an early acknowledgement, of whichever process."""
-        process: Process | None = self._chosen(fault.a)
-        at_once = fault.b % 2 == 1
-        if at_once and fault.c > 0 and self.clock.now < self.scenario.duration:
-            if fault.b % 4 == 3:
-                process = next((p for p in self.processes.values() if p.link is not None and p.link.acking), None)
-            if process is None or process.link is None or not process.link.busy:
-                self.clock.after(0.0002, self._drop_link, msgspec.structs.replace(fault, c=fault.c - 0.0002))
-                return
-        if process is None or process.stopped:
-            return
-        process.run(process.drop_link)
-        if at_once:
-            process.run(process.connect)
-
-    def _double_link(self, fault: Fault) -> None:
-        """A new link, upon which everything (or all but the registration) is slow; and soon another."""
-        process = self._chosen(fault.a)
-        if process is None or process.stopped or process.link is None:
-            return
-        lag = 0.003 + fault.c % 0.02
-        process.run(process.drop_link)
-        self.lag = 0.0 if fault.b % 2 else lag
-        process.run(process.connect)
-        self.lag = 0.0
-        if process.link is not None:
-            process.link.lag = lag
-            self.clock.after(lag * (0.2 if fault.b % 4 < 2 else 0.7), self._relink, process, process.link)
-
-    def _relink(self, process: Process, link: Any) -> None:
-        if process.alive and not process.stopped and process.link is link:
-            process.run(process.drop_link)
-            process.run(process.connect)
-
-    def _supervisor_drops_link(self, fault: Fault) -> None:
-        supervisor = self.supervisor
-        if supervisor is not None and supervisor.alive and supervisor.links:
-            tags = list(supervisor.links)
-            link = supervisor.links[tags[fault.a % len(tags)]]
-            link.close_supervisor()
-            supervisor.event("link", link, None)
-
-    def _kill_supervisor(self, fault: Fault) -> None:
-        supervisor = self.supervisor
-        if supervisor is None or not supervisor.alive:
-            return
-        if self.scenario.lost_snapshot and fault.a % 2:
-            self.note("the snapshot is lost")
-            self.disk, self.clean, self.whole = None, False, False
-            supervisor.die()
-        elif fault.b < 6:
-            supervisor.doom = fault.b
-        else:
-            supervisor.die()
-
-    def _stop_supervisor(self, fault: Fault) -> None:
-        supervisor = self.supervisor
-        if supervisor is not None and supervisor.alive and not supervisor.stopped:
-            supervisor.stopped = True
-            self.clock.after(fault.c, self._continue_supervisor, supervisor)
-
-    @staticmethod
-    def _continue_supervisor(supervisor: Supervisor) -> None:
-        supervisor.stopped = False
-
-    def _disk_full(self, fault: Fault) -> None:
-        self.disk_full = True
-        self.clock.after(fault.c, self._disk_free)
-
-    def _disk_free(self) -> None:
-        self.disk_full = False
-
-    def _budget(self, fault: Fault) -> None:
-        supervisor = self.supervisor
-        if supervisor is not None and supervisor.alive:
-            number = fault.a % len(self.servers)
-            id, usual = f"r{number}", self.scenario.budgets[number]
-            supervisor.event("budget", id, max(1, int(usual * (0.3 + fault.b % 16 / 10))))
-
-    def _half_open(self, fault: Fault) -> None:
-        self.half_open += 1 + fault.b % 2
-
-    def _client_kill(self, fault: Fault) -> None:
-        server = self.servers[f"r{fault.a % len(self.servers)}"]
-        if server.connections:
-            ids = list(server.connections)
-            server.kill(ids[fault.b % len(ids)])
-
-    def _server_restarts(self, fault: Fault) -> None:
-        self.servers[f"r{fault.a % len(self.servers)}"].restart()
-
-    def _reload(self, fault: Fault) -> None:
-        """Every process is replaced, one after the other: the new one starts before the old one leaves."""
-        for i, process in enumerate(list(self.processes.values())):
-            self.clock.after(0.01 * i, self._replace, process, fault)
-
-    def _replace(self, process: Process, fault: Fault) -> None:
-        if process.alive and not process.stopped and self.working:
-            self._start(fault)
-            process.leave()
-
     # ---- running ---------------------------------------------------------------------------------
 
     def run(self) -> World:
@@ -348,7 +193,7 @@ class World:
         for kind in self.scenario.workers:
             self.start(kind)
         for fault in self.scenario.faults:
-            self.clock.at(fault.at, self.inflict, fault)
+            self.clock.at(fault.at, self.faults.inflict, fault)
         with patch.object(sharing, "decide", wild.decide) if self.scenario.wild else nullcontext():
             self.until(self.scenario.duration)
         self._recover()
@@ -418,9 +263,9 @@ class World:
         self.half_open = 0
         if self.supervisor is not None:
             self.supervisor.doom = None
-            self._continue_supervisor(self.supervisor)
+            self.faults.resume_supervisor(self.supervisor)
         for process in list(self.processes.values()):
-            self._continue(process)
+            self.faults.resume(process)
         waiting = [(p, c, c.since) for p in self.processes.values() for c in p.waiting]
 
         def missing() -> str:

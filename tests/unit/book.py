@@ -24,9 +24,11 @@ class Book:
         self.ledger.hold_raises(R, False)
         self.links: dict[str, int] = {}
 
-    def join(self, *tags: str, holds: int = 0, link: int = 1) -> None:
+    def join(self, *tags: str, holds: int = 0, opened: int | None = None, link: int = 1) -> None:
+        """``opened``: how much of what they hold is open; None: all of it."""
+        stated, of_that = {R: holds} if holds else {}, None if opened is None else {R: opened}
         for tag in tags:
-            assert self.ledger.register(Identity(tag, 2), link, {R: holds} if holds else {}, self.now)
+            assert self.ledger.register(Identity(tag, 2), link, stated, self.now, opened=of_that)
             self.links[tag] = link
             self.ledger.attach(tag, R, self.now)
 

@@ -284,7 +284,7 @@ def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits
     book.join("b")
     book.settle()
     book.tell("b", 7)
-    book.join("a", holds=8)
+    book.join("a", holds=8, opened=3)
     turn = book.settle()
     assert turn.persist
     assert book.limit("a") <= 3
@@ -293,11 +293,65 @@ def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits
     assert "a" not in {tell.tag for tell in turn.rest()}, "told although a successor would not know of it"
 
 
+def test_while_others_may_come_a_member_is_left_what_it_has_open_and_nothing_is_raised(book):
+    book.ledger.mark_partial()
+    book.join("a", holds=6, opened=2)
+    turn = book.settle()
+    assert turn.persist
+    assert limits(turn) == {"a": 2}, "others may have what it has not opened"
+    book.report("a", open=2, in_use=2, waiting=5)
+    book.ledger.hold_raises(R, False)
+    assert limits(book.settle(1.0)) == {}
+    assert book.charge("a") == 2
+
+
+def test_what_is_open_is_nothing_to_be_taken_back_though_no_census_has_seen_it(book):
+    book.ledger.mark_partial()
+    book.join("a", holds=6, opened=6)
+    assert limits(book.settle()) == {"a": 6}
+
+
+def test_a_successor_of_one_that_still_waits_waits_too(book):
+    book.ledger.mark_partial()
+    book.join("a", holds=2, opened=2)
+    book.settle()
+    after = successor(book, alive=True)
+    assert after.ledger.partial
+    after.join("a", holds=2, opened=2, link=2)
+    after.report("a", open=2, in_use=2, waiting=5)
+    assert limits(after.settle(1.0)) == {"a": 2}
+
+
+def test_a_supervisor_that_waits_does_not_exit(book):
+    book.ledger.mark_partial()
+    assert not book.ledger.idle
+    book.ledger.whole()
+    assert book.ledger.idle
+
+
+def test_after_the_wait_each_server_is_searched_before_anything_is_raised_by_a_successor_too(book):
+    """Who died in the meantime may have left connections of which only the server knows."""
+    book.ledger.mark_partial()
+    book.join("a")
+    book.ledger.whole()
+    book.report("a", waiting=5)
+    book.ledger.hold_raises(R, False)
+    assert book.settle().persist
+    assert book.limit("a") == 0
+    after = successor(book, alive=True)
+    assert (after.ledger.partial, after.server.search, after.server.held) == (False, True, True)
+    book.ledger.census(R, "dead", 7, book.now, exited=True)
+    book.ledger.searched(R)
+    book.ledger.hold_raises(R, False)
+    assert limits(book.settle()) == {"a": 3}
+    assert not successor(book, alive=True).server.search
+
+
 def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_stated_too_much():
     """After a lost snapshot, and before the answer: what was not opened can be taken back then only."""
     book = Book(budget=10)
     other = book.ledger.server("other", run_id="x")
-    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, ceiling=20)
+    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, opened={}, ceiling=20)
     book.ledger.attach("a", "other", book.now)
     assert other.accounts["a"].excess == 12
     book.ledger.dissolve("other", R)

@@ -29,7 +29,7 @@ class House:
         nobody: Any = None
         self.book = Book(
             self.ledger, turns, settings.load({}), nobody,
-            scope="s", boot="b", serial=itertools.count(), lost_snapshot=False,
+            scope="s", boot="b", serial=itertools.count(),
         )  # fmt: skip
         members: Any = SimpleNamespace(known={}, send=lambda *_: None, resolved=lambda *_: None, broadcast=lambda *_: 0)
         self.book.members = members
@@ -103,7 +103,7 @@ def test_the_known_one_takes_what_is_charged() -> None:
 
 def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> None:
     house = run("registers")
-    assert not house.book.lost_snapshot
+    assert not house.ledger.partial
     assert list(house.ledger.servers) == [KNOWN]
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
     assert house.ledger.servers[KNOWN].accounts["m"].excess == 0
