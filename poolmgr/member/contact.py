@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import selectors
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ PING_AFTER = 2.0
 
 REFUSED = 5.0
 """Seconds before a supervisor that has refused us is tried again."""
+
+REVIVE = 1.0, 2.0
+"""Seconds, from and to, after which a supervisor that has gone is started again although nobody waits for a permit: it
+also watches the limits, proves ends and serves the metrics. Drawn, so that not all processes do so at once."""
 
 STUCK = 1.0
 """Seconds after which bytes that nobody sends mean that a sender was torn out of the middle of it."""
@@ -54,6 +59,7 @@ class Contact:
         """Since when an answer to a ping is owed; 0: none is."""
         self._pending_since = 0.0
         self._writing = False
+        self._revive_at = NEVER
         self._down: set[str] = set()
 
     # ---- any thread --------------------------------------------------------------------------------
@@ -82,14 +88,15 @@ class Contact:
     def mind(self, now: float, *, idle: bool) -> float:
         """Look for a supervisor if there is none, and after the one there is; when to come again.
 
-        Until the first is found one is needed; later only by those who wait for a permit.
+        Until the first is found one is needed; later by those who wait for a permit, and after a while by a process
+        that has connections.
 
         Args:
             idle: no pool is there; then one is looked for only if it is needed.
         """
         link = self.link
         if link is None:
-            needed = self._member.locked(lambda: self._core.wanting) or not (idle or self.registrations)
+            needed = self._member.locked(self._needs_one, now) or not (idle or self.registrations)
             if idle and not needed:
                 return NEVER
             sock = self._finder.search(now, needed)
@@ -101,6 +108,10 @@ class Contact:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.blocked else 0)
             self._selector.modify(link.sock, events, self._selector.get_key(link.sock).data)
         return min(self._mind_sending(link, now), self._mind_silence(link, now))
+
+    def _needs_one(self, now: float) -> bool:
+        """Under the member's lock."""
+        return self._core.wanting or (now >= self._revive_at and self._core.open > 0)
 
     def _begin(self, link: Link, now: float) -> Link:
         self._heard, self._mute, self._pinged, self._pending_since = now, True, 0.0, 0.0
@@ -202,6 +213,7 @@ class Contact:
 
     def _lose(self, reason: str, now: float) -> None:
         log.warning("supervisor.lost", extra={"reason": reason})
+        self._revive_at = now + random.uniform(*REVIVE)
         if self._mute:
             self._finder.failed(now)
         link = self._drop()

@@ -177,6 +177,27 @@ def test_a_killed_supervisor_fails_no_request_and_its_successor_is_found(make):
     assert load.failures() == []
 
 
+def test_a_second_master_starts_though_the_supervisor_hangs(make):
+    """Whoever finds out first replaces it: a worker, while the master waits for an answer, or the master."""
+    service = make(workers=1).start()
+    assert service.ask("SET", "k", "v").status == 200
+    hung = service.supervisor()
+    kill(hung, signal.SIGSTOP)
+    service.upgrade(timeout=40)
+    wait_for(lambda: not alive(hung), 20, what="it is replaced")
+    assert service.ask("GET", "k").json == {"result": "v"}
+
+
+def test_a_supervisor_that_has_gone_is_started_again_though_nobody_waits_for_a_permit(make):
+    """It also watches the server's limits, proves ends and serves the metrics."""
+    service = make(workers=1).start()
+    assert service.ask("SET", "k", "v").status == 200
+    first = service.supervisor()
+    kill(first)
+    wait_for(lambda: service.supervisor() not in (0, first), 10, what="a new one, without a request")
+    assert service.ask("GET", "k").json == {"result": "v"}
+
+
 def test_redis_goes_away_and_comes_back(make, redis_server):
     server = redis_server(port=free_port())
     service = make(redis_url=server.url).start()
