@@ -38,8 +38,11 @@ from poolmgr.exceptions import PoolmgrError, SupervisorError
 
 log = logging.getLogger("poolmgr.gunicorn")
 
-LINK_TIMEOUT = 10.0
+LINK_TIMEOUT = launch.SILENT
 """Seconds a master waits for a supervisor at its start."""
+
+ATTEMPTS = 3
+"""How many supervisors it tries, each of which may hang or go away."""
 
 LAST_WORDS = 5.0
 """Seconds that a start which has failed waits for the end of the supervisor that it has started: longer than that
@@ -79,8 +82,7 @@ def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
     sock = launch.connect(found, start=start, timeout=timeout)
     try:
         sock.settimeout(timeout)
-        sock.sendall(wire.encode(wire.Ping(nonce=1)))
-        _receive(sock, wire.Pong)
+        _ping(sock)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -88,24 +90,56 @@ def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
     _link = sock
 
 
-def _receive(sock: socket.socket, kind: type[wire.Message]) -> wire.Message:
-    """The next message of a kind.
+class _GoneError(SupervisorError):
+    """It has ended, or was replaced, while it was asked."""
+
+
+class _SilentError(SupervisorError):
+    """It says nothing."""
+
+
+def _ping(sock: socket.socket) -> None:
+    """Have it say something.
 
     Raises:
         SupervisorError: the supervisor refuses, does not answer in time or is no supervisor.
     """
     decoder = wire.Decoder(wire.FromSupervisor)
+    kind: type[SupervisorError] = _GoneError
+    why = "it closed the connection"
     try:
+        with contextlib.suppress(BrokenPipeError):  # whoever closed at once may have said why
+            sock.sendall(wire.encode(wire.Ping(nonce=1)))
         while data := sock.recv(65536):
             for message in decoder.feed(data):
-                if isinstance(message, kind):
-                    return message
+                if isinstance(message, wire.Pong):
+                    return
                 if isinstance(message, wire.Refused):
                     raise SupervisorError(message.reason)
-        why = "it closed the connection"
-    except (OSError, wire.WireError) as error:
-        why = str(error) or type(error).__name__
-    raise SupervisorError(f"the supervisor does not answer ({why}): look at its log lines, or end it (poolmgr status)")
+    except TimeoutError:
+        kind, why = _SilentError, "it is silent"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except wire.WireError as error:
+        kind, why = SupervisorError, str(error)
+    raise kind(f"the supervisor does not answer ({why}): look at its log lines, or end it (poolmgr status)")
+
+
+def _connect_at_start(found: settings.Settings) -> None:
+    """Have a live link, to a new supervisor if need be: one that hangs is replaced, as any member would have it.
+
+    Raises:
+        SupervisorError: there is none in the end.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            _connect(found, start=True, timeout=LINK_TIMEOUT)
+            return
+        except _SilentError:
+            launch.replace_hung(found)
+        except _GoneError:
+            pass  # who has replaced it has started another, or else we do
+    _connect(found, start=True, timeout=LINK_TIMEOUT)
 
 
 def _is_open(sock: socket.socket) -> bool:
@@ -174,7 +208,7 @@ def on_starting(server: Any) -> None:
             startup.check_addresses(server.cfg.address)
         if found.redis_url is None:
             embedded.ensure(found)
-        _connect(found, start=True, timeout=LINK_TIMEOUT)
+        _connect_at_start(found)
         if found.redis_url is not None:
             startup.check_server(found.redis_url)
     except (PoolmgrError, startup.StartError) as error:

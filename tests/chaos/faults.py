@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests import damage
 from tests.helpers import alive, kill
 
 if TYPE_CHECKING:
@@ -77,6 +78,26 @@ def upgrade(storm: Storm, rng: random.Random) -> str:
     return f"USR2 from {old} to {new}"
 
 
+def master_killed(storm: Storm, rng: random.Random) -> str:
+    """The old master of an upgrade: its workers are orphans, and end when they have noticed."""
+    old = storm.master
+    storm.master = storm.second_master()
+    orphans = storm.service.workers(old)
+    kill(old)
+    for pid in orphans:
+        storm.await_end(pid)
+    return f"USR2 to {storm.master}, SIGKILL of master {old}"
+
+
+def supervisor_terminated(storm: Storm, rng: random.Random) -> str:
+    """As an operator or a package's upgrade does."""
+    pid = storm.service.supervisor()
+    if not pid:
+        return ""
+    kill(pid, signal.SIGTERM)
+    return f"SIGTERM of supervisor {pid}"
+
+
 def supervisor_killed(storm: Storm, rng: random.Random) -> str:
     pid = storm.service.supervisor()
     if not pid:
@@ -104,18 +125,31 @@ def supervisor_hung(storm: Storm, rng: random.Random) -> str:
     return f"supervisor {pid} stopped for good"
 
 
-def snapshot_truncated(storm: Storm, rng: random.Random) -> str:
-    """The supervisor dies, and what it had written is not whole."""
+def snapshot_damaged(storm: Storm, rng: random.Random) -> str:
+    """The supervisor dies, and what it had written cannot be used."""
     pid = storm.service.supervisor()
     path = Path(storm.service.socket + ".snapshot")
     if not pid or not path.exists():
         return ""
+    how = rng.choice(
+        (damage.truncated, damage.cut_in_half, damage.missing, damage.of_another_boot, damage.of_another_version)
+    )
     kill(pid, signal.SIGSTOP)
-    with path.open("r+b") as file:
-        size = path.stat().st_size
-        file.truncate(rng.randrange(size) if size else 0)
+    how(path)
     kill(pid)
-    return f"SIGKILL of supervisor {pid}, snapshot truncated"
+    return f"SIGKILL of supervisor {pid}, snapshot {how.__name__.replace('_', ' ')}"
+
+
+def snapshot_unwritable(storm: Storm, rng: random.Random) -> str:
+    """Neither in place nor anew, as on a full disk or in a directory that forbids it."""
+    path, obstacle = Path(storm.service.socket + ".snapshot"), Path(storm.service.socket + ".snapshot.new")
+    if not storm.service.supervisor() or not path.exists() or obstacle.exists():
+        return ""
+    seconds = rng.uniform(0.2, 2)
+    obstacle.mkdir()
+    path.unlink()
+    storm.later(seconds, obstacle.rmdir)
+    return f"snapshot cannot be written for {seconds:.1f} s"
 
 
 def connections_killed(storm: Storm, rng: random.Random) -> str:
@@ -147,10 +181,13 @@ FAULTS: dict[Fault, float] = {
     one_more: 1,
     one_less: 1,
     upgrade: 0.5,
+    master_killed: 0.5,
     supervisor_killed: 2,
+    supervisor_terminated: 0.5,
     supervisor_stopped: 1,
     supervisor_hung: 0.3,
-    snapshot_truncated: 0.5,
+    snapshot_damaged: 1,
+    snapshot_unwritable: 0.5,
     connections_killed: 2,
     budget_changed: 1,
     descriptors_inherited: 1,

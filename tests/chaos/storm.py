@@ -171,14 +171,18 @@ class Storm:
     def pause(self, pid: int, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after some time."""
         kill(pid, 19)
-        timer = threading.Timer(seconds, kill, (pid, 18))
+        self.later(seconds, lambda: kill(pid, 18))
+
+    def later(self, seconds: float, undo: Callable[[], object]) -> None:
+        """The fault is over; at the latest when the storm is."""
+        timer = threading.Timer(seconds, undo)
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
 
     def second_master(self) -> int:
         """USR2; the new master's pid when its workers are there."""
-        return self.service.upgrade(master=self.master)
+        return self.service.upgrade(60, master=self.master)  # it may have to wait for a hung supervisor
 
     def await_end(self, pid: int) -> None:
         wait_for(lambda: faults.gone(pid), 60, what=f"process {pid} ends", step=0.02)

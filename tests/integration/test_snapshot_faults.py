@@ -7,11 +7,9 @@ import contextlib
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from poolmgr.supervisor import snapshot
+from tests.damage import cut_in_half, of_another_boot, of_another_version, truncated
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import GUNICORN, LOAD_APP, Serve, Service
@@ -138,39 +136,6 @@ def all_serve(service: Service, load: Load) -> bool:
 
 
 # ---- what is read is not what was written ------------------------------------------------------------------
-
-
-def truncated(path: Path) -> None:
-    os.truncate(path, 20)
-
-
-def cut_in_half(path: Path) -> None:
-    """One of its two copies is left, perhaps the older one."""
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def of_another_boot(path: Path) -> None:
-    slots = path.read_bytes()
-    half = len(slots) // 2
-    made = bytearray(len(slots))
-    head = struct.Struct(">8sIQIII")
-    for at in (0, half):
-        magic, number, generation, capacity, length, _ = head.unpack_from(slots, at)
-        if not length:
-            continue
-        contents = msgspec.msgpack.decode(slots[at + head.size : at + head.size + length])
-        body = msgspec.msgpack.encode({**contents, "boot": "ffffff"})
-        made[at : at + head.size] = head.pack(magic, number, generation, capacity, len(body), zlib.crc32(body))
-        made[at + head.size : at + head.size + len(body)] = body
-    path.write_bytes(made)
-
-
-def of_another_version(path: Path) -> None:
-    """Of a later one, that a downgrade finds."""
-    slots = bytearray(path.read_bytes())
-    for at in (0, len(slots) // 2):
-        slots[at + 8 : at + 12] = (snapshot.FORMAT + 1).to_bytes(4, "big")
-    path.write_bytes(slots)
 
 
 @pytest.mark.parametrize(
