@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -69,13 +70,18 @@ def run_parallel(first: int, count: int, *, processes: int = 0, told: Callable[[
     """Seeds ``first`` to ``first + count - 1`` on all cores; ``told`` hears of the progress."""
     whole = Tally()
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
-    with get_context("fork").Pool(processes or os.cpu_count() or 1) as pool:
+    with get_context("fork").Pool(processes or os.cpu_count() or 1, _collect_seldom) as pool:
         for tally in pool.imap_unordered(run, chunks):
             whole.add(tally)
             if told is not None:
                 told(whole)
     whole.failed.sort()
     return whole
+
+
+def _collect_seldom() -> None:
+    """A world is full of cycles and short: looking for garbage as often as Python does takes a tenth of the time."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 def legible(text: str) -> str:
