@@ -65,10 +65,20 @@ def renewed(installed: Installed, before: int) -> None:
     wait_for(lambda: machine.property("poolmgr.service", "ActiveState") == "active", 10, what="it is ready")
 
 
-def joined(installed: Installed) -> int:
-    """Members of the supervisor, by its own word."""
+def members(installed: Installed) -> list[dict[str, Any]]:
+    """Those of the supervisor that are live, by its own word."""
     (server,) = json.loads(installed.status())["servers"] or [{"members": []}]
-    return sum(1 for member in server["members"] if member["state"] == "live")
+    return [member for member in server["members"] if member["state"] == "live"]
+
+
+def joined(installed: Installed) -> int:
+    return len(members(installed))
+
+
+def all_connected(installed: Installed) -> bool:
+    """Whichever worker a request comes to, it has a connection; asks once more."""
+    installed.post('["PING"]')
+    return [member["open"] > 0 for member in members(installed)] == [True, True]
 
 
 # ---- just installed ------------------------------------------------------------------------------
@@ -247,7 +257,7 @@ def test_the_watchdog_ends_a_stopped_supervisor_and_nothing_fails(installed: Ins
 
 
 def test_a_supervisor_with_a_wrong_setting_says_so_and_comes_back_when_it_is_right(installed: Installed):
-    installed.post('["PING"]')
+    wait_for(lambda: all_connected(installed), 20, what="both workers have a connection")
     installed.run("cp /etc/redis-poolmgr/environment /tmp/kept")
     installed.run("echo REDIS_CONNECTION_BUDGET=many >>/etc/redis-poolmgr/environment; systemctl reset-failed")
     try:
