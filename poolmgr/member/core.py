@@ -53,6 +53,7 @@ import msgspec
 from poolmgr import wire
 from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Shed, Wake
 from poolmgr.member.division import Part, divide
+from poolmgr.member.explanation import explain
 from poolmgr.member.ports import Shortage, Usage
 
 __all__ = ["Attachment", "Core", "Effect", "Grow", "Settled", "Shed", "Wake"]
@@ -390,7 +391,7 @@ class Core:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why no permit can be had now."""
-        return attachment.desk.explain(attachment.endpoint.key)
+        return explain(attachment.desk, attachment.endpoint.key)
 
     def desks(self) -> Iterator[Desk]:
         """All desks, for status, tests and the simulation."""

@@ -15,7 +15,7 @@ from poolmgr import wire
 from poolmgr.member.account import Account
 from poolmgr.member.demand import SLOT, Demand
 from poolmgr.member.division import Part, Stake
-from poolmgr.member.ports import Outage, Shortage, Usage
+from poolmgr.member.ports import Outage, Usage
 from poolmgr.member.reporting import Told, describe, exceeds
 
 NEVER = float("inf")
@@ -402,33 +402,3 @@ class Desk:
                 for attachment in self.attachments:
                     attachment.demand.start_window(self._guard)
         return at
-
-    # ---- explaining ------------------------------------------------------------------------------
-
-    def explain(self, key: str) -> Shortage:
-        """Why there is no permit, with numbers."""
-        account = self.account
-        if self.outage is not None:
-            return Shortage("server", f"{key} has been down: {self.outage.error}")
-        closing = len(account.closing) + len(account.lost)
-        mine = f"this process holds {account.open} of its limit {account.limit}" + (
-            f" ({closing} of them closing)" if closing else ""
-        )
-        if account.seq and account.room is not None and account.room <= account.open < account.limit:
-            return Shortage(
-                "descriptors",
-                f"this process's limit of open files leaves {self.descriptors} connections to {key}: {mine}; raise it "
-                "(ulimit -n, LimitNOFILE=)",
-            )
-        if not account.seq:
-            return Shortage(
-                "supervisor", f"no supervisor has answered for {key}, so no connection can be opened; {mine}"
-            )
-        if self.picture is None:
-            return Shortage("budget", f"the shared budget of {key} has no permit to spare: {mine}")
-        others = ", ".join(f"{title} {count}" for title, count in self.picture.others)
-        return Shortage(
-            "budget",
-            f"the shared budget of {self.picture.budget} connections to {key} is exhausted: {mine}"
-            + (f"; held by {others}" if others else ""),
-        )
