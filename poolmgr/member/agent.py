@@ -114,6 +114,7 @@ class Member:
         permit = SocketPermit(self, self.core.serial())
         self.held[permit.serial] = weakref.ref(permit)
         try:
+            self._notice_a_cut()
             taken = self.locked(self._take, permits, permit.serial, waiter)
         except _Interrupted:
             return None
@@ -123,6 +124,13 @@ class Member:
             return None
         permit.handed_out()
         return permit
+
+    def _notice_a_cut(self) -> None:
+        """Rule M4: without a link nothing is opened. A process that was stopped for long may open something before its
+        agent has run again, and a supervisor that has lost its snapshot waits no longer than it can."""
+        loop = self._loop
+        if loop is not None and loop.contact.is_cut():
+            self.locked(self.core.unlinked)
 
     def _take(self, permits: ServerPermits, serial: int, waiter: object) -> bool:
         self.absorb()

@@ -28,6 +28,7 @@ from tests.simulation import inspection
 from tests.simulation.__main__ import legible
 from tests.simulation.inspection import Inspection
 from tests.simulation.link import Link
+from tests.simulation.process import Process
 from tests.simulation.scenario import draw
 from tests.simulation.shrink import failure
 from tests.simulation.supervisor import Supervisor
@@ -40,13 +41,11 @@ class Mutant(msgspec.Struct, frozen=True):
 
     Attributes:
         breaks: what that leads to.
-        harmless: why it has no effect, if it is known to have none.
     """
 
     name: str
     breaks: str
     patches: tuple[Patch, ...]
-    harmless: str = ""
 
     @property
     def seed(self) -> int:
@@ -269,6 +268,7 @@ SEEDS = {
     "M4 states its limit only": 4,
     "M4 states what is open only": 177,
     "M4 reads the old link after registering": 41,
+    "M4 opens on a link that is cut": 1201,
     "M5 child inherits the limit": 23,
     "S1 no sum check": 3,
     "S1 quarantine not counted": 1,
@@ -280,7 +280,7 @@ SEEDS = {
     "S3 no quarantine": 1,
     "S3 no list": 3,
     "S3 list before the fresh connection is answered": 28,
-    "S3 list sent before the exit": 573,
+    "S3 list sent before the exit": 772,
     "S3 unnamed not suspected": 220,
     "S3 leftovers not killed": 3,
     "S4 restarts without the snapshot": 6,
@@ -289,8 +289,8 @@ SEEDS = {
     "S4 obeys an older registration": 62,
     "S4 answers in full after a lost snapshot": 193,
     "S4 answers what fits while others may come": 193,
-    "S4 waits for nobody after a lost snapshot": 310,
-    "S4 searches no more after having waited": 310,
+    "S4 waits for nobody after a lost snapshot": 48,
+    "S4 searches no more after having waited": 1056,
     "snapshot as if nobody were waited for": 48,
     "snapshot without quarantine": 122,
     "snapshot without own": 18,
@@ -298,6 +298,7 @@ SEEDS = {
     "snapshot of the newest limits": 47,
     "S5 own opened although it does not fit": 1,
     "exits while something is charged": 151,
+    "registration of the dead": 1810,
 }
 """A seed that is known to find it, by name; 0 for the others. The tests look for another one if scenarios
 have changed."""
@@ -338,6 +339,11 @@ MUTANTS = (
         "M4 reads the old link after registering",
         "a limit is obeyed that is not charged any more",
         ((Core, "_listens_to", _yes), (Link, "_read_after_close", _yes)),
+    ),
+    Mutant(
+        "M4 opens on a link that is cut",
+        "a process that was stopped opens what is another's by now",
+        ((Process, "notice_a_cut", lambda self: None),),
     ),
     Mutant("M5 child inherits the limit", "nobody has charged the child", ((Core, "forked", _inheriting),)),
     Mutant("S1 no sum check", "more is told than there is", ((Ledger, "_fits", _not_held),)),
@@ -426,9 +432,8 @@ MUTANTS = (
     Mutant("exits while something is charged", "the successor knows of nothing", ((Ledger, "_settled", _yes),)),
     Mutant(
         "registration of the dead",
-        "nothing",
+        "what was proven gone, and is somebody else's by now, is charged once more",
         ((Ledger, "_outdated", _obeys_the_dead),),
-        harmless="it is charged again, and its end is told again, so it comes to quarantine like the first time",
     ),
 )
 
@@ -470,7 +475,7 @@ def main() -> None:
             continue
         began = time.monotonic()
         found = hunt(mutant, seeds)
-        verdict = f"seed {found[0]}: {legible(found[1])[:70]}" if found else f"NOT FOUND {mutant.harmless}"
+        verdict = f"seed {found[0]}: {legible(found[1])[:70]}" if found else "NOT FOUND"
         print(f"{mutant.name:50s} {time.monotonic() - began:6.1f} s  {verdict}", flush=True)
 
 

@@ -264,6 +264,7 @@ class Pool:
 
     def _take(self) -> Permit | None:
         process = self.process
+        process.notice_a_cut()
         serial = process.core.take(self.attachment, self.world.clock.now)
         process.touch()
         if serial is None:
@@ -369,6 +370,7 @@ class Pool:
         core = process.core
         if waiter is not None and waiter not in process.waiters:
             return  # woken twice
+        process.notice_a_cut()
         serial = core.take(self.attachment, self.world.clock.now, waiter)
         process.touch()
         if serial is None:

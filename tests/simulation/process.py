@@ -67,16 +67,21 @@ class Process:
         self.stopped = True
 
     def cont(self) -> None:
+        """Its threads run in any order; what came on a link keeps its own. Where callers do not look at the link
+        themselves it is read first (see :class:`tests.simulation.scenario.Scenario`)."""
         self.stopped = False
         deferred, self._deferred = self._deferred, []
-        rng = self.world.rng
-        links = [d for d in deferred if getattr(d[0], "__self__", None).__class__ is Link]
-        others = [d for d in deferred if getattr(d[0], "__self__", None).__class__ is not Link]
-        while links or others:  # threads run in any order; what came on a link keeps its own
-            first = self.world.scenario.lost_snapshot or rng.random() < 0.5
-            source = links if links and (not others or first) else others
-            call, args = source.pop(0)
-            self.later(rng.random() * 0.0001, call, *args) if source is others else self.run(call, *args)
+        rng, scenario = self.world.rng, self.world.scenario
+        read_first = scenario.lost_snapshot and not scenario.attentive
+        read_at = 0.0
+        for call, args in deferred:
+            if getattr(call, "__self__", None).__class__ is not Link:
+                self.later(rng.random() * 0.0002, call, *args)
+            elif read_first:
+                self.run(call, *args)
+            else:
+                read_at += rng.random() * 0.0001
+                self.later(read_at, call, *args)
 
     def start(self) -> None:
         self.world.note(f"{self.tag} starts")
@@ -152,6 +157,11 @@ class Process:
         self.link = None
         self.core.unlinked()
         self.later(self.world.delay(0.002), self.connect)
+
+    def notice_a_cut(self) -> None:
+        """A caller looks at the link, whether or not the agent has come to read its end."""
+        if self.world.scenario.attentive and self.link is not None and not self.link.supervisor_open:
+            self.core.unlinked()
 
     def heard(self, link: Link, message: wire.Message) -> None:
         if self.world.tracing and isinstance(message, wire.Limit):

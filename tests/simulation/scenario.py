@@ -97,8 +97,10 @@ class Scenario(msgspec.Struct, frozen=True):
     """While faults come, limits are raised and lowered at random instead of by need: the rules must hold
     whatever the policy says."""
     lost_snapshot: bool = False
-    """Supervisors may find no snapshot. Then a process that was stopped first reads that its link has
-    ended: that it could open something before is a known gap."""
+    """Supervisors may find no snapshot."""
+    attentive: bool = False
+    """Callers look whether the link is cut before they open anything. Where they do not, and a snapshot may be lost, a
+    process that was stopped first reads that its link has ended: that it could open something before is a known gap."""
 
 
 def draw(seed: int) -> Scenario:
@@ -183,6 +185,7 @@ def _with_losses(scenario: Scenario) -> Scenario:
         faults=tuple(sorted([*scenario.faults, *losses], key=lambda fault: fault.at)),
         duration=max(scenario.duration, 1.8),
         accept=rng.choice((0.0003, 0.003, 0.02)),
+        attentive=rng.random() < 0.4,
     )
 
 

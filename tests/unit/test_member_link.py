@@ -218,3 +218,20 @@ def test_a_goodbye_does_not_wait_for_what_is_in_use(member, supervisor):
     member.leave(0.1)
     assert time.monotonic() - began < 1
     assert not supervisor.of(wire.Bye)
+
+
+def test_nothing_is_opened_on_a_link_that_is_cut_though_its_end_has_not_been_read_yet(member, supervisor):
+    """As in a process that was stopped: its callers may run before its agent does."""
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    loop = member._loop
+    unread = threading.Event()
+    noticed = loop.contact._stirs
+    loop.contact._stirs = lambda *args: unread.wait(5) and noticed(*args)
+    try:
+        supervisor.say(wire.Welcome(wire.VERSION, 1, ""))  # its end comes after something that has not been read either
+        supervisor.stop()
+        assert account(pool).seq and account(pool).available == 1, "the agent does not know"
+        assert not pool.open()
+        assert not account(pool).seq
+    finally:
+        unread.set()
