@@ -26,6 +26,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -94,10 +95,6 @@ class _GoneError(SupervisorError):
     """It has ended, or was replaced, while it was asked."""
 
 
-class _SilentError(SupervisorError):
-    """It says nothing."""
-
-
 def _ping(sock: socket.socket) -> None:
     """Have it say something.
 
@@ -117,7 +114,7 @@ def _ping(sock: socket.socket) -> None:
                 if isinstance(message, wire.Refused):
                     raise SupervisorError(message.reason)
     except TimeoutError:
-        kind, why = _SilentError, "it is silent"
+        kind, why = SupervisorError, "it is silent"
     except OSError as error:
         why = error.strerror or str(error)
     except wire.WireError as error:
@@ -132,13 +129,16 @@ def _connect_at_start(found: settings.Settings) -> None:
         SupervisorError: there is none in the end.
     """
     for _ in range(ATTEMPTS - 1):
+        began = time.monotonic()
         try:
             _connect(found, start=True, timeout=LINK_TIMEOUT)
             return
-        except _SilentError:
-            launch.replace_hung(found)
         except _GoneError:
             pass  # who has replaced it has started another, or else we do
+        except SupervisorError:
+            if time.monotonic() - began < LINK_TIMEOUT:
+                raise  # it refuses, or cannot be started
+            launch.replace_hung(found)
     _connect(found, start=True, timeout=LINK_TIMEOUT)
 
 

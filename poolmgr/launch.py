@@ -24,7 +24,7 @@ from pathlib import Path
 
 from poolmgr import wire
 from poolmgr.exceptions import SupervisorError
-from poolmgr.rendezvous import STEP, dial, holder, is_locked, locked, peer
+from poolmgr.rendezvous import STEP, StaysLockedError, dial, holder, is_locked, locked, peer
 from poolmgr.settings import Settings
 
 MODULE = "poolmgr.supervisor"
@@ -94,11 +94,15 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = SILENT) 
         raise SupervisorError(
             f"no supervisor answers at {path} and POOLMGR_AUTOSTART is 0: start it (systemctl start poolmgr.socket)"
         )
-    with locked(path + ".launch", deadline):
+    try:
+        with locked(path + ".launch", time.monotonic() + timeout / 2):
+            return dial(path, deadline) or _start(path, deadline)
+    except StaysLockedError:
+        # Whoever starts one was stopped in the middle of it. The lock only spares all others from starting one too.
         found = dial(path, deadline)
-        if found is not None:
-            return found
-        return _start(path, deadline)
+        if found is None and is_locked(path + ".lock"):
+            raise
+        return found or _start(path, deadline)
 
 
 def _why_none(path: str) -> str:

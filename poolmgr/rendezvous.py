@@ -46,6 +46,24 @@ def peer(sock: socket.socket) -> Peer | None:
     return Peer(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))))
 
 
+class StaysLockedError(SupervisorError):
+    """Another process holds the lock for too long."""
+
+
+_held: set[int] = set()
+"""Descriptors of locks that this process holds or waits for."""
+
+
+def _close_in_child() -> None:
+    """A child's copy would keep the lock for as long as it lives, should its parent be killed meanwhile."""
+    while _held:
+        with contextlib.suppress(OSError):
+            os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 @contextlib.contextmanager
 def locked(path: str, deadline: float) -> Iterator[None]:
     """Hold the ``flock`` on a file, which is made if it is missing.
@@ -54,10 +72,12 @@ def locked(path: str, deadline: float) -> Iterator[None]:
     hold "the" lock: so the lock counts only if the name still leads to the same inode.
 
     Raises:
-        SupervisorError: the file cannot be made, or ``deadline`` (monotonic) has passed.
+        SupervisorError: the file cannot be made.
+        StaysLockedError: ``deadline`` (monotonic) has passed.
     """
     while True:
         handle = _open_lock(path)
+        _held.add(handle)
         try:
             while True:
                 try:
@@ -65,7 +85,7 @@ def locked(path: str, deadline: float) -> Iterator[None]:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise SupervisorError(
+                        raise StaysLockedError(
                             f"{path} stays locked: another process is starting a supervisor"
                         ) from None
                     time.sleep(STEP)
@@ -73,9 +93,11 @@ def locked(path: str, deadline: float) -> Iterator[None]:
                 yield
                 return
         finally:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # a child that was forked meanwhile has a copy, and would keep it
-            os.close(handle)
+            if handle in _held:  # not in a child that was forked in the middle of it
+                _held.discard(handle)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)  # whatever else may have a copy
+                os.close(handle)
 
 
 def _leads_to(path: str, handle: int) -> bool:

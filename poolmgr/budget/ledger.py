@@ -290,7 +290,8 @@ class Ledger:
                 self._touched.add(server.id)
 
     def leave(self, tag: str, link: int, now: float) -> None:
-        """The member says goodbye: it has nothing open and its limits are 0 by its own statement."""
+        """The member says goodbye: it has nothing open and its limits are 0 by its own statement. A successor is to
+        know, or it would wait for a process that may live on, and says nothing more."""
         member = self.members.get(tag)
         if member is None or not self._same_link(member, link):
             return
@@ -299,6 +300,7 @@ class Ledger:
             account = server.accounts.pop(tag, None)
             if account is not None:
                 server.charged -= account.charge
+                self._unsaved = self._unsaved or account.charge > 0
                 self._touched.add(server.id)
 
     def exited(self, tag: str, now: float) -> None:

@@ -55,11 +55,14 @@ class Contact:
         """When something last came, or the link began."""
         self._mute = True
         """Whether nothing has come on the present link."""
+        self._acquainted = False
+        """Whether any supervisor has ever answered."""
         self._pinged = 0.0
         """Since when an answer to a ping is owed; 0: none is."""
         self._pending_since = 0.0
         self._writing = False
         self._revive_at = NEVER
+        """When a supervisor is needed though nobody waits; until then somebody else may start one."""
         self._down: set[str] = set()
 
     # ---- any thread --------------------------------------------------------------------------------
@@ -93,16 +96,17 @@ class Contact:
     def mind(self, now: float, *, idle: bool) -> float:
         """Look for a supervisor if there is none, and after the one there is; when to come again.
 
-        Until the first is found one is needed; later by those who wait for a permit, and after a while by a process
-        that has connections.
+        Until the first has answered one is needed; later by those who wait for a permit, and after a while by a process
+        that has connections. Whoever has ever registered looks for the next one, which may charge it and has to be told
+        what it holds, though that be nothing.
 
         Args:
-            idle: no pool is there; then one is looked for only if it is needed.
+            idle: no pool is there; then the first one is looked for only if it is needed.
         """
         link = self.link
         if link is None:
-            needed = self._member.locked(self._needs_one, now) or not (idle or self.registrations)
-            if idle and not needed:
+            needed = self._member.locked(self._needs_one, now) or not (idle or self._acquainted)
+            if idle and not needed and not self.registrations:
                 return NEVER
             sock = self._finder.search(now, needed)
             if sock is None:
@@ -185,7 +189,7 @@ class Contact:
         except wire.WireError as error:
             broken = str(error)
         if messages:
-            self._heard, self._mute, self._pinged = now, False, 0.0
+            self._heard, self._mute, self._acquainted, self._pinged = now, False, True, 0.0
             self._finder.heard()
             self._member.locked(self._receive, link, messages, now)
         for message in messages:

@@ -240,6 +240,14 @@ class Core:
         for desk in self._desks.values():
             desk.unlinked()
 
+    def goodbye(self) -> wire.Bye | None:
+        """The end, if nothing is open: the message, after which the supervisor gives all permits to others. So from
+        here on nothing is opened: the link counts as lost. None: something is open."""
+        if self.open:
+            return None
+        self.unlinked()
+        return wire.Bye()
+
     def _listens_to(self, link: int) -> bool:
         """Rule M4: what an old link still says is not heard."""
         return self.linked and link == self.link

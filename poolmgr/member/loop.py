@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
-from poolmgr import descriptors, wire
+from poolmgr import descriptors
 from poolmgr.member.clients import Clients, call
 from poolmgr.member.closing import Closer
 from poolmgr.member.contact import Contact
@@ -221,9 +221,17 @@ class Loop:
             return
         for client in self.clients:
             call(client.permits[0], "shed", ALL)
-        if not self._open() and not self._member.closes:
+        if not self._open():
             self._reported = 0.0
             self._stats(time.monotonic())
-            self._member.locked(self.contact.post, wire.Bye())
-            self.contact.end()
-            self._left.set()
+            if self._member.locked(self._say_goodbye):
+                self.contact.end()
+                self._left.set()
+
+    def _say_goodbye(self) -> bool:
+        """Under the member's lock, so that no thread that goes on (a daemon) opens anything between the two."""
+        bye = self._core.goodbye()
+        if bye is None:
+            return False
+        self.contact.post(bye)
+        return True

@@ -29,6 +29,11 @@ SWALLOWED = 20_000
 
 REFUSAL = "max number of clients"
 
+PASSING = frozenset(
+    {"BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "MISCONF", "READONLY"}
+)
+"""First words of errors by which a server says that it cannot just now (a script runs, a file is loaded, ...)."""
+
 
 class AdminError(Exception):
     """Talking to the server failed.
@@ -46,6 +51,11 @@ class AdminError(Exception):
 
 class ReplyError(Exception):
     """The server answered a command with an error."""
+
+    @property
+    def passing(self) -> bool:
+        """It cannot just now. Any other error says that it will not: it forbids the command, or does not know it."""
+        return str(self).partition(" ")[0] in PASSING
 
 
 class Admin:
@@ -65,6 +75,8 @@ class Admin:
         """The server's process, over a Unix socket; 0 elsewhere."""
         self.address: tuple[str, int] | None = None
         """The server's address and port, over TCP."""
+        self.busy = ""
+        """By what words it did not take our name: it cannot just now."""
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._sock: socket.socket | None = None
@@ -136,6 +148,8 @@ class Admin:
                 raise AdminError("refused", text)
             if text.startswith(("NOAUTH", "WRONGPASS")) or "invalid password" in text or "invalid username" in text:
                 raise AdminError("auth", text)
+            if isinstance(reply, ReplyError) and reply.passing:
+                self.busy = text
         self.id = replies[-1] if isinstance(replies[-1], int) else 0
 
     # ---- commands ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from poolmgr.supervisor.health import Outages
 from poolmgr.supervisor.inspection import Findings, Work
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import Timetable
+from poolmgr.supervisor.timetable import AGAIN, BUSY, Timetable
 from poolmgr.supervisor.unproven import Waits
 
 if TYPE_CHECKING:
@@ -88,10 +88,11 @@ class Consequences:
                 work.targets - found.gone,
                 now,
                 fresh=found.fresh or found.silent,
-                blind=found.rows is None or found.silent,
+                blind="CLIENT LIST" in found.forbidden or found.silent,
             )
             left = self._endings.targets()
-            self._timetable.prove_at = now + (0.05 if left else 0.0) if left & work.targets else 0.0
+            again = now + (BUSY if found.busy else AGAIN)
+            self._timetable.prove_at = again if left & work.targets else 0.0
         if found.info or found.rows is not None or "INFO" in found.forbidden:
             rejected = found.info.get("rejected_connections", "")
             rose = rejected.isdecimal() and site.rejected is not None and int(rejected) > site.rejected

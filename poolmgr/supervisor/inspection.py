@@ -57,6 +57,7 @@ class Findings(msgspec.Struct):
         maxclients: None where it is not said.
         rows: the list; None if it was not asked for or not given.
         forbidden: what the server does not let us do, by command, with its words.
+        busy: by what words it said that it cannot just now; then nothing more was asked.
         gone: targets that are proven gone.
         suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
         killed: how many leftovers were killed.
@@ -74,6 +75,7 @@ class Findings(msgspec.Struct):
     maxclients: int | None = None
     rows: list[Row] | None = None
     forbidden: dict[str, str] = msgspec.field(default_factory=dict)
+    busy: str = ""
     gone: frozenset[str] = frozenset()
     suspects: int = 0
     killed: int = 0
@@ -101,6 +103,8 @@ class Inspector:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self.kept: Admin | None = None
+        self._anchors: dict[tuple[str, str], int] = {}
+        """By way and target: the number of the first fresh connection that was answered after the target's end."""
 
     def inspect(self, work: Work) -> Findings:
         """Do it; errors are in the findings. The caller holds a permit for one connection."""
@@ -151,6 +155,11 @@ class Inspector:
                 found.silent = found.silent or self.stalled or "no answer" in str(error)
                 continue
             found.gone, broken = frozenset(), False
+            assert self.kept is not None
+            if self.kept.busy:  # it has no name there, so it is not kept either
+                found.busy = self.kept.busy
+                self.drop(found)
+                return
             self._ask(work, found, work.targets)
             gone = found.gone if gone is None else gone & found.gone
         if gone is None:
@@ -202,7 +211,7 @@ class Inspector:
             if isinstance(reply, bytes):
                 found.info.update(_fields(reply))
             elif isinstance(reply, ReplyError):
-                found.forbidden["INFO"] = str(reply)
+                self._no("INFO", reply, found)
         if "maxclients" in found.info:
             found.maxclients = _number(found.info["maxclients"])
         else:
@@ -213,7 +222,7 @@ class Inspector:
         try:
             reply = self.kept.call("CONFIG", "GET", "maxclients")
         except ReplyError as error:
-            found.forbidden["CONFIG"] = str(error)
+            self._no("CONFIG", error, found)
             return None
         return _number(reply[1].decode()) if isinstance(reply, list) and len(reply) == 2 else None
 
@@ -224,12 +233,13 @@ class Inspector:
         try:
             reply = self.kept.call("CLIENT", "LIST")
         except ReplyError as error:
-            found.forbidden["CLIENT LIST"] = str(error)
+            self._no("CLIENT LIST", error, found)
             return None
         return parse(reply) if isinstance(reply, bytes) else None
 
     def _prove(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
         assert self.kept is not None
+        anchors = self._anchored(targets)
         for pause in PAUSES:
             if pause:
                 time.sleep(pause)
@@ -238,20 +248,40 @@ class Inspector:
                 return
             found.rows = rows
             host = next((row.host for row in rows if row.id == self.kept.id), None)
-            verdict = judge(rows, targets, fresh=self.kept.id, host=host, handshake=work.handshake)
+            verdict = judge(rows, targets, fresh=self.kept.id, host=host, handshake=work.handshake, anchors=anchors)
             found.gone, found.suspects = verdict.gone, len(verdict.suspects)
             if verdict.leftovers:
                 self._kill(verdict.leftovers, found)
             elif not verdict.suspects:
                 return
 
+    def _anchored(self, targets: frozenset[str]) -> dict[str, int]:
+        """The anchors of these, by the way that was just opened. A lower number is another server's, or the same one's
+        after a restart: then nothing that is older than that is there."""
+        assert self.kept is not None
+        way, fresh = self.kept.endpoint.key, self.kept.id
+        self._anchors = {
+            (key, target): number
+            for (key, target), number in self._anchors.items()
+            if target in targets and (key != way or number <= fresh)
+        }
+        return {target: self._anchors.setdefault((way, target), fresh) for target in targets} if fresh else {}
+
     def _kill(self, ids: Iterable[int], found: Findings) -> None:
         assert self.kept is not None
         for reply in self.kept.pipeline(*(("CLIENT", "KILL", "ID", number) for number in ids)):
             if isinstance(reply, ReplyError):
-                found.forbidden["CLIENT KILL"] = str(reply)
+                self._no("CLIENT KILL", reply, found)
             else:
                 found.killed += reply if isinstance(reply, int) else 1
+
+    @staticmethod
+    def _no(command: str, error: ReplyError, found: Findings) -> None:
+        """What an error says: not now, or never."""
+        if error.passing:
+            found.busy = str(error)
+        else:
+            found.forbidden[command] = str(error)
 
 
 def _fields(text: bytes) -> dict[str, str]:

@@ -21,7 +21,7 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.own import OwnPermits
 from poolmgr.supervisor.resolution import Resolution
 from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import Timetable
+from poolmgr.supervisor.timetable import AGAIN, BUSY, Timetable
 from poolmgr.supervisor.unproven import Waits
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ class Probe:
         if found.error is None or found.answered:
             self._consequences.feed(work, found, now)
             if searching:
-                self._timetable.search_at = now + 0.05
-                self._resolution.search_again(found, now)
+                self._timetable.search_at = now + (BUSY if found.busy else AGAIN)
+                self._resolution.search_again(found, now, began)
         if self._book.twin_of(self.site) is not None:
             await self._unite()
             return

@@ -9,7 +9,7 @@ process's for accept, so none of them can appear later. What is asked of whom is
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -89,7 +89,7 @@ class Verdict(msgspec.Struct, frozen=True):
         gone: those of which nothing is left.
         leftovers: connections of the others, to be killed, by the server's number.
         suspects: unnamed connections that may still turn out to be one of theirs; while there is
-            one, nothing is gone.
+            one that is old enough to be a target's, that is not gone.
     """
 
     gone: frozenset[str]
@@ -98,7 +98,13 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(
-    rows: Collection[Row], targets: Collection[str], *, fresh: int, host: str | None, handshake: float
+    rows: Collection[Row],
+    targets: Collection[str],
+    *,
+    fresh: int,
+    host: str | None,
+    handshake: float,
+    anchors: Mapping[str, int] | None = None,
 ) -> Verdict:
     """What the list shows of ``targets``: tags of processes (``pm1...``) or names of single connections
     (a tag, a dash, a serial).
@@ -108,6 +114,8 @@ def judge(
             0: not known, so nothing is excluded.
         host: our address as the server sees it; None: not known, so everyone's counts as ours.
         handshake: seconds after which every connection of ours has a name, or is no more.
+        anchors: the number of the first fresh connection after a target's end, where that was an earlier one: what
+            others have opened since is not suspected, however often they come and go.
     """
     found: dict[str, list[int]] = {}
     suspects = []
@@ -127,6 +135,11 @@ def judge(
         ):
             suspects.append(row.id)
     left = {target for target in targets if target in found}
-    gone = frozenset() if suspects else frozenset(targets) - left
+    oldest = min(suspects, default=None)
+    ends = {target: (anchors or {}).get(target, fresh) for target in targets}
+    doubtful = {target for target in targets if oldest is not None and (not ends[target] or oldest < ends[target])}
     leftovers = sorted({number for target in left for number in found[target]})
-    return Verdict(frozenset(gone), tuple(leftovers), tuple(suspects))
+    if targets:
+        last = max(ends.values()) if all(ends.values()) else fresh
+        suspects = [number for number in suspects if not last or number < last]
+    return Verdict(frozenset(targets) - left - doubtful, tuple(leftovers), tuple(suspects))

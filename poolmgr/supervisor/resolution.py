@@ -15,14 +15,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from poolmgr.supervisor import census
+from poolmgr.supervisor import census, unproven
 from poolmgr.supervisor.allowance import Allowance
 from poolmgr.supervisor.consequences import Consequences
 from poolmgr.supervisor.eye import PATIENCE, Eye
 from poolmgr.supervisor.inspection import Findings, Work
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import Timetable
+from poolmgr.supervisor.timetable import BUSY, Timetable
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.book import Book
@@ -100,11 +100,14 @@ class Resolution:
                 self._turns.touch()
                 return
             self._timetable.hurry = False
+            began = self._turns.clock()
             found = await self._eye.look(work)
             now = self._turns.clock()
             self._consequences.note(found, now)
-            known = found.error is None or _keeps_us_out(found)
+            known = not found.busy and (found.error is None or _keeps_us_out(found))
             if not known:
+                if found.busy:
+                    self._timetable.retry_at = now + BUSY
                 if not self._eye.stalled:
                     await self._eye.shut()
                 return
@@ -122,7 +125,7 @@ class Resolution:
             if target is not site:
                 self._hand_over(self._book.probes[target.id])
                 return
-            self._met_anew(found, now)
+            self._met_anew(found, now, began)
             if found.error is not None or self._timetable.sparing:
                 await self._eye.shut()
         finally:
@@ -143,10 +146,12 @@ class Resolution:
             self._book.probes[other.id].hurry()
         return bool(doubtful) and now < met + DOUBT
 
-    def _met_anew(self, found: Findings, now: float) -> None:
+    def _met_anew(self, found: Findings, now: float, began: float) -> None:
         """It is a server of its own: who is there already, and what may be opened."""
         site = self._site
-        self._unheard = self._search(found, now)
+        self._unheard = self._count(found, now)
+        if self._has_seen_all(found, now, began):
+            self._ledger.searched(site.id)
         self._unheard_until = now + UNHEARD
         site.forbidden = dict(found.forbidden)
         for what, words in found.forbidden.items():
@@ -159,9 +164,9 @@ class Resolution:
             site.rejected = int(found.info["rejected_connections"])
         self.release_held_raises(now)
 
-    def _search(self, found: Findings, now: float) -> set[str]:
-        """Count what is there and bears our tags. The living processes among its holders that have not registered."""
-        unheard = census.take(
+    def _count(self, found: Findings, now: float) -> set[str]:
+        """Charge what is there and bears our tags. The living processes among its holders that have not registered."""
+        return census.take(
             found.rows or (),
             self._site.id,
             self._ledger,
@@ -170,20 +175,30 @@ class Resolution:
             boot=self._book.boot,
             now=now,
         )
-        self._ledger.searched(self._site.id)
-        return unheard
 
-    def search_again(self, found: Findings, now: float) -> None:
-        """All members of the supervisor before have had time to register (:meth:`Ledger.whole`), and a fresh connection
-        was answered after that: what is found now is all there is. Who has not come is charged with it. While a
-        connection has no name it may be one of theirs, until those would all have got theirs."""
-        seen = found.fresh and found.rows is not None
-        if not seen and "CLIENT LIST" not in found.forbidden and not _keeps_us_out(found):
-            return
-        if found.suspects and now - self._book.whole_since <= self._timetable.handshake + 1:  # ages are whole seconds
-            return
-        self._search(found, now)
-        self.release_held_raises(now)
+    def search_again(self, found: Findings, now: float, began: float) -> None:
+        """All members of the supervisor before have had time to register (:meth:`Ledger.whole`): what is found now is
+        all there is. Who has not come is charged with it. Without a password that the server takes it is put off: who
+        cannot log in has no use for a permit."""
+        if self._has_seen_all(found, now, began):
+            self._count(found, now)
+            self._ledger.searched(self._site.id)
+            self.release_held_raises(now)
+
+    def _has_seen_all(self, found: Findings, now: float, began: float) -> bool:
+        """Whether nothing that was opened before :meth:`Ledger.whole` can have been missed by a look begun then.
+
+        It is known from a list after a fresh connection by every way, in which everybody of that time has a name.
+        Where there can be none, bounded waits stand in, as for a proof (:mod:`poolmgr.supervisor.unproven`).
+        """
+        waited = began - self._book.whole_since
+        if waited < 0:
+            return False
+        if "CLIENT LIST" in found.forbidden:
+            return True
+        if found.rows is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
+            return False
+        return not found.suspects or waited > self._timetable.handshake + 1  # ages are whole seconds
 
     def unite(self) -> None:
         """This site and another one are one server, which a restart or wrong credentials had concealed."""

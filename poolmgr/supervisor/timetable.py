@@ -22,6 +22,9 @@ LOOK_EVERY, LIST_EVERY = 2.0, 5.0
 SELDOM = 5
 """With a small budget, every look takes a permit from somebody: this many times more seldom."""
 
+AGAIN, BUSY = 0.05, 0.25
+"""Seconds until what has not come to its end is tried again; where the server says that it cannot just now."""
+
 NOTHING_BUT_CLOSE = Work(endpoints=())
 
 

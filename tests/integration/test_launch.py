@@ -332,6 +332,35 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_does_not_count(short_dir):
     assert order == ["first", "second"]
 
 
+def test_a_child_does_not_keep_the_lock_of_a_process_that_was_killed_while_it_held_it(short_dir):
+    path = str(short_dir / "lock")
+    reading, writing = os.pipe()
+    holds = os.fork()
+    if holds == 0:
+        with locked(path, time.monotonic() + 5):
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            os.write(writing, str(child).encode())
+            signal.pause()
+    child = int(os.read(reading, 100))
+    try:
+        assert is_locked(path)
+        kill(holds)
+        os.waitpid(holds, 0)
+        assert alive(child)
+        assert not is_locked(path)
+    finally:
+        kill(child)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_who_was_stopped_while_it_started_a_supervisor_keeps_nobody_from_starting_one(values):
+    with locked(values.socket + ".launch", time.monotonic() + 5), launch.connect(values, timeout=4) as sock:
+        assert pings(sock)
+
+
 def test_a_lock_that_is_not_given_back_is_told_of(short_dir):
     path = str(short_dir / "lock")
     with locked(path, time.monotonic() + 5):

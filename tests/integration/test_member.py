@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -182,6 +183,30 @@ def test_a_silent_supervisor_is_replaced(server, members, monkeypatch):
         assert not alive(old)
     finally:
         kill(old)
+
+
+def test_a_process_that_has_dropped_its_pools_still_tells_the_next_supervisor_that_it_holds_nothing(server, members):
+    member = members()
+
+    def use_and_drop() -> None:
+        pool = pool_at(member, server)
+        fill(pool)
+        wait_for(lambda: len(pool.lent) == OURS)
+        pool.waiting, pool.on_grow = 0, lambda: None
+        while pool.lent:
+            permit, sock = pool.lent.pop()
+            permit.close(sock)
+        wait_for(lambda: not member.core.open, what="all is closed")
+
+    use_and_drop()
+    gc.collect()
+    assert member.core.granted > 1
+    old = supervisor_pid()
+    kill(old)
+    wait_for(lambda: not alive(old))
+    second = pool_at(members(), server)
+    fill(second)
+    wait_for(lambda: len(second.lent) == OURS, 15)
 
 
 def test_a_killed_member_returns_its_permits(server, members):

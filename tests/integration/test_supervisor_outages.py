@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import threading
 import time
 from pathlib import Path
 
 from poolmgr import wire
 from tests.fake_member import MemberProcess, endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.proxy import proxy_to
 from tests.supervisor_process import Start, joined
 
 
@@ -211,44 +209,21 @@ def test_a_server_that_nobody_uses_is_forgotten(supervisor: Start, redis_server:
 
 def test_a_name_that_no_longer_answers_is_no_outage_of_the_server(supervisor: Start, redis_server: Servers) -> None:
     """One of two ways has become a black hole: the other still shows the server alive."""
-    server = redis_server(maxclients=20)
+    server = redis_server(port=free_port(), maxclients=20)
     running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="unproven.WAIT=0.5")
-    hole = socket.create_server(("127.0.0.1", 0))
-    port = hole.getsockname()[1]
-    answering = threading.Event()
-    answering.set()
-    threading.Thread(target=forward, args=(hole, server.path, answering), daemon=True).start()
     member, name = joined(running, endpoint_of(server.path))
-    member.attach(endpoint_of(port=port))
-    member.until(lambda m: m.resolved.get(f"tcp://127.0.0.1:{port}") == name, what="the other way is known")
-    member.obey(name)
-    answering.clear()
-    dies = MemberProcess(running.path, endpoint_of(server.path), 4)
-    try:
-        dies.until(lambda s: s["open"] == 4)
-        dies.kill()
-        wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 15)
-        assert running.server()["unproven"] > 0, "it could not be proven, and that is said"
-        assert member.last(wire.Health) is None
-    finally:
-        dies.stop()
-        hole.close()
-
-
-def forward(listener: socket.socket, path: str, answering: threading.Event) -> None:
-    """A proxy for one exchange at a time, until it is told to swallow everything."""
-    with contextlib.suppress(OSError):
-        while True:
-            outer, _ = listener.accept()
-            inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            inner.connect(path)
-            threading.Thread(target=pump, args=(outer, inner, answering), daemon=True).start()
-            threading.Thread(target=pump, args=(inner, outer, answering), daemon=True).start()
-
-
-def pump(source: socket.socket, target: socket.socket, answering: threading.Event) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            if answering.is_set():
-                target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+    with proxy_to(server.port) as hole:
+        other = endpoint_of(port=hole.port)
+        member.attach(other)
+        member.until(lambda m: m.resolved.get(other.key) == name, what="the other way is known")
+        member.obey(name)
+        hole.frozen = True
+        dies = MemberProcess(running.path, endpoint_of(server.path), 4)
+        try:
+            dies.until(lambda s: s["open"] == 4)
+            dies.kill()
+            wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 15)
+            assert running.server()["unproven"] > 0, "it could not be proven, and that is said"
+            assert member.last(wire.Health) is None
+        finally:
+            dies.stop()

@@ -17,7 +17,8 @@ from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.supervisor.book import GRACE
 from poolmgr.supervisor.snapshot import Writer, mark, marked
 from tests.fake_member import Connection, Members, endpoint_of
-from tests.helpers import Servers, wait_for
+from tests.helpers import Servers, free_port, wait_for
+from tests.proxy import proxy_to
 from tests.supervisor_process import Start, joined
 
 
@@ -248,6 +249,60 @@ def test_what_somebody_opened_and_left_behind_while_others_were_waited_for_is_fo
     assert not [client for client in server.clients() if tag in client["name"]]
     assert [event for event in running.events("census.found") if event["count"] == len(left)]
     assert server.rejected() == 0
+
+
+def test_a_search_is_put_off_until_there_is_a_password_that_the_server_takes(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """A look that was shown nothing has seen nothing."""
+    server = redis_server(maxclients=13, requirepass="right")
+    good, bad = endpoint_of(server.path, password="right"), endpoint_of(server.path, password="wrong")
+    running = supervisor(12, POOLMGR_LINGER="60")
+    first, name = joined(running, good)
+    running.kill()
+    Path(running.path + ".snapshot").unlink()
+    running.start()
+    first.close()
+    first.connect().hello(good)
+    wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
+    first.send(wire.Bye())
+    wait_for(lambda: running.events("member.left"), what="it holds nothing")
+    running.kill()
+    running.start()
+    other = running.member().hello(bad)
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() > began + GRACE + 0.5, GRACE + 5)  # everybody has been waited for
+    other.read()
+    other.report(name, waiting=11)
+    assert other.ask(wire.Query("status")).ok, "the report has been read"
+    assert other.limit(name) == 0
+    third = running.member().hello(good)
+    third.until(lambda m: m.limits, what="a first limit")
+    third.obey(name)
+    other.until(lambda m: m.limit(name) >= 8, what="raised, now that the server was searched")
+    assert server.rejected() == 0
+
+
+def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(supervisor: Start, redis_server: Servers) -> None:
+    server = redis_server(port=free_port(), maxclients=16)
+    running = supervisor(
+        12, POOLMGR_LINGER="60", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="unproven.WAIT=1"
+    )
+    with proxy_to(server.port) as hole:
+        first, name = joined(running, server)
+        other = endpoint_of(port=hole.port)
+        first.attach(other)
+        first.until(lambda m: m.resolved.get(other.key) == name, what="the other way is known")
+        running.kill()
+        Path(running.path + ".snapshot").unlink()
+        running.start()
+        first.close()
+        first.connect().hello(endpoint_of(server.path), other)
+        wait_for(lambda: len(running.events("server.resolved")) == 3, what="the first census is done")
+        hole.frozen = True
+        first.until(lambda m: m.numbered, what="it is left what it has open")
+        first.report(name, waiting=11)
+        first.until(lambda m: m.limit(name) >= 9, 15, what="raised after a bounded wait")
 
 
 def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members: Members) -> None:

@@ -208,6 +208,14 @@ def test_who_says_goodbye_has_nothing_left_to_prove(book):
     assert book.server.free == 10
 
 
+def test_a_successor_does_not_wait_for_who_has_said_goodbye_and_lives_on(book):
+    book.join("a", holds=4)
+    book.settle()
+    book.ledger.leave("a", 1, book.now)
+    assert book.settle().persist
+    assert successor(book, alive=True).server.free == 10
+
+
 def test_a_registration_of_a_process_that_is_gone_is_ignored(book):
     book.join("a", holds=4)
     book.ledger.exited("a", book.now)

@@ -235,3 +235,32 @@ def test_nothing_is_opened_on_a_link_that_is_cut_though_its_end_has_not_been_rea
         assert not account(pool).seq
     finally:
         unread.set()
+
+
+def test_between_a_goodbye_and_its_sending_nothing_is_opened(member, supervisor, monkeypatch):
+    """A daemon thread goes on while the process ends; what was stated by the goodbye is everybody's."""
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    pool.release()
+    pool.peers[0].close()
+    contact = member._loop.contact
+    post, flush = contact.post, contact.flush
+    said: list[wire.Message] = []
+    opened: list[bool] = []
+
+    def posts(message):
+        said.append(message)
+        post(message)
+
+    def flushes():
+        if not opened and any(isinstance(message, wire.Bye) for message in said):
+            opened.append(True)
+            opened[:] = [pool.open()]
+        flush()
+
+    monkeypatch.setattr(contact, "post", posts)
+    monkeypatch.setattr(contact, "flush", flushes)
+    member.leave(5)
+    wait_for(lambda: supervisor.of(wire.Bye), what="the goodbye")
+    assert opened
+    assert not any(opened)
+    assert not pool.open()

@@ -79,3 +79,13 @@ def test_a_single_connection_is_told_from_its_process() -> None:
 
 def test_one_target_may_be_gone_before_another() -> None:
     assert verdict(row(3, f"{DEAD}-1"), targets=(DEAD, LIVE)) == ({LIVE}, (3,), ())
+
+
+def test_what_was_accepted_after_the_first_fresh_connection_is_nobody_deads_at_any_later_look() -> None:
+    young = row(90)
+    how = {"fresh": 100, "host": "10.0.0.1", "handshake": 7.0}
+    assert judge([young], {DEAD}, anchors={DEAD: 80}, **how).gone == {DEAD}  # type: ignore[arg-type]
+    assert judge([young], {DEAD}, anchors={DEAD: 95}, **how).suspects == (90,)  # type: ignore[arg-type]
+    both = judge([young], {DEAD, f"{DEAD}x"}, anchors={DEAD: 80}, **how)  # type: ignore[arg-type]
+    assert both.gone == {DEAD}, "the other one has ended since"
+    assert both.suspects == (90,)
