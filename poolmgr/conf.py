@@ -57,7 +57,18 @@ limit_request_line = 8190
 
 def on_starting(server: Any) -> None:
     if server.app.app_uri == wsgi_app:
-        from worker import token  # not before: an application may well have a module of that name
+        if find_spec("falcon") is None:
+            raise SystemExit(
+                "Error: the worker service needs packages that are not installed: pip install "
+                "'redis-poolmgr[service]', or name an application of your own (gunicorn ... yourapp:app)"
+            )
+        try:
+            from worker import token  # not before: an application may well have a module of that name
+        except ImportError as error:
+            raise SystemExit(
+                f"Error: a module or package `worker` of your own hides the worker service's ({error}): start it in "
+                "another directory, or rename yours"
+            ) from None
 
         try:
             token.hold(_found)

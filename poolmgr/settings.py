@@ -172,6 +172,8 @@ def _contradiction(settings: Settings) -> str:
             f"REDIS_POOL_MIN_IDLE is {settings.pool_min_idle}: allowed is at most "
             f"REDIS_POOL_MAX_CONNECTIONS, which is {ceiling}"
         )
+    if settings.worker_readonly_token and settings.worker_readonly_token == settings.worker_token:
+        return "WORKER_READONLY_TOKEN is the same as WORKER_TOKEN, so it would allow everything: set another one"
     longest = SOCKET_PATH_MAX - len(EMBEDDED_SUFFIX)
     size = len(os.fsencode(settings.socket))
     if settings.redis_url is None and size > longest:

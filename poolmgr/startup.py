@@ -49,7 +49,7 @@ def check_worker_class(name: str) -> None:
         why = f" ({lines[-1]})" if lines else ""
         raise StartError(
             f"WORKER_CLASS is {name!r}, which cannot be loaded{why}: allowed is gthread, sync, or a class whose "
-            "package is installed (pip install gevent)"
+            "package is installed (pip install 'gunicorn[gevent]')"
         ) from None
 
 
@@ -212,13 +212,15 @@ def _try_it() -> str:
                 return "it wants a password, and none is given: redis://USER:PASSWORD@HOST:PORT/DB (USER may be empty)"
             return f"it refuses our user or password ({_one_line(error)}); correct them"
         except ConnectionPoolTimeoutError as error:
+            if error.reason == "supervisor":  # it cannot say which server this is
+                return "it lets us connect and does not answer; see whether it hangs, and whether it is a Redis server"
             if error.reason != "server":
                 return ""
             problem = error
         except (redis.ConnectionError, redis.TimeoutError) as error:
             problem = error
         except redis.exceptions.NoPermissionError as error:
-            return f"{_one_line(error)}; allow its user +ping, or set another REDIS_URL"
+            return f"{_one_line(error)}; allow its user that, or set another REDIS_URL"
         except redis.ResponseError as error:
             return f"{_one_line(error)}; set another REDIS_URL"
         except (ValueError, TypeError, PoolmgrError) as error:

@@ -122,7 +122,9 @@ class Probe:
                 continue
             self.busy = True
             try:
-                if self.site.resolved:
+                if not work.endpoints:
+                    await self._eye.shut()
+                elif self.site.resolved:
                     await self._go(work)
                 else:
                     async with self._book.resolving:
@@ -168,10 +170,6 @@ class Probe:
 
     async def _go(self, work: Work) -> None:
         """One look at a resolved server."""
-        now = self._turns.clock()
-        if not work.endpoints:
-            await self._eye.shut()
-            return
         if not await self._eye.permit():
             now = self._turns.clock()
             self._timetable.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)

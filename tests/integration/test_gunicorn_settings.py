@@ -72,6 +72,30 @@ def test_a_wrong_password_is_told_without_telling_it(make, redis_server):
     assert "refuses" not in line, "there was none to refuse"
 
 
+def test_a_server_that_accepts_and_says_nothing_is_told(make):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        service = make(
+            redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+            environ={"REDIS_POOL_TIMEOUT": "1", "REDIS_SOCKET_TIMEOUT": "0.5"},
+        )
+        status, _ = service.run()
+    told = [line for line in service.log.splitlines() if not line.startswith("{")]
+    assert status == 1
+    assert len(told) == 1
+    assert "REDIS_URL" in told[0]
+    assert "answer" in told[0]
+
+
+def test_a_right_that_is_missing_is_named(make, redis_server):
+    server = redis_server(port=free_port())
+    with server.observer() as admin:
+        admin.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-select")
+    line = assert_one_line(
+        make(redis_url=f"redis://app:secret@127.0.0.1:{server.port}/1"), ("REDIS_URL", "'select'", "allow")
+    )
+    assert "+ping" not in line
+
+
 def test_a_database_that_is_not_there_is_told(make, redis_server):
     server = redis_server(port=free_port(), databases=4)
     line = assert_one_line(

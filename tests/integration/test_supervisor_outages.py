@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -191,6 +192,19 @@ def test_a_supervisor_ends_although_the_server_hangs(supervisor: Start, redis_se
     finally:
         os.kill(server.pid, signal.SIGCONT)
         dies.stop()
+
+
+def test_a_supervisor_ends_although_a_server_that_it_has_never_met_hangs(supervisor: Start) -> None:
+    """Which may as well be no Redis at all: it accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        running = supervisor(
+            12, POOLMGR_LINGER="0.1", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+            HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
+        )  # fmt: skip
+        member = running.member().hello(endpoint_of(port=silent.getsockname()[1]))
+        member.until(lambda m: m.last(wire.Health), what="it is told to be down")
+        member.close()
+        assert running.wait(20) == 0
 
 
 def test_a_server_that_nobody_uses_is_forgotten(supervisor: Start, redis_server: Servers) -> None:

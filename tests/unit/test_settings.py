@@ -277,3 +277,8 @@ def test_the_sockets_own_directory_is_used_if_it_is_private(default_at, short_di
     assert settings.private_directory() == own
     own.chmod(0o755)
     assert settings.private_directory() == default_at
+
+
+def test_a_token_for_reading_that_allows_everything_is_refused():
+    with pytest.raises(SettingsError, match="WORKER_READONLY_TOKEN is the same"):
+        load({"WORKER_TOKEN": "one-and-the-same", "WORKER_READONLY_TOKEN": "one-and-the-same"})
