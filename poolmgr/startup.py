@@ -202,6 +202,7 @@ def check_server(url: str) -> None:
 def _try_it() -> str:
     """In the child: what is wrong, with its remedy; empty if nothing is."""
     deadline = time.monotonic() + SERVER_PATIENCE
+    waited = False
     problem: Exception
     while True:
         try:
@@ -212,8 +213,10 @@ def _try_it() -> str:
                 return "it wants a password, and none is given: redis://USER:PASSWORD@HOST:PORT/DB (USER may be empty)"
             return f"it refuses our user or password ({_one_line(error)}); correct them"
         except ConnectionPoolTimeoutError as error:
-            if error.reason == "supervisor":  # it cannot say which server this is
-                return "it lets us connect and does not answer; see whether it hangs, and whether it is a Redis server"
+            if error.reason == "supervisor" and not waited:
+                # It has yet to find out which server this is. One that hangs is told to be down within its own time.
+                waited = True
+                continue
             if error.reason != "server":
                 return ""
             problem = error
