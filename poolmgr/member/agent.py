@@ -28,6 +28,7 @@ from typing import ParamSpec, TypeVar
 
 from poolmgr import identity, settings, wire
 from poolmgr.member.core import Core
+from poolmgr.member.link import Link
 from poolmgr.member.loop import Loop
 from poolmgr.member.permits import Bell, ServerPermits, SocketPermit
 from poolmgr.member.ports import PoolPort, Shortage
@@ -129,8 +130,15 @@ class Member:
         """Rule M4: without a link nothing is opened. A process that was stopped for long may open something before its
         agent has run again, and a supervisor that has lost its snapshot waits no longer than it can."""
         loop = self._loop
-        if loop is not None and loop.contact.is_cut():
-            self.locked(self.core.unlinked)
+        link = loop.contact.link if loop is not None else None
+        if link is not None and link.is_cut():
+            self.locked(self._cut, link)
+
+    def _cut(self, link: Link) -> None:
+        """Under the lock: that link is no more. By now there may be another one, which is none of its business."""
+        loop = self._loop
+        if loop is not None and loop.contact.link is link:
+            self.core.unlinked()
 
     def _take(self, permits: ServerPermits, serial: int, waiter: object) -> bool:
         self.absorb()

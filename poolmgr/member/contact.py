@@ -40,8 +40,8 @@ STUCK = 1.0
 
 
 class Contact:
-    """One process's contact to its supervisor. :meth:`post`, :meth:`flush` and :meth:`is_cut` are for any thread,
-    the rest is the agent's."""
+    """One process's contact to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
+    rest is the agent's."""
 
     def __init__(self, member: Member, selector: selectors.BaseSelector, waker: Waker) -> None:
         self.link: Link | None = None
@@ -77,11 +77,6 @@ class Contact:
         link = self.link
         if link is not None:
             link.post((message,))
-
-    def is_cut(self) -> bool:
-        """Whether the supervisor has gone, though the agent may not have come to notice it yet."""
-        link = self.link
-        return link is not None and link.is_cut()
 
     def flush(self) -> None:
         """Send what is in line."""

@@ -264,3 +264,14 @@ def test_between_a_goodbye_and_its_sending_nothing_is_opened(member, supervisor,
     assert opened
     assert not any(opened)
     assert not pool.open()
+
+
+def test_a_cut_that_was_seen_late_says_nothing_of_the_next_link(member, supervisor, monkeypatch):
+    """A thread may be held up between its look and the lock for as long as it takes to find another supervisor."""
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    old = member._loop.contact.link
+    supervisor.cut()
+    wait_for(lambda: len(supervisor.of(wire.Hello)) == 2 and account(pool).seq, what="another link")
+    member.locked(member._cut, old)
+    assert account(pool).seq
+    assert pool.open()
