@@ -88,20 +88,21 @@ def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(
     dies = MemberProcess(running.path, endpoint_of(server.path), 8)
     ended = threading.Event()
 
-    def churn() -> None:
+    def churn(after: float) -> None:
+        ended.wait(after)  # not all at the same time
         while not ended.is_set():
             with contextlib.suppress(OSError), raw(server) as sock:
                 sock.sendall(b"PING\r\n")
                 sock.recv(100)
                 ended.wait(0.4)
 
-    churning = [threading.Thread(target=churn) for _ in range(6)]
+    churning = [threading.Thread(target=churn, args=(0.04 * number,)) for number in range(10)]
     try:
         dies.until(lambda s: s["open"] == 8)
         stays, name = joined(running, server)
         for thread in churning:
             thread.start()
-        wait_for(lambda: len(server.clients()) >= 15, what="they are there")
+        wait_for(lambda: len(server.clients()) >= 18, what="they are there")
         dies.kill()
         stays.report(name, waiting=11)
         stays.until(lambda m: m.limit(name) == 11, 4, what="all is proven, before any of them could be too old")
