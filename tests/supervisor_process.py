@@ -79,6 +79,8 @@ class SupervisorProcess:
             assert self.process is not None
             self.process.send_signal(signal.SIGCONT)
             self.kill()
+        if self.log.exists():
+            print(self.log.read_text())  # shown where the test has failed
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Lines of its log, by event name."""

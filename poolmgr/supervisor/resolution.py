@@ -140,8 +140,7 @@ class Resolution:
         if self._met[0] != found.run_id:
             self._met = found.run_id, now
         met = self._met[1]
-        uptime = found.info.get("uptime_in_seconds", "")
-        doubtful = self._book.doubtful(self._site, min(met, now - int(uptime)) if uptime.isdecimal() else met)
+        doubtful = self._book.doubtful(self._site, min(met, _started(found, now)))
         for other in doubtful:
             self._book.probes[other.id].hurry()
         return bool(doubtful) and now < met + DOUBT
@@ -231,6 +230,13 @@ class Resolution:
     def held_until(self, now: float) -> float:
         """When to see again whether raises may be released; infinity: nobody is waited for."""
         return max(self._unheard_until, now + 0.1) if self._unheard else math.inf
+
+
+def _started(found: Findings, now: float) -> float:
+    """When the server was started, at the latest. What it says is the difference of two times in whole seconds (Redis'
+    and Valkey's ``genRedisInfoString``), so one that says 1 may have been there for a moment only."""
+    uptime = found.info.get("uptime_in_seconds", "")
+    return now - max(0, int(uptime) - 1) if uptime.isdecimal() else now
 
 
 def _keeps_us_out(found: Findings) -> bool:

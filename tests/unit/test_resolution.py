@@ -8,6 +8,8 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from poolmgr import settings, wire
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
@@ -91,6 +93,27 @@ def run(while_closing: str) -> House:
         return house
 
     return asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("uptime", "doubtful"),
+    [("0", True), ("1", True), ("2", False), ("3600", False), ("", True), ("long", True)],
+)
+def test_who_may_have_been_restarted_since_it_was_asked_is_asked_again(uptime: str, doubtful: bool) -> None:
+    """A server says 1 as soon as the next second has begun, though it was started a moment ago."""
+
+    async def scene() -> bool:
+        house = House()
+        now = house.clock()
+        house.known.learn(wire.Endpoint(key=KNOWN, host="cache", port=6379))
+        house.known.asked_at = now - 0.5
+        found = Findings(answered=True, info={"run_id": "y", "uptime_in_seconds": uptime})
+        in_doubt = house.probe._resolution._in_doubt(found, now)
+        for probe in house.book.probes.values():
+            probe.cancel()
+        return in_doubt
+
+    assert asyncio.run(scene()) is doubtful
 
 
 def test_the_known_one_takes_what_is_charged() -> None:
