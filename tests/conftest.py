@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,21 @@ FOREIGN = (
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 )  # fmt: skip
 """What gunicorn and systemd's protocols read."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """A thread that outlives its test sits in a call on a number that is another file's soon. A later test then waits
+    for the end of a pipe that this thread holds open, and nothing there says why."""
+    before = set(threading.enumerate())
+
+    def left() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+
+    yield
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not left(), 10)
+    assert not left(), "the tests of this file have started threads that go on"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import socket
@@ -106,9 +107,10 @@ class Endpoint:
     def stop(self) -> None:
         """Give the address back."""
         self._ended.set()
-        server, self._server = self._server, None
+        server = self._server
         if server is not None:
-            server.server_close()  # not shutdown(), which waits for the serving thread; that one ends with us
+            with contextlib.suppress(OSError):  # it is closed already
+                server.socket.shutdown(socket.SHUT_RDWR)  # wakes the serving thread, which closes it
 
     def _main(self) -> None:
         try:
@@ -130,12 +132,13 @@ class Endpoint:
                 self._ended.wait(RETRY)
                 continue
             server.set_app(self._application)
-            self._server, self.port = server, server.server_port
-            log.info("metrics.served", extra={"address": self._address})
-            if self._ended.is_set():
-                server.server_close()
-            else:
-                server.serve_forever(poll_interval=60.0)
+            # It is closed here and nowhere else: whoever polls a number that another thread has closed keeps the file
+            # open, and polls whatever gets that number next.
+            with server:
+                self._server, self.port = server, server.server_port
+                log.info("metrics.served", extra={"address": self._address})
+                while not self._ended.is_set():
+                    server.handle_request()
             return
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -186,6 +186,19 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     return found
 
 
+def test_stopping_ends_the_thread_and_gives_the_address_back(served):
+    before = set(threading.enumerate())
+    endpoint = served()
+    port = wait_for(lambda: endpoint.port)
+    (thread,) = set(threading.enumerate()) - before
+    endpoint.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", port))
+        sock.listen()
+
+
 def test_the_numbers_are_those_of_the_ledger_and_of_all_pools(served):
     code, kind, text = get(served())
     assert code == 200

@@ -10,6 +10,7 @@ import redis
 
 import poolmgr
 from poolmgr import waiting
+from tests.permits import FakeMember
 
 
 def test_taking_begins_anew():
@@ -43,10 +44,9 @@ def test_each_task_has_its_own():
     assert asyncio.run(both()) == [1.0, 2.0]
 
 
-def test_a_pool_counts_the_wait_of_who_got_none(redis_server, monkeypatch):
+def test_a_pool_counts_the_wait_of_who_got_none(redis_server):
     server = redis_server(maxclients=20)
-    monkeypatch.setenv("REDIS_CONNECTION_BUDGET", "8")
-    pool = poolmgr.ConnectionPool.from_url(server.unix_url, max_connections=1, timeout=10)
+    pool = poolmgr.ConnectionPool.from_url(server.unix_url, max_connections=1, timeout=10, member=FakeMember())
     first = pool.get_connection()
     pool.timeout = 0.2
     waiting.take()
