@@ -18,7 +18,7 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 
 test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
 	@$(BIN)/python -m compileall -q poolmgr worker deploy tests # it starts a thousand processes; some environments cache nothing
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 6 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server

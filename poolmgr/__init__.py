@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from poolmgr.loading import load
 
 if TYPE_CHECKING:
+    from poolmgr.errors import (
+        PoolmgrError as PoolmgrError,
+        SettingsError as SettingsError,
+        SupervisorError as SupervisorError,
+    )
     from poolmgr.exceptions import (
         ConnectionPoolTimeoutError as ConnectionPoolTimeoutError,
         PoolClosedError as PoolClosedError,
-        PoolmgrError as PoolmgrError,
         ServerDownError as ServerDownError,
-        SettingsError as SettingsError,
-        SupervisorError as SupervisorError,
     )
     from poolmgr.pool.default import get_client as get_client, get_pool as get_pool
     from poolmgr.pool.sentinel import SentinelConnectionPool as SentinelConnectionPool
@@ -32,12 +34,12 @@ _HOMES = {
     "ConnectionPoolTimeoutError": "poolmgr.exceptions",
     "Hooks": "poolmgr.pool.stats",
     "PoolClosedError": "poolmgr.exceptions",
-    "PoolmgrError": "poolmgr.exceptions",
+    "PoolmgrError": "poolmgr.errors",
     "SentinelConnectionPool": "poolmgr.pool.sentinel",
     "ServerDownError": "poolmgr.exceptions",
-    "SettingsError": "poolmgr.exceptions",
+    "SettingsError": "poolmgr.errors",
     "Stats": "poolmgr.pool.stats",
-    "SupervisorError": "poolmgr.exceptions",
+    "SupervisorError": "poolmgr.errors",
     "get_client": "poolmgr.pool.default",
     "get_pool": "poolmgr.pool.default",
 }

@@ -15,7 +15,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from poolmgr.exceptions import SettingsError
+from poolmgr.errors import SettingsError
 from poolmgr.gunicorn import bound_quick_shutdown, install
 from poolmgr.settings import Settings, load
 from poolmgr.startup import StartError, check_worker_class

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from poolmgr.exceptions import PoolmgrError, SettingsError
+from poolmgr.errors import PoolmgrError, SettingsError
 from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
 from poolmgr.values import SOCKET_PATH_MAX
 

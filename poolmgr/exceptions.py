@@ -9,18 +9,16 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from poolmgr.errors import PoolmgrError, SettingsError, SupervisorError
 
-class PoolmgrError(Exception):
-    """Base of all errors of this library."""
-
-
-class SettingsError(PoolmgrError, ValueError):
-    """An environment variable or argument has a value that is not allowed. The message is one line:
-    the name, the value, what is allowed. Secrets are masked."""
-
-
-class SupervisorError(PoolmgrError):
-    """The supervisor cannot be reached or started, or refuses this process. One line, with the remedy."""
+__all__ = [
+    "ConnectionPoolTimeoutError",
+    "PoolClosedError",
+    "PoolmgrError",
+    "ServerDownError",
+    "SettingsError",
+    "SupervisorError",
+]
 
 
 class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeoutError):

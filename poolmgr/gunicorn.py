@@ -35,7 +35,7 @@ import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
 from poolmgr import embedded, launch, rendezvous, settings, startup, wire
-from poolmgr.exceptions import PoolmgrError, SupervisorError
+from poolmgr.errors import PoolmgrError, SupervisorError
 
 log = logging.getLogger("poolmgr.gunicorn")
 

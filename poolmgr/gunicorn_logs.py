@@ -16,7 +16,7 @@ from typing import Any
 from gunicorn import glogging
 
 from poolmgr import waiting
-from poolmgr.exceptions import SettingsError
+from poolmgr.errors import SettingsError
 from poolmgr.logs import formatter, put_on_root, redact
 from poolmgr.startup import StartError, check_binds
 from poolmgr.values import HIDDEN

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from poolmgr import wire
-from poolmgr.exceptions import SupervisorError
+from poolmgr.errors import SupervisorError
 from poolmgr.rendezvous import STEP, StaysLockedError, dial, holder, is_locked, locked, peer
 from poolmgr.settings import Settings
 

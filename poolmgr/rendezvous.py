@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from poolmgr.exceptions import SupervisorError
+from poolmgr.errors import SupervisorError
 from poolmgr.settings import how_to_make, private_directory
 from poolmgr.variables import default_directory
 

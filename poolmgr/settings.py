@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from poolmgr.exceptions import SettingsError
+from poolmgr.errors import SettingsError
 from poolmgr.values import SOCKET_PATH_MAX
 from poolmgr.variables import BY_NAME, VARIABLES, default_directory
 

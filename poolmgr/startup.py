@@ -19,7 +19,8 @@ from collections.abc import Iterable
 import redis
 from gunicorn import util
 
-from poolmgr.exceptions import ConnectionPoolTimeoutError, PoolmgrError
+from poolmgr.errors import PoolmgrError
+from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.agent import get_member, set_title
 from poolmgr.pool.default import get_client
 from poolmgr.values import SOCKET_PATH_MAX, mask_url

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from poolmgr import values
-from poolmgr.exceptions import SettingsError
+from poolmgr.errors import SettingsError
 
 
 class Variable(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from poolmgr.exceptions import PoolmgrError
+from poolmgr.errors import PoolmgrError
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from poolmgr import launch, wire
-from poolmgr.exceptions import SupervisorError
+from poolmgr.errors import SupervisorError
 from poolmgr.settings import Settings
 
 

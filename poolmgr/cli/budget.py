@@ -9,7 +9,7 @@ import typer
 from poolmgr import settings, values, wire
 from poolmgr.cli.ask import ask
 from poolmgr.cli.output import console
-from poolmgr.exceptions import SettingsError, SupervisorError
+from poolmgr.errors import SettingsError, SupervisorError
 
 
 def command(

@@ -13,7 +13,7 @@ from rich.text import Text
 from poolmgr import settings, status, wire
 from poolmgr.cli.ask import ask
 from poolmgr.cli.output import console, print_json, table
-from poolmgr.exceptions import SupervisorError
+from poolmgr.errors import SupervisorError
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from poolmgr import settings, status, wire
 from poolmgr.cli.ask import ask
 from poolmgr.cli.output import NARROW, WIDE, console, print_json, table
-from poolmgr.exceptions import SupervisorError
+from poolmgr.errors import SupervisorError
 
 
 def command(

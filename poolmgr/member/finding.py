@@ -17,7 +17,7 @@ from collections.abc import Callable
 from redis.backoff import ExponentialWithJitterBackoff
 
 from poolmgr import launch
-from poolmgr.exceptions import PoolmgrError
+from poolmgr.errors import PoolmgrError
 from poolmgr.settings import Settings
 
 log = logging.getLogger("poolmgr.member")

@@ -19,7 +19,7 @@ from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 from redis.retry import Retry
 
-from poolmgr.exceptions import PoolmgrError
+from poolmgr.errors import PoolmgrError
 from poolmgr.pool.connection import derive, with_driver
 from poolmgr.pool.core import Ticket
 from poolmgr.pool.foreign import Cached

@@ -33,7 +33,7 @@ def _serve(path: str, singleton: object, listener: object, group: str) -> int:
     import asyncio
 
     from poolmgr import logs, settings as settings_of
-    from poolmgr.exceptions import PoolmgrError
+    from poolmgr.errors import PoolmgrError
     from poolmgr.supervisor.server import Supervisor
 
     os.environ["POOLMGR_SOCKET"] = path

@@ -1,0 +1,20 @@
+"""The errors that have nothing of redis-py's.
+
+The supervisor and the command line raise no others, and redis takes longer to load than all the rest of them together.
+Users find these in :mod:`poolmgr.exceptions` too, beside those that a call to Redis can raise.
+"""
+
+from __future__ import annotations
+
+
+class PoolmgrError(Exception):
+    """Base of all errors of this library."""
+
+
+class SettingsError(PoolmgrError, ValueError):
+    """An environment variable or argument has a value that is not allowed. The message is one line:
+    the name, the value, what is allowed. Secrets are masked."""
+
+
+class SupervisorError(PoolmgrError):
+    """The supervisor cannot be reached or started, or refuses this process. One line, with the remedy."""
