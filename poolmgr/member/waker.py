@@ -33,10 +33,17 @@ class Waker:
             raise
 
     def clear(self) -> None:
-        """By the woken thread, before it looks for what has happened: what comes later wakes it again."""
-        self._poked = False
-        with contextlib.suppress(BlockingIOError):
+        """By the woken thread, before it looks for what has happened: what comes later wakes it again.
+
+        What comes between the two steps is seen by that look. The other way round its byte would be read here while it
+        counted as poked from then on, and nobody would write another one: the thread would sleep for ever.
+        """
+        try:
             os.read(self._reader, 4096)
+        except BlockingIOError:
+            pass
+        finally:
+            self._poked = False
 
     def close(self) -> None:
         reader, writer = self._reader, self._writer
