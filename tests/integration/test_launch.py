@@ -348,8 +348,8 @@ def test_a_child_does_not_keep_the_lock_of_a_process_that_was_killed_while_it_he
         assert is_locked(path)
         kill(holds)
         os.waitpid(holds, 0)
+        wait_for(lambda: not is_locked(path), what="the child has closed its copy")
         assert alive(child)
-        assert not is_locked(path)
     finally:
         kill(child)
         os.close(reading)
