@@ -290,19 +290,29 @@ def bound_quick_shutdown() -> None:
     """In a worker: have SIGINT and SIGQUIT, gunicorn's quick shutdown, end it within :data:`QUICK` seconds.
 
     Else a gthread worker ends when its threads have finished what they do, and not at all if the
-    signal comes while its main thread holds the executor's lock, which gunicorn's handler takes too.
+    signal comes while its main thread holds the executor's lock, which gunicorn's handler takes too. A
+    second signal, which Ctrl-C is followed by, would strike that very handler.
     The kernel's own timer ends the process: no lock of Python's is in its way.
     """
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    for number in _QUIT:
         theirs = signal.getsignal(number)
         if callable(theirs):
             signal.signal(number, functools.partial(_quit_in_time, theirs))
 
 
+_QUIT = signal.SIGINT, signal.SIGQUIT
+
+
 def _quit_in_time(theirs: Callable[..., Any], number: int, frame: Any) -> None:
+    for another in _QUIT:  # Ctrl-C reaches the worker, and the master, which sends it SIGQUIT: once is enough
+        signal.signal(another, _is_quitting)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, QUICK)
     theirs(number, frame)
+
+
+def _is_quitting(number: int, frame: Any) -> None:
+    """Not SIG_IGN: of a signal that has come already Python would complain that it is ignored."""
 
 
 Hook = Callable[..., Any]

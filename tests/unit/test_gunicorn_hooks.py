@@ -10,6 +10,7 @@ from gunicorn.config import Config
 
 from poolmgr import gunicorn
 from poolmgr.exceptions import SupervisorError
+from tests.helpers import python
 
 NAMES = {
     "on_starting": 1,
@@ -112,3 +113,22 @@ def test_what_somebodys_hook_raises_is_raised(calls):
     gunicorn.install(space)
     with pytest.raises(ZeroDivisionError):
         space["post_fork"](1, 2)
+
+
+def test_a_second_signal_does_not_strike_the_quick_shutdown_that_the_first_began():
+    """gunicorn's handler takes a lock of the executor's: within itself it would wait for ever."""
+    code = """if True:
+        import os, signal
+        from poolmgr.gunicorn import bound_quick_shutdown
+        def quits(number, frame):
+            print("quits", number, flush=True)
+            os.kill(os.getpid(), signal.SIGQUIT)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(10_000):
+                pass
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, quits)
+        bound_quick_shutdown()
+        os.kill(os.getpid(), signal.SIGINT)"""
+    ended = python(code)
+    assert (ended.stdout, ended.stderr) == ("quits 2\n", "")
