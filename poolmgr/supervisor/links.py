@@ -80,6 +80,9 @@ class Link(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The end. A write may have failed at a client that has closed, and whose goodbye is not read yet."""
+        if error is not None:
+            self.read_to_the_end()
         self.open = False
         if self.pidfd >= 0:
             os.close(self.pidfd)
