@@ -301,7 +301,7 @@ class Member:
 # ---- the process's own -----------------------------------------------------------------------------
 
 _member: Member | None = None
-_making = threading.Lock()
+_making = threading.RLock()
 """Guards the making of ``_member``."""
 
 
@@ -312,8 +312,10 @@ def get_member() -> Member:
     if member is None:
         with _making:
             if _member is None:
-                _member = Member(settings.load())
-                atexit.register(_member.leave)
+                made = Member(settings.load())
+                if _member is None:  # a signal handler may have been here meanwhile
+                    _member = made
+                    atexit.register(made.leave)
             member = _member
     return member
 
@@ -322,7 +324,7 @@ def _in_child() -> None:
     """Rule M5. The parent's locks may be held by threads that do not exist here: nothing waits for them."""
     global _member, _making
     member, _member = _member, None
-    _making = threading.Lock()
+    _making = threading.RLock()
     if member is not None:
         atexit.unregister(member.leave)
         member.after_fork()

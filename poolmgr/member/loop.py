@@ -62,6 +62,7 @@ class Loop:
         self.contact = Contact(member, self._selector, self.waker)
         self._closer = Closer(self._selector, self._gone, self._lost)
         self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
         self._wake = 0.0
         self._counted = self._audited = self._reported = 0.0
         self._granted = self._room = 0
@@ -75,9 +76,10 @@ class Loop:
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="poolmgr-member", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = thread = threading.Thread(target=self._run, name="poolmgr-member", daemon=True)
+                thread.start()  # not self._thread: a signal handler may have started another one, and this one ends
 
     def leave(self, timeout: float) -> None:
         """Close what is idle and say goodbye."""

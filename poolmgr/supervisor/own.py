@@ -40,7 +40,11 @@ class OwnPermits:
                 await waiter
             return True
         except TimeoutError:
-            return False
+            return _granted(waiter)  # it may have come in the very turn of the loop in which the time was up
+        except BaseException:
+            if _granted(waiter):
+                self.release()
+            raise
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -66,3 +70,7 @@ class OwnPermits:
     def _want(self) -> None:
         self._ledger.want_own(self._server, self.used + len(self._waiters), self._clock())
         self._touch()
+
+
+def _granted(waiter: asyncio.Future[None]) -> bool:
+    return waiter.done() and not waiter.cancelled()

@@ -88,9 +88,14 @@ class Resolution:
         if new and server.budget < max(1, server.outstanding):
             self._ledger.set_budget(site.id, max(1, server.outstanding), now)
         lenders = [p for p in self._book.probes.values() if p.site is not site and p.site.resolved]
-        lent = await asyncio.gather(*(p.permits.acquire(PATIENCE) for p in lenders))
-        borrowed = [p for p, granted in zip(lenders, lent, strict=True) if granted]
+        borrowed: list[Probe] = []
+
+        async def borrow(lender: Probe) -> None:
+            if await lender.permits.acquire(PATIENCE):
+                borrowed.append(lender)
+
         try:
+            await asyncio.gather(*map(borrow, lenders))
             if not await self._eye.permit(SHORT if new else PATIENCE):
                 now = self._turns.clock()
                 if new:  # what members state fills all that we know of: there must be one more
@@ -115,7 +120,7 @@ class Resolution:
                 await self._eye.shut()
                 self._timetable.retry_at = now + 0.02
                 return
-            site.asked_at = now
+            site.asked_at = began
             site.run_id = found.run_id
             if self._book.twin_of(site) is not None:
                 # Before, for nothing may come between the book's making one of the two and the ledger's: who

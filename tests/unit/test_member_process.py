@@ -282,3 +282,65 @@ def test_importing_the_member_loads_nothing_heavy():
     heavy = done.stdout.strip()
     base = python("import sys, redis; print([m for m in ('asyncio',) if m in sys.modules])").stdout.strip()
     assert heavy == base
+
+
+def test_a_signal_handler_may_use_the_member_while_it_is_being_made(supervisor):
+    done = run(
+        """
+        from poolmgr.member import agent
+        signal.alarm(10)
+        real = agent.settings.load
+
+        def load():
+            agent.settings.load = real
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return real()
+
+        seen = []
+        agent.settings.load = load
+        signal.signal(signal.SIGUSR1, lambda *_: seen.append(get_member()))
+        print(get_member() is get_member() is seen[0])
+        """
+    )
+    assert done.stdout == "True\n"
+
+
+def test_two_threads_that_start_it_at_once_start_one(supervisor):
+    run(
+        """
+        from poolmgr import settings
+        from poolmgr.member.agent import Member
+        from poolmgr.member.loop import Loop
+
+        assigned, raised = threading.Event(), []
+
+        class Slow(Loop):
+            @property
+            def _thread(self):
+                return vars(self).get("thread")
+
+            @_thread.setter
+            def _thread(self, thread):
+                vars(self)["thread"] = thread
+                if thread is not None and not assigned.is_set():
+                    assigned.set()
+                    time.sleep(0.1)  # the other one comes now
+
+        def start():
+            try:
+                loop.start()
+            except BaseException as error:
+                raised.append(error)
+
+        loop = Slow(Member(settings.load()))
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        threads[0].start()
+        assert assigned.wait(5)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+        assert raised == []
+        assert [thread.name for thread in threading.enumerate()].count("poolmgr-member") == 1
+        loop.stop()
+        """
+    )
