@@ -105,13 +105,17 @@ class Pooled(Handshake, Accounted, Placed):
         """One attempt to connect a socket, with a permit for it."""
         self._hand_over()
         origin = self._origin
-        self._permit = permit = None if origin is None else origin.claim(self)
+        permit = None
         sock = socket.socket(family, kind, protocol)
         try:
             self._prepare(sock)
             sock.settimeout(self.socket_connect_timeout)
             self._dialled_in = os.getpid()
+            permit = None if origin is None else origin.claim(self)
+            # In this order: another thread that disconnects in between closes the socket, and the connect fails. The
+            # other way round it would give the permit back, and the connect would succeed without one.
             self._raw = sock
+            self._permit = permit
             sock.connect(address)
             if self._secured:
                 self._raw = sock.dup()
@@ -122,6 +126,8 @@ class Pooled(Handshake, Accounted, Placed):
             if self._never_connected(sock):
                 self._raw = None
                 sock.close()
+                if permit is not None:
+                    permit.gone()
             self._hand_over()
             raise
         return sock

@@ -409,10 +409,15 @@ class Core:
             del ticket
 
     def _ticket(self, take: Take, now: float, *, background: bool) -> Ticket | None:
-        permit = take()
+        self.starved = True  # before: a permit may be told of while the refusal is still on its way back to here
+        try:
+            permit = take()
+        except BaseException:
+            self.starved = False
+            raise
         if permit is None:
-            self.starved = True
             return None
+        self.starved = False
         ticket = Ticket(next(self._serials), permit, now, background=background)
         self.places[ticket.serial] = weakref.ref(ticket, self._finder(ticket.serial))
         self.opening[ticket.serial] = background

@@ -128,6 +128,8 @@ class Lifecycle(State):
             self._dispose(connection, "pool")
             return
         self._core.arrived(ticket, connection)
+        if self._core.closed is not None:  # since the last look
+            self._empty("pool")
         self._advance()
 
     def _attempt_failed(self, ticket: Ticket, error: BaseException) -> None:

@@ -103,6 +103,39 @@ def test_the_ceiling_and_every_place_hold_if_a_turn_taken_for_abandoned_goes_on(
     assert desk.core.size <= ceiling
 
 
+def test_a_permit_that_is_told_of_while_the_refusal_is_on_its_way_is_taken():
+    desk = Desk(permits=1)
+    desk.first()
+    refuse = desk.take
+
+    def take() -> Permit | None:
+        refused = refuse()
+        desk.limit = 2
+        desk.core.starved = False  # another thread has heard of it
+        return refused
+
+    desk.take = take  # type: ignore[method-assign]
+    desk.call()
+    desk.advance()
+    assert len(desk.opening) == 1
+
+
+@pytest.mark.parametrize("permits", [1, 2])
+def test_a_signal_handlers_exception_while_a_permit_is_asked_for_is_no_refusal(permits: int):
+    desk = Desk(permits=permits)
+    desk.first()
+    ask = desk.take
+
+    def take() -> Permit | None:
+        desk.take = ask  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    desk.take = take  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        desk.call()
+    assert not desk.core.starved
+
+
 def test_without_a_permit_the_pool_is_starved_until_told_otherwise():
     desk = Desk(permits=1)
     desk.first()
