@@ -447,6 +447,14 @@ class Core:
             self.opening.pop(serial, None)
             self.places.pop(serial, None)
 
+    def audit(self) -> None:
+        """Find the places of tickets that vanished unheard: a signal handler's exception may strike the finder, or the
+        burial. To be called from time to time, and by who waits for long."""
+        for serial, place in tuple(self.places.items()):
+            if place() is None:
+                self.lost.append(serial)
+        self._bury()
+
     def _put_back(self, connection: Any) -> None:
         if self.lifo:
             self.idle.append(connection)

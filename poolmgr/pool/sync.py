@@ -279,6 +279,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
                 waited = True
                 if not lock.acquire(True, max(0.0, pause)):
                     core.starved = False
+                    core.audit()
                 if waiter.fate is None:
                     down = outage_error(self._origin.attach())
                     if down is not None:

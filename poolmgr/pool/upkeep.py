@@ -88,6 +88,7 @@ class Upkeep(State):
     def tick(self, now: float) -> float:
         """Do what is due by now; seconds until next time."""
         now = monotonic()
+        self._core.audit()
         self._retire_expired(now)
         self._shrink(now)
         if self._core.min_idle and self._core.closed is None:

@@ -136,6 +136,21 @@ def test_a_signal_handlers_exception_while_a_permit_is_asked_for_is_no_refusal(p
     assert not desk.core.starved
 
 
+def test_a_place_whose_finder_was_struck_is_found_by_the_audit():
+    desk = Desk(ceiling=1)
+    connection = desk.first()
+    desk.woken.clear()
+    del connection
+    gc.collect()
+    assert desk.core.lost
+    desk.core.lost.clear()  # as if a signal handler's exception had come first
+    waiter = desk.call()
+    assert waiter.fate is None
+    desk.core.audit()
+    desk.advance()
+    assert isinstance(waiter.fate, Granted) or desk.opening
+
+
 def test_without_a_permit_the_pool_is_starved_until_told_otherwise():
     desk = Desk(permits=1)
     desk.first()
