@@ -315,9 +315,18 @@ def get_member() -> Member:
                 made = Member(settings.load())
                 if _member is None:  # a signal handler may have been here meanwhile
                     _member = made
-                    atexit.register(made.leave)
+                    atexit.register(_leave_at_exit, made)
             member = _member
     return member
+
+
+def _leave_at_exit(member: Member) -> None:
+    """The goodbye of a process that ends anyway: another request to end it, such as gunicorn's delayed answer to
+    SIGINT in a gevent worker, neither cuts the goodbye short nor is reported as an error of it."""
+    for _ in range(2):
+        with contextlib.suppress(SystemExit):
+            member.leave()
+            return
 
 
 def _in_child() -> None:
@@ -326,7 +335,7 @@ def _in_child() -> None:
     member, _member = _member, None
     _making = threading.RLock()
     if member is not None:
-        atexit.unregister(member.leave)
+        atexit.unregister(_leave_at_exit)
         member.after_fork()
 
 

@@ -171,6 +171,27 @@ def test_the_interpreter_does_not_wait_for_long(supervisor):
     assert not supervisor.of(wire.Bye)
 
 
+def test_a_request_to_end_that_comes_during_the_goodbye_neither_ends_it_nor_is_an_error(supervisor):
+    done = run(
+        """
+        member = get_member()
+        pool = pool_of(1)
+        pool.release()
+        left = member._loop._left
+        wait, peer = left.wait, pool.peers[0]
+
+        def struck(timeout):
+            left.wait = wait
+            threading.Thread(target=lambda: peer.recv(1) == b"" and peer.close(), daemon=True).start()
+            raise SystemExit(0)  # as a gevent worker's hub does, whose quit signal came just before
+
+        left.wait = struck
+        """
+    )
+    assert done.stderr == ""
+    wait_for(lambda: supervisor.of(wire.Bye))
+
+
 def test_permits_survive_exceptions_of_signal_handlers_at_random_instants(supervisor):
     supervisor.limit = 3
     run(
