@@ -119,4 +119,11 @@ class Load:
     def wait_for_answers(self, count: int, timeout: float = 20) -> None:
         """Until so many more requests have been answered well."""
         goal = len(self.answered) + count
-        wait_for(lambda: len(self.answered) >= goal, timeout, what=f"{count} more good answers", step=0.02)
+        try:
+            wait_for(lambda: len(self.answered) >= goal, timeout, what=f"{count} more good answers", step=0.02)
+        except AssertionError:
+            now = time.monotonic()
+            print(f"{goal - len(self.answered)} are missing; the last requests, seconds ago:")
+            for outcome in sorted(self.outcomes, key=lambda outcome: outcome.end)[-40:]:
+                print(f"{now - outcome.start:8.3f} {now - outcome.end:8.3f} {outcome.pid} {outcome.status} {outcome.error}")
+            raise

@@ -173,7 +173,7 @@ class Service:
         return self.process.wait(timeout)
 
     def clean_up(self) -> None:
-        """Kill whatever is still there, and forget the log."""
+        """Kill whatever is still there, and forget the log; whoever looks into a failure finds its end."""
         for _ in range(50):
             left = processes_of(self.socket)
             for pid in left:
@@ -183,6 +183,7 @@ class Service:
             time.sleep(0.02)
         if self.process is not None:
             self.process.wait(10)
+        print(f"---- the log of {self.pid}, {self.directory}\n{self.log[-20000:]}" if self.process else "never started")
         self.log_path.unlink(missing_ok=True)
 
     # ---- what is known of it -------------------------------------------------------------------

@@ -60,9 +60,17 @@ class Told:
             text = run()
             (server,) = json.loads(run("--json"))["servers"]
             settled = "until that has lasted" not in server["derivation"]
-            return (text, server) if settled and server["derivation"][:60] in text else None
+            if settled and server["derivation"][:60] in text:
+                return text, server
+            said.append(f"{text}{server['derivation']}")
+            return None
 
-        found = wait_for(told, 20, what="the command says the same twice")
+        said: list[str] = []
+        try:
+            found = wait_for(told, 20, what="the command says the same twice")
+        except AssertionError:
+            print("\n".join(said[-2:]))
+            raise
         assert found is not None
         self.text, self.server = found
         self.budget: int = self.server["budget"]
