@@ -109,6 +109,10 @@ class Load:
     def by_worker(self) -> Counter[int]:
         return Counter(outcome.pid for outcome in self.answered)
 
+    def serving(self, since: float) -> set[int]:
+        """Who has answered a request well that began after this moment."""
+        return {outcome.pid for outcome in reversed(self.outcomes) if outcome.ok and outcome.start > since}
+
     def between(self, begin: float, end: float) -> list[Outcome]:
         """Good answers that came in this time."""
         return [outcome for outcome in self.answered if begin <= outcome.end <= end]
@@ -124,6 +128,6 @@ class Load:
         except AssertionError:
             now = time.monotonic()
             print(f"{goal - len(self.answered)} are missing; the last requests, seconds ago:")
-            for outcome in sorted(self.outcomes, key=lambda outcome: outcome.end)[-40:]:
-                print(f"{now - outcome.start:8.3f} {now - outcome.end:8.3f} {outcome.pid} {outcome.status} {outcome.error}")
+            for one in sorted(self.outcomes, key=lambda outcome: outcome.end)[-40:]:
+                print(f"{now - one.start:8.3f} {now - one.end:8.3f} {one.pid} {one.status} {one.error}")
             raise

@@ -135,6 +135,32 @@ def all_serve(service: Service, load: Load) -> bool:
     return len(workers) == 3 and set(workers) <= set(load.by_worker())
 
 
+def stop_supervisor(service: Service, load: Load) -> int:
+    """Its pid, stopped at a moment when each worker has permits; it is not continued. Whoever has just passed on its
+    last one would have none for as long as nothing is raised, and could serve nobody."""
+
+    def all_answer() -> bool:
+        """Each worker answers, one request after the other: it has heard what it was told, and has permits still."""
+        for _ in range(4):
+            since = time.monotonic()
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda since=since: set(service.workers()) <= load.serving(since), 1)
+                continue
+            return False
+        return True
+
+    def stopped() -> int:
+        pid = service.supervisor()
+        if pid:
+            kill(pid, signal.SIGSTOP)
+            if all_answer():
+                return pid
+            kill(pid, signal.SIGCONT)
+        return 0
+
+    return wait_for(stopped, 20, what="each worker has permits", step=0.05)
+
+
 # ---- what is read is not what was written ------------------------------------------------------------------
 
 
@@ -178,7 +204,7 @@ def test_a_full_disk_stops_growth_and_nothing_else(serve: Serve, server: RedisSe
         wait_for(lambda: all_granted(server), 10)
         assert service.events("snapshot.unwritable") == []
         # Its successor has to make a new file and cannot.
-        former = service.supervisor()
+        former = stop_supervisor(service, load)
         kill(former)
         wait_for(lambda: service.supervisor() not in (0, former), 15, what="a new supervisor")
         wait_for(lambda: service.events("snapshot.unwritable"), 10, what="the log says so")
@@ -205,7 +231,7 @@ def test_a_directory_that_becomes_read_only_stops_growth_and_nothing_else(
     service = mount.service = serve_in(serve, mount)
     with Load(service, "/hold?ms=4", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
-        mount.remount_read_only(service.workers(), service.supervisor())
+        mount.remount_read_only(service.workers(), stop_supervisor(service, load))
         load.wait_for_answers(100)
         wait_for(lambda: complaints(service), 15, what="the log says so")
         load.wait_for_answers(200)
@@ -237,7 +263,7 @@ def test_a_directory_whose_mode_forbids_writing_stops_growth_and_nothing_else(
         service.directory.chmod(0o500)
         try:
             load.wait_for_answers(100)
-            kill(service.supervisor())
+            kill(stop_supervisor(service, load))
             wait_for(lambda: complaints(service), 15, what="the log says so")
             load.wait_for_answers(100)
         finally:
