@@ -104,11 +104,7 @@ class Closer:
             if self._closing.get(closing.serial) is closing:
                 self._read(closing)
 
-        try:
-            self._selector.register(closing.sock, selectors.EVENT_READ, readable)
-        except KeyError:  # somebody closed the descriptor that had this number, behind our back
-            self._selector.unregister(closing.sock)
-            self._selector.register(closing.sock, selectors.EVENT_READ, readable)
+        watch(self._selector, closing.sock, readable)
 
     def _read(self, closing: _Closing) -> bool:
         """Read what is there; True if the socket's story is over."""
@@ -136,6 +132,15 @@ class Closer:
         with contextlib.suppress(OSError):
             raw.close()
         (self._gone if proven else self._lost)(serial)
+
+
+def watch(selector: Selector, sock: socket.socket, stirs: Callable[[int, float], object]) -> None:
+    """Have ``stirs`` called, with the events and the time, when there is something to read."""
+    try:
+        selector.register(sock, selectors.EVENT_READ, stirs)
+    except KeyError:  # somebody closed a socket that had this number behind our back
+        selector.unregister(sock)
+        selector.register(sock, selectors.EVENT_READ, stirs)
 
 
 def bare(sock: socket.socket) -> socket.socket:

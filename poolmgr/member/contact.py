@@ -14,6 +14,7 @@ import selectors
 from typing import TYPE_CHECKING
 
 from poolmgr import launch, wire
+from poolmgr.member.closing import watch
 from poolmgr.member.finding import Finder
 from poolmgr.member.link import Link
 from poolmgr.member.waker import Waker
@@ -121,7 +122,7 @@ class Contact:
         self._heard, self._mute, self._pinged, self._pending_since = now, True, 0.0, 0.0
         self._writing = False
         self._member.locked(self._register, link, now)
-        self._selector.register(link.sock, selectors.EVENT_READ, lambda events, at: self._stirs(link, events, at))
+        watch(self._selector, link.sock, lambda events, at: self._stirs(link, events, at))
         self.flush()
         if self.registrations > 1:
             log.info("supervisor.found", extra={"link": link.number})

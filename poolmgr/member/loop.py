@@ -135,10 +135,8 @@ class Loop:
         closes = self._member.closes
         while closes:
             serial, sock = closes.popleft()
-            if self._member.locked(self._core.closing, serial):
+            if self._member.locked(self._core.closing, serial):  # else a repetition: the closer may have it already
                 self._closer.add(serial, sock, now)
-            else:  # given back before: a repetition
-                sock.close()
 
     def _settle(self, now: float) -> Settled:
         """Show the core what it wants to see, and let it decide."""

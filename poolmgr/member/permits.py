@@ -54,11 +54,9 @@ class SocketPermit:
             self._held = False
 
     def close(self, sock: socket.socket) -> None:
-        if self._held:
+        if self._held:  # else it is a repetition, and the socket is being closed
             self._member.returned(self.serial, sock)
             self._held = False
-        else:
-            sock.close()
 
     def handed_out(self) -> None:
         """From now on a socket may have been opened with it."""

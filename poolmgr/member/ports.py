@@ -79,7 +79,10 @@ class Permit(Protocol):
 
     def close(self, sock: socket.socket) -> None:
         """Rule M3: hand the socket over to be closed. Never blocks, takes no lock, may be called by
-        the garbage collector. The permit is free again when the server has confirmed. Idempotent."""
+        the garbage collector. The permit is free again when the server has confirmed.
+
+        Idempotent: two threads may hand over the same socket, and an exception of a signal handler may have
+        it handed over again. So nobody but the member closes what was handed over once."""
 
 
 class Outage(msgspec.Struct, frozen=True):

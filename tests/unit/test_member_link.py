@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import socket
 import threading
 import time
 
@@ -264,6 +267,29 @@ def test_between_a_goodbye_and_its_sending_nothing_is_opened(member, supervisor,
     assert opened
     assert not any(opened)
     assert not pool.open()
+
+
+def test_a_link_is_heard_though_its_number_was_that_of_a_socket_closed_behind_the_agents_back(
+    member, supervisor, monkeypatch
+):
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    permit, sock = pool.lent.pop()
+    high = socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 500))  # a number that nobody takes by chance
+    number = high.fileno()
+    sock.close()
+    permit.close(high)
+    wait_for(lambda: number in member._loop._selector.get_map(), what="the agent waits for its end")
+    high.close()  # as a user's code may, which has the connection's socket
+    dial = launch.connect
+
+    def connect(*args, **kwargs):
+        with dial(*args, **kwargs) as found:
+            return socket.socket(fileno=os.dup2(found.fileno(), number))
+
+    monkeypatch.setattr(launch, "connect", connect)
+    supervisor.cut()
+    wait_for(lambda: account(pool).seq and member.core.link == 2, what="the second link is heard")
+    assert member._loop.contact.link.sock.fileno() == number
 
 
 def test_a_cut_that_was_seen_late_says_nothing_of_the_next_link(member, supervisor, monkeypatch):

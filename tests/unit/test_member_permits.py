@@ -132,12 +132,24 @@ def test_giving_back_twice_is_harmless(member, supervisor):
     pool.peers.pop().close()
     wait_for(lambda: account(pool).open == 1)
     permit, sock = pool.lent.pop()
-    again = sock.dup()
     permit.close(sock)
-    permit.close(again)
-    assert again.fileno() < 0
+    permit.gone()
     pool.peers.pop().close()
     wait_for(lambda: account(pool).open == 0)
+
+
+@pytest.mark.parametrize("struck", [False, True], ids=["by two threads", "after an exception of a signal handler"])
+def test_a_socket_that_is_handed_over_twice_is_closed_once_by_the_agent(member, supervisor, struck):
+    """Closed before its end has come, its number would be another file's while the agent still watches it."""
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    (permit, sock), peer = pool.lent.pop(), pool.peers.pop()
+    permit.close(sock)
+    wait_for(lambda: account(pool).closing)
+    permit._held = struck  # it may strike after the hand-over and before the note that there was one
+    permit.close(sock)
+    wait_for(lambda: not member.closes)
+    peer.close()
+    wait_for(lambda: not account(pool).open, what="the peer's end-of-file is heard")
 
 
 def test_a_failed_connect_gives_the_permit_back_to_whoever_asks_next(member, supervisor):
