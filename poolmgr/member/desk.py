@@ -74,7 +74,7 @@ class Attachment:
         surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the desk.
         outage: likewise.
         pooled: whether a pool stands behind it, whose usage can be observed.
-        refused_at: since when it was refused a permit and has not been told to grow; 0: it was not.
+        refused_at: when it was last refused a permit and has not been told to grow since; 0: it was not.
         served_at: when it last got a permit; of several that want one, the one served longest ago is first.
         robbed: it is to give up one connection at a release, for a starved sibling.
     """
@@ -141,8 +141,8 @@ class Desk:
             if not self.account.available:
                 self.dirty = True  # the last spare one: the supervisor may have more
             return True
-        if not attachment.refused_at and waiter is None:
-            attachment.refused_at = now
+        if waiter is None:
+            attachment.refused_at = now  # the newest one: a look that is older than this says nothing of it
         if not self._short_since:
             self._short_since = now
             self._look_at = now

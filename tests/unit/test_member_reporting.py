@@ -6,6 +6,7 @@ import math
 
 from poolmgr import wire
 from poolmgr.member.core import Attachment, Core
+from poolmgr.member.desk import REFUSAL
 from poolmgr.member.ports import Usage
 
 ENDPOINT = wire.Endpoint("redis://127.0.0.1:6379")
@@ -57,6 +58,24 @@ def test_a_want_that_is_known_is_not_told_twice():
     assert len(reports(list(core.outgoing()))) == 1
     assert core.take(attachment, 1.002) is None
     assert not reports(list(core.outgoing()))
+
+
+def test_a_refusal_is_not_forgotten_for_a_look_that_was_made_before_it():
+    """A pool is asked how busy it is without the lock, and may be refused before its answer is taken in. An earlier
+    refusal of which nothing has become is no reason to take the new one for as old."""
+    core, attachment = connected(limit=1)
+    assert core.take(attachment, 1.0)
+    assert core.take(attachment, 1.0) is None  # who waited for it was served by a release
+    sent(core)
+    now = 1.0 + 2 * REFUSAL
+    looked = usage(lent=1, waiting=0)
+    assert core.take(attachment, now + 0.001) is None
+    core.observe(attachment, looked, now)
+    core.settle(now)
+    assert all(report.waiting for report in reports(list(core.outgoing())))
+    assert attachment.desk.wanting
+    core.observe(attachment, looked, now + 0.001 + 2 * REFUSAL)
+    assert not attachment.desk.wanting, "a later look shows that nobody waits"
 
 
 def test_a_want_that_closing_connections_will_serve_is_no_reason_to_hurry():
