@@ -71,8 +71,10 @@ class Eye:
     async def look(self, work: Work) -> Findings:
         """Do the work. The permit is held."""
         self._unwatch()
-        found = await self._thread.run(self._inspector.inspect, work)
-        self._account(found)
+        try:
+            found = await self._thread.run(self._inspector.inspect, work)
+        finally:
+            self._account()
         kept = self._inspector.kept
         if kept is not None and kept.fileno() >= 0:
             self._watched = kept.fileno()
@@ -82,9 +84,8 @@ class Eye:
     async def shut(self) -> None:
         """Close what is kept, and give the permit back once that is proven."""
         self._unwatch()
-        found = Findings()
-        await self._thread.run(self._inspector.drop, found)
-        self._account(found)
+        await self._thread.run(self._inspector.drop)  # after a look that was cancelled, which goes on in the thread
+        self._account()
         if self.holding:
             self.holding = False
             self._permits.release()
@@ -93,9 +94,9 @@ class Eye:
         """End the thread. Nothing is open."""
         self._thread.stop()
 
-    def _account(self, found: Findings) -> None:
-        for name in found.unclosed:
-            self._site.unclosed.add(name)
+    def _account(self) -> None:
+        while self._inspector.unclosed:
+            self._site.unclosed.add(self._inspector.unclosed.popleft())
             self.holding = False
 
     def _readable(self) -> None:

@@ -12,6 +12,7 @@ given a :class:`Work` and returns :class:`Findings`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -61,7 +62,6 @@ class Findings(msgspec.Struct):
         gone: targets that are proven gone.
         suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
         killed: how many leftovers were killed.
-        unclosed: names of own connections whose end is not proven; each still needs its permit.
         server_pid: the server's process, over a Unix socket.
         address: the server's address and port, over TCP.
     """
@@ -79,7 +79,6 @@ class Findings(msgspec.Struct):
     gone: frozenset[str] = frozenset()
     suspects: int = 0
     killed: int = 0
-    unclosed: list[str] = msgspec.field(default_factory=list)
     server_pid: int = 0
     address: tuple[str, int] | None = None
 
@@ -103,6 +102,9 @@ class Inspector:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self.kept: Admin | None = None
+        self.unclosed: deque[str] = deque()
+        """Names of own connections whose end is not proven, until somebody has taken them: each still needs its permit,
+        whether anybody waits for the findings or not."""
         self._anchors: dict[tuple[str, str], int] = {}
         """By way and target: the number of the first fresh connection that was answered after the target's end."""
 
@@ -122,7 +124,7 @@ class Inspector:
             found.error = error.kind, str(error)
             found.deserted = error.deserted
             if not self.stalled:
-                self.drop(found)
+                self.drop()
         return found
 
     @property
@@ -130,19 +132,20 @@ class Inspector:
         """What is kept has not answered, and is waited for."""
         return self.kept is not None and self.kept.stalled
 
-    def drop(self, found: Findings) -> None:
-        """Close what is kept (rule M3)."""
+    def drop(self) -> bool:
+        """Close what is kept (rule M3). False: its end is not proven, and its permit is not to be used again."""
         admin, self.kept = self.kept, None
-        if admin is not None and not admin.close():
-            found.unclosed.append(admin.name)
+        if admin is None or admin.close():
+            return True
+        self.unclosed.append(admin.name)
+        return False
 
     def _afresh(self, work: Work, found: Findings) -> None:
         gone: frozenset[str] | None = None
         failed: AdminError | None = None
         broken = False
         for ways in work.endpoints:
-            self.drop(found)
-            if found.unclosed:  # its permit is not ours to use again
+            if not self.drop():
                 return
             try:
                 self._open(ways, found)
@@ -158,7 +161,7 @@ class Inspector:
             assert self.kept is not None
             if self.kept.busy:  # it has no name there, so it is not kept either
                 found.busy = self.kept.busy
-                self.drop(found)
+                self.drop()
                 return
             self._ask(work, found, work.targets)
             gone = found.gone if gone is None else gone & found.gone
@@ -167,7 +170,7 @@ class Inspector:
         found.gone = frozenset() if found.silent else gone
         found.fresh = not found.silent
         if broken:
-            self.drop(found)
+            self.drop()
 
     def _open(self, ways: Sequence[Endpoint], found: Findings) -> None:
         """The first credentials that are taken."""
@@ -180,10 +183,8 @@ class Inspector:
                 found.address = admin.address
                 if error.kind == "auth":
                     found.answered = True
-                    if endpoint is not ways[-1]:
-                        self.drop(found)
-                        if not found.unclosed:
-                            continue
+                    if endpoint is not ways[-1] and self.drop():
+                        continue
                 raise
             found.answered = True
             found.server_pid = admin.server_pid
