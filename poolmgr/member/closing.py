@@ -6,8 +6,13 @@ the client and closes; its end-of-file is the proof. ``SHUT_RDWR`` would forge t
 own kernel returns end-of-file at once. TLS is closed below the TLS layer, and what comes is read raw:
 the permit hangs on the connection, not on a proper farewell.
 
-If no proof comes within :data:`BOUND` seconds the descriptor is closed all the same, and the socket is
+If no proof comes within :data:`BOUND` seconds the connection is ended all the same, and the socket is
 *lost*: its permit stays counted until the supervisor has proven the end.
+
+Whoever used the socket may still be in a read of it when another thread has it closed. Python's sockets
+look their descriptor up for each system call, so it can be closed below them. OpenSSL keeps the number,
+and would go on with whatever file has it next. So a descriptor below TLS is shut down, which gets its
+user out, and closed when the TLS object is gone, which everybody in it refers to (:func:`end`).
 
 The agent's thread and selector drive this; callers only hand sockets over. It must never count
 anything itself: it tells what happened, and the core counts.
@@ -21,6 +26,7 @@ import os
 import selectors
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 
 BOUND = 1.0
@@ -37,11 +43,13 @@ Selector = selectors.BaseSelector
 
 
 class _Closing:
-    __slots__ = ("deadline", "serial", "sock")
+    __slots__ = ("deadline", "raw", "serial", "sock")
 
-    def __init__(self, serial: int, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, serial: int, sock: socket.socket, raw: socket.socket, deadline: float) -> None:
         self.serial = serial
         self.sock = sock
+        """As it was handed over."""
+        self.raw = raw
         self.deadline = deadline
 
 
@@ -70,13 +78,13 @@ class Closer:
         except (OSError, ValueError):  # closed by somebody else: a finalizer may have come first
             self._lost(serial)
             return
+        closing = _Closing(serial, sock, raw, now + BOUND)
         try:
             raw.setblocking(False)
             raw.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._finish(raw, serial, proven=error.errno == errno.ENOTCONN and _reset(raw))
+            self._finish(closing, proven=error.errno == errno.ENOTCONN and _reset(raw))
             return
-        closing = _Closing(serial, raw, now + BOUND)
         if not self._read(closing):
             self._closing[serial] = closing
             self._watch(closing)
@@ -88,7 +96,7 @@ class Closer:
             if closing.deadline > now:
                 return closing.deadline
             self._leave(closing)
-            self._finish(closing.sock, closing.serial, proven=False)
+            self._finish(closing, proven=False)
         return float("inf")
 
     def abandon(self) -> None:
@@ -96,7 +104,7 @@ class Closer:
         is the parent's too and is not touched."""
         for closing in list(self._closing.values()):
             with contextlib.suppress(OSError):
-                closing.sock.close()
+                closing.raw.close()
         self._closing.clear()
 
     def _watch(self, closing: _Closing) -> None:
@@ -104,13 +112,13 @@ class Closer:
             if self._closing.get(closing.serial) is closing:
                 self._read(closing)
 
-        watch(self._selector, closing.sock, readable)
+        watch(self._selector, closing.raw, readable)
 
     def _read(self, closing: _Closing) -> bool:
         """Read what is there; True if the socket's story is over."""
         try:
             for _ in range(_CHUNKS):
-                if not closing.sock.recv(_CHUNK):
+                if not closing.raw.recv(_CHUNK):
                     break
             else:
                 return False
@@ -120,18 +128,28 @@ class Closer:
         except OSError as error:
             proven = error.errno in _PROOF
         self._leave(closing)
-        self._finish(closing.sock, closing.serial, proven=proven)
+        self._finish(closing, proven=proven)
         return True
 
     def _leave(self, closing: _Closing) -> None:
         if self._closing.pop(closing.serial, None) is not None:
             with contextlib.suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(closing.sock)
+                self._selector.unregister(closing.raw)
 
-    def _finish(self, raw: socket.socket, serial: int, *, proven: bool) -> None:
-        with contextlib.suppress(OSError):
-            raw.close()
-        (self._gone if proven else self._lost)(serial)
+    def _finish(self, closing: _Closing, *, proven: bool) -> None:
+        end(closing.sock, closing.raw)
+        (self._gone if proven else self._lost)(closing.serial)
+
+
+def end(sock: socket.socket, raw: socket.socket) -> None:
+    """Close a socket of which :func:`bare` has given ``raw``; one below TLS once nobody can be in its TLS layer."""
+    with contextlib.suppress(OSError):
+        raw.shutdown(socket.SHUT_RDWR)  # whoever waits for something to read has its end
+    if raw is not sock:
+        weakref.finalize(sock, raw.close).atexit = False  # threads may be in it then, too
+        return
+    with contextlib.suppress(OSError):
+        raw.close()
 
 
 def watch(selector: Selector, sock: socket.socket, stirs: Callable[[int, float], object]) -> None:
@@ -158,6 +176,12 @@ def bare(sock: socket.socket) -> socket.socket:
     if descriptor < 0:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return socket.socket(family, kind, protocol, fileno=descriptor)
+
+
+def discard(sock: socket.socket) -> None:
+    """Close a socket for which there is no permit, so that nobody waits for a proof of its end."""
+    with contextlib.suppress(OSError, ValueError):
+        end(sock, bare(sock))
 
 
 def _reset(raw: socket.socket) -> bool:

@@ -35,6 +35,7 @@ from redis.connection import (
 )
 from redis.driver_info import DriverInfo
 
+from poolmgr.member.closing import discard
 from poolmgr.member.ports import Permit
 from poolmgr.pool.accounting import Accounted, Counted
 from poolmgr.pool.foreign import Bare
@@ -58,11 +59,12 @@ class _HandedOver:
         pass
 
 
-def _plain(sock: socket.socket) -> socket.socket:
-    """The bare socket below TLS: end-of-file is read raw, and no close_notify is sent."""
-    if isinstance(sock, ssl.SSLSocket):
-        return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    return sock
+def _close_copy(sock: Any) -> None:
+    """In a forked child: close our copy of the parent's socket. Its end is the parent's business."""
+    try:
+        sock.close() if not isinstance(sock, ssl.SSLSocket) else os.close(sock.detach())
+    except OSError:
+        pass
 
 
 class Pooled(Handshake, Accounted, Placed):
@@ -178,10 +180,12 @@ class Pooled(Handshake, Accounted, Placed):
     def _hand_over(self) -> None:
         raw, permit = self._raw, self._permit
         if raw is not None:
-            if self._dialled_in != os.getpid() or permit is None:
-                _plain(raw).close()  # a copy of the parent's socket: its end is the parent's business
+            if self._dialled_in != os.getpid():
+                _close_copy(raw)
+            elif permit is None:
+                discard(raw)
             else:
-                permit.close(_plain(raw))
+                permit.close(raw)
         elif permit is not None:
             permit.gone()
         self._raw = self._permit = self._poll = None
@@ -193,10 +197,7 @@ class Pooled(Handshake, Accounted, Placed):
         self._sock = None
         for copy in (raw, sock):
             if copy is not None:
-                try:
-                    copy.close() if not isinstance(copy, ssl.SSLSocket) else os.close(copy.detach())
-                except OSError:
-                    pass
+                _close_copy(copy)
         try:
             self._parser.on_disconnect()
         except Exception:  # the parser of a thread that does not exist here may be in any state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -90,6 +91,33 @@ def test_tls_that_fails_after_the_connect_gives_its_permit_back_by_the_servers_w
             client_of(pool).ping()
         assert len(member.only.closing) == 1, "it was connected: its end has to be proven"
         nothing_is_missing(pool)
+
+
+def test_a_tls_connection_is_handed_over_with_its_tls_layer(secured: tuple[int, str]):
+    """Another thread may be in it: whoever closes the socket has to know when it is not."""
+    port, certificate = secured
+    member = FakeMember()
+    pool = ConnectionPool.from_url(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}", member=member)
+    with pool.connection() as connection:
+        sock = connection._sock
+        connection.disconnect()
+    assert [permit.socket for permit in member.only.closing] == [sock]
+    nothing_is_missing(pool)
+
+
+def test_a_tls_connection_without_a_permit_keeps_its_number_while_it_may_be_in_use(secured: tuple[int, str]):
+    port, certificate = secured
+    pool = ConnectionPool.from_url(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}", member=FakeMember())
+    connection = pool.make_connection()
+    connection.connect()
+    sock = connection._sock
+    number = sock.fileno()
+    connection.disconnect()
+    assert sock.fileno() < 0
+    os.fstat(number)
+    del sock
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import selectors
 import socket
 import ssl
 import struct
 import subprocess
+import termios
+import threading
 import time
 
 import pytest
@@ -201,7 +205,8 @@ def certificate(tmp_path_factory):
     return path
 
 
-def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
+def tls(listener, certificate):
+    """Both ends of a TLS connection; neither of them blocks."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate / "cert", certificate / "key")
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -221,6 +226,11 @@ def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
         return True
 
     wait_for(lambda: all([shake(secured), shake(secured_theirs)]))
+    return secured, secured_theirs
+
+
+def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
+    secured, secured_theirs = tls(listener, certificate)
     secured_theirs.send(b"a reply that nobody reads")
     closings.closer.add(1, secured, time.monotonic())
     assert secured.fileno() < 0, "the TLS object can do nothing any more"
@@ -230,6 +240,45 @@ def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
     wait_for(lambda: raw.recv(100) == b"", what="end-of-file without any farewell of TLS")
     raw.close()
     wait_for(lambda: closings.turn() and closings.gone == [1])
+
+
+def unread(number):
+    (count,) = struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, bytes(4)))
+    return count
+
+
+def test_a_number_below_tls_is_nobody_elses_while_a_thread_is_in_the_tls_layer(closings, listener, certificate):
+    """OpenSSL knows the descriptor by its number alone, and would read a reply that is somebody else's."""
+    secured, secured_theirs = tls(listener, certificate)
+    number = secured.fileno()
+    secured.settimeout(30)
+    read = []
+
+    def hold(sock):
+        try:
+            read.append(sock.recv(100))
+        except OSError as error:
+            read.append(str(error))
+
+    holder = threading.Thread(target=hold, args=(secured,))
+    holder.start()
+    with secured_theirs:
+        socket.socket.send(secured_theirs, b"\x17\x03\x03")  # the beginning of a record
+        wait_for(lambda: not unread(number), what="the holder has read it and waits for the rest")
+        began = time.monotonic()
+        closings.closer.add(1, secured, began)
+        closings.turn(began + closing.BOUND)
+        assert closings.lost == [1]
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert number not in (ours.fileno(), theirs.fileno())
+            holder.join(5)
+            assert not holder.is_alive(), "it need not wait for its timeout"
+            assert len(read) == 1
+    os.fstat(number)
+    del secured
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 def test_many_close_side_by_side(closings, listener):
