@@ -4,6 +4,7 @@ once what to do, and when the fault is over everything is as before."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -139,21 +140,22 @@ def stop_supervisor(service: Service, load: Load) -> int:
     """Its pid, stopped at a moment when each worker has permits; it is not continued. Whoever has just passed on its
     last one would have none for as long as nothing is raised, and could serve nobody."""
 
-    def all_answer() -> bool:
-        """Each worker answers, one request after the other: it has heard what it was told, and has permits still."""
-        for _ in range(4):
-            since = time.monotonic()
-            with contextlib.suppress(AssertionError):
-                wait_for(lambda since=since: set(service.workers()) <= load.serving(since), 1)
-                continue
-            return False
-        return True
+    def serve_since(moment: float) -> bool:
+        return set(service.workers()) <= load.serving(moment)
+
+    def all_go_on() -> bool:
+        """Each answers one request after the other: it has heard what it was told, and still has permits."""
+        with contextlib.suppress(AssertionError):
+            for _ in range(4):
+                wait_for(functools.partial(serve_since, time.monotonic()), 1)
+            return True
+        return False
 
     def stopped() -> int:
         pid = service.supervisor()
         if pid:
             kill(pid, signal.SIGSTOP)
-            if all_answer():
+            if all_go_on():
                 return pid
             kill(pid, signal.SIGCONT)
         return 0
