@@ -68,8 +68,11 @@ for thread in threads:
 for thread in threads:
     thread.join()
 gc.collect()
+patience = time.monotonic() + 5  # the agent's thread may be closing one: for a moment it is nobody's
 for pool in pools:
     pool._advance(may_open=False)
+    while pool.stats().in_use and time.monotonic() < patience:
+        time.sleep(0.01)
 print(json.dumps({"failures": failures[:5], "done": done[0], "in_use": sum(p.stats().in_use for p in pools),
                   "created": sum(p.stats().created for p in pools),
                   "closed": [p.stats().closed for p in pools]}))
