@@ -163,7 +163,7 @@ def test_the_end_of_a_server_proves_nothing_of_its_successor(supervisor: Start, 
 
 def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, POOLMGR_LINGER="0.1", HASTY="unproven.WAIT=0.5")
+    running = supervisor(12, POOLMGR_LINGER="1", HASTY="unproven.WAIT=0.5")
     dies = MemberProcess(running.path, endpoint_of(server.path), 5)
     try:
         dies.until(lambda s: s["open"] == 5)
@@ -178,7 +178,7 @@ def test_a_supervisor_ends_although_the_server_hangs(supervisor: Start, redis_se
     server = redis_server(maxclients=13)
     running = supervisor(
         12,
-        POOLMGR_LINGER="0.1",
+        POOLMGR_LINGER="1",
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
         HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
@@ -198,7 +198,7 @@ def test_a_supervisor_ends_although_a_server_that_it_has_never_met_hangs(supervi
     """Which may as well be no Redis at all: it accepts, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         running = supervisor(
-            12, POOLMGR_LINGER="0.1", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+            12, POOLMGR_LINGER="1", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
             HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
         )  # fmt: skip
         member = running.member().hello(endpoint_of(port=silent.getsockname()[1]))

@@ -322,7 +322,7 @@ def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members
 
 def test_it_does_not_end_while_something_is_charged(supervisor: Start, redis_server: Servers, members: Members) -> None:
     server = redis_server(maxclients=13)
-    running = supervisor(12, POOLMGR_LINGER="0.1")
+    running = supervisor(12, POOLMGR_LINGER="0.8")
     member = members(server, 4)
     member.until(lambda s: s["open"] == 4)
     os.kill(member.pid, signal.SIGSTOP)

@@ -41,7 +41,7 @@ def test_a_passed_socket_is_served_and_left_in_place(short_dir: Path, redis_serv
         "POOLMGR_SOCKET": path,
         "NOTIFY_SOCKET": str(short_dir / "notify"),
         "WATCHDOG_USEC": "400000",
-        "POOLMGR_LINGER": "0.1",
+        "POOLMGR_LINGER": "5",
     }
     process = subprocess.Popen([sys.executable, "-c", ACTIVATE, path], env=environ, stdin=subprocess.DEVNULL)
     try:

@@ -51,7 +51,7 @@ def test_a_server_over_tls(
         port=port,
         tls={"ssl_ca_certs": str(ca), "ssl_cert_reqs": "required"} if trusted else {"ssl_cert_reqs": "required"},
     )
-    running = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="0.1").start()
+    running = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="5").start()
     try:
         member = running.member().hello(endpoint)
         if not trusted:
