@@ -10,7 +10,11 @@ from pathlib import Path
 _root = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, _root)
 
-from poolmgr.conf import *  # noqa: E402, F403 (the path comes first; every name is a setting)
+from poolmgr import interrupts  # noqa: E402 (the path comes first)
+
+interrupts.end_at_once()
+
+from poolmgr.conf import *  # noqa: E402, F403 (every name is a setting)
 
 # The package is found; an application's own modules, whatever their names, go before the rest of this.
 sys.path.remove(_root)

@@ -11,6 +11,10 @@ back to its default here, and ``on_starting`` refuses to start with it.
 
 from __future__ import annotations
 
+from poolmgr import interrupts
+
+interrupts.end_at_once()  # before anything that takes time
+
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -71,7 +75,8 @@ def on_starting(server: Any) -> None:
             ) from None
 
         try:
-            token.hold(_found)
+            with interrupts.held_back():
+                token.hold(_found)
         except (OSError, SettingsError) as error:
             raise SystemExit(
                 f"Error: WORKER_TOKEN is not set and none can be kept: {error}; set WORKER_TOKEN"
@@ -90,3 +95,4 @@ def on_exit(server: Any) -> None:
 
 
 install(globals())
+interrupts.raise_exit()

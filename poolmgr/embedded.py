@@ -139,7 +139,14 @@ def _start_keeper(path: str) -> None:
     script = str(Path(__file__).with_name("keeper.py"))
     command = [sys.executable, "-I", "-S", script, path + ".lock", path, binary, str(MAXCLIENTS)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=TIMEOUT,
+            check=False,
+            start_new_session=True,  # Ctrl-C is not for it
+        )
         outcome, _, detail = done.stdout.decode(errors="replace").partition(" ")
     except (OSError, subprocess.TimeoutExpired) as error:
         outcome, detail = "failed", str(error)

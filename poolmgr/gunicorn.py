@@ -17,6 +17,7 @@ reload. gunicorn executes a configuration file anew on every HUP, so state is he
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -34,7 +35,7 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, launch, rendezvous, settings, startup, wire
+from poolmgr import embedded, interrupts, launch, rendezvous, settings, startup, wire
 from poolmgr.errors import PoolmgrError, SupervisorError
 
 log = logging.getLogger("poolmgr.gunicorn")
@@ -196,21 +197,26 @@ def on_starting(server: Any) -> None:
     """Check what can be checked, and have the supervisor and, without ``REDIS_URL``, a server run.
 
     Raises:
-        SystemExit: with one line, if the service cannot start as it is configured.
+        SystemExit: with one line, if the service cannot start as it is configured; with a status, if interrupted.
     """
     _mend_path()
     launch.show_output()
+    atexit.register(_leave, PARTING)  # gunicorn ends without on_exit as long as it does not serve
     try:
-        found = settings.load()
-        _have_events_seen(found)
-        startup.check_worker_class(found.worker_class)
-        if _binds(server):
-            startup.check_addresses(server.cfg.address)
-        if found.redis_url is None:
-            embedded.ensure(found)
-        _connect_at_start(found)
-        if found.redis_url is not None:
-            startup.check_server(found.redis_url)
+        with interrupts.held_back():
+            found = settings.load()
+            _have_events_seen(found)
+            startup.check_worker_class(found.worker_class)
+            if _binds(server):
+                with interrupts.let_through():
+                    startup.check_addresses(server.cfg.address)
+            if found.redis_url is None:
+                embedded.ensure(found)
+            interrupts.check()
+            _connect_at_start(found)
+            interrupts.check()
+            if found.redis_url is not None:
+                startup.check_server(found.redis_url)
     except (PoolmgrError, startup.StartError) as error:
         _leave(LAST_WORDS)
         raise SystemExit(f"Error: {error}") from None

@@ -40,7 +40,9 @@ import os, signal, sys
 os.umask(0o77)
 os.chdir("/")
 os.setsid()
+handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
+signal.signal(signal.SIGINT, handler)
 for fd in [int(name) for name in os.listdir("/dev/fd")]:
     if fd > 3:
         try:
@@ -50,7 +52,8 @@ for fd in [int(name) for name in os.listdir("/dev/fd")]:
 if os.fork() == 0:
     os.execv(sys.argv[1], sys.argv[1:])
 """
-"""What the short-lived Python runs; descriptor 3 is the pipe of :data:`STARTUP_FD`."""
+"""What the short-lived Python runs; descriptor 3 is the pipe of :data:`STARTUP_FD`. SIGINT is blocked when it
+starts, so that Ctrl-C does not strike it before it has left the terminal's group; one that has come is dropped."""
 
 _NOT_FOR_IT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """systemd meant these for the process that starts the supervisor."""
@@ -244,7 +247,7 @@ def _spawn(path: str, writer: int) -> None:
     if not _shows_output or not _is_open(2):
         actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
     try:
-        between = os.posix_spawn(python, command, environ, file_actions=actions)
+        between = os.posix_spawn(python, command, environ, file_actions=actions, setsigmask=[signal.SIGINT])
     except OSError as error:
         raise SupervisorError(f"the supervisor cannot be started: {python}: {error.strerror}") from None
     with contextlib.suppress(ChildProcessError):  # a master's waitpid(-1) may be quicker

@@ -8,9 +8,11 @@ serves.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import stat
 import time
@@ -19,6 +21,7 @@ from collections.abc import Iterable
 import redis
 from gunicorn import util
 
+from poolmgr import interrupts
 from poolmgr.errors import PoolmgrError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.agent import get_member, set_title
@@ -180,6 +183,7 @@ def check_server(url: str) -> None:
 
     Raises:
         StartError: the URL is not valid, or the server cannot be used.
+        SystemExit: interrupted.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -188,14 +192,21 @@ def check_server(url: str) -> None:
             os.close(reading)
             logging.disable()  # the master tells, in one line
             set_title("gunicorn master")
-            os.write(writing, _try_it().encode(errors="replace"))
+            with contextlib.suppress(SystemExit):
+                interrupts.in_child()
+                os.write(writing, _try_it().encode(errors="replace"))
             get_member().leave()
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        problem = pipe.read().decode(errors="replace")
-    os.waitpid(child, 0)
+    try:
+        with os.fdopen(reading, "rb") as pipe, interrupts.let_through():
+            problem = pipe.read().decode(errors="replace")
+    except SystemExit:
+        os.kill(child, signal.SIGINT)  # its leave is waited for, so that no permit is left in quarantine
+        raise
+    finally:
+        os.waitpid(child, 0)
     if problem:
         raise StartError(f"REDIS_URL is {mask_url(url)!r}, and that server cannot be used: {problem}")
 

@@ -7,6 +7,7 @@ goes on with the same token.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import logging
@@ -72,6 +73,7 @@ def hold(settings: Settings) -> None:
                 break
             os.close(fd)  # a master that was leaving has just removed it
     _held = fd
+    atexit.register(_release_in, os.getpid(), settings)  # gunicorn ends without on_exit as long as it does not serve
     log.info("worker.token", extra={"path": str(path), "remedy": "set WORKER_TOKEN to choose one"})
 
 
@@ -92,6 +94,12 @@ def release(settings: Settings) -> None:
         os.close(fd)
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # if it is empty now
+
+
+def _release_in(pid: int, settings: Settings) -> None:
+    """Workers have their master's handlers too."""
+    if os.getpid() == pid:
+        release(settings)
 
 
 def _is_at(path: Path, fd: int) -> bool:
