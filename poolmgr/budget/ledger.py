@@ -547,6 +547,11 @@ class Ledger:
             server.search = True
             self.hold_raises(server.id, True)
 
+    def search_anew(self, server: str) -> None:
+        """What was charged there was freed without a proof, so something may be left that only the server knows of."""
+        self.servers[server].search = self._unsaved = True
+        self.hold_raises(server, True)
+
     def searched(self, server: str) -> None:
         """Whatever bears a tag of ours there has been counted (:meth:`census`)."""
         known = self.servers[server]

@@ -40,7 +40,7 @@ class Probe:
         self._eye = Eye(site, book.ledger, self.permits, settings, book.serial, self._kept_ended)
         self.allowance = Allowance(site, book.ledger, settings, book.scope, self._descriptors)
         self._timetable = Timetable(site, book.ledger, settings.socket_connect_timeout + settings.socket_timeout)
-        self._waits = Waits(site, book.ledger, self.permits.release)
+        self._waits = Waits(site, book.ledger, self.permits.release, self._search)
         self._endings = Endings(site, book, self.permits)
         self._consequences = Consequences(
             site,
@@ -98,6 +98,12 @@ class Probe:
         if self.site.resolved:
             self.allowance.apply(self._turns.clock(), at_once=at_once)
             self._turns.touch()
+
+    def _search(self) -> None:
+        """What was charged here is free without a proof."""
+        self._book.whole_since = self._turns.clock()
+        self._book.ledger.search_anew(self.site.id)
+        self._turns.touch()
 
     def _descriptors(self, tag: str) -> int:
         member = self._book.members.known.get(tag)

@@ -17,18 +17,25 @@ from poolmgr.supervisor.site import Site
 WAIT = 5.0
 """Seconds after the server last answered."""
 
+ALONE = 1.0
+"""Seconds where nobody is left who could open anything: enough for another look or two. It need be no longer: what
+stands in for the proof is a search: by this supervisor before it raises anything there again, should somebody come
+after all, and by the next one because it meets the server for the first time."""
+
 
 class Waits:
     """One site's bounded waits. Times are monotonic seconds.
 
     Args:
         release: gives the permit of an own connection back.
+        search: has the server searched for our connections before anything is raised there.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, release: Callable[[], None]) -> None:
+    def __init__(self, site: Site, ledger: Ledger, release: Callable[[], None], search: Callable[[], None]) -> None:
         self._site = site
         self._ledger = ledger
         self._release = release
+        self._search = search
         self._answered = -1e9
         self._began: dict[str, float] = {}
 
@@ -60,15 +67,19 @@ class Waits:
     def nobody_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
         """No endpoint is known, or the server does not answer, and there is nobody who could open a
         connection. A supervisor that meets this server later takes a census first, which finds what may
-        be left."""
-        if alone:
-            self._wait(targets, now, "the server cannot be asked and no member is left")
+        be left. This one would not count its own connections in that, so these are waited for longer."""
+        if alone and self._wait(targets, now, "the server cannot be asked and no member is left", ALONE):
+            self._search()
 
-    def _wait(self, left: Collection[str], now: float, why: str) -> None:
+    def _wait(self, left: Collection[str], now: float, why: str, others: float = WAIT) -> list[str]:
+        """``others``: seconds for what is not our own. What was freed."""
         for tag in left:
             self._began.setdefault(tag, now)
         self._began = {tag: at for tag, at in self._began.items() if tag in left}
-        self._free([tag for tag, at in self._began.items() if now - at >= WAIT], now, why)
+        own = self._site.unclosed
+        over = [tag for tag, at in self._began.items() if now - at >= (WAIT if tag in own else others)]
+        self._free(over, now, why)
+        return over
 
     def _free(self, tags: Collection[str], now: float, why: str) -> None:
         server = self._ledger.servers[self._site.id]

@@ -174,6 +174,53 @@ def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start
     assert running.wait(10) == 0
 
 
+def test_with_nobody_left_and_nobody_listening_it_ends_within_seconds(supervisor: Start, redis_server: Servers) -> None:
+    """Whoever stops a service must not wait for a proof that cannot come."""
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12, POOLMGR_LINGER="0")
+    dies = MemberProcess(running.path, endpoint_of(port=server.port), 5)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        server.stop()
+        dies.kill()
+    finally:
+        dies.stop()
+    assert running.wait(4) == 0
+    assert len(running.events("quarantine.unproven")) == 1
+
+
+def test_what_was_given_up_when_nobody_was_left_is_searched_for_before_the_next_raise(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    server = redis_server(port=free_port(), maxclients=13)
+    running = supervisor(
+        12,
+        POOLMGR_LINGER="0",
+        REDIS_SOCKET_TIMEOUT="0.3",
+        REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+        HASTY="unproven.WAIT=60 unproven.ALONE=0.2 admin.CLOSE_BOUND=0.3",
+    )
+    with proxy_to(server.port) as way:
+        dies = MemberProcess(running.path, endpoint_of(port=way.port), 5)
+        try:
+            dies.until(lambda s: s["open"] == 5)
+            way.frozen = True
+            dies.kill()
+            wait_for(lambda: running.events("quarantine.unproven"), 10, what="its permits are given up")
+            # There still is a supervisor, since its own connection's end is not proven.
+            member, name = joined(running, endpoint_of(port=way.port))
+            assert running.server()["quarantine"] == 0
+            member.report(name, waiting=7)
+            assert member.status() and member.status(), "a turn of its loop has passed"
+            assert member.limit(name) == 0
+            assert sum("pm1." in client["name"] for client in server.clients()) >= 5, "they are still there"
+            way.frozen = False
+            assert member.grow(name, 7)
+            assert server.rejected() == 0
+        finally:
+            dies.stop()
+
+
 def test_a_supervisor_ends_although_the_server_hangs(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13)
     running = supervisor(
