@@ -207,6 +207,7 @@ def on_starting(server: Any) -> None:
             found = settings.load()
             _have_events_seen(found)
             startup.check_worker_class(found.worker_class)
+            startup.check_workers(server.cfg.workers)
             if _binds(server):
                 with interrupts.let_through():
                     startup.check_addresses(server.cfg.address)

@@ -57,6 +57,20 @@ def check_worker_class(name: str) -> None:
         ) from None
 
 
+def check_workers(count: int) -> None:
+    """That there is to be a worker. gunicorn would listen, and nobody would answer.
+
+    Raises:
+        StartError: there is to be none.
+    """
+    if count == 0:
+        given = os.environ.get("WEB_CONCURRENCY", "").strip()
+        name, value, remedy = "--workers", "0", "--workers 2"
+        if given.isdecimal() and int(given) == 0:
+            name, value, remedy = "WEB_CONCURRENCY", repr(given), "WEB_CONCURRENCY=2, or leave it out"
+        raise StartError(f"{name} is {value}, so nobody would serve: allowed is a whole number from 1 ({remedy})")
+
+
 def check_binds(binds: Iterable[str]) -> None:
     """That gunicorn can make addresses of these. It would say no more than "'' is not a valid port number".
 
