@@ -180,7 +180,7 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=_FROM_0,
         default=0,
         default_text="0 (no bound)",
-        meaning="refuse at once when so many callers of a pool already wait",
+        meaning="refuse at once when so many callers of a pool already wait; 0: all may wait",
     ),
     Variable(
         name="REDIS_POOL_IDLE_TIMEOUT",
@@ -216,7 +216,7 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=_TIME,
         default=0.0,
         default_text="0 (off)",
-        meaning="seconds after which a connection still out is logged with the stack of its checkout",
+        meaning="seconds after which a connection still out is logged with the stack of its checkout; 0: never",
     ),
     Variable(
         name="REDIS_POOL_NAME",

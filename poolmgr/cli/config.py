@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from poolmgr import settings
@@ -37,6 +39,7 @@ def command(
     elif not check:
         out = console()
         out.print(render(rows, out.width))
+        out.print(WHOSE)
     for row in rows:
         if row.error:
             print(f"{'Warning' if row.source == 'unknown' else 'Error'}: {row.error}", file=sys.stderr)
@@ -44,18 +47,45 @@ def command(
         raise typer.Exit(1)
 
 
-def render(rows: Iterable[settings.Row], width: int = WIDE) -> Table:
-    """The variables as they are shown to people, in so many columns: where there are few, without their meanings."""
-    last = ["meaning"] if width >= NARROW else []
-    shown = table("variable", "value", "from", *last)
-    for row in rows:
-        if row.source != "unknown":
-            meaning = row.meaning.replace("`", "")
-            shown.add_row(
-                row.name,
-                escape(row.value),
-                row.source,
-                *(escape(meaning) for _ in last),
-                style="red" if row.error else None,
-            )
+WHOSE = (
+    "\nThis is what a process started from this shell would use. A service that runs uses the environment that it was "
+    "started with; `poolmgr limits` shows its budgets."
+)
+
+
+def render(rows: Iterable[settings.Row], width: int = WIDE) -> RenderableType:
+    """The variables as they are shown to people, in so many columns: where there are few, each meaning stands below."""
+    known = [row for row in rows if row.source != "unknown"]
+    if width < NARROW:
+        return _stacked(known, width)
+    shown = table("variable", "value", "from", "meaning")
+    for row in known:
+        shown.add_row(row.name, escape(row.value), row.source, _meaning(row), style=_style(row))
     return shown
+
+
+def _stacked(rows: Sequence[settings.Row], width: int) -> Group:
+    name, source = max(len(row.name) for row in rows), max(len(row.source) for row in rows)
+    sizes = name, width - name - source - 4, source
+    parts: list[RenderableType] = [_line(("variable", "value", "from"), sizes, "bold")]
+    for row in rows:
+        parts.append(_line((row.name, escape(row.value), row.source), sizes, _style(row)))
+        parts.append(Padding(_meaning(row), (0, 0, 0, 4), style=_style(row) or "none"))
+    return Group(*parts)
+
+
+def _line(cells: Sequence[str], sizes: Sequence[int], style: str | None) -> Table:
+    line = table("", "", "")
+    line.show_header = False
+    for column, size in zip(line.columns, sizes, strict=True):
+        column.width = size
+    line.add_row(*cells, style=style)
+    return line
+
+
+def _meaning(row: settings.Row) -> str:
+    return escape(row.meaning.replace("`", ""))
+
+
+def _style(row: settings.Row) -> str | None:
+    return "red" if row.error else None
