@@ -206,6 +206,8 @@ def on_starting(server: Any) -> None:
         with interrupts.held_back():
             found = settings.load()
             _have_events_seen(found)
+            for name, meant in settings.misspelt(os.environ).items():
+                log.warning("setting.unknown", extra={"variable": name, "remedy": f"is {meant} meant?"})
             startup.check_worker_class(found.worker_class)
             startup.check_workers(server.cfg.workers)
             if _binds(server):

@@ -29,6 +29,10 @@ INTERNAL = frozenset({"POOLMGR_STARTUP_FD"})
 """Names that only our own processes hand to each other; see :mod:`poolmgr.launch`."""
 
 
+ALMOST = 0.9
+"""How much of a name must be that of one of ours: REDIS_POOL_TIMOUT has 0.97, REDIS_POOL_MIN_SIZE 0.89."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The values of all variables, typed. Times in seconds; see :data:`VARIABLES` for the meanings."""
 
@@ -211,13 +215,20 @@ def describe(environ: Mapping[str, str] | None = None) -> list[Row]:
             value="",
             source="unknown",
             meaning="",
-            error=f"{name} is not a variable of ours: a typing error?",
+            error=f"{name} is not a variable of ours: is {meant} meant?",
         )
-        for name in unknown(environ)
+        for name, meant in misspelt(environ).items()
     ]
 
 
-def unknown(environ: Mapping[str, str]) -> list[str]:
-    """Names that begin like ours and are none of ours, so that a typing error does not stay silent."""
-    prefixes = ("POOLMGR_", "REDIS_POOL_", "REDIS_CONNECTION_")
-    return sorted(n for n in environ if n.startswith(prefixes) and n not in BY_NAME and n not in INTERNAL)
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Names that are almost one of ours, and which, so that a typing error does not stay silent. Others that only begin
+    like ours are somebody else's."""
+    prefixes = ("POOLMGR_", "REDIS_POOL_", "REDIS_CONNECTION_", "REDIS_SOCKET_", "WORKER_")
+    others = sorted(n for n in environ if n.startswith(prefixes) and n not in BY_NAME and n not in INTERNAL)
+    if not others:
+        return {}
+    import difflib  # every worker loads this module, and hardly any needs it
+
+    found = {name: difflib.get_close_matches(name, BY_NAME, 1, ALMOST) for name in others}
+    return {name: meant[0] for name, meant in found.items() if meant}

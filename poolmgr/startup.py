@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterable
 
@@ -27,6 +28,9 @@ from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.agent import get_member, set_title
 from poolmgr.pool.default import get_client
 from poolmgr.values import SOCKET_PATH_MAX, mask_url
+
+DEFAULT = "127.0.0.1", 8000
+"""Where gunicorn listens if nobody says anything."""
 
 PORT_PATIENCE = 1.0
 """Seconds to wait for a port that a process just ending may still hold."""
@@ -143,10 +147,14 @@ def _check_address(host: str, port: int) -> None:
 
 def _why_not(host: str, port: int, error: OSError) -> str:
     name = "PORT" if os.environ.get("PORT") == str(port) else "--bind"
+    if name == "--bind" and (host, port) == DEFAULT and not _is_typed():
+        name = "the default address"
     where = f"{name} is {_written((host, port))}"
     if error.errno == errno.EADDRINUSE:
         beside = port + 1 if port < 65535 else port - 1
         other = f"PORT={8001 if port != 8001 else 8002}" if name == "PORT" else f"--bind {_written((host, beside))}"
+        if name == "the default address":
+            other = f"PORT={beside} for all addresses of this host, or {other}"
         return f"{where}, and that port is in use: end the process that listens there, or set another ({other})"
     if error.errno == errno.EADDRNOTAVAIL:
         others = "[::1] or [::]" if ":" in host else "127.0.0.1 or 0.0.0.0"
@@ -154,6 +162,11 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EACCES:
         return f"{where}, and ports below 1024 need privileges: set another (PORT=8000)"
     return f"{where}, where nothing can listen ({error.strerror or error}): set another address"
+
+
+def _is_typed() -> bool:
+    words = sys.argv[1:] + os.environ.get("GUNICORN_CMD_ARGS", "").split()
+    return any(word.startswith(("-b", "--bind")) for word in words)
 
 
 def _check_descriptor(descriptor: int) -> None:
@@ -255,8 +268,19 @@ def _try_it() -> str:
         except (ValueError, TypeError, PoolmgrError) as error:
             return f"{_one_line(error)}; correct it"
         if time.monotonic() > deadline:
-            return f"{_one_line(problem)}; start it, or set another REDIS_URL"
+            return _unresolved() or f"{_one_line(problem)}; start it, or set another REDIS_URL"
         time.sleep(0.1)
+
+
+def _unresolved() -> str:
+    """What is wrong with the server's host name; empty if nothing is, or it has none."""
+    host = get_client().get_connection_kwargs().get("host")
+    try:
+        if host is not None:
+            socket.getaddrinfo(host, None)
+    except OSError as error:
+        return f"its name {host!r} does not resolve ({error.strerror or error}): correct it, or make the name known"
+    return ""
 
 
 def _one_line(error: Exception) -> str:

@@ -133,7 +133,14 @@ def url(text: str) -> str:
     try:
         port = parts.port
     except ValueError:
-        raise ValueError("the port is no number from 1 to 65535") from None
+        place = text.partition("://")[2]
+        hidden = HIDDEN in mask_url(text) and "@" not in place
+        raise ValueError(
+            "what stands where the port should is hidden, for it may be a password: it is no number; a password goes "
+            "before the host, redis://USER:PASSWORD@HOST:PORT/DB"
+            if hidden
+            else "the port is no number from 1 to 65535"
+        ) from None
     if port == 0:
         raise ValueError("the port is no number from 1 to 65535")
     if parts.path.strip("/") and not parts.path.strip("/").isdigit():

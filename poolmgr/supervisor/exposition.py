@@ -128,7 +128,12 @@ class Endpoint:
             try:
                 server = _Server(host, port)
             except OSError as error:
-                limited("metrics.unavailable", address=self._address, error=error.strerror or str(error))
+                limited(
+                    "metrics.unavailable",
+                    address=self._address,
+                    error=error.strerror or str(error),
+                    remedy="end the process that listens there, or set POOLMGR_METRICS to another HOST:PORT, or to off",
+                )
                 self._ended.wait(RETRY)
                 continue
             server.set_app(self._application)

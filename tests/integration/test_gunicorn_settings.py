@@ -30,6 +30,9 @@ def bad(name: str, value: str, *words: str):
         bad("REDIS_URL", "http://x", "'http://x'", "redis://"),
         bad("REDIS_URL", "redis://127.0.0.1:1/0", "Connection refused", "start it"),
         bad("REDIS_URL", "redis://127.0.0.1:1/0?timeout=x", "timeout"),
+        bad(
+            "REDIS_URL", "redis://no-such-host.invalid:6379/0", "'no-such-host.invalid' does not resolve", "correct it"
+        ),
         bad("REDIS_URL", "unix:///nowhere/redis.sock", "No such file", "start it"),
         bad("WORKER_THREADS", "x", "'x'"),
         bad("WORKER_CLASS", "nope", "'nope'", "gthread"),
@@ -116,6 +119,19 @@ def test_a_port_in_use_is_told_in_one_line(make):
         port = other.getsockname()[1]
         assert_one_line(make(port=port), (f"127.0.0.1:{port}", "in use", f"(--bind 127.0.0.1:{port + 1})"))
         assert_one_line(make(environ={"PORT": str(port)}), ("PORT", str(port), "in use", "(PORT=8001)"))
+
+
+def test_a_name_that_is_almost_one_of_ours_is_told_once(make):
+    service = make(environ={"REDIS_CONNECTION_BUDGT": "3", "REDIS_POOL_SIZE": "9"}).start()
+    told = [(event["variable"], event["remedy"]) for event in service.events("setting.unknown")]
+    assert told == [("REDIS_CONNECTION_BUDGT", "is REDIS_CONNECTION_BUDGET meant?")]
+
+
+def test_a_taken_address_of_the_metrics_comes_with_its_remedy(make):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        service = make(environ={"POOLMGR_METRICS": f"127.0.0.1:{other.getsockname()[1]}"}).start()
+        (event,) = wait_for(lambda: service.events("metrics.unavailable"), what="the metrics cannot be served")
+    assert "POOLMGR_METRICS" in event["remedy"]
 
 
 def test_somebody_elses_socket_is_refused(make, isolated):

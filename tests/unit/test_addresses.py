@@ -3,12 +3,14 @@ start is tested with a real gunicorn (``tests/integration/test_gunicorn_addresse
 
 from __future__ import annotations
 
+import errno
 import socket
+import sys
 
 import pytest
 from gunicorn import util
 
-from poolmgr import settings
+from poolmgr import settings, startup
 from poolmgr.exceptions import PoolmgrError
 from poolmgr.startup import StartError, check_addresses, check_binds
 
@@ -76,3 +78,20 @@ def test_a_server_that_is_at_no_address(where: str) -> None:
         settings.load({"REDIS_URL": f"redis://{where}"})
     assert "REDIS_URL is " in str(found.value)
     assert "allowed is redis://HOST:PORT/DB" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "port", "words"),
+    [
+        ([], "", ("the default address is 127.0.0.1:8000", "PORT=8001 for all addresses", "--bind 127.0.0.1:8001")),
+        (["--bind", "127.0.0.1:8000"], "", ("--bind is 127.0.0.1:8000", "(--bind 127.0.0.1:8001)")),
+        ([], "8000", ("PORT is 127.0.0.1:8000", "(PORT=8001)")),
+    ],
+)
+def test_the_remedy_fits_how_the_address_was_given(monkeypatch, arguments, port, words) -> None:
+    monkeypatch.setattr(sys, "argv", ["gunicorn", *arguments])
+    monkeypatch.setenv("PORT", port)
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+    told = startup._why_not("127.0.0.1", 8000, OSError(errno.EADDRINUSE, "in use"))
+    for word in words:
+        assert word in told

@@ -276,7 +276,7 @@ def test_config_shows_all_that_is_wrong_and_fails(run, monkeypatch):
 def test_config_warns_of_a_name_that_is_not_ours(run, monkeypatch):
     monkeypatch.setenv("REDIS_POOL_TIMOUT", "3")
     code, _, err = run("config")
-    assert (code, err) == (0, "Warning: REDIS_POOL_TIMOUT is not a variable of ours: a typing error?\n")
+    assert (code, err) == (0, "Warning: REDIS_POOL_TIMOUT is not a variable of ours: is REDIS_POOL_TIMEOUT meant?\n")
 
 
 @pytest.mark.parametrize(("name", "words"), [("MAX_WAITING", "0: all may wait"), ("LEAK_AFTER", "0: never")])

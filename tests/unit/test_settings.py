@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 import poolmgr.settings
 from poolmgr import values, variables
 from poolmgr.exceptions import SettingsError
-from poolmgr.settings import Settings, describe, load, unknown
+from poolmgr.settings import Settings, describe, load, misspelt
 from poolmgr.values import mask_url
 from poolmgr.variables import VARIABLES
 
@@ -225,7 +225,7 @@ def test_rows_report_a_contradiction_at_the_variable_that_has_it():
 
 def test_a_misspelt_name_is_noticed():
     environ = {"REDIS_POOL_TIMOUT": "3", "POOLMGR_SOCKET": "/a", "POOLMGR_STARTUP_FD": "3", "REDIS_HOST": "x"}
-    assert unknown(environ) == ["REDIS_POOL_TIMOUT"]
+    assert misspelt(environ) == {"REDIS_POOL_TIMOUT": "REDIS_POOL_TIMEOUT"}
     assert describe(environ)[-1].source == "unknown"
 
 
@@ -282,3 +282,21 @@ def test_the_sockets_own_directory_is_used_if_it_is_private(default_at, short_di
 def test_a_token_for_reading_that_allows_everything_is_refused():
     with pytest.raises(SettingsError, match="WORKER_READONLY_TOKEN is the same"):
         load({"WORKER_TOKEN": "one-and-the-same", "WORKER_READONLY_TOKEN": "one-and-the-same"})
+
+
+def test_what_only_begins_like_ours_is_somebody_elses():
+    theirs = (
+        "REDIS_POOL_SIZE",
+        "REDIS_POOL_MIN_SIZE",
+        "REDIS_CONNECTION_STRING",
+        "REDIS_CONNECTION_URL",
+        "WORKER_COUNT",
+    )
+    assert misspelt(dict.fromkeys(theirs, "1")) == {}
+
+
+def test_a_port_that_is_none_is_shown_unless_it_may_be_a_password():
+    assert "'redis://u:***@h:63x/0' (the port is no number" in wrong(REDIS_URL="redis://u:pass@h:63x/0")
+    line = wrong(REDIS_URL="redis://h:63x/0")
+    assert "63x" not in line
+    assert "hidden, for it may be a password: it is no number" in line
