@@ -57,10 +57,13 @@ def assert_quiet(service: Service, status: int) -> None:
         pytest.param("os.link", "/token'", 1, id="token-is-made"),
     ],
 )
-@pytest.mark.parametrize("conf", ["", "python:poolmgr.conf"], ids=["checkout", "wheel"])
-def test_a_start_is_interrupted(make, conf, event, text, times):
-    options = {"conf": conf} if conf else {}
-    assert_quiet(make(program=interrupted(event, text, times), **options).spawn(), 130)
+def test_a_start_is_interrupted(make, event, text, times):
+    assert_quiet(make(program=interrupted(event, text, times)).spawn(), 130)
+
+
+def test_a_start_from_the_wheel_is_interrupted(make):
+    service = make(program=interrupted("import", "'poolmgr.settings'"), conf="python:poolmgr.conf").spawn()
+    assert_quiet(service, 130)
 
 
 def test_once_gunicorn_has_its_handlers_it_ends_in_its_own_way(make):

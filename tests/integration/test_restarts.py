@@ -25,8 +25,6 @@ from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Serve, Service
 
-pytestmark = pytest.mark.timing
-
 BUDGET = 12
 OBSERVERS = 1
 STOPPED = min(10.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "8")) / 3)

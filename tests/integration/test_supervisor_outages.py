@@ -195,7 +195,7 @@ def test_what_was_given_up_when_nobody_was_left_is_searched_for_before_the_next_
     server = redis_server(port=free_port(), maxclients=13)
     running = supervisor(
         12,
-        POOLMGR_LINGER="0",
+        POOLMGR_LINGER="1",
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
         HASTY="unproven.WAIT=60 unproven.ALONE=0.2 admin.CLOSE_BOUND=0.3",
