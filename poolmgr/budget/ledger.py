@@ -86,7 +86,7 @@ class Ledger:
         self._touched: set[str] = set()
         self._wakes: dict[str, float] = {}
         self._unsaved = False
-        self._stuck = False
+        self.stuck = False
         """The last turn's snapshot could not be written."""
         self._rng = rng or random.Random()
 
@@ -382,7 +382,7 @@ class Ledger:
         """Decide what follows from all events since the last turn. Call it once per loop turn."""
         turn = Turn(persist=self._unsaved)
         self._unsaved = False
-        stuck, self._stuck = self._stuck, False
+        stuck, self.stuck = self.stuck, False
         due = {server for server, at in self._wakes.items() if at <= now}
         for id in sorted(self._touched | due):
             server = self.servers.get(id)
@@ -527,7 +527,7 @@ class Ledger:
                 self._wakes[id] = now + RETRY_SNAPSHOT
         turn.wake = min(self._wakes.values(), default=None)
         self._unsaved = self._unsaved or turn.persist
-        self._stuck = True
+        self.stuck = True
 
     # ---- restarts (rule S4, also in recovery.py) ---------------------------------------------------
 

@@ -52,7 +52,9 @@ class Waits:
 
     def no_permit(self, targets: Collection[str], now: float) -> bool:
         """There was no permit to look with. After the wait one is granted over the budget, to prove the
-        others with; whether that is so now."""
+        others with; whether that is so now. It cannot be while there is no snapshot to record it in."""
+        if self._ledger.stuck:
+            return False
         server = self._ledger.servers[self._site.id]
         since = [server.quarantine[tag].since for tag in targets if tag in server.quarantine]
         since += [self._site.lost[name] for name in targets if name in self._site.lost]

@@ -1,0 +1,31 @@
+"""The bounded waits, where nothing can prove that a dead process's connections are gone."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from poolmgr.budget.ledger import Ledger
+from poolmgr.supervisor import unproven
+from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.unproven import Waits
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_permit_to_look_with_is_overdrawn_only_where_that_can_be_recorded(writable, caplog):
+    """Else it would be taken back at once, and told of every few seconds, though no permit is missing."""
+    ledger, site = Ledger(), Site("s")
+    known = ledger.server("s", run_id="r")
+    ledger.set_budget("s", 1, 0.0)
+    ledger.quarantine(known, "tag-1", 1, 0.0)
+    ledger.want_own("s", 1, 0.0)
+    waits = Waits(site, ledger, lambda: None, lambda: None)
+    now = unproven.WAIT + 1
+    turn = ledger.settle(now)
+    if not writable:
+        ledger.abandon(turn, now)
+    with caplog.at_level(logging.WARNING, "poolmgr.supervisor"):
+        assert waits.no_permit(["tag-1"], now) == writable
+    assert known.own_overdraws == writable
+    assert site.unproven == len(caplog.records) == writable
