@@ -13,32 +13,29 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from redis.backoff import FullJitterBackoff, NoBackoff
+from redis.backoff import FullJitterBackoff
 from redis.event import AfterConnectionReleasedEvent
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
-from redis.retry import Retry
 
 from poolmgr.errors import PoolmgrError
 from poolmgr.pool.connection import derive, with_driver
 from poolmgr.pool.core import Ticket
 from poolmgr.pool.foreign import Cached
 from poolmgr.pool.origin import outage_error
+from poolmgr.pool.patience import patient
 from poolmgr.pool.placed import set_up
 from poolmgr.pool.state import State
 
 log = logging.getLogger("poolmgr.pool")
+
+INFINITY = float("inf")
 
 LIFETIME_JITTER = 0.1
 """Connections live up to this part shorter than ``max_lifetime``, so that they do not all end at once."""
 
 BACKOFF = FullJitterBackoff(cap=1.0, base=0.008)
 """Pauses between attempts to connect while they fail."""
-
-ONCE = Retry(NoBackoff(), 0)
-"""The retries of an attempt to connect for the queue. The pool itself makes the next one, paced; hidden in the
-attempt, three retries against a server that accepts and never answers would be four times ``socket_timeout`` in
-which nobody is told, and which take one of ``max_connecting``."""
 
 
 class Lifecycle(State):
@@ -53,22 +50,17 @@ class Lifecycle(State):
             return Cached(made, self.cache, self._lock)
         return made
 
-    def _made(self, ticket: Ticket) -> Any:
+    def _made(self, ticket: Ticket, deadline: float = INFINITY) -> Any:
         """A connection with its place, connected."""
         started = monotonic()
         connection = self.make_connection()
-        set_up(connection, self._origin, ticket, started, float("inf"))
-        inner = getattr(connection, "_conn", connection)
-        retry = getattr(inner, "retry", None)
-        if ticket.background and retry is not None:
-            inner.retry = ONCE
+        set_up(connection, self._origin, ticket, started, INFINITY)
         try:
-            connection.connect()
+            with patient(connection, deadline, background=ticket.background):
+                connection.connect()
         except BaseException:
             connection.disconnect()
             raise
-        if getattr(inner, "retry", None) is ONCE:
-            inner.retry = retry
         self._core.opened(ticket, monotonic() - started)
         self._welcome(connection)
         self._count(ConnectionState.IDLE, 1)
@@ -87,10 +79,10 @@ class Lifecycle(State):
         self._tally.created += 1
         self._call(self.hooks.created, connection)
 
-    def _open_here(self, ticket: Ticket) -> Any:
+    def _open_here(self, ticket: Ticket, deadline: float) -> Any:
         """Connect in the caller: nobody else could have given it a connection."""
         try:
-            return self._made(ticket)
+            return self._made(ticket, deadline)
         except BaseException as error:
             self._attempt_failed(ticket, error)
             raise
@@ -146,7 +138,7 @@ class Lifecycle(State):
         if self._queue:
             self._advance(may_open=False)
 
-    def _renew(self, connection: Any, reason: str) -> Any:
+    def _renew(self, connection: Any, reason: str, deadline: float) -> Any:
         """Replace the socket of a connection that cannot be used."""
         ticket = connection._ticket
         if reason != "disconnected":
@@ -158,7 +150,8 @@ class Lifecycle(State):
             if down is not None:
                 raise down
             ticket.born = monotonic()
-            connection.connect()
+            with patient(connection, deadline):
+                connection.connect()
         except BaseException as error:
             connection.disconnect()
             self._count(ConnectionState.IDLE, -1)

@@ -41,7 +41,7 @@ from poolmgr.exceptions import PoolClosedError
 from poolmgr.pool import forking, options
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
 from poolmgr.pool.facade import Facade
-from poolmgr.pool.lifecycle import Lifecycle
+from poolmgr.pool.lifecycle import INFINITY, Lifecycle
 from poolmgr.pool.origin import Member, Origin, outage_error
 from poolmgr.pool.refusal import Refusal, again
 from poolmgr.pool.state import UNBOUNDED
@@ -185,7 +185,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
                     self._low = left
                 now = monotonic()
                 if now - connection._since >= FRESH:
-                    connection = self._inspect(connection, now)
+                    connection = self._inspect(connection, now, self.timeout)
                 connection._loan.append(now)
                 self._checkouts += 1
                 return connection
@@ -236,7 +236,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if connection is not None:
             self._low = min(self._low, len(self._idle))
             if started - connection._since >= FRESH:
-                connection = self._inspect(connection, started)
+                connection = self._inspect(connection, started, timeout)
         else:
             down = outage_error(permits)
             if down is not None:
@@ -260,7 +260,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         core = self._core
         if self.max_waiting and core.waiting >= self.max_waiting:
             raise self._too_late("queue", f"{self.max_waiting} callers wait already (max_waiting)", 0.0)
-        deadline = float("inf") if timeout is None else started + timeout
+        deadline = INFINITY if timeout is None else started + timeout
         lock = threading.Lock()
         lock.acquire()
         waiter = Waiter(started, _waker(lock))
@@ -296,9 +296,10 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if isinstance(fate, Served):
             connection = fate.connection
             now = monotonic()
-            return self._inspect(connection, now) if now - connection._since >= FRESH else connection
+            left = max(0.0, deadline - now)
+            return self._inspect(connection, now, left) if now - connection._since >= FRESH else connection
         if isinstance(fate, Granted):
-            return self._open_here(fate.ticket)
+            return self._open_here(fate.ticket, deadline)
         if self._queue:
             self._advance()  # the next one's turn, with whatever this one leaves
         if isinstance(fate, Failed):
@@ -317,7 +318,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if self._queue:
             self._advance(may_open=False)
 
-    def _inspect(self, connection: Any, now: float) -> Any:
+    def _inspect(self, connection: Any, now: float, timeout: float | None) -> Any:
         """A connection that was idle for a while: it, if it is well, or one that is."""
         while True:
             reason = connection._look()
@@ -326,7 +327,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             reason = reason or "expired"
             following = self._core.take_idle() if not self._queue else None
             if following is None:
-                return self._renew(connection, reason)
+                return self._renew(connection, reason, INFINITY if timeout is None else now + timeout)
             self._dispose(connection, reason)
             connection = following
             if now - connection._since < FRESH:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool.connection import derive
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync import FRESH, ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.permits import FakeMember
 from tests.pools import (
@@ -96,6 +98,29 @@ def test_a_half_open_connection(pool: ConnectionPool, proxy: Proxy, said: Callab
     proxy.restore()
     answers_are_its_own(pool)
     assert said() == [], "its caller was told"
+    nothing_is_missing(pool)
+
+
+@pytest.mark.parametrize("idle", [0, 1], ids=["a new connection", "a stale one"])
+@pytest.mark.parametrize(("timeout", "attempts"), [(0.1, 1), (None, 4)])
+def test_no_attempt_to_connect_begins_when_the_callers_time_is_up(
+    proxy: Proxy, idle: int, timeout: float | None, attempts: int
+):
+    """redis-py's retries are within the connect: against a server that is silent they were many times a timeout."""
+    retry = Retry(NoBackoff(), 3)
+    pool = pool_on(proxy, timeout=timeout, socket_timeout=0.15, retry=retry)
+    warm(pool, idle)
+    proxy.stalled = True
+    proxy.cut()
+    wait_for(lambda: not idle or (pool._idle[0]._look() and time.monotonic() - pool._idle[0]._since > FRESH))
+    before = proxy.accepted
+    with pytest.raises(redis.TimeoutError):
+        pool.get_connection()
+    assert proxy.accepted - before == attempts
+    proxy.stalled = False
+    with pool.connection() as connection:
+        assert connection.retry is not retry
+        assert connection.retry == retry, "a copy of redis-py's own"
     nothing_is_missing(pool)
 
 

@@ -1,0 +1,65 @@
+"""How often an attempt to connect is repeated before somebody is told.
+
+redis-py's retries are inside of ``connect()``. Against a server that accepts and never answers each of them takes
+``socket_timeout``, so that three retries of five seconds keep a caller for twenty, whatever the pool's ``timeout``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+ONCE = Retry(NoBackoff(), 0)
+"""For the queue: the pool itself makes the next attempt, paced; and it takes one of ``max_connecting`` meanwhile."""
+
+
+class Until:
+    """Somebody's retries, but none that begins after a deadline. Wraps any class with redis-py's interface.
+
+    Args:
+        retry: theirs.
+        deadline: on ``time.monotonic()``.
+    """
+
+    def __init__(self, retry: Any, deadline: float) -> None:
+        self._retry = retry
+        self._deadline = deadline
+
+    def call_with_retry(self, do: Callable[[], Any], fail: Callable[..., Any], *rest: Any, **options: Any) -> Any:
+        """Call ``do`` until it succeeds, the retries are used up or the deadline is over; ``fail`` after each failure.
+
+        Raises:
+            Exception: what ``do`` has raised last.
+        """
+
+        def failed(error: Exception, *count: int) -> None:
+            fail(error, *count)
+            if monotonic() >= self._deadline:
+                raise error
+
+        return self._retry.call_with_retry(do, failed, *rest, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._retry, name)
+
+
+@contextlib.contextmanager
+def patient(connection: Any, deadline: float, *, background: bool = False) -> Iterator[None]:
+    """Inside of it the connection's attempts to connect are repeated until a deadline, or not at all for the queue."""
+    inner = getattr(connection, "_conn", connection)
+    theirs = getattr(inner, "retry", None)
+    if theirs is None:
+        yield
+        return
+    ours = ONCE if background else Until(theirs, deadline)
+    inner.retry = ours
+    try:
+        yield
+    finally:
+        if inner.retry is ours:
+            inner.retry = theirs
