@@ -19,6 +19,7 @@ What makes a connection clean is in :mod:`poolmgr.pool.accounting`; what makes i
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import select
@@ -74,6 +75,7 @@ class Pooled(Handshake, Accounted, Placed):
         _sock: Any
         client_name: Any
         driver_info: Any
+        pid: int
     _permit: Permit | None = None
     _raw: socket.socket | None = None
     _poll: Any = None
@@ -99,8 +101,11 @@ class Pooled(Handshake, Accounted, Placed):
             raise
         if self._secured:
             spare, self._raw = self._raw, sock
-            if spare is not None:
-                spare.close()  # the second descriptor of the same connection
+            if spare is None:  # another thread has disconnected meanwhile: the connection is not ours any more
+                self._raw = None
+                sock.close()
+                raise ConnectionAbortedError("disconnected while it was being connected")
+            spare.close()  # the second descriptor of the same connection
         return sock
 
     def _dial(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
@@ -113,6 +118,9 @@ class Pooled(Handshake, Accounted, Placed):
             self._prepare(sock)
             sock.settimeout(self.socket_connect_timeout)
             self._dialled_in = os.getpid()
+            self.pid = (
+                0  # redis-py shuts down what was made in this process, and would forge the end that is waited for
+            )
             permit = None if origin is None else origin.claim(self)
             # In this order: another thread that disconnects in between closes the socket, and the connect fails. The
             # other way round it would give the permit back, and the connect would succeed without one.
@@ -147,8 +155,8 @@ class Pooled(Handshake, Accounted, Placed):
             pass
         try:
             sock.getpeername()
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.EBADF  # else it was handed over and closed, whatever it was
         return False
 
     def _name(self, permit: Permit) -> None:
@@ -171,8 +179,8 @@ class Pooled(Handshake, Accounted, Placed):
         """Hand the socket over to be closed. Never blocks; may be called by the garbage collector."""
         if self._raw is not None or self._permit is not None:
             self._hand_over()
-            if self._sock is not None:
-                self._sock = _HandedOver()
+        if self._dialled_in and self._sock is not None:
+            self._sock = _HandedOver()  # also where another thread has handed it over while this one was connecting
         super().disconnect(*args, **kwargs)
         self._settle()
         self._since = 0.0

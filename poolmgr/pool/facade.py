@@ -138,6 +138,10 @@ class Facade(State):
         self._retire("pool")
         self.pid = os.getpid()
 
+    def owns_connection(self, connection: Any) -> bool:
+        """Whether it was made in the process that the pool is in now."""
+        return bool((connection.pid or connection._dialled_in) == self.pid)
+
     def set_retry(self, retry: Any) -> None:
         """As redis-py's: the retry of all connections, now and later."""
         self.connection_kwargs["retry"] = retry

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
 from poolmgr.pool import connection as module
+from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer
+from tests.permits import FakeMember
 from tests.pools import direct_pool, nothing_is_missing, permits
 
 
@@ -54,3 +58,100 @@ def test_no_connection_is_made_without_a_permit(server: RedisServer, at: str, mo
     pool.release(held)
     nothing_is_missing(pool)
     pool.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that keeps every connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def is_open(sock: socket.socket) -> bool:
+    """Whether its peer has not ended it, as far as our own kernel would tell."""
+    try:
+        sock.setblocking(False)
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("at", ["connected", "returned"])
+def test_no_end_is_forged_of_a_socket_that_another_thread_has_handed_over(
+    silent: int, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permit is free when the server has closed it. redis-py's own SHUT_RDWR looks the same, and comes at once."""
+    member = FakeMember()
+    pool: Any = ConnectionPool(host="127.0.0.1", port=silent, member=member, timeout=1, socket_timeout=0.05)
+    connection = pool.make_connection()
+    connection._origin = pool._origin
+
+    def other() -> None:
+        thread = threading.Thread(target=connection.disconnect)
+        thread.start()
+        thread.join()
+
+    shut: list[int] = []
+
+    class Socket(socket.socket):
+        def connect(self, address: Any) -> None:
+            super().connect(address)
+            if at == "connected":
+                other()
+
+        def shutdown(self, how: int) -> None:
+            shut.append(how)
+            super().shutdown(how)
+
+    dial = type(connection)._dial
+
+    def returned(self: Any, *arguments: Any) -> Any:
+        sock = dial(self, *arguments)
+        if at == "returned":
+            other()
+        return sock
+
+    monkeypatch.setattr(module, "socket", type("socket", (), {**vars(socket), "socket": Socket}))
+    monkeypatch.setattr(type(connection), "_dial", returned)
+    with contextlib.suppress(redis.RedisError):
+        connection.connect()
+    connection.disconnect()
+    (permit,) = member.only.closing
+    assert permit.socket is not None
+    assert socket.SHUT_RDWR not in shut
+    assert is_open(permit.socket)
+    permit.socket.close()
+
+
+def test_no_end_is_forged_of_a_tls_connection_disconnected_during_its_handshake(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second descriptor of the same connection is what was handed over."""
+    member = FakeMember()
+    pool: Any = ConnectionPool.from_url(f"rediss://127.0.0.1:{silent}/0?ssl_cert_reqs=none", member=member, timeout=1)
+    connection = pool.make_connection()
+    connection._origin = pool._origin
+
+    def wrap(self: ssl.SSLContext, sock: socket.socket, **_: Any) -> ssl.SSLSocket:
+        thread = threading.Thread(target=connection.disconnect)
+        thread.start()
+        thread.join()
+        return wrapped(self, sock, do_handshake_on_connect=False)
+
+    wrapped = ssl.SSLContext.wrap_socket
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap)
+    with pytest.raises(redis.ConnectionError, match="disconnected while it was being connected"):
+        connection.connect()
+    connection.disconnect()
+    (permit,) = member.only.closing
+    assert permit.socket is not None
+    assert is_open(permit.socket)
+    permit.socket.close()
+
+
+def test_a_socket_closed_by_the_agent_says_nothing_of_what_the_server_has_seen() -> None:
+    with socket.socket() as never:
+        assert module.Pooled._never_connected(never)
+    assert not module.Pooled._never_connected(never), "its number is gone, and with it what is known"
