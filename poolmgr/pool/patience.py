@@ -7,11 +7,12 @@ redis-py's retries are inside of ``connect()``. Against a server that accepts an
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
-from redis.backoff import NoBackoff
+from redis.backoff import AbstractBackoff, NoBackoff
 from redis.retry import Retry
 
 ONCE = Retry(NoBackoff(), 0)
@@ -36,16 +37,45 @@ class Until:
         Raises:
             Exception: what ``do`` has raised last.
         """
+        last: list[Exception] = []
+
+        def attempt() -> Any:
+            self._raise_late(last)
+            return do()
 
         def failed(error: Exception, *count: int) -> None:
-            fail(error, *count)
-            if monotonic() >= self._deadline:
-                raise error
+            if error not in last:
+                last[:] = [error]
+                fail(error, *count)
+            self._raise_late(last)
 
-        return self._retry.call_with_retry(do, failed, *rest, **options)
+        retry = copy.copy(self._retry)
+        if isinstance(getattr(retry, "_backoff", None), AbstractBackoff):
+            retry._backoff = _Cut(retry._backoff, self._deadline)
+        return retry.call_with_retry(attempt, failed, *rest, **options)
+
+    def _raise_late(self, last: list[Exception]) -> None:
+        if last and monotonic() >= self._deadline:
+            raise last[0]
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked by a copy, before there is a retry to ask
+            raise AttributeError(name)
         return getattr(self._retry, name)
+
+
+class _Cut(AbstractBackoff):
+    """Somebody's pauses, none of which lasts beyond a deadline."""
+
+    def __init__(self, backoff: AbstractBackoff, deadline: float) -> None:
+        self._backoff = backoff
+        self._deadline = deadline
+
+    def reset(self) -> None:
+        self._backoff.reset()
+
+    def compute(self, failures: int) -> float:
+        return max(0.0, min(self._backoff.compute(failures), self._deadline - monotonic()))
 
 
 @contextlib.contextmanager
