@@ -10,8 +10,8 @@ configuration on, what an interrupt does depends on what there is to clean up:
 - :func:`held_back` keeps it from coming in the middle of something, and :func:`let_through` lets it come in the waits
   that are part of it. :data:`PATIENCE` bounds all that.
 
-Only Python's own handler is ever replaced, so a master that serves keeps gunicorn's when it reads its configuration
-again. Standard library only: it is imported before anything else.
+Only Python's own handler is ever replaced, and only in a gunicorn, so a master that serves keeps gunicorn's when it
+reads its configuration again. Standard library only: it is imported before anything else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -102,6 +103,8 @@ def in_child() -> None:
 def _is_ours() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False  # only the main one may set handlers (signal.signal)
+    if "gunicorn.app.base" not in sys.modules:
+        return False  # somebody reads the configuration who is no master, and has a life of its own
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
     return signal.getsignal(signal.SIGINT) is _interrupted
@@ -122,4 +125,5 @@ def _interrupted(_number: int, _frame: Any) -> None:
 
 
 def _is_late(_number: int, _frame: Any) -> None:
-    os._exit(STATUS)
+    if signal.getsignal(signal.SIGINT) is _interrupted:  # else somebody caught the exit, and the master serves
+        os._exit(STATUS)
