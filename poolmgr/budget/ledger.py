@@ -162,6 +162,8 @@ class Ledger:
         for tag, entry in old.quarantine.items():
             self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited)
         new.own += old.own
+        if old.search and not new.search:
+            self.search_anew(into)
         self._wakes.pop(server, None)
         self._unsaved = True
         self._touched.add(into)

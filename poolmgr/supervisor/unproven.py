@@ -80,15 +80,16 @@ class Waits:
         self._began = {tag: at for tag, at in self._began.items() if tag in left}
         own = self._site.unclosed
         over = [tag for tag, at in self._began.items() if now - at >= (WAIT if tag in own else others)]
-        self._free(over, now, why)
-        return over
+        return self._free(over, now, why)
 
-    def _free(self, tags: Collection[str], now: float, why: str) -> None:
+    def _free(self, tags: Collection[str], now: float, why: str) -> list[str]:
         server = self._ledger.servers[self._site.id]
+        freed = []
         for tag in tags:
             entry = server.quarantine.get(tag)
             if entry is None and tag not in self._site.unclosed:
                 continue
+            freed.append(tag)
             permits = entry.charge if entry is not None else 1
             self._site.unproven += permits
             log.warning("quarantine.unproven", extra={"server": self._site.id, "permits": permits, "reason": why})
@@ -97,3 +98,4 @@ class Waits:
             else:
                 self._site.unclosed.discard(tag)
                 self._release()
+        return freed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.wire import Limit
@@ -367,6 +369,19 @@ def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_sta
     assert (account.excess, account.ceiling) == (12, 20)
     (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
     assert told.limit == 10, "the answer is no more than fits"
+
+
+@pytest.mark.parametrize("which", ["other", R])
+def test_when_two_names_turn_out_to_be_one_server_a_search_of_either_is_still_to_be_made(which):
+    book = Book(budget=10)
+    book.ledger.server("other", run_id="x")
+    book.join("a")
+    book.settle()
+    book.ledger.search_anew(which)
+    book.ledger.dissolve("other", R)
+    assert (book.server.search, book.server.held) == (True, True)
+    book.report("a", waiting=5)
+    assert limits(book.settle()) == {}
 
 
 # ---- S5 --------------------------------------------------------------------------------------------

@@ -29,3 +29,16 @@ def test_a_permit_to_look_with_is_overdrawn_only_where_that_can_be_recorded(writ
         assert waits.no_permit(["tag-1"], now) == writable
     assert known.own_overdraws == writable
     assert site.unproven == len(caplog.records) == writable
+
+
+def test_a_search_is_ordered_only_for_what_was_given_up():
+    """A connection whose end a living member could not see is not given up: it is looked for in every pass."""
+    ledger, site, searches = Ledger(), Site("s"), []
+    known = ledger.server("s", run_id="r")
+    ledger.quarantine(known, "tag-1", 1, 0.0)
+    site.lost["tag-2-7"] = 0.0
+    waits = Waits(site, ledger, lambda: None, lambda: searches.append(1))
+    for now in (0.0, unproven.ALONE, 2.0, 3.0, 4.0):
+        waits.nobody_to_ask(["tag-1", "tag-2-7"], now, alone=True)
+    assert searches == [1]
+    assert not known.quarantine
