@@ -267,6 +267,7 @@ def test_a_search_is_put_off_until_there_is_a_password_that_the_server_takes(
     wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
     first.send(wire.Bye())
     wait_for(lambda: running.events("member.left"), what="it holds nothing")
+    running.status()  # that turn is over, and its successor will know
     running.kill()
     running.start()
     other = running.member().hello(bad)
