@@ -1,4 +1,4 @@
-# make test: most tests wait most of the time, so six files run at once; those that measure time run alone. They start
+# make test: most tests wait most of the time, so five files run at once; those that measure time run alone. They start
 # a thousand processes, so bytecode is written, also where the environment says otherwise.
 # make run and make test need python 3.11 or later with venv, and nothing else.
 # Every target that installs does so once; a change of pyproject.toml makes it install again.
@@ -20,7 +20,7 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
 	@$(BIN)/python -m compileall -q poolmgr worker deploy tests
-	@$(BIN)/python -m pytest -n 6 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 5 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server

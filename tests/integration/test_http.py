@@ -268,13 +268,13 @@ def test_a_blocking_command_ends_before_the_socket_timeout(service, command):
     begin = time.monotonic()
     answer = service.ask(*command.split())
     assert answer.json == {"result": 0 if command.startswith("WAIT") else None}
-    assert 0.5 < time.monotonic() - begin < 1.0
+    assert 0.5 < time.monotonic() - begin < 5, "and not by its error"
 
 
 def test_blocking_commands_of_a_pipeline_share_the_time(service):
     begin = time.monotonic()
     assert service.post([["BLPOP", "k", 0]] * 3, path="/pipeline").json == [{"result": None}] * 3
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 2
     assert service.post([["BLPOP", "k", 0]] * 3, path="/multi-exec").json == [{"result": None}] * 3
 
 

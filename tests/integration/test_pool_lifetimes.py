@@ -147,7 +147,7 @@ def test_close_lets_holders_finish(server: RedisServer):
     giver.start()
     start = time.monotonic()
     pool.close(timeout=0.3)
-    assert 0.3 <= time.monotonic() - start < 1
+    assert 0.3 <= time.monotonic() - start < 3
     thread.join()
     assert isinstance(waiting[0], PoolClosedError)
     with pytest.raises(PoolClosedError):

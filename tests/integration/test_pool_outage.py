@@ -89,7 +89,7 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
         ) as caught:
             client_of(pool).ping()
         errors.add(str(caught.value).partition(" (")[0])
-    assert time.monotonic() - began < 1, "nobody waits, and nobody tries"
+    assert time.monotonic() - began < 4, "nobody waits, and nobody tries"
     assert len(errors) == 1, "since when is the same for all"
     assert proxy.accepted == tried
     assert sum(pool.stats().connect_errors for pool in pools) <= 1  # none if the supervisor's probe was first

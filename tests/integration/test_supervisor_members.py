@@ -22,7 +22,7 @@ def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(
     supervisor: Start, redis_server: Servers, short_dir: Path
 ) -> None:
     server = redis_server(maxclients=13)
-    running = supervisor(12)
+    running = supervisor(12, POOLMGR_LINGER="10")
     member, name = joined(running, server)
     assert member.grow(name, 8) >= 8
     state = running.server()
@@ -31,7 +31,7 @@ def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(
     member.send(wire.Bye())
     began = time.monotonic()
     assert running.wait() == 0
-    assert time.monotonic() - began < 0.9, "after a goodbye it does not linger"
+    assert time.monotonic() - began < 5, "after a goodbye it does not linger"
     left = {path.name for path in short_dir.iterdir()} - {running.log.name}
     assert not [name for name in left if name.startswith("s")], left
     assert server.rejected() == 0

@@ -25,7 +25,7 @@ def test_an_outage_is_told_to_everyone_when_it_begins_and_when_it_ends(
     server.stop()
     began = time.monotonic()
     health = member.until(lambda m: m.last(wire.Health), what="the outage")
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     assert (health.server, health.up) == (name, False)
     assert abs(health.since - time.time()) < 2
     assert running.server()["health"]["up"] is False
@@ -177,7 +177,7 @@ def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start
 def test_with_nobody_left_and_nobody_listening_it_ends_within_seconds(supervisor: Start, redis_server: Servers) -> None:
     """Whoever stops a service must not wait for a proof that cannot come."""
     server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, POOLMGR_LINGER="0")
+    running = supervisor(12, POOLMGR_LINGER="1")
     dies = MemberProcess(running.path, endpoint_of(port=server.port), 5)
     try:
         dies.until(lambda s: s["open"] == 5)
