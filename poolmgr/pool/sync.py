@@ -30,7 +30,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-import redis
 from redis.connection import Connection as RedisConnection
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
@@ -149,7 +148,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
             self._usual = None  # somebody listens
         self._watched = bool(leak_after or self.hooks.checked_out)
-        self._strict = self._usual is None or type(self).owns_connection is not redis.ConnectionPool.owns_connection
+        self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         forking.watch(self)
 
     @classmethod
