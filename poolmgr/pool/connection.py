@@ -118,9 +118,8 @@ class Pooled(Handshake, Accounted, Placed):
             self._prepare(sock)
             sock.settimeout(self.socket_connect_timeout)
             self._dialled_in = os.getpid()
-            self.pid = (
-                0  # redis-py shuts down what was made in this process, and would forge the end that is waited for
-            )
+            # redis-py shuts down what was made in this process, and would forge the end that is waited for.
+            self.pid = 0
             permit = None if origin is None else origin.claim(self)
             # In this order: another thread that disconnects in between closes the socket, and the connect fails. The
             # other way round it would give the permit back, and the connect would succeed without one.
