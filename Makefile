@@ -1,5 +1,5 @@
-# make test: most tests wait most of the time, so five files run at once; those that measure time run alone. They start
-# a thousand processes, so bytecode is written, also where the environment says otherwise.
+# make test: tests/run.py says in which phases. The tests start a thousand processes, so bytecode is written, also where
+# the environment says otherwise.
 # make run and make test need python 3.11 or later with venv, and nothing else.
 # Every target that installs does so once; a change of pyproject.toml makes it install again.
 
@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report clean
+.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -18,10 +18,14 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 	@exec $(BIN)/gunicorn -c deploy/conf.py $(ARGS)
 
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest)
+test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest; LOAD=8: beside eight busy processes)
 	@$(BIN)/python -m compileall -q poolmgr worker deploy tests
-	@$(BIN)/python -m pytest -n 5 --dist loadfile -m "not timing" $(ARGS) || [ $$? = 5 ]
-	@$(BIN)/python -m pytest -m timing $(ARGS) || [ $$? = 5 ]
+	@LOAD=$(LOAD) exec $(BIN)/python -m tests.run $(ARGS)
+
+agents: $(VENV)/.have-agents ## install the APM agents that the test suite then has tests with (five, 71 MB)
+
+crossed: $(VENV)/.have-test ## a hundred thousand answers of the HTTP service under cuts, kills and pushes, none another's
+	@POOLMGR_CROSSED=100000 exec $(BIN)/python -m pytest tests/integration/test_http_crossed.py $(ARGS)
 
 oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server
 	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_restarts.py $(ARGS)
@@ -41,10 +45,10 @@ simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which see
 chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, real signals, an exact oracle
 	@exec $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames drawn by coverage, against the decoder and the supervisor
+fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames against the decoder and the supervisor, and of commands against the HTTP service's policy
 	@exec $(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours (needs namespaces, the index, a redis-server)
+upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
 	@exec $(BIN)/python -m tests.upstream.run $(ARGS)
 
 lint: $(VENV)/.have-dev ## style, and the direction of imports
@@ -59,7 +63,7 @@ format: $(VENV)/.have-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.have-bench ## all benchmarks, under ten minutes: tables, JSON, charts, docs/benchmarks.md
+bench: $(VENV)/.have-bench ## all benchmarks, a quarter of an hour: tables, JSON, charts, docs/benchmarks.md
 	@exec $(BIN)/python -m tests.bench run $(ARGS)
 
 bench-pool: $(VENV)/.have-bench ## only the pool's: checkout, GET, burst, fairness
@@ -82,6 +86,13 @@ clean: ## remove everything that was made
 $(VENV)/.have-%: pyproject.toml | $(VENV)/.whole
 	@echo "installing '.[$*]' into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[$*]'
+	@touch $@
+
+# In a directory of their own: redis-py loads OpenTelemetry wherever it finds it, and ddtrace brings a plugin for pytest.
+$(VENV)/.have-agents: pyproject.toml | $(VENV)/.whole
+	@echo "installing the APM agents into $(VENV)/agents ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --upgrade --target $(VENV)/agents \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["agents"])')
 	@touch $@
 
 $(VENV)/.whole:

@@ -7,6 +7,8 @@ Nothing from outside but redis and msgspec may be loaded by any of them.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from poolmgr.loading import load
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from poolmgr.exceptions import (
         ConnectionPoolTimeoutError as ConnectionPoolTimeoutError,
         PoolClosedError as PoolClosedError,
+        ReplyTooLargeError as ReplyTooLargeError,
         ServerDownError as ServerDownError,
     )
     from poolmgr.pool.default import get_client as get_client, get_pool as get_pool
@@ -35,6 +38,7 @@ _HOMES = {
     "Hooks": "poolmgr.pool.stats",
     "PoolClosedError": "poolmgr.exceptions",
     "PoolmgrError": "poolmgr.errors",
+    "ReplyTooLargeError": "poolmgr.exceptions",
     "SentinelConnectionPool": "poolmgr.pool.sentinel",
     "ServerDownError": "poolmgr.exceptions",
     "SettingsError": "poolmgr.errors",
@@ -54,6 +58,17 @@ def __getattr__(name: str) -> object:
     value = getattr(load(home), name)
     globals()[name] = value
     return value
+
+
+def _prepare_children() -> None:
+    """Before a fork: load what a pool's first use loads. Else each child would do so, which takes it far longer than
+    its task, and would share none of that memory."""
+    if not sys.is_finalizing():
+        for name in ("poolmgr.pool.sync", "poolmgr.member.agent", "mmap"):
+            load(name)
+
+
+os.register_at_fork(before=_prepare_children)
 
 
 def __dir__() -> list[str]:

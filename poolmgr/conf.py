@@ -19,10 +19,12 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+from poolmgr import callers, workers_user
 from poolmgr.errors import SettingsError
 from poolmgr.gunicorn import bound_quick_shutdown, install
 from poolmgr.settings import Settings, load
 from poolmgr.startup import StartError, check_worker_class
+from poolmgr.workers_user import as_workers
 
 
 def _settings() -> Settings:
@@ -36,7 +38,7 @@ def _settings() -> Settings:
 
 _found = _settings()
 
-wsgi_app = "worker.app:app"
+wsgi_app = callers.SERVICE
 
 # For the supervisor, which this service's processes start with their environment.
 if not os.environ.get("POOLMGR_METRICS") and find_spec("prometheus_client"):
@@ -45,7 +47,8 @@ if not os.environ.get("POOLMGR_METRICS") and find_spec("prometheus_client"):
 if not os.environ.get("WEB_CONCURRENCY"):
     workers = max(2, os.cpu_count() or 1)
 
-worker_class = _found.worker_class
+# gunicorn's own lets slow callers hold its threads.
+worker_class = "poolmgr.gunicorn_worker.ThreadWorker" if _found.worker_class == "gthread" else _found.worker_class
 # gunicorn turns a sync worker with more than one thread into a gthread one.
 threads = 1 if worker_class == "sync" else _found.worker_threads
 
@@ -75,23 +78,57 @@ def on_starting(server: Any) -> None:
             ) from None
 
         try:
-            with interrupts.held_back():
-                token.hold(_found)
+            with interrupts.held_back(), as_workers(server.cfg):
+                token.hold(load())
         except (OSError, SettingsError) as error:
             raise SystemExit(
                 f"Error: WORKER_TOKEN is not set and none can be kept: {error}; set WORKER_TOKEN"
             ) from None
+        callers.warn_of_exposure(server)
 
 
 def post_worker_init(worker: Any) -> None:
     bound_quick_shutdown()
 
 
+def pre_request(worker: Any, req: Any) -> None:
+    if worker.app.app_uri == wsgi_app:
+        callers.check_prefix(req)
+        callers.bound_body(worker, req, _found.worker_request_timeout)
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    if worker.app.app_uri == wsgi_app:
+        callers.unbound_body(req)
+
+
+@workers_user.hook
+def _renew_token(server: Any) -> None:
+    """New workers, and a new master, are to have the same one."""
+    if server.app.app_uri == wsgi_app:
+        from worker import token
+
+        token.renew()
+
+
+def on_reload(server: Any) -> None:
+    _renew_token(server)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    _renew_token(server)
+
+
+def pre_exec(server: Any) -> None:
+    _renew_token(server)
+
+
+@workers_user.hook
 def on_exit(server: Any) -> None:
     if server.app.app_uri == wsgi_app:
         from worker import token
 
-        token.release(_found)
+        token.release()
 
 
 install(globals())

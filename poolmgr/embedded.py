@@ -20,13 +20,15 @@ import platform
 import shutil
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
 
 from poolmgr.errors import PoolmgrError, SettingsError
+from poolmgr.native import monotonic
+from poolmgr.ownership import objection
 from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
+from poolmgr.spawning import interpreter
 from poolmgr.values import SOCKET_PATH_MAX
 
 MAXCLIENTS = 1024
@@ -74,6 +76,10 @@ def ensure(settings: Settings) -> str:
         )
     fd = _lifelines.get(path)
     if fd is None:
+        settings.private_directory()
+        foreign = objection(settings.socket)
+        if foreign:
+            raise EmbeddedServerError(foreign)
         mine = _take_lifeline(settings, path + ".lock")
         fd = _lifelines.setdefault(path, mine)
         if fd is not mine:
@@ -89,14 +95,14 @@ def _take_lifeline(settings: Settings, path: str) -> int:
     The keeper removes the file under an exclusive lock, so a lock on a file that is no longer at
     that path is worth nothing and is taken again on the new one.
     """
-    deadline = time.monotonic() + TIMEOUT
+    deadline = monotonic() + TIMEOUT
     while True:
         settings.private_directory()
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             in_ours = Path(path).parent == settings.private_directory()
-            if isinstance(error, FileNotFoundError) and in_ours and time.monotonic() < deadline:
+            if isinstance(error, FileNotFoundError) and in_ours and monotonic() < deadline:
                 continue  # who ended just now removed the directory
             raise EmbeddedServerError(how_to_make(path, error.strerror)) from None
         try:
@@ -112,7 +118,7 @@ def _take_lifeline(settings: Settings, path: str) -> int:
             os.close(fd)
         except (BlockingIOError, FileNotFoundError):
             os.close(fd)
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise EmbeddedServerError(
                     f"the embedded server at {path} has been ending for {TIMEOUT:g} s: end its processes, "
                     "or set REDIS_URL"
@@ -137,7 +143,7 @@ def _has_keeper(fd: int) -> bool:
 def _start_keeper(path: str) -> None:
     binary = server_binary()
     script = str(Path(__file__).with_name("keeper.py"))
-    command = [sys.executable, "-I", "-S", script, path + ".lock", path, binary, str(MAXCLIENTS)]
+    command = [interpreter(), "-I", "-S", script, path + ".lock", path, binary, str(MAXCLIENTS)]
     try:
         done = subprocess.run(
             command,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
+    InvalidResponse,
     MaxConnectionsError,
     TimeoutError as RedisTimeoutError,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "ConnectionPoolTimeoutError",
     "PoolClosedError",
     "PoolmgrError",
+    "ReplyTooLargeError",
     "ServerDownError",
     "SettingsError",
     "SupervisorError",
@@ -22,7 +24,8 @@ __all__ = [
 
 
 class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeoutError):
-    """No connection came within the pool's ``timeout``.
+    """No connection came in time: others held all that may be open for longer than ``timeout``, or one of the other
+    bounds of ``docs/times.md`` was over.
 
     Derives from :class:`redis.exceptions.MaxConnectionsError`, so that ``RedisCluster`` does not take
     a full pool for a dead node, and from :class:`redis.exceptions.TimeoutError`.
@@ -41,6 +44,11 @@ class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeout
 
 class ServerDownError(PoolmgrError, RedisConnectionError):
     """The server is known to be down; the call failed at once instead of waiting. Says since when."""
+
+
+class ReplyTooLargeError(PoolmgrError, InvalidResponse):
+    """A reply, or those of a pipeline together, takes more than the pool's ``max_reply``. Its connection is closed, and
+    the command may have been run. redis-py does not repeat it: its reply would be as long once more."""
 
 
 class PoolClosedError(PoolmgrError, RedisConnectionError):

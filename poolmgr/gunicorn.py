@@ -35,13 +35,18 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, interrupts, launch, rendezvous, settings, startup, wire
+from poolmgr import embedded, interrupts, launch, rendezvous, settings, spawning, startup, wire, workers_user
 from poolmgr.errors import PoolmgrError, SupervisorError
+from poolmgr.redaction import printable
+from poolmgr.workers_user import as_workers
 
 log = logging.getLogger("poolmgr.gunicorn")
 
-LINK_TIMEOUT = launch.SILENT
+LINK_TIMEOUT = launch.STARTING
 """Seconds a master waits for a supervisor at its start."""
+
+PONG_TIMEOUT = 5.0
+"""Seconds it waits for that one's first word."""
 
 ATTEMPTS = 3
 """How many supervisors it tries, each of which may hang or go away."""
@@ -83,7 +88,7 @@ def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
     _disconnect()
     sock = launch.connect(found, start=start, timeout=timeout)
     try:
-        sock.settimeout(timeout)
+        sock.settimeout(min(timeout, PONG_TIMEOUT))
         _ping(sock)
         sock.setblocking(False)
     except BaseException:
@@ -137,7 +142,7 @@ def _connect_at_start(found: settings.Settings) -> None:
         except _GoneError:
             pass  # who has replaced it has started another, or else we do
         except SupervisorError:
-            if time.monotonic() - began < LINK_TIMEOUT:
+            if time.monotonic() - began < PONG_TIMEOUT:
                 raise  # it refuses, or cannot be started
             launch.replace_hung(found)
     _connect(found, start=True, timeout=LINK_TIMEOUT)
@@ -200,7 +205,7 @@ def on_starting(server: Any) -> None:
         SystemExit: with one line, if the service cannot start as it is configured; with a status, if interrupted.
     """
     _mend_path()
-    launch.show_output()
+    spawning.show_output()
     atexit.register(_leave, PARTING)  # gunicorn ends without on_exit as long as it does not serve
     try:
         with interrupts.held_back():
@@ -213,16 +218,18 @@ def on_starting(server: Any) -> None:
             if _binds(server):
                 with interrupts.let_through():
                     startup.check_addresses(server.cfg.address)
-            if found.redis_url is None:
-                embedded.ensure(found)
-            interrupts.check()
-            _connect_at_start(found)
-            interrupts.check()
-            if found.redis_url is not None:
-                startup.check_server(found.redis_url)
+            with as_workers(server.cfg):
+                found = settings.load()  # its default directory is the user's
+                if found.redis_url is None:
+                    embedded.ensure(found)
+                interrupts.check()
+                _connect_at_start(found)
+                interrupts.check()
+                if found.redis_url is not None:
+                    startup.check_server(found.redis_url)
     except (PoolmgrError, startup.StartError) as error:
         _leave(LAST_WORDS)
-        raise SystemExit(f"Error: {error}") from None
+        raise SystemExit(f"Error: {printable(str(error))}") from None
 
 
 def _have_events_seen(found: settings.Settings) -> None:
@@ -252,10 +259,12 @@ def _binds(server: Any) -> bool:
     return not (server.LISTENERS or inherited or server.cfg.reuse_port)
 
 
+@workers_user.hook
 def on_reload(server: Any) -> None:
     _hold_on()
 
 
+@workers_user.hook
 def pre_fork(server: Any, worker: Any) -> None:
     _hold_on()
 
@@ -287,6 +296,7 @@ def post_worker_init(worker: Any) -> None:
             break
 
 
+@workers_user.hook
 def child_exit(server: Any, worker: Any) -> None:
     _hold_on()
 

@@ -17,10 +17,15 @@ from gunicorn import glogging
 
 from poolmgr import waiting
 from poolmgr.errors import SettingsError
-from poolmgr.logs import formatter, put_on_root, redact
+from poolmgr.logs import formatter, put_on_root
+from poolmgr.redaction import HIDDEN, printable, redact_field
 from poolmgr.startup import StartError, check_binds
-from poolmgr.values import HIDDEN
 from poolmgr.variables import BY_NAME
+
+callers_log = logging.getLogger("poolmgr.worker")
+
+LONGEST_AGENT = 2000
+"""Characters of a `User-Agent`; of a longer one, which may be as long as a head, a line only says how long it is."""
 
 
 class GunicornLogger(glogging.Logger):  # type: ignore[misc]
@@ -40,7 +45,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
         try:
             check_binds(cfg.settings["bind"].get())
         except StartError as error:
-            raise SystemExit(f"Error: {error}") from None
+            raise SystemExit(f"Error: {printable(str(error))}") from None
         super().__init__(cfg)
 
     def setup(self, cfg: Any) -> None:
@@ -61,17 +66,26 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
         shown = (stream or sys.stderr) if output == "-" else None
         super()._set_handler(log, output, formatter(self._format, shown), stream)
 
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """gunicorn tells of a caller that does not take its answer as of a defect, with a traceback."""
+        if isinstance(sys.exception(), TimeoutError) and str(msg).startswith("Socket error processing request"):
+            callers_log.info("caller.slow", extra={"remote": "", "phase": "answer", "bytes": 0})
+        else:
+            super().exception(msg, *args, **kwargs)
+
     def atoms(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> dict[str, Any]:
         """What a format of the user's own may name, without secrets."""
         found: dict[str, Any] = super().atoms(resp, req, environ, request_time)
         for name in ("{authorization}i", "{http_authorization}e", "{cookie}i", "{http_cookie}e"):
             if name in found:
                 found[name] = HIDDEN
-        for name in ("r", "f"):
-            found[name] = redact(str(found[name]))
-        query = found.get("q")
-        if query:
-            found["q"] = redact(f"?{query}")[1:]
+        found = {name: redact_field(value) if isinstance(value, str) else value for name, value in found.items()}
+        target = str(environ.get("RAW_URI") or "")
+        shown = redact_field(target)
+        if shown != target:  # a token may have been taken apart, at a question mark of its own
+            path, _, query = shown.partition("?")
+            found |= {name: path for name in ("U", "{path_info}e") if name in found}
+            found |= {name: query for name in ("q", "{query_string}e") if name in found}
         return found
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
@@ -89,22 +103,19 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
             code = status.split(None, 1)[0]
             fields: dict[str, Any] = {
                 "method": environ.get("REQUEST_METHOD"),
-                "path": _printable(environ.get("RAW_URI") or environ.get("PATH_INFO") or ""),
+                "path": printable(environ.get("RAW_URI") or environ.get("PATH_INFO") or "", line=True),
                 "status": int(code) if code.isdigit() else code,
                 "bytes": getattr(resp, "sent", None) or 0,
                 "ms": round(request_time.total_seconds() * 1000, 2),
                 "remote": environ.get("REMOTE_ADDR") or "-",
             }
             agent = environ.get("HTTP_USER_AGENT")
+            if agent and len(agent) > LONGEST_AGENT:  # a part of it could be a part of a secret
+                agent = f"({len(agent)} characters)"
             if agent:
-                fields["agent"] = _printable(agent)
+                fields["agent"] = printable(agent, line=True)
             fields["waited_ms"] = round(waited * 1000, 2)
             self.access_log.info("request", extra=fields)
-
-
-def _printable(text: str) -> str:
-    """No terminal must obey what a caller sent."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _setting(name: str) -> str:

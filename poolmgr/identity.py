@@ -1,12 +1,16 @@
 """Names by which processes and their connections are recognised.
 
-A *tag* names a process on the server: ``pm1.SCOPE.BOOT.PID.START.RANDOM``. A connection's name is
-its process's tag, a dash and a serial number, after the user's own client name if there is one. The
-supervisor reads these names back from ``CLIENT LIST`` (rule S3) to prove that connections are gone.
+A *tag* names a process on the server: ``pm1.PLACE.BOOT.PID.START.RANDOM``. A connection's name is
+its process's tag, a dash and a serial number, a dot and the *scope*, after the user's own client name if
+there is one. The supervisor reads these names back from ``CLIENT LIST`` (rule S3) to prove that connections
+are gone.
 
-*Scope* separates supervisors that must not fence each other's connections: it is a hash of the
-machine id, the host name, the process-id namespace, the user and the supervisor's socket path.
-*Boot* is a hash of the kernel's boot id, so that connections of an earlier boot can be told apart.
+*Scope* says under which supervisor's ledger a connection was made. It is random, made with the first lock
+file of a boot (:mod:`poolmgr.supervisor.scope`), and told to members when they register. *Boot* is a hash of the
+kernel's boot id, which a clone of this machine does not share. *Place* is a hash of the machine id, the host
+name, the process-id namespace, the user and the supervisor's socket path. An image or a lease can share or
+change these, so it is no identity: it only says that something may be ours, and is to be counted. (Version 0.1.0
+took it for the scope, and refuses who bears another.)
 """
 
 from __future__ import annotations
@@ -20,23 +24,29 @@ from pathlib import Path
 
 import msgspec
 
-_TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+))?")
+from poolmgr.loading import load
+
+_TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+)(?:\.([0-9a-f]{16}))?)?")
+
+_SHARED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/zero \(deleted\)$", re.MULTILINE)
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """A tag taken apart. ``serial`` is 0 where the text names no single connection."""
+    """A tag taken apart. ``serial`` is 0 where the text names no single connection; ``scope`` is empty where it
+    bears none."""
 
-    scope: str
+    place: str
     boot: str
     pid: int
     start: int
     salt: str
     serial: int = 0
+    scope: str = ""
 
     @property
     def process(self) -> str:
-        """The tag of the process, without the serial number."""
-        return f"pm1.{self.scope}.{self.boot}.{self.pid}.{self.start}.{self.salt}"
+        """The tag of the process, without the serial number and the scope."""
+        return f"pm1.{self.place}.{self.boot}.{self.pid}.{self.start}.{self.salt}"
 
 
 def find(text: str) -> Tag | None:
@@ -44,8 +54,13 @@ def find(text: str) -> Tag | None:
     match = _TAG.search(text)
     if match is None:
         return None
-    scope, boot, pid, start, salt, serial = match.groups()
-    return Tag(scope, boot, int(pid), int(start), salt, int(serial or 0))
+    place, boot, pid, start, salt, serial, scope = match.groups()
+    return Tag(place, boot, int(pid), int(start), salt, int(serial or 0), scope or "")
+
+
+def name(tag: str, serial: int, scope: str) -> str:
+    """The name of a connection; the scope is empty where the supervisor has told none (version 0.1.0)."""
+    return f"{tag}-{serial}.{scope}" if scope else f"{tag}-{serial}"
 
 
 def _digest(length: int, *parts: str) -> str:
@@ -59,9 +74,14 @@ def _read(path: str) -> str:
         return ""
 
 
+def boot_id() -> str:
+    """The kernel's name for this boot; empty where the system has none."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
 def boot() -> str:
     """Six hexadecimal digits that change with every boot of this host."""
-    return _digest(6, _read("/proc/sys/kernel/random/boot_id"))
+    return _digest(6, boot_id())
 
 
 def pid_namespace() -> int:
@@ -72,8 +92,25 @@ def pid_namespace() -> int:
         return 0
 
 
-def scope(socket_path: str) -> str:
-    """Eight hexadecimal digits for all processes that may share the supervisor at ``socket_path``."""
+def finds(pid: int, path: str) -> bool | None:
+    """Whether ``path`` leads a process to the same file as us; None: that cannot be seen.
+
+    It does not in a mount namespace with another directory there (systemd's ``PrivateTmp=``).
+    """
+    try:
+        ours = os.stat(path)
+    except OSError:
+        return None
+    try:
+        return os.path.samestat(ours, os.stat(f"/proc/{pid}/root{path}"))
+    except FileNotFoundError:
+        return False if os.path.exists(f"/proc/{pid}") else None
+    except OSError:
+        return None
+
+
+def place(socket_path: str) -> str:
+    """Eight hexadecimal digits, equal for all processes that may share the supervisor at ``socket_path``."""
     return _digest(
         8,
         _read("/etc/machine-id"),
@@ -109,7 +146,53 @@ def program(pid: int) -> str:
     return hashlib.blake2s(data).hexdigest()[:16]
 
 
+_marks: list[object] = []
+_mark = 0
+
+
+def mark() -> int:
+    """The kernel's number of a mapping that this program has as long as it runs; 0 where there can be none.
+
+    ``exec`` takes all mappings away. Without address-space randomisation (``setarch -R``, a debugger, some containers)
+    that is all that tells a program from the next one: every address is the same. A forked child has it as well.
+    """
+    global _mark
+    for _ in range(3 if not _mark else 0):
+        try:
+            before = _mapped("self")
+            made = load("mmap").mmap(-1, 4096)  # shared memory without a file: the kernel numbers it (shmem)
+            new = _mapped("self") - before
+        except (ImportError, OSError, ValueError):
+            break
+        if len(new) == 1:  # else another thread has made one meanwhile
+            _marks.append(made)
+            (_mark,) = new
+            break
+    return _mark
+
+
+def bears(pid: int, mark: int) -> bool:
+    """Whether a process still has this mapping. What cannot be looked at proves nothing, and counts as one that has."""
+    try:
+        found = _mapped(str(pid))
+    except OSError:
+        return True
+    return mark in found
+
+
+def _mapped(process: str) -> set[int]:
+    """The numbers of a process's shared mappings without a file (proc(5), ``maps``).
+
+    Raises:
+        OSError: they cannot be seen, or its memory is gone.
+    """
+    text = Path(f"/proc/{process}/maps").read_bytes()
+    if not text:
+        raise ProcessLookupError(process)
+    return {int(number) for number in _SHARED.findall(text)}
+
+
 def make(socket_path: str) -> str:
     """A fresh tag for the calling process."""
     pid = os.getpid()
-    return f"pm1.{scope(socket_path)}.{boot()}.{pid}.{start_time(pid)}.{secrets.token_hex(3)}"
+    return f"pm1.{place(socket_path)}.{boot()}.{pid}.{start_time(pid)}.{secrets.token_hex(3)}"

@@ -54,7 +54,7 @@ def server_arguments(binary: str, path: str, maxclients: int) -> list[str]:
 
 
 def who_answers(path: str) -> int:
-    """The pid of the server that answers on a Unix socket; 0 if none does."""
+    """The pid of the server of ours that answers on a Unix socket; 0 if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(1.0)
         try:
@@ -65,7 +65,8 @@ def who_answers(path: str) -> int:
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         except OSError:
             return 0
-    return int.from_bytes(credentials[:4], sys.byteorder, signed=True)
+    pid, uid = (int.from_bytes(credentials[at : at + 4], sys.byteorder, signed=True) for at in (0, 4))
+    return pid if uid == os.getuid() else 0
 
 
 class Keeper:

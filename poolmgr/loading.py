@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import threading
 from types import ModuleType
 
@@ -17,14 +18,38 @@ logging.getLogger(__name__)
 """Loaded here, though nothing is logged: a fork also takes logging's own lock, which imports need, and hooks run
 in the reverse order of their registration. Registered after ours, logging's would be taken first: a deadlock."""
 
+_ending = sys.is_finalizing
+
 _lock = threading.RLock()
 """Held while a module is loaded, and over every fork."""
 
 
+_loaded: dict[str, ModuleType] = {}
+"""At the interpreter's end nothing can be imported, not even what has been."""
+
+
 def load(name: str) -> ModuleType:
     """The module of that name, loaded if it has not been."""
+    if _ending() and name in _loaded:
+        return _loaded[name]
     with _lock:
-        return importlib.import_module(name)
+        module = _loaded[name] = importlib.import_module(name)
+    return module
+
+
+TO_CONNECT = ("codecs", "copyreg", "hiredis", "redis.observability.attributes", "warnings")
+"""What redis-py imports in the middle of a connect, though it was loaded long before."""
+
+
+def importable() -> None:
+    """To be called before redis-py connects. A destructor that needs a connection while the interpreter ends (after the
+    goodbye, that is) would have an ImportError for what is loaded and only not listed any more."""
+    if _ending():
+        for name in TO_CONNECT:
+            if name in _loaded:
+                sys.modules.setdefault(name, _loaded[name])
+    elif TO_CONNECT[0] not in _loaded:
+        _loaded.update({name: sys.modules[name] for name in TO_CONNECT if name in sys.modules})
 
 
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

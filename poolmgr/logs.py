@@ -4,56 +4,28 @@ The library logs to the standard :mod:`logging` with an event's name as its mess
 ``extra`` fields, so that it costs its users nothing; here both are rendered: readable on a terminal,
 one JSON object a line elsewhere. What applications log in a worker goes the same way.
 
-No line may hold a secret. The rendered text of every line passes :func:`redact` last, whatever
-logged it, a traceback included.
+No line may hold a secret, nor, on a terminal, a character that the terminal obeys (:mod:`poolmgr.redaction`). Every
+field is redacted, and the rendered text of every line last, whatever logged it, a traceback included.
 
 This module must never be imported by the library itself: structlog is slow to load.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-import re
 import sys
-from typing import TextIO
-from urllib.parse import unquote_plus
+from typing import Any, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from poolmgr.flood import FloodFilter
+from poolmgr.redaction import hide_environment, printable, printable_json, redact, redact_field
 from poolmgr.settings import Settings
-from poolmgr.values import HIDDEN
-
-SECRET_QUERY = frozenset({"_token", "token", "password", "access_token"})
-"""Names in a query whose values are not logged."""
-
-_USERINFO = re.compile(r"(?<=://)[^\s/@\"'<>]*:[^\s\"'<>]*@(?=[^\s/@])")
-_HEADER = re.compile(r"(?i)(\bauthorization\W{1,5}(?:(?:bearer|basic)\s+)?)[\w.~+/=-]+")
-_BEARER = re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{12,}")  # shorter ones are words of a sentence
-_PAIR = re.compile(r"(?<=[?&;])([^=&;#\s\"]{1,80})=([^&;#\s\"]+)")
-
-
-# ---- secrets ---------------------------------------------------------------------------------
-
-
-def redact(text: str) -> str:
-    """The text without passwords in URLs, bearer tokens and secret query values."""
-    if "://" in text:
-        text = _USERINFO.sub(lambda found: f"{found[0].partition(':')[0]}:{HIDDEN}@", text)
-    if "=" in text and ("?" in text or "&" in text):
-        text = _PAIR.sub(_redact_pair, text)
-    return _BEARER.sub(rf"\1 {HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", text))
-
-
-def _redact_pair(found: re.Match[str]) -> str:
-    # A server takes %5Ftoken for _token, and so must this.
-    secret = unquote_plus(found[1]).strip().lower() in SECRET_QUERY
-    return f"{found[1]}={HIDDEN}" if secret else found[0]
-
 
 # ---- rendering -------------------------------------------------------------------------------
 
@@ -65,7 +37,7 @@ def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     fields = dict(event)
     head = {key: fields.pop(key) for key in ("timestamp", "level", "event") if key in fields}
     try:
-        return _encoder.encode({**head, **fields}).decode()
+        return printable_json(_encoder.encode({**head, **fields}).decode())
     except (TypeError, UnicodeEncodeError):  # keys that are no text, lone surrogates
         return json.dumps({**head, **fields}, default=repr, skipkeys=True)
 
@@ -80,6 +52,31 @@ def _drop_rendered(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 def _add_pid(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     event["pid"] = os.getpid()
     return event
+
+
+def _redact_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact_field(value)
+        elif isinstance(value, Settings):
+            event[key] = repr(value)  # as JSON it would have its secrets
+    return event
+
+
+def _make_printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For a terminal. A caller's or a server's text must neither command it nor look like a line of ours."""
+    return {
+        printable(str(key), line=True): printable(value, line=key not in ("exception", "stack"))
+        if isinstance(value, str)
+        else value
+        for key, value in event.items()
+    }
+
+
+def _traceback(stream: TextIO, exc_info: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue()))
 
 
 class _Redacting:
@@ -106,18 +103,21 @@ def formatter(log_format: str, stream: TextIO | None) -> logging.Formatter:
     Args:
         log_format: ``console``, ``json`` or ``auto``, which is ``console`` if ``stream`` is a terminal.
     """
+    hide_environment(os.environ)
     console = log_format == "console" or (log_format == "auto" and stream is not None and _is_terminal(stream))
     processors: list[structlog.typing.Processor] = [
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
         _add_pid,
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        _redact_fields,
     ]
     if console:
+        processors.append(_make_printable)
         colors = stream is not None and _is_terminal(stream) and not os.environ.get("NO_COLOR")
         processors.append(
             _Redacting(
                 structlog.dev.ConsoleRenderer(
-                    colors=colors, sort_keys=False, pad_event_to=26, exception_formatter=structlog.dev.plain_traceback
+                    colors=colors, sort_keys=False, pad_event_to=26, exception_formatter=_traceback
                 )
             )
         )

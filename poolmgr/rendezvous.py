@@ -17,11 +17,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poolmgr.errors import SupervisorError
+from poolmgr.native import monotonic
 from poolmgr.settings import how_to_make, private_directory
 from poolmgr.variables import default_directory
 
 STEP = 0.005
 """Seconds between two looks at something that has no notification."""
+
+
+SILENT = 2.0
+"""Seconds without a sign of life after which all can see that a supervisor gives none; it gives two a second."""
+
+STOPPED = 3.0
+"""Seconds after which whoever holds the launchers' lock is taken for stopped: nobody waits for it any longer. Should it
+be slow only, two supervisors are started, of which one ends at once."""
+
+A_LOOK = 0.5
+"""Seconds for which a lock is waited for in any case."""
 
 
 class Peer(tuple[int, int, int]):
@@ -44,6 +56,22 @@ def peer(sock: socket.socket) -> Peer | None:
     if option is None:
         return None
     return Peer(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))))
+
+
+def give_sign(file: int | str) -> None:
+    """Note in a file's time of modification (a descriptor, or a path) that whoever keeps it is alive, for all to see.
+    By the monotonic clock, which nobody sets; its other times stay the wall clock's, for those who clean up by them."""
+    with contextlib.suppress(OSError):  # a file system that has become read-only
+        os.utime(file, ns=(os.stat(file).st_ctime_ns, int(monotonic() * 1e9)))
+
+
+def silence(path: str) -> float:
+    """Seconds since the last sign at a file, for everybody the same; infinity where there is no file, 0 where none was
+    given. In another time namespace it is wrong: who acts upon it asks first."""
+    try:
+        return max(0.0, monotonic() - os.stat(path).st_mtime)
+    except OSError:
+        return float("inf")
 
 
 class StaysLockedError(SupervisorError):
@@ -69,27 +97,29 @@ def locked(path: str, deadline: float) -> Iterator[None]:
     """Hold the ``flock`` on a file, which is made if it is missing.
 
     Whoever cleans up may have removed the file while this process waited for it, and then two could
-    hold "the" lock: so the lock counts only if the name still leads to the same inode.
+    hold "the" lock: so the lock counts only if the name still leads to the same inode. Nor does it count for whoever
+    has held it for :data:`STOPPED` seconds: the file is replaced.
 
     Raises:
         SupervisorError: the file cannot be made.
         StaysLockedError: ``deadline`` (monotonic) has passed.
     """
+    began = monotonic()
     while True:
         handle = _open_lock(path)
         _held.add(handle)
         try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StaysLockedError(
-                            f"{path} stays locked: another process is starting a supervisor"
-                        ) from None
+            while not _lock(handle) and _leads_to(path, handle):
+                now = monotonic()
+                if now > began + A_LOOK and silence(path) > STOPPED:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                elif now > deadline:
+                    raise StaysLockedError(f"{path} stays locked: another process is starting a supervisor")
+                else:
                     time.sleep(STEP)
             if _leads_to(path, handle):
+                give_sign(handle)
                 yield
                 return
         finally:
@@ -98,6 +128,14 @@ def locked(path: str, deadline: float) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     fcntl.flock(handle, fcntl.LOCK_UN)  # whatever else may have a copy
                 os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _leads_to(path: str, handle: int) -> bool:
@@ -146,7 +184,7 @@ def dial(path: str, deadline: float) -> socket.socket | None:
             return None
         except BlockingIOError:  # its queue is full: it is busy, or hung
             sock.close()
-            if time.monotonic() > deadline:
+            if monotonic() > deadline or silence(path + ".lock") > STOPPED:
                 raise SupervisorError(f"the supervisor at {path} does not accept connections") from None
             time.sleep(STEP)
         except PermissionError:

@@ -25,8 +25,8 @@ from poolmgr.variables import BY_NAME, VARIABLES, default_directory
 EMBEDDED_SUFFIX = ".redis"
 """What is added to the supervisor's socket path to name the embedded server's socket."""
 
-INTERNAL = frozenset({"POOLMGR_STARTUP_FD"})
-"""Names that only our own processes hand to each other; see :mod:`poolmgr.launch`."""
+INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_STARTUP_PATH"})
+"""Names that only our own processes hand to each other; see :mod:`poolmgr.spawning`."""
 
 
 ALMOST = 0.9
@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_leak_after: float
     pool_name: str
     pool_max_connecting: int
+    pool_max_reply: int
     socket_timeout: float
     socket_connect_timeout: float
     socket: str
@@ -63,7 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_threads: int
     worker_token: str | None
     worker_readonly_token: str | None
+    worker_readonly_scripts: bool
     worker_max_body: int
+    worker_max_reply: int
+    worker_request_timeout: float
 
     def budget_of(self, keys: Iterable[str]) -> int | Literal["auto"]:
         """The budget of one server, known by these endpoint keys (``tcp://host:port``, ``unix:///path``).
@@ -199,7 +203,7 @@ def describe(environ: Mapping[str, str] | None = None) -> list[Row]:
         try:
             value = variable.show(variable.read(text) if text else variable.default_value())
         except SettingsError as problem:
-            value, error = variable.show(text), str(problem)
+            value, error = variable.show_wrong(text), str(problem)
         if not text and not value:
             value = variable.default_text.replace("`", "")
         rows.append(Row(name=variable.name, value=value, source=source, meaning=variable.meaning, error=error))

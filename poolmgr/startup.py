@@ -27,7 +27,7 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.agent import get_member, set_title
 from poolmgr.pool.default import get_client
-from poolmgr.values import SOCKET_PATH_MAX, mask_url
+from poolmgr.values import SOCKET_PATH_MAX, conceal, mask_url
 
 DEFAULT = "127.0.0.1", 8000
 """Where gunicorn listens if nobody says anything."""
@@ -53,10 +53,11 @@ def check_worker_class(name: str) -> None:
     try:
         util.load_class(name)
     except Exception as error:  # gunicorn wraps any failure, with a traceback in its text
-        lines = [line.strip() for line in str(error).splitlines() if "Error: " in line]
+        shown = conceal(name)
+        lines = [] if shown != name else [line.strip() for line in str(error).splitlines() if "Error: " in line]
         why = f" ({lines[-1]})" if lines else ""
         raise StartError(
-            f"WORKER_CLASS is {name!r}, which cannot be loaded{why}: allowed is gthread, sync, or a class whose "
+            f"WORKER_CLASS is {shown!r}, which cannot be loaded{why}: allowed is gthread, sync, or a class whose "
             "package is installed (pip install 'gunicorn[gevent]')"
         ) from None
 
@@ -241,7 +242,6 @@ def check_server(url: str) -> None:
 def _try_it() -> str:
     """In the child: what is wrong, with its remedy; empty if nothing is."""
     deadline = time.monotonic() + SERVER_PATIENCE
-    waited = False
     problem: Exception
     while True:
         try:
@@ -252,10 +252,6 @@ def _try_it() -> str:
                 return "it wants a password, and none is given: redis://USER:PASSWORD@HOST:PORT/DB (USER may be empty)"
             return f"it refuses our user or password ({_one_line(error)}); correct them"
         except ConnectionPoolTimeoutError as error:
-            if error.reason == "supervisor" and not waited:
-                # It has yet to find out which server this is. One that hangs is told to be down within its own time.
-                waited = True
-                continue
             if error.reason != "server":
                 return ""
             problem = error

@@ -49,11 +49,21 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the supervisor's probe knows of a server. ``since``: seconds of the epoch, 0 when up."""
+    """What is known of a server: by the processes that use it, and by the supervisor.
+
+    Attributes:
+        up: processes can connect, as far as is known.
+        since: seconds of the epoch at which they could no more; 0 while up. error: why not.
+        unseen: why the supervisor cannot reach it, list its clients or log in: proofs wait, and waits stand in for
+            them; processes go on. Empty: it can.
+        unseen_since: seconds of the epoch; 0 while it can, or since it first met the server.
+    """
 
     up: bool = True
     since: float = 0.0
     error: str = ""
+    unseen: str = ""
+    unseen_since: float = 0.0
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 SOCKET_PATH_MAX = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` is 108 with its final zero (unix(7))."""
@@ -102,20 +102,21 @@ def endpoint_key(server: str) -> str:
 
 def budgets(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    # No message repeats an item: it may be a URL with a password, and have commas of its own.
+    for place, item in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
         server, equals, number = item.rpartition("=")
         if not equals:
-            raise ValueError(f"{item!r} has no '='")
+            raise ValueError(f"item {place} has no '='")
         try:
             key = endpoint_key(server.strip())
         except ValueError:
-            raise ValueError(f"{server.strip()!r} is no server") from None
+            raise ValueError(f"item {place} names no server") from None
         try:
             value = _one_or_more(number.strip())
         except ValueError:
-            raise ValueError(f"{number.strip()!r} is no budget") from None
+            raise ValueError(f"the number of item {place} is no budget") from None
         if found.setdefault(key, value) != value:
-            raise ValueError(f"{server.strip()!r} is named twice")
+            raise ValueError(f"item {place} names a server again, with another number")
     return found
 
 
@@ -178,30 +179,61 @@ def token(text: str) -> str:
     return text
 
 
-def size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})\s*(|k|m|g|kib|mib|gib)", text, re.IGNORECASE)
-    if match is None:
-        raise ValueError
-    value = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()[:1]]
-    if not 1 <= value <= 512 << 20:
-        raise ValueError
-    return value
+def _bytes(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,12})\s*(|k|m|g|kib|mib|gib)", text, re.IGNORECASE)
+        if match is None:
+            raise ValueError
+        value = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()[:1]]
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse
+
+
+size = _bytes(1, 512 << 20)
+size_or_none = _bytes(0, 64 << 30)
+reply_size = _bytes(4 << 20, 64 << 30)
 
 
 def mask_url(url: str) -> str:
     """The URL without its password, also where it is too broken to be parsed.
 
-    Whatever stands before the last ``@`` may hold it, and so may the query's ``password``; and in
-    ``redis://user:secret``, where the host was forgotten, what looks like a port.
+    Whatever stands before the last ``@`` may hold it, and so may the query's ``password`` and what comes after it; and
+    in ``redis://user:secret``, where the host was forgotten, what looks like a port.
     """
-    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    rest, secret = _cut_query(rest)
     credentials, at, place = rest.rpartition("@")
     if at:
         name, colon, _ = credentials.partition(":")
         credentials = f"{name}:{HIDDEN}" if colon else HIDDEN
-    elif separator and scheme != "unix":
-        place = re.sub(r"^([^/?#\[\]]*):(?![0-9]*(?:[/?#]|$))[^/?#]*", rf"\1:{HIDDEN}", place)
-    elif not separator:
-        place = re.sub(r":(?![0-9]+(?:[/?#]|$)).*", f":{HIDDEN}", place)
-    place = re.sub(r"(?i)((?:password|token|secret)[^=&]*=)[^&#]*", rf"\1{HIDDEN}", place)
-    return f"{scheme}{separator}{credentials}{at}{place}"
+    elif "@" in secret and not place.startswith("/"):  # so the query may be a part of a password
+        place = f"{HIDDEN}?"
+    elif not separator or scheme != "unix":
+        place = _NO_PORT.sub(rf"\1:{HIDDEN}", place)
+    return f"{scheme}{separator}{credentials}{at}{place}" + (HIDDEN if secret else "")
+
+
+_NO_PORT = re.compile(r"^([^:/?#\[\]]*):(?![0-9]*(?:/[0-9]*/?)?(?:[?#]|$)).*", re.DOTALL)
+"""What stands where a URL's port should and is none, or is followed by no database: the rest may be a password."""
+
+_PAIR = re.compile(r"(?<=[?&])([^=&]*)=")
+
+
+def _cut_query(rest: str) -> tuple[str, str]:
+    """What comes before the first secret of the query, and that with all that follows: an ``&`` may be a part of it."""
+    for pair in _PAIR.finditer(rest):
+        if re.search("(?i)pass|token|secret|pwd|credential", unquote_plus(pair[1])):
+            return rest[: pair.end()], rest[pair.end() :]
+    return rest, ""
+
+
+def conceal(text: str) -> str:
+    """A value that is not allowed, as a message may show it: without what could be a password, should somebody have put
+    a URL where none belongs. Of a list no more than its end is shown, as a password may have commas."""
+    before, at, after = text.rpartition("@")
+    if at and "," in before:  # what follows may be the end of a secret in a query
+        return HIDDEN if _cut_query(text)[1] else f"{HIDDEN}@{after}"
+    return mask_url(text) if at or "://" in text or "?" in text else text

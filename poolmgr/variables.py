@@ -59,6 +59,10 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
             return f"{value:g}"
         return str(value)
 
+    def show_wrong(self, text: str) -> str:
+        """The same of a text that is not allowed: it may be anything."""
+        return self.show(text) if self.secret else values.conceal(text)
+
     def default_value(self) -> Any:
         return self.default() if callable(self.default) else self.default
 
@@ -71,7 +75,7 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return self.parse(text)
         except ValueError as error:
-            shown = self.show(text)
+            shown = self.show_wrong(text)
             if len(shown) > 120:
                 shown = shown[:117] + "..."
             detail = f" ({error})" if str(error) else ""
@@ -238,6 +242,15 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="connections that one pool opens at the same time",
     ),
     Variable(
+        name="REDIS_POOL_MAX_REPLY",
+        attribute="pool_max_reply",
+        parse=values.size_or_none,
+        allowed="bytes up to 64G, with K, M or G (of 1024) if wanted, or 0",
+        default=0,
+        default_text="0 (no bound)",
+        meaning="bytes that a reply may take, or those of a pipeline together, 48 more for each element; 0: no bound",
+    ),
+    Variable(
         name="REDIS_SOCKET_TIMEOUT",
         attribute="socket_timeout",
         parse=values.seconds(zero=False),
@@ -270,9 +283,10 @@ VARIABLES: tuple[Variable, ...] = (
         attribute="linger",
         parse=values.seconds(zero=True),
         allowed=_TIME,
-        default=1.0,
-        default_text="1",
-        meaning="seconds the supervisor outlives its last client; 0 if that one said goodbye, as it does in good order",
+        default=3.0,
+        default_text="3",
+        meaning="seconds the supervisor outlives its last client; at most 3 if that one said goodbye, as it does in "
+        "good order, and 0 after a service's",
     ),
     Variable(
         name="POOLMGR_AUTOSTART",
@@ -347,9 +361,18 @@ VARIABLES: tuple[Variable, ...] = (
         allowed="printable ASCII without spaces",
         default=None,
         default_text="none",
-        meaning="a second token that allows only commands that do not write",
+        meaning="a second token that only reads (`docs/http.md` says what that is)",
         secret="whole",
         example="another-long-random-text",
+    ),
+    Variable(
+        name="WORKER_READONLY_SCRIPTS",
+        attribute="worker_readonly_scripts",
+        parse=values.flag,
+        allowed="1 or 0",
+        default=False,
+        default_text="0",
+        meaning="1: the read-only token may run EVAL_RO, EVALSHA_RO and FCALL_RO",
     ),
     Variable(
         name="WORKER_MAX_BODY",
@@ -359,6 +382,24 @@ VARIABLES: tuple[Variable, ...] = (
         default=1 << 20,
         default_text="1M",
         meaning="longest body in bytes that the HTTP service takes",
+    ),
+    Variable(
+        name="WORKER_MAX_REPLY",
+        attribute="worker_max_reply",
+        parse=values.reply_size,
+        allowed="bytes from 4M (a server's table of commands needs one) to 64G, with K, M or G (of 1024) if wanted",
+        default=64 << 20,
+        default_text="64M",
+        meaning="most bytes that the replies to one request of the HTTP service may take, 48 more for each element",
+    ),
+    Variable(
+        name="WORKER_REQUEST_TIMEOUT",
+        attribute="worker_request_timeout",
+        parse=values.seconds(zero=False),
+        allowed=_POSITIVE_TIME,
+        default=10.0,
+        default_text="10",
+        meaning="seconds for a caller of the HTTP service to send its request, and again to take its answer",
     ),
 )
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-VERSION = 1
-"""Version of the protocol this code speaks."""
+VERSION = 2
+"""Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.identity`)."""
 
 OLDEST = 1
 """Oldest version this code still understands."""
@@ -53,12 +53,30 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 
     key: str
     host: str = ""
+    """The name as the user gave it: TLS verifies this one."""
+    address: str = ""
+    """Where the name led when a member looked, and ``key`` names; empty: it is to be looked up."""
     port: int = 0
     path: str = ""
     username: str | None = None
     password: str | None = None
     tls: dict[str, str | bool | int] | None = None
-    """redis-py's ``ssl_*`` arguments that have a plain value; None for plain text."""
+    """redis-py's ``ssl_*`` arguments that have a plain value; None for plain text. Paths are absolute."""
+    among: bool = False
+    """The name led to other addresses as well: that nobody listens at this one is nobody's loss."""
+    unseen: str = ""
+    """Why nobody but the member itself can go this way; empty: the supervisor can."""
+    own: bool = False
+    """The connection class gets there in a way of its own (a tunnel): by this address others may reach it, or nobody,
+    or another server."""
+
+    @property
+    def named(self) -> str:
+        """The key as a person knows it: with the host's name, where its address was looked up."""
+        return f"tcp://{self.host}:{self.port}" if self.address else self.key
+
+    def __str__(self) -> str:
+        return f"{self.named} ({self.address})" if self.address else self.key
 
     def __repr__(self) -> str:
         return f"Endpoint({self.key!r})"
@@ -74,6 +92,8 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     stated: int
     """``max(limit, open)``: what the ledger must charge."""
     open: int = 0
+    by: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many of these by each endpoint, should one of them be another server by now. Empty: it is not known."""
 
 
 class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,12 +134,30 @@ class Hello(Message, frozen=True):
     """The budget in the member's own environment; the supervisor's decides, a difference is logged."""
     descriptors: int = 0
     """How many connections the member's file-descriptor limit leaves; 0: unknown."""
+    replaces: str = ""
+    """An earlier tag of this very process, which has said goodbye, or whose descriptors were closed; empty: none."""
+    scope: str = ""
+    """What an earlier supervisor told, which the names of this member's connections bear; empty: nothing."""
+    mark: int = 0
+    """See :func:`poolmgr.identity.mark`."""
 
 
 class Attach(Message, frozen=True):
     """The member wants connections to this endpoint. Answered by :class:`Resolved`."""
 
     endpoint: Endpoint
+
+
+class Detach(Message, frozen=True):
+    """The member has no connection to this endpoint any more, and wants none."""
+
+    endpoint: str
+    """Empty: none in particular."""
+    server: str = ""
+    """And so has none to this server: it has forgotten what it was told of it, and opens nothing there before it has
+    attached again. Empty: it has other endpoints there, or was never told which server that is."""
+    seq: int = 0
+    """The newest limit at that server of which it had heard."""
 
 
 class Report(Message, frozen=True):
@@ -144,6 +182,8 @@ class Report(Message, frozen=True):
     """Shortest time in seconds that its callers wait for a connection: bounds the quantum."""
     pinned: int = 0
     """Of ``in_use``, those that have been so for so long that nobody knows when they end."""
+    replied: float = 0.0
+    """When a reply of the server was last had, in monotonic seconds of this host; 0: not known."""
 
 
 class Lost(Message, frozen=True):
@@ -158,8 +198,15 @@ class Trouble(Message, frozen=True):
 
     server: str
     kind: str
-    """``refused`` (maxclients), ``unreachable``, ``auth``."""
+    """``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (with what this client was given it cannot
+    connect, whatever the server does); ``nameless``: connections bear no name there."""
     detail: str = ""
+    way: str = ""
+    """The endpoint's key."""
+    began: float = 0.0
+    """When the attempt began, in monotonic seconds of this host; 0: not known."""
+    replied: float = 0.0
+    """As in :class:`Report`."""
 
 
 class Stats(Message, frozen=True):
@@ -209,6 +256,12 @@ class Welcome(Message, frozen=True):
     version: int
     pid: int
     budget: str = ""
+    scope: str = ""
+    """What the names of connections are to bear from now on."""
+    lock: tuple[int, int] = (0, 0)
+    """Device and inode of its lock file. Where that name leads elsewhere there may be another supervisor."""
+    parts: bool = False
+    """This supervisor takes the goodbye to a single server (:class:`Detach`)."""
 
 
 class Resolved(Message, frozen=True):
@@ -231,6 +284,8 @@ class Ask(Message, frozen=True):
 
     server: str
     guard: float = 0.005
+    login: str = ""
+    """The endpoint whose credentials the server does not take: it is to be attached again, with those of now."""
 
 
 class Gone(Message, frozen=True):
@@ -241,16 +296,19 @@ class Gone(Message, frozen=True):
 
 
 class Health(Message, frozen=True):
-    """What the supervisor's probe knows of a server. ``since``: seconds of the epoch, 0 when up."""
+    """Whether a server is down. ``since``: seconds of the epoch, 0 when up."""
 
     server: str
     up: bool
     since: float = 0.0
     error: str = ""
+    trial: bool = False
+    """This member is to open a connection, and to say what has come of it."""
 
 
 class Picture(Message, frozen=True):
-    """Who holds what, for error messages; sent to members that wait, at most once a second."""
+    """Who holds what. Sent to a member whose report asks for more than it gets, which it tells that there is no more
+    now; and to all that wait, once a second, for error messages."""
 
     server: str
     budget: int
@@ -275,7 +333,7 @@ class Refused(Message, frozen=True):
     reason: str
 
 
-FromMember = Hello | Attach | Report | Lost | Trouble | Stats | Ping | Bye | Query | SetBudget
+FromMember = Hello | Attach | Detach | Report | Lost | Trouble | Stats | Ping | Bye | Query | SetBudget
 FromSupervisor = Welcome | Resolved | Limit | Ask | Gone | Health | Picture | Pong | Answer | Refused
 
 _encoder = msgspec.msgpack.Encoder()

@@ -72,6 +72,7 @@ class FakeMember:
     def __init__(self, socket_path: str, *, tag: str = "", title: str = "fake") -> None:
         self.socket_path = socket_path
         self.tag = tag or identity.make(socket_path)
+        self.scope = ""
         self.title = title
         self.link = 0
         self.sock: socket.socket | None = None
@@ -124,7 +125,13 @@ class FakeMember:
         )
         self.send(
             wire.Hello(
-                fields.pop("tag", self.tag), self.link, holds=holds, endpoints=endpoints, title=self.title, **fields
+                fields.pop("tag", self.tag),
+                self.link,
+                holds=holds,
+                endpoints=endpoints,
+                title=self.title,
+                scope=fields.pop("scope", self.scope),
+                **fields,
             )
         )
         return self
@@ -173,6 +180,8 @@ class FakeMember:
                 if isinstance(message, wire.Limit):
                     self.numbered.add(message.server)
                     self.limits[message.server] = message.seq, message.limit
+                elif isinstance(message, wire.Welcome):
+                    self.scope = message.scope
                 elif isinstance(message, wire.Resolved):
                     self.resolved[message.endpoint] = message.server
         self.inbox += got
@@ -201,6 +210,11 @@ class FakeMember:
         opened = more.pop("open", len(self.open.get(server, ())))
         self.send(wire.Report(server, seq, open=opened, in_use=in_use, waiting=waiting, peak=in_use + waiting, **more))
 
+    def fails(self, server: str, error: str = "Connection refused", **more: Any) -> FakeMember:
+        """Tell of a failed connect, by an attempt that began just now."""
+        self.send(wire.Trouble(server, "unreachable", error, began=time.monotonic(), **more))
+        return self
+
     def grow(self, server: str, wanted: int, timeout: float = 10.0) -> int:
         """Demand ``wanted`` until the limit allows them; the limit."""
         self.report(server, in_use=len(self.open.get(server, ())), waiting=wanted)
@@ -212,7 +226,7 @@ class FakeMember:
         """Open one connection with a name."""
         server = self.resolved.get(endpoint.key, endpoint.key)
         self.serial += 1
-        connection = Connection(endpoint, f"{self.tag}-{self.serial}")
+        connection = Connection(endpoint, identity.name(self.tag, self.serial, self.scope))
         self.open.setdefault(server, []).append(connection)
         return connection
 
@@ -305,6 +319,7 @@ def main(arguments: list[str]) -> None:
     member = FakeMember(path, title="fake process")
     poll_stdin, buffer = True, ""
     said = None
+    child = 0
     while True:
         if member.sock is None:
             member.connect().hello(endpoint)
@@ -349,7 +364,7 @@ def main(arguments: list[str]) -> None:
                 sys.stdout.flush()
                 os._exit(3)
             changed = True
-            if "fork" in options and len(mine) == wanted and os.fork() == 0:
+            if "fork" in options and len(mine) == wanted and (child := os.fork()) == 0:
                 member.close()
                 for fd in (0, 1):
                     os.close(fd)
@@ -357,7 +372,13 @@ def main(arguments: list[str]) -> None:
                 os._exit(0)
         if changed:
             member.report(server, in_use=len(mine), waiting=wanted - len(mine))
-        state = {"limit": member.limit(server), "open": len(mine), "tag": member.tag, "link": member.link}
+        state = {
+            "limit": member.limit(server),
+            "open": len(mine),
+            "tag": member.tag,
+            "link": member.link,
+            "child": child,
+        }
         if state != said:
             said = state
             sys.stdout.write(json.dumps(state) + "\n")

@@ -1,7 +1,8 @@
 """A supervisor that only listens and answers: what launching needs of one.
 
 Run as ``python -m tests.fake_supervisor``. ``FAKE`` in its environment says how it misbehaves:
-``refuse`` (says why and ends), ``crash`` (ends without a word), ``deaf`` (never listens).
+``refuse`` (says why and ends), ``crash`` (ends without a word), ``killed`` (is killed, the first one only), ``deaf``
+(never listens).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
-from poolmgr import launch, wire
+from poolmgr import spawning, wire
 
 
 def serve(path: str) -> None:
@@ -24,7 +25,7 @@ def serve(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(4)
-    launch.report_start()
+    spawning.report_start()
     answer_all(listener)
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     path = os.environ["POOLMGR_SOCKET"]
     misbehave = os.environ.get("FAKE", "")
     if misbehave == "refuse":
-        launch.report_start("the snapshot is another's")
+        spawning.report_start("the snapshot is another's")
         sys.exit(1)
     if misbehave == "crash":
         sys.exit(1)
@@ -95,6 +96,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
+    if misbehave == "killed" and len(Path(path + ".starts").read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     if misbehave == "deaf":
         signal.pause()
     serve(path)

@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import redis
+
+from poolmgr import journal
 
 T = TypeVar("T")
 
@@ -34,6 +37,11 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
         time.sleep(step)
 
 
+def have_lines_written() -> None:
+    """Wait until what this process has noted for its log is there."""
+    journal._journal.finish(10)
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that was free just now."""
     with socket.socket() as sock:
@@ -50,6 +58,8 @@ def alive(pid: int) -> bool:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send it a signal, unless it has ended. 0 and less name groups of processes, this one among them (kill(2))."""
+    assert pid > 1, f"no process is named by {pid}"
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -85,14 +95,14 @@ class RedisServer:
 
     @property
     def unix_url(self) -> str:
-        return f"unix://{':' + self.password + '@' if self.password else ''}{self.path}"
+        return f"unix://{':' + quote(self.password, safe='') + '@' if self.password else ''}{self.path}"
 
     @property
     def url(self) -> str:
         """By TCP where it has a port, else by its Unix socket."""
         if not self.port:
             return self.unix_url
-        return f"redis://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}"
+        return f"redis://{':' + quote(self.password, safe='') + '@' if self.password else ''}127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:

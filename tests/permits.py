@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
+from poolmgr.member.bounds import Cause
 from poolmgr.member.ports import Outage, PoolPort, Shortage
 from poolmgr.wire import Endpoint
 
@@ -22,6 +23,9 @@ class FakePermit:
     @property
     def name(self) -> str:
         return f"{self.permits.tag}-{self.serial}" if self.permits.tag else ""
+
+    def hold(self, sock: socket.socket, below: int = -1) -> None:
+        pass
 
     def gone(self) -> None:
         if not self.ended and self.socket is None:
@@ -43,12 +47,20 @@ class FakePermit:
 class FakePermits:
     """At most ``limit`` permits. Sockets are closed as rule M3 says, by :meth:`sweep`."""
 
-    def __init__(self, limit: int = 10**6, tag: str = "", prompt: bool = False) -> None:
+    def __init__(
+        self, limit: int = 10**6, tag: str = "", prompt: bool = False, endpoint: Endpoint | None = None
+    ) -> None:
+        self.endpoint = endpoint or Endpoint("tcp://nowhere:1")
         self.limit = limit
         self.tag = tag
         self.prompt = prompt
         self.surplus = 0
         self.outage: Outage | None = None
+        self.pending: Cause = "others"
+        self.obstacle = ""
+        self.over = False
+        self.serves_here = False
+        self.unreached = self.left = False
         self.out: dict[int, bool] = {}
         self.closing: list[FakePermit] = []
         self.troubles: list[tuple[str, str]] = []
@@ -68,15 +80,24 @@ class FakePermits:
         self.most = max(self.most, len(self.out))
         return permit
 
-    def wait(self, timeout: float) -> FakePermit:
+    def attend(self, seconds: float) -> bool:
+        return False
+
+    def wait(self, timeout: float | None) -> FakePermit:
         if self.outage is not None:
             raise ServerDownError("down")
-        for _ in range(max(1, int(min(timeout, 60) * 500))):
+        for _ in range(max(1, int(min(60 if timeout is None else timeout, 60) * 500))):
             permit = self.take()
             if permit is not None:
                 return permit
             threading.Event().wait(0.002)
         raise ConnectionPoolTimeoutError("no permit", reason="budget")
+
+    def prefer(self) -> None:
+        pass
+
+    def leave(self) -> None:
+        self.left = True
 
     def give_up(self) -> bool:
         if self.surplus > 0:
@@ -84,8 +105,14 @@ class FakePermits:
             return True
         return False
 
-    def trouble(self, kind: str, detail: str) -> None:
+    def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
         self.troubles.append((kind, detail))
+
+    def renew(self, endpoint: Endpoint) -> None:
+        pass
+
+    def reached(self) -> None:
+        pass
 
     def explain(self) -> Shortage:
         return Shortage("budget", f"all {self.limit} permits are taken")
@@ -123,7 +150,7 @@ class FakeMember:
 
     def attach(self, endpoint: Endpoint, pool: Any) -> FakePermits:
         self.endpoints.append(endpoint)
-        return self.all.setdefault(endpoint.key, FakePermits(self.limit, self.tag, self.prompt))
+        return self.all.setdefault(endpoint.key, FakePermits(self.limit, self.tag, self.prompt, endpoint))
 
     @property
     def only(self) -> FakePermits:

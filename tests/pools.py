@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
@@ -17,7 +18,7 @@ from redis.sentinel import Sentinel
 
 from poolmgr.pool.sentinel import SentinelConnectionPool
 from poolmgr.pool.sync import ConnectionPool
-from tests.helpers import RedisServer, free_port, valkey_binary, wait_for
+from tests.helpers import RedisServer, debian_redis_binary, free_port, valkey_binary, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.proxy import Proxy
 
@@ -60,6 +61,38 @@ def running_sentinel(server: RedisServer) -> Iterator[int]:
         process.kill()
         process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_secured_server() -> Iterator[tuple[int, str]]:
+    """Port and certificate of a server that speaks TLS; skips where there is none."""
+    binary = debian_redis_binary()
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("needs redis-server with TLS, and openssl")
+    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=directory, check=True, capture_output=True,
+    )  # fmt: skip
+    port = free_port()
+    process = subprocess.Popen(
+        [binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
+         "--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-auth-clients", "no"],
+        cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: _reachable(port), 10)
+        yield port, str(directory / "cert.pem")
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _reachable(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def direct_pool(server: RedisServer, **options: Any) -> ConnectionPool:

@@ -20,6 +20,8 @@ class Proxy:
         accepted_at: when (monotonic seconds).
         stalled: new connections are accepted by it and go nowhere: nobody answers.
         frozen: nothing is passed on, in either direction; nothing is closed (a pulled cable).
+        forgotten: what connections that have ever said this say is read, and not passed on; empty: all is.
+        forgets_new: those that are made later are forgotten too.
         answer: instead of passing on what arrives, answer this to every read.
     """
 
@@ -29,6 +31,10 @@ class Proxy:
         self.stalled = False
         self.frozen = False
         self.answer: bytes | None = None
+        self.forgotten = b""
+        self.forgets_new = False
+        self._said: dict[socket.socket, bytes] = {}
+        self._old: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, socket.socket | None] = {}
@@ -64,6 +70,20 @@ class Proxy:
         self._poke()
         return len(pairs)
 
+    def forget(self, mark: bytes, *, new: bool = False) -> None:
+        """A middlebox forgets connections that have said this, and acknowledges what comes on them."""
+        with self._lock:
+            self._old = set(self._pairs)
+            self.forgotten, self.forgets_new = mark, new
+
+    def _forgets(self, sock: socket.socket, other: socket.socket | None) -> bool:
+        if not self.forgotten:
+            return False
+        for end in (sock, other):
+            if end is not None and self.forgotten in self._said.get(end, b""):
+                return self.forgets_new or end in self._old
+        return False
+
     def refuse(self) -> None:
         """Nobody listens any more, and what there was is cut."""
         with self._lock:
@@ -77,6 +97,7 @@ class Proxy:
         """As if nothing had been."""
         with self._lock:
             self.stalled = self.frozen = False
+            self.forgotten = b""
             self.answer = None
             if self._listener is None:
                 self._listen(self.port)
@@ -136,6 +157,9 @@ class Proxy:
             other = self._pairs[sock]
             try:
                 data = sock.recv(65536)
+                self._said[sock] = (self._said.get(sock, b"") + data)[:4096]
+                if data and self._forgets(sock, other):
+                    return
                 if data and self.answer is not None:
                     sock.sendall(self.answer)
                 elif data and other is not None:

@@ -136,7 +136,7 @@ class Service:
     def start(self, *, path: str = "/healthz") -> Service:
         """Start it and wait until it answers and all its workers are there."""
         self.spawn()
-        wait_for(lambda: self.answers(path), 20, what=f"the service answers; its log: {self.log[-3000:]}")
+        wait_for(lambda: self.answers(path), 60, what=f"the service answers; its log: {self.log[-3000:]}")
         count = int(self.environ.get("WEB_CONCURRENCY") or 1)
         wait_for(lambda: len(self.workers()) >= count, 10, what=f"{count} workers")
         return self
@@ -150,7 +150,7 @@ class Service:
         except OSError:
             return False
 
-    def run(self, timeout: float = 20) -> tuple[int, str]:
+    def run(self, timeout: float = 60) -> tuple[int, str]:
         """Start one that is expected to end by itself; its exit status and what it printed."""
         self.spawn()
         assert self.process is not None
@@ -235,7 +235,7 @@ class Service:
         """What is in its directory."""
         return sorted(path.name for path in self.directory.iterdir()) if self.directory.exists() else []
 
-    def upgrade(self, timeout: float = 20, *, master: int | None = None) -> int:
+    def upgrade(self, timeout: float = 60, *, master: int | None = None) -> int:
         """USR2 to a master, the first one by default: have a second one start, and wait until its workers
         are there; its pid."""
         first = master or self.pid

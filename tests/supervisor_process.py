@@ -26,6 +26,8 @@ class SupervisorProcess:
         self.environ = {"POOLMGR_SOCKET": path, "POOLMGR_LOG_FORMAT": "json", **environ}
         self.log = Path(path + ".test-log")
         self.process: subprocess.Popen[bytes] | None = None
+        self.command: list[str] = []
+        """What its program is run with: ``unshare ...``."""
 
     def start(self, **environ: str) -> SupervisorProcess:
         self.process = self.spawn({**self.environ, **environ})
@@ -35,7 +37,12 @@ class SupervisorProcess:
     def spawn(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.hasty_supervisor" if "HASTY" in environ else "poolmgr.supervisor"],
+                [
+                    *self.command,
+                    sys.executable,
+                    "-m",
+                    "tests.hasty_supervisor" if environ.keys() & {"HASTY", "NAMES"} else "poolmgr.supervisor",
+                ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -102,6 +109,12 @@ class SupervisorProcess:
             return tool.status()
         finally:
             tool.close()
+
+    def server_of(self, name: str) -> dict[str, Any]:
+        """The status of the server with that id."""
+        (server,) = (server for server in self.status()["servers"] if server["id"] == name)
+        found: dict[str, Any] = server
+        return found
 
     def server(self) -> dict[str, Any]:
         """The status of the only server."""

@@ -9,6 +9,7 @@ preloaded.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ import falcon
 
 from poolmgr import SettingsError
 from poolmgr.settings import Settings, load
-from worker import protocol
+from worker import answer, protocol
 from worker.auth import Gate
 from worker.errors import Problem, problem
 from worker.execute import Runner
@@ -26,14 +27,27 @@ log = logging.getLogger("poolmgr.worker")
 MAX_COMMANDS = 1000
 """Most commands in one pipeline or transaction."""
 
+FRESH = 0.5
+"""Seconds for which an answer of Redis serves all who ask for ``/readyz``; anybody may, as often as they like."""
+
+SLOWEST = 1 << 20
+"""Bytes a second that a caller must take of a long answer, beyond WORKER_REQUEST_TIMEOUT."""
+
 _METHODS = ("GET", "POST", "PUT", "HEAD")
 
 
 class Service:
     def __init__(self, settings: Settings) -> None:
         self.max_body = settings.worker_max_body
+        self.max_answer = settings.worker_max_reply * 3 // 2
+        self.patience = settings.worker_request_timeout
+        self._verdict = -FRESH, False  # when Redis was last asked for /readyz, and whether it answered
         self.gate = Gate(settings)
-        self.runner = Runner(settings.socket_timeout)
+        self.runner = Runner(
+            settings.socket_timeout,
+            max_reply=settings.worker_max_reply,
+            readonly_scripts=settings.worker_readonly_scripts,
+        )
 
     # ---- the protocol --------------------------------------------------------------------------
 
@@ -48,10 +62,10 @@ class Service:
             _only(req, *_METHODS)
             command = protocol.command_of_path(path, req.query_string, self._body(req))
         reply = self.runner.run([command], readonly=readonly, caller=_caller(req))[0]
-        item = protocol.item(reply, _encoder(req))
-        if isinstance(reply, Exception):
+        body, is_error = answer.of_one(reply, _encoder(req), self.max_answer)
+        if is_error:
             resp.status = 400
-        resp.data = protocol.to_json(item)
+        self._answer(req, resp, body)
 
     def pipeline(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._many(req, resp, atomic=False)
@@ -64,8 +78,7 @@ class Service:
         _only(req, "POST")
         commands = protocol.commands_of(self._body(req), MAX_COMMANDS)
         replies = self.runner.run(commands, readonly=readonly, atomic=atomic, caller=_caller(req))
-        encode = _encoder(req)
-        resp.data = protocol.to_json([protocol.item(reply, encode) for reply in replies])
+        self._answer(req, resp, answer.of_many(replies, _encoder(req), self.max_answer))
 
     # ---- what all requests have in common ------------------------------------------------------
 
@@ -75,6 +88,7 @@ class Service:
         Raises:
             Problem: it may do nothing, or it wants something that is not offered.
         """
+        _take_in(req, self.patience)
         readonly = self.gate.readonly(req.get_header("Authorization"), req.query_string)
         wanted = req.get_header("Upstash-Response-Format")
         if wanted is not None and wanted.strip().lower() != "json":
@@ -91,7 +105,14 @@ class Service:
         wanted = self.max_body + 1 if length is None else length
         body = b""
         while len(body) < wanted:
-            part = stream.read(wanted - len(body))
+            try:
+                part = stream.read(wanted - len(body))
+            except TimeoutError:
+                raise Problem(
+                    408, f"ERR the body did not come within {self.patience:g} s (WORKER_REQUEST_TIMEOUT)"
+                ) from None
+            except Exception as error:  # a reset, or malformed chunks: a caller's doing, whatever gunicorn calls it
+                raise Problem(400, f"ERR the body cannot be read: {str(error) or type(error).__name__}") from None
             if not part:
                 break
             body += part
@@ -101,23 +122,39 @@ class Service:
             raise Problem(400, f"ERR the body ends after {len(body)} of {length} bytes")
         return body
 
+    def _answer(self, req: falcon.Request, resp: falcon.Response, body: bytes) -> None:
+        resp.data = body
+        _take_in(req, self.patience + len(body) / SLOWEST)
+
     def _too_long(self) -> Problem:
         return Problem(413, f"ERR the body is longer than {self.max_body} bytes (WORKER_MAX_BODY)")
 
     # ---- health --------------------------------------------------------------------------------
 
     def healthy(self, req: falcon.Request, resp: falcon.Response) -> None:
-        _only(req, "GET", "HEAD")
+        self._admit_anyone(req)
         resp.data = protocol.to_json({"status": "ok"})
 
     def ready(self, req: falcon.Request, resp: falcon.Response) -> None:
-        _only(req, "GET", "HEAD")
-        try:
-            self.runner.ping()
-        except Exception as error:  # no token was asked for, so no detail is told
-            log.warning("worker.unready", extra={"error": str(error)})
-            raise Problem(503, "Redis cannot be reached", retry_after=1) from None
+        self._admit_anyone(req)
+        asked, is_ready = self._verdict
+        if time.monotonic() - asked > FRESH:
+            try:
+                self.runner.ping()
+                is_ready = True
+            except Exception as error:
+                log.warning("worker.unready", extra={"error": str(error)})
+                is_ready = False
+            self._verdict = time.monotonic(), is_ready
+        if not is_ready:
+            raise Problem(503, "Redis cannot be reached", retry_after=1)  # no token was asked for: no detail
         resp.data = protocol.to_json({"status": "ok"})
+
+    def _admit_anyone(self, req: falcon.Request) -> None:
+        _only(req, "GET", "HEAD")
+        sock = _caller(req)
+        if sock is not None and sock.gettimeout() is None:  # the worker may have set a shorter one
+            sock.settimeout(self.patience)
 
 
 class _Any:
@@ -143,6 +180,13 @@ def _raw_path(req: falcon.Request) -> str:
     if not path.startswith("/") and "://" in path:
         path = "/" + path.partition("://")[2].partition("/")[2]
     return path.removeprefix(req.env.get("SCRIPT_NAME", ""))
+
+
+def _take_in(req: falcon.Request, seconds: float) -> None:
+    """Have the caller take its answer in so many seconds: a socket's timeout bounds all of a ``sendall``."""
+    sock = _caller(req)
+    if sock is not None:
+        sock.settimeout(seconds)
 
 
 def _caller(req: falcon.Request) -> Any:

@@ -43,7 +43,7 @@ class Gate:
     def _token(self) -> bytes:
         if not self._full:
             made = self._settings.worker_token
-            self._full = (made if made is not None else token.ensure(token.path_of(self._settings))).encode()
+            self._full = (made if made is not None else token.current(self._settings)).encode()
         return self._full
 
 

@@ -33,6 +33,16 @@ def words(error: Exception) -> str:
     return f"{code} {error}" if code else str(error)
 
 
+def is_busy(reply: object) -> bool:
+    """Whether the server answers nothing because a script runs too long."""
+    return isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("BUSY ")
+
+
+def is_loading(reply: object) -> bool:
+    """Whether the server runs next to nothing because it loads its data, or a script says so."""
+    return isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("LOADING ")
+
+
 def problem(error: Exception) -> Problem:
     """The answer to a request that ended in this exception."""
     match error:
@@ -40,6 +50,12 @@ def problem(error: Exception) -> Problem:
             return error
         case poolmgr.ConnectionPoolTimeoutError():
             return Problem(503, f"no connection to Redis came in time: {error}", retry_after=1)
+        case poolmgr.ReplyTooLargeError():
+            return Problem(
+                400,
+                "ERR the replies to this request take more than is allowed (WORKER_MAX_REPLY), so they were not read; "
+                "the commands have been run. Ask for less at a time: SCAN, LRANGE, GETRANGE, fewer commands",
+            )
         case redis_errors.BusyLoadingError():
             return Problem(503, f"Redis is loading its data: {words(error)}", retry_after=1)
         case redis_errors.AuthenticationError():
@@ -52,6 +68,10 @@ def problem(error: Exception) -> Problem:
             )
         case redis_errors.ConnectionError():
             return Problem(503, f"Redis cannot be reached: {words(error)}", retry_after=1)
+        case redis_errors.InvalidResponse() if "nesting depth" in str(error):  # hiredis's words
+            return Problem(400, f"ERR the reply to a command is nested too deeply: {error}")
+        case redis_errors.ResponseError() if is_busy(error) or is_loading(error):
+            return Problem(503, words(error), retry_after=1)
         case redis_errors.ResponseError():
             return Problem(400, words(error))
         case poolmgr.PoolmgrError() | redis_errors.RedisError():

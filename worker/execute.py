@@ -2,36 +2,33 @@
 
 No response callback touches a reply: the clients expect the shapes of RESP2. Everything is bounded:
 waiting for a connection by the pool, the replies of one request by :attr:`Runner.reply_timeout`
-together, and a blocking command below that. While one blocks its caller is watched; when the caller
-goes away the connection is closed, which frees it, and ends the command at the server too.
+together, those to questions of our own included, and a blocking command below that. While one blocks its caller is
+watched; when the caller goes away the connection is closed, which frees it, and ends the command at the server too.
 """
 
 from __future__ import annotations
 
-import select
 import socket
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
 
 import poolmgr
-from worker import policy
-from worker.errors import Problem, words
+from worker.catalog import Catalog
+from worker.errors import Problem, is_busy, words
+from worker.exchange import Exchange
+from worker.policy import Allowed, Policy, Refused, malformed
 from worker.protocol import Command
+from worker.replies import Parser
+from worker.scripts import Scripts
 
-WATCH_EVERY = 0.25
-"""Seconds between two looks at a caller whose command blocks."""
+LATENESS = 0.1
+"""Seconds by which a server may end a wait too late: it looks ten times a second, unless its ``hz`` says otherwise."""
 
-TABLE_LIFETIME = 60.0
-"""Seconds after which the server's command table is read again, whatever happens. A lost connection
-has it read again at once: another server may have taken the place."""
+TOO_MANY = "ERR at most {} commands that may block are allowed in one request: each waits, one after the other"
 
-TABLE_PATIENCE = 5.0
-"""Seconds that one thread may take to read the table while others still use the old one."""
-
-_HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+ALONE = "ERR '{}' is allowed alone only, as the one command of a request"
 
 
 class Runner:
@@ -39,13 +36,17 @@ class Runner:
 
     Args:
         reply_timeout: seconds in which all replies of one request must have come.
+        max_reply: bytes that the replies to one request may take; 0: as many as they like.
+        readonly_scripts: whether read-only callers may run scripts that only read.
     """
 
-    def __init__(self, reply_timeout: float) -> None:
+    def __init__(self, reply_timeout: float, *, max_reply: int = 0, readonly_scripts: bool = False) -> None:
         self.reply_timeout = reply_timeout
+        self.max_reply = max_reply
         self.longest_block = reply_timeout - min(1.0, reply_timeout / 5)
-        self._table: policy.Table = {}
-        self._table_until = 0.0
+        self.most_blocking = max(1, int((self.longest_block + LATENESS) / (2 * LATENESS)))  # so that each has as long
+        self.catalog = Catalog(readonly_scripts=readonly_scripts)
+        self.scripts = Scripts()
 
     def ping(self) -> None:
         """That the server answers through the pool.
@@ -53,7 +54,7 @@ class Runner:
         Raises: whatever says that it does not.
         """
         with self._connection() as connection:
-            self._exchange(connection, [[b"PING"]])
+            Exchange(connection, self.reply_timeout).ask([[b"PING"]])
 
     def run(
         self,
@@ -71,128 +72,141 @@ class Runner:
             caller: its socket, to be watched while a command blocks.
 
         Raises:
-            Problem: the transaction was discarded, or the caller has gone.
+            Problem: the transaction was discarded, the caller has gone, or the server does not tell its commands.
             RedisError: the server or the pool failed; nothing is known of what was run.
         """
-        table = self._current_table()
-        ready: list[Command] = []
-        outcome: list[Any] = [None] * len(commands)
-        positions: list[int] = []
-        blocking = 0
-        for position, command in enumerate(commands):
-            rule = policy.find(table, command)
-            if rule is None:
-                rule = self._ask(command)
-            why = policy.refusal(rule, command, readonly=readonly)
-            if why and atomic:
-                raise Problem(400, f"EXECABORT Transaction discarded because of: {why}")
-            if why:
-                outcome[position] = redis_errors.ResponseError(why)
-                continue
-            if not atomic:  # inside a transaction nothing blocks
-                _, blocks = policy.bounded(rule, command, self.longest_block)
-                blocking += blocks
-            ready.append(command)
-            positions.append(position)
-        if not ready:
-            return outcome
-        if blocking:
-            share = self.longest_block / blocking
-            ready = [policy.bounded(policy.find(table, command), command, share)[0] for command in ready]
-        try:
-            with self._connection() as connection:
-                if atomic:
-                    replies = self._transaction(connection, ready)
-                else:
-                    replies = self._exchange(connection, ready, caller if blocking else None)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError):
-            self._table_until = 0.0
-            raise
-        for position, reply in zip(positions, replies, strict=True):
-            outcome[position] = reply
-        return outcome
-
-    # ---- the server's command table ------------------------------------------------------------
-
-    def _current_table(self) -> policy.Table:
-        now = time.monotonic()
-        if self._table:
-            if now <= self._table_until:
-                return self._table
-            self._table_until = now + TABLE_PATIENCE  # one thread reads; the others go on with what is there
-        return self._read_table()
-
-    def _read_table(self) -> policy.Table:
-        """At first many threads may do this; the last one's is kept, and all are right."""
+        expected = self.catalog.latest
+        verdicts = _judge(expected, commands, readonly=readonly, atomic=atomic)
+        if all(isinstance(verdict, Refused) and not verdict.unknown for verdict in verdicts):
+            return _outcome(verdicts, [], atomic=atomic)  # no server need be asked to know that
         with self._connection() as connection:
-            reply = self._exchange(connection, [[b"COMMAND"]])[0]
-        if not isinstance(reply, list) or not reply:
-            detail = f": {words(reply)}" if isinstance(reply, Exception) else ""
-            raise Problem(
-                503,
-                f"Redis does not tell its commands, so none can be judged (allow it +command){detail}",
-                retry_after=5,
-            )
-        self._table = policy.table_of(reply)
-        self._table_until = time.monotonic() + TABLE_LIFETIME
-        return self._table
-
-    def _ask(self, command: Command) -> policy.Rule | None:
-        """What the server says of a name that is not in the table: a renamed command, a new module's."""
-        with self._connection() as connection:
-            reply = self._exchange(connection, [[b"COMMAND", b"INFO", command[0]]])[0]
-        found = list(policy.table_of(reply).values()) if isinstance(reply, list) else []
-        if not found:
-            return None
-        rule = found[0]
-        return policy.find({policy.name_of(command): rule}, command)
+            exchange = Exchange(connection, self.reply_timeout)
+            try:
+                policy = self.catalog.policy(exchange)
+            except redis_errors.ResponseError as error:
+                if expected is None or not is_busy(error) or not _kills(verdicts):
+                    raise
+                policy = expected  # a new connection is not told now which server it is
+            if policy is not expected:
+                verdicts = _judge(policy, commands, readonly=readonly, atomic=atomic)
+            if any(isinstance(verdict, Refused) and verdict.unknown for verdict in verdicts):
+                newer = self.catalog.newer(exchange)
+                if newer is not policy:
+                    policy, verdicts = newer, _judge(newer, commands, readonly=readonly, atomic=atomic)
+            if not atomic:
+                verdicts = self._few_blocking(verdicts)
+            allowed = [verdict for verdict in verdicts if isinstance(verdict, Allowed)]
+            if not allowed or (atomic and len(allowed) < len(verdicts)):
+                return _outcome(verdicts, [], atomic=atomic)
+            if not policy.knows(b"echo", b"ping"):
+                raise Problem(503, "Redis does not know ECHO and PING by these names, which this service needs")
+            if atomic:
+                replies = self._transaction(exchange, policy, allowed)
+            elif allowed[0].kills:
+                replies = self._kill(exchange, allowed[0].command)
+            else:
+                replies = self._plain(exchange, allowed, caller)
+        return _outcome(verdicts, replies, atomic=atomic)
 
     # ---- one connection ------------------------------------------------------------------------
 
     def _connection(self) -> Any:
-        return poolmgr.get_pool(protocol=2).connection()
+        return poolmgr.get_pool(protocol=2, max_reply=self.max_reply, parser_class=Parser).connection()
 
-    def _transaction(self, connection: Any, commands: list[Command]) -> list[Any]:
-        replies = self._exchange(connection, [[b"MULTI"], *commands, [b"EXEC"]])
+    def _plain(self, exchange: Exchange, allowed: list[Allowed], caller: socket.socket | None) -> list[Any]:
+        """One after the other. Those that block share the time."""
+        blocking = sum(verdict.blocking is not None for verdict in allowed)
+        share = (self.longest_block - LATENESS * (blocking - 1)) / blocking if blocking else 0.0
+        return exchange.ask([self._sent(verdict, share) for verdict in allowed], caller=caller if blocking else None)
+
+    def _few_blocking(self, verdicts: list[Allowed | Refused]) -> list[Allowed | Refused]:
+        """Those that are too many refused: all of them may wait for the whole of their time."""
+        left, found = self.most_blocking, list(verdicts)
+        for at, verdict in enumerate(verdicts):
+            if isinstance(verdict, Allowed) and verdict.blocking is not None:
+                left -= 1
+                if left < 0:
+                    found[at] = Refused(TOO_MANY.format(self.most_blocking))
+        return found
+
+    def _transaction(self, exchange: Exchange, policy: Policy, allowed: list[Allowed]) -> list[Any]:
+        """MULTI is said alone: where it is refused, what follows would be run one by one."""
+        if not policy.knows(b"multi", b"exec"):
+            raise Problem(503, "Redis does not know MULTI and EXEC by these names: there are no transactions here")
+        begun = exchange.unbracketed([[b"multi"]])[0]
+        if isinstance(begun, redis_errors.ResponseError):
+            exchange.ask([])  # that it is MULTI's reply
+            raise Problem(400, f"EXECABORT Transaction discarded because of: {words(begun)}")
+        if begun != b"OK":
+            raise exchange.stray("instead of the reply to MULTI")
+        replies = exchange.ask([*(self._sent(verdict, self.longest_block) for verdict in allowed), [b"exec"]])
         result = replies[-1]
         if isinstance(result, list):
             return result
-        causes = [words(reply) for reply in replies[:-1] if isinstance(reply, Exception)]
+        causes = [reply for reply in replies[:-1] if isinstance(reply, redis_errors.ResponseError)]
+        for cause in causes:
+            if is_busy(cause):
+                raise cause
         text = words(result) if isinstance(result, Exception) else "EXECABORT Transaction discarded"
-        raise Problem(400, f"{text} ({causes[0]})" if causes else text)
+        raise Problem(400, f"{text} ({words(causes[0])})" if causes else text)
 
-    def _exchange(self, connection: Any, commands: list[Command], caller: socket.socket | None = None) -> list[Any]:
-        """Send all, read all. Whatever is raised here, the connection is closed or all its replies are read."""
-        deadline = time.monotonic() + self.reply_timeout
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        replies: list[Any] = []
-        for _ in commands:
-            if caller is not None:
-                self._watch(connection, caller, deadline)
-            try:
-                replies.append(
-                    connection.read_response(disable_decoding=True, timeout=self._left(connection, deadline))
-                )
-            except redis_errors.ResponseError as error:
-                replies.append(error)
-        return replies
+    def _sent(self, verdict: Allowed, seconds: float) -> Command:
+        """The command as it is sent; if it blocks, for so many seconds at most."""
+        if verdict.blocking is not None:
+            return verdict.blocking.cut(seconds)
+        return self.scripts.translate(verdict.command)
 
-    def _left(self, connection: Any, deadline: float) -> float:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            connection.disconnect()
-            raise redis_errors.TimeoutError(f"no reply within {self.reply_timeout:g} s")
-        return left
-
-    def _watch(self, connection: Any, caller: socket.socket, deadline: float) -> None:
-        """Until a reply begins to come; if the caller goes away first, close the connection."""
-        poller = select.poll()
+    def _kill(self, exchange: Exchange, command: Command) -> list[Any]:
+        """End the script that runs, if the server is BUSY with it: SCRIPT KILL names no target."""
         try:
-            poller.register(caller, _HANGUP)
-        except (OSError, ValueError):
-            connection.disconnect()
-            raise Problem(503, "the caller has gone") from None
-        while not connection.can_read(timeout=min(WATCH_EVERY, self._left(connection, deadline))):
-            if poller.poll(0):
-                connection.disconnect()
-                raise Problem(503, "the caller has gone")
+            exchange.ask([[b"ping"]])
+        except redis_errors.ResponseError as error:
+            if not is_busy(error):
+                raise
+        else:
+            return [redis_errors.ResponseError("NOTBUSY The server is not BUSY: there is no script to be killed")]
+        try:
+            reply = exchange.unbracketed([command])[0]
+        finally:
+            exchange.close()  # the script ends later than this reply comes, so no ECHO is answered yet
+        if reply != b"OK" and not isinstance(reply, redis_errors.ResponseError):
+            raise exchange.stray("instead of the last reply")
+        return [reply]
+
+
+def _judge(
+    policy: Policy | None, commands: Sequence[Command], *, readonly: bool, atomic: bool
+) -> list[Allowed | Refused]:
+    """The verdicts. Without a policy only what is no name at all is refused for certain."""
+    if policy is None:
+        return [Refused(malformed(command), unknown=not malformed(command)) for command in commands]
+    verdicts = [policy.decide(command, readonly=readonly) for command in commands]
+    if atomic or len(verdicts) > 1:
+        return [_alone(verdict) for verdict in verdicts]
+    return verdicts
+
+
+def _kills(verdicts: Sequence[Allowed | Refused]) -> bool:
+    """Whether this is to end the script that the server is BUSY with."""
+    return len(verdicts) == 1 and isinstance(verdicts[0], Allowed) and verdicts[0].kills
+
+
+def _alone(verdict: Allowed | Refused) -> Allowed | Refused:
+    if isinstance(verdict, Allowed) and verdict.kills:
+        return Refused(ALONE.format(b" ".join(verdict.command[:2]).decode().upper()))
+    return verdict
+
+
+def _outcome(verdicts: Sequence[Allowed | Refused], replies: list[Any], *, atomic: bool) -> list[Any]:
+    """A reply or a refusal for each command.
+
+    Raises:
+        Problem: something was refused in a transaction.
+    """
+    refused = [verdict for verdict in verdicts if isinstance(verdict, Refused)]
+    if atomic and refused:
+        raise Problem(400, f"EXECABORT Transaction discarded because of: {refused[0].why}")
+    found = iter(replies)
+    return [
+        redis_errors.ResponseError(verdict.why) if isinstance(verdict, Refused) else next(found) for verdict in verdicts
+    ]

@@ -1,24 +1,29 @@
-"""Which commands may be run for a caller over HTTP, and for how long one may block.
+"""Which commands may be run for a caller over HTTP: what is not understood is refused.
 
-The server's own command table decides: its flags and categories, those of subcommands included. A few
+The server's own table (:mod:`worker.table`) decides: its flags and categories, those of subcommands included. A few
 names are refused whatever the table says, since they would change a connection that the next request
-gets. Nothing here talks to a server: :mod:`worker.execute` reads the table and asks.
+gets. What may be sent is written here, in the table's own spelling; of the caller's bytes only arguments are left.
+No I/O: :mod:`worker.catalog` reads the table.
 
-Refused are commands
-- that change a connection: of the category ``@connection`` (except the few of :data:`HARMLESS_CONNECTION`), of
+Refused are
+- names that are not in the table, and subcommands that their container does not have;
+- commands that change a connection: of the category ``@connection`` (except the few of :data:`HARMLESS_CONNECTION`), of
   ``@transaction`` (``/multi-exec`` is the way) and the SUBSCRIBE family;
-- that administer or endanger the server: with the flag ``admin``, and the few of :data:`ENDANGERS`;
-- that may block for ever and whose timeout is not known here;
-- with the read-only token: all that write, and all that may (scripts, PUBLISH).
+- commands that administer or endanger the server: with the flag ``admin``, and the few of :data:`ENDANGERS`;
+- commands that may block for ever and whose timeout is not known here (:mod:`worker.timeouts`);
+- the few commands of :data:`REPEATING` and :data:`DRAWING`, if a number is to say how long their reply is;
+- with the read-only token: all but what the table marks ``readonly`` and neither ``@scripting``, ``@dangerous`` nor
+  ``@admin``, and the few of :data:`HARMLESS`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from worker import timeouts
 from worker.protocol import Command
+from worker.table import WELL_FORMED, Rule, Table
 
 CONNECTION_BOUND = frozenset(
     (
@@ -32,173 +37,240 @@ PUBLISH has too."""
 
 HARMLESS_CONNECTION = frozenset(("ping", "echo", "command", "wait", "waitaof"))
 
+HARMLESS = frozenset(("ping", "echo", "time"))
+"""Allowed with the read-only token although no table marks them ``readonly``: they touch no key."""
+
 ENDANGERS = {
     "acl": "it administers the server",
     "migrate": "it makes the server connect to wherever the caller likes",
     "swapdb": "it exchanges databases under everybody's feet",
     "script|debug": "it would stop the connection in a debugger",
-    "script|kill": "it would end another caller's script",
-    "function|kill": "it would end another caller's function",
 }
 """Refused although the table does not flag them ``admin``."""
 
-PUBLISHING = frozenset(("publish", "spublish"))
+KILLS = frozenset(("script|kill", "function|kill"))
+"""They name no target, and end whatever script runs: allowed with the full token, alone, while the server is BUSY."""
 
 SUBSCRIBING = frozenset(("subscribe", "psubscribe", "ssubscribe", "monitor"))
 
+READING_SCRIPTS = frozenset(("eval_ro", "evalsha_ro", "fcall_ro"))
 
-class Rule(NamedTuple):
-    """What the server says of a command. Names, flags and categories are in lower case."""
+BEYOND_READING = ("@scripting", "@dangerous", "@admin")
 
-    name: str
-    """Its real name, ``config|set`` for a subcommand; a renamed command has another in the table."""
-    flags: frozenset[str]
-    categories: frozenset[str]
-    subcommands: Mapping[str, Rule]
+REPEATING = frozenset(("srandmember", "hrandfield", "zrandmember"))
+"""With a negative count they give the same elements again and again, so one is enough for a reply of any length."""
 
+DRAWING = frozenset(("lolwut",))
+"""With arguments they draw as much as these say, 25 MB and a third of a second of the server's time for a few words."""
 
-Table = Mapping[str, Rule]
+_REPEATS = re.compile(rb"-[1-9][0-9]{0,3}")
+"""Negative counts that are allowed. Servers take no blank, no plus and no zero before a number here."""
 
-
-def table_of(reply: list[Any]) -> dict[str, Rule]:
-    """The rules in a reply to COMMAND or COMMAND INFO, undecoded; entries that are nil are left out."""
-    return {rule.name: rule for entry in reply if entry for rule in (_rule(entry),)}
-
-
-def _rule(entry: list[Any]) -> Rule:
-    """Positions as the server's manual has them: name, arity, flags, three keys, categories (since 6),
-    tips, key specifications, subcommands (since 7)."""
-    return Rule(
-        name=_word(entry[0]),
-        flags=_words(entry[2]),
-        categories=_words(entry[6]) if len(entry) > 6 else frozenset(),
-        subcommands={
-            rule.name.partition("|")[2]: rule
-            for rule in (_rule(sub) for sub in (entry[9] if len(entry) > 9 else ()) or ())
-        },
-    )
+UNTOLD = {
+    "object": frozenset(("encoding", "freq", "idletime", "refcount")),
+    "memory": frozenset(("usage",)),
+    "xinfo": frozenset(("stream", "groups", "consumers")),
+}
+"""Subcommands that only read, for servers that do not tell subcommands (before Redis 7)."""
 
 
-def _word(value: bytes) -> str:
-    return value.decode("latin-1").lower()
+class Allowed(NamedTuple):
+    """May be run.
+
+    Attributes:
+        command: what is sent, in full; for a blocking command with its timeout in :attr:`blocking`.
+        blocking: if it may block.
+        kills: it may be run alone, and while the server is BUSY.
+    """
+
+    command: Command
+    blocking: timeouts.Blocking | None = None
+    kills: bool = False
 
 
-def _words(values: Any) -> frozenset[str]:
-    return frozenset(_word(value) for value in values or ())
+class Refused(NamedTuple):
+    """Is not run.
+
+    Attributes:
+        why: in the form of an error reply.
+        unknown: because the table does not have it, so that a newer table may.
+    """
+
+    why: str
+    unknown: bool = False
 
 
-def name_of(command: Command) -> str:
-    return _word(command[0])
+class _Entry(NamedTuple):
+    """What is decided of a command before any caller comes."""
+
+    rule: Rule
+    full: str
+    """Why the full token may not run it; empty if it may."""
+    readonly: str
+    subcommands: dict[bytes, _Entry]
 
 
-def find(table: Table, command: Command) -> Rule | None:
-    """The rule for a command, its subcommand's if it has one; None: the table does not know it."""
-    rule = table.get(name_of(command))
-    if rule is not None and rule.subcommands and len(command) > 1:
-        return rule.subcommands.get(_word(command[1]), rule)
-    return rule
+class Policy:
+    """The decisions over one table.
 
+    Args:
+        table: of the server that is to run the commands.
+        readonly_scripts: whether the read-only token may run scripts that only read.
+    """
 
-def refusal(rule: Rule | None, command: Command, *, readonly: bool) -> str:
-    """Why a command is not run, in the form of an error reply; empty if it may be."""
-    typed = command[0].decode("utf-8", "replace").upper()
-    name = name_of(command)
-    names = {name}
-    if len(command) > 1:  # old servers do not tell subcommands
-        names.add(f"{name}|{_word(command[1])}")
-    if rule is not None:
-        names |= {rule.name, rule.name.partition("|")[0]}
-        typed = f"{typed} {rule.name.partition('|')[2].upper()}".rstrip()
-    if names & SUBSCRIBING:
-        return f"ERR '{typed}' is not supported over HTTP: this service has no event streams"
-    if names & CONNECTION_BOUND:
-        hint = ": POST the commands to /multi-exec" if names & {"multi", "exec", "discard", "watch"} else ""
-        return f"ERR '{typed}' is not allowed over HTTP, since connections are shared{hint}"
-    for dangerous in names & ENDANGERS.keys():
-        return f"ERR '{typed}' is not allowed over HTTP: {ENDANGERS[dangerous]}"
-    if rule is None:
+    def __init__(self, table: Table, *, readonly_scripts: bool = False) -> None:
+        self.table = table
+        self._scripts = readonly_scripts
+        self._entries = {name: self._entry(rule) for name, rule in table.items()}
+
+    def knows(self, *names: bytes) -> bool:
+        """Whether the server has these commands under their own names."""
+        return all(name in self.table for name in names)
+
+    def decide(self, command: Command, *, readonly: bool) -> Allowed | Refused:
+        """Whether a command may be run, and what is sent then.
+
+        Args:
+            command: as the caller sent it.
+            readonly: whether its token only allows reading.
+        """
+        entry = self._entries.get(command[0].lower())  # of bytes: ASCII letters only, as the server does
+        if entry is None:
+            why = malformed(command)
+            return Refused(why or _unknown(command), unknown=not why)
+        rest = 1
+        if entry.subcommands and len(command) > 1:
+            found = entry.subcommands.get(command[1].lower())
+            if found is None:
+                return Refused(_unknown_subcommand(entry, command), unknown=bool(WELL_FORMED.fullmatch(command[1])))
+            entry, rest = found, 2
+        elif not entry.rule.subcommands and len(command) > 1 and _may_have_subcommands(entry.rule):
+            why = self._untold(entry.rule, command[1], readonly=readonly)
+            if why:
+                return Refused(why)
+        why = entry.readonly if readonly else entry.full
+        if why:
+            return Refused(why)
+        rule = entry.rule
+        sent = [*rule.words, *command[rest:]]
+        if rule.name in timeouts.BOUNDS:
+            return _bounded(rule, sent)
+        if rule.name in REPEATING and len(sent) > 2 and sent[2].startswith(b"-") and not _REPEATS.fullmatch(sent[2]):
+            return Refused("ERR value is out of range: a negative count is from -1 to -9999 here")
+        if rule.name in DRAWING and len(sent) > 1:
+            return Refused(f"ERR '{_title(rule)}' takes no arguments here: they say how long its reply is")
+        return Allowed(sent, kills=rule.name in KILLS)
+
+    # ---- before any caller comes -----------------------------------------------------------------
+
+    def _entry(self, rule: Rule) -> _Entry:
+        subcommands = {name: self._entry(sub) for name, sub in rule.subcommands.items()}
+        full = _refusal(rule)
+        if not full and subcommands and rule.arity != -1:  # the bare name of a container runs nothing
+            full = _and_others(sub.full for sub in subcommands.values()) or _too_short(rule)
+        return _Entry(rule, full, full or self._reading(rule), subcommands)
+
+    def _reading(self, rule: Rule) -> str:
+        """Why a command is more than reading."""
+        title = _title(rule)
+        if rule.name in HARMLESS:
+            return ""
+        if "readonly" not in rule.flags or rule.flags & {"write", "admin"}:
+            return f"NOPERM this token is read-only: the server does not list '{title}' among what only reads"
+        if rule.categories is None:
+            return f"NOPERM this token is read-only: the server does not tell what '{title}' belongs to"
+        if rule.name in READING_SCRIPTS:
+            allowed = "" if self._scripts else f"'{title}' runs a script, which WORKER_READONLY_SCRIPTS=1 allows"
+            return allowed and f"NOPERM this token is read-only: {allowed}"
+        for category in BEYOND_READING:
+            if category in rule.categories:
+                return f"NOPERM this token is read-only: '{title}' is {category}"
         return ""
-    if ("@connection" in rule.categories and not names & HARMLESS_CONNECTION) or "@transaction" in rule.categories:
-        return f"ERR '{typed}' is not allowed over HTTP, since connections are shared"
-    if "admin" in rule.flags or any("admin" in sub.flags for sub in rule.subcommands.values()):
-        return f"ERR '{typed}' is not allowed over HTTP: it administers the server"
-    if "blocking" in rule.flags and not names & BOUNDS.keys():
-        return f"ERR '{typed}' is not allowed over HTTP: it may block for ever"
-    if readonly and _may_write(rule):
-        return f"NOPERM this token is read-only: '{typed}' may write"
+
+    def _untold(self, rule: Rule, word: bytes, *, readonly: bool) -> str:
+        """Why a subcommand is refused that the server does not tell."""
+        if not WELL_FORMED.fullmatch(word):
+            return _MALFORMED_SUBCOMMAND
+        sub = word.decode("ascii").lower()
+        if f"{rule.name}|{sub}" in ENDANGERS.keys() | KILLS:
+            return f"ERR '{_title(rule)} {sub.upper()}' is not allowed over HTTP"
+        if readonly and sub not in UNTOLD.get(rule.name, ()):
+            return (
+                f"NOPERM this token is read-only: the server does not tell whether '{_title(rule)} {sub.upper()}' reads"
+            )
+        return ""
+
+
+def malformed(command: Command) -> str:
+    """Why a command's name is none, whatever the server's table says; empty if it may be one."""
+    return "" if WELL_FORMED.fullmatch(command[0]) else _MALFORMED
+
+
+_CHARACTERS = "the name consists of letters, digits, '.', '_' and '-'"
+_MALFORMED = f"ERR this is no command's name: {_CHARACTERS}"
+_MALFORMED_SUBCOMMAND = f"ERR this is no subcommand's name: {_CHARACTERS}"
+
+
+def _unknown(command: Command) -> str:
+    name = command[0][:60].decode("ascii")
+    return f"ERR unknown command '{name}': the server does not list it (COMMAND) under this name"
+
+
+def _unknown_subcommand(entry: _Entry, command: Command) -> str:
+    if not WELL_FORMED.fullmatch(command[1]):
+        return _MALFORMED_SUBCOMMAND
+    name = command[1][:60].decode("ascii")
+    if entry.full and not entry.full.startswith("ERR wrong"):  # the whole container is refused
+        return entry.full
+    return f"ERR unknown subcommand '{name}': the server does not list it among those of {_title(entry.rule)}"
+
+
+def _too_short(rule: Rule) -> str:
+    return f"ERR wrong number of arguments for '{rule.name}' command"
+
+
+def _and_others(whys: object) -> str:
+    return next((why for why in whys if "administers" in why), "")  # type: ignore[attr-defined]
+
+
+def _may_have_subcommands(rule: Rule) -> bool:
+    return rule.name in UNTOLD or rule.name in _CONTAINERS
+
+
+_CONTAINERS = frozenset(name.partition("|")[0] for name in (*ENDANGERS, *KILLS) if "|" in name) | {"xgroup", "pubsub"}
+"""Commands with subcommands, for servers that do not tell them, beside those that are refused as a whole."""
+
+
+def _title(rule: Rule) -> str:
+    return rule.name.replace("|", " ").upper()
+
+
+def _refusal(rule: Rule) -> str:
+    """Why a command is run for no caller at all."""
+    title, container = _title(rule), rule.name.partition("|")[0]
+    names = {rule.name, container}
+    categories = rule.categories or frozenset()
+    if names & SUBSCRIBING:
+        return f"ERR '{title}' is not supported over HTTP: this service has no event streams"
+    if names & CONNECTION_BOUND or ("@connection" in categories and not names & HARMLESS_CONNECTION):
+        hint = ": POST the commands to /multi-exec" if names & {"multi", "exec", "discard", "watch"} else ""
+        return f"ERR '{title}' is not allowed over HTTP, since connections are shared{hint}"
+    for dangerous in names & ENDANGERS.keys():
+        return f"ERR '{title}' is not allowed over HTTP: {ENDANGERS[dangerous]}"
+    if "@transaction" in categories:
+        return f"ERR '{title}' is not allowed over HTTP, since connections are shared"
+    if "admin" in rule.flags or "@admin" in categories:
+        return f"ERR '{title}' is not allowed over HTTP: it administers the server"
+    if "blocking" in rule.flags and rule.name not in timeouts.BOUNDS:
+        return f"ERR '{title}' is not allowed over HTTP: it may block for ever"
     return ""
 
 
-def _may_write(rule: Rule) -> bool:
-    """Scripts bear no write flag, since they may do either; nor does PUBLISH, which others get to see."""
-    if "write" in rule.flags:
-        return True
-    if "readonly" in rule.flags:
-        return False
-    return "may_replicate" in rule.flags or "@scripting" in rule.categories or rule.name in PUBLISHING
-
-
-# ---- blocking ----------------------------------------------------------------------------------
-
-_LAST, _FIRST, _OPTION = "last", "first", "option"
-
-BOUNDS: Mapping[str, tuple[str, int]] = {
-    "blpop": (_LAST, 1),
-    "brpop": (_LAST, 1),
-    "brpoplpush": (_LAST, 1),
-    "blmove": (_LAST, 1),
-    "bzpopmin": (_LAST, 1),
-    "bzpopmax": (_LAST, 1),
-    "blmpop": (_FIRST, 1),
-    "bzmpop": (_FIRST, 1),
-    "xread": (_OPTION, 1000),
-    "xreadgroup": (_OPTION, 1000),
-    "wait": (_LAST, 1000),
-    "waitaof": (_LAST, 1000),
-}
-"""Blocking commands: where their timeout stands, and its units in a second."""
-
-_NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-
-
-def bounded(rule: Rule | None, command: Command, seconds: float) -> tuple[Command, bool]:
-    """The command with its timeout cut to ``seconds``, and whether it blocks at all.
-
-    A timeout of 0 means for ever, so it is cut too. One that is no number is left for the server to
-    complain about.
-    """
-    name = rule.name if rule is not None else name_of(command)
-    if name not in BOUNDS:
-        return command, False
-    place, units = BOUNDS[name]
-    if place == _OPTION:
-        at = _block_option(command)
-    else:
-        at = len(command) - 1 if place == _LAST else 1
-    if not 0 < at < len(command):
-        return command, False
-    if not _NUMBER.fullmatch(command[at]):
-        return command, True
-    value = float(command[at])
-    if value < 0 or 0 < value <= seconds * units:
-        return command, True
-    most = b"%d" % max(1, int(seconds * units)) if units > 1 else b"%.3f" % seconds
-    return [*command[:at], most, *command[at + 1 :]], True
-
-
-def _block_option(command: Command) -> int:
-    """Where the number after BLOCK stands in XREAD and XREADGROUP; 0 if they do not block."""
-    at = 1
-    while at < len(command):
-        match command[at].lower():
-            case b"streams":
-                return 0
-            case b"block":
-                return at + 1
-            case b"group":
-                at += 3
-            case b"count":
-                at += 2
-            case _:
-                at += 1
-    return 0
+def _bounded(rule: Rule, sent: Command) -> Allowed | Refused:
+    match timeouts.read(rule.name, sent):
+        case timeouts.Blocking() as blocking:
+            return Allowed(sent, blocking)
+        case str() as why:
+            return Refused(why)
+        case command:
+            return Allowed(command)

@@ -22,6 +22,12 @@ TOKEN_PARAMETER = b"_token"
 """The query's parameter that carries a token, and is no part of a command."""
 
 
+MAX_DEPTH = 128
+"""Arrays in each other that an answer may have; only scripts make more than a few."""
+
+TOO_DEEP = f"ERR the reply is nested more than {MAX_DEPTH} arrays deep"
+
+
 # ---- requests ----------------------------------------------------------------------------------
 
 
@@ -147,18 +153,27 @@ def item(reply: Any, encode: Encoder) -> dict[str, Any]:
     """``{"result": ...}``, or ``{"error": ...}`` for an error reply."""
     if isinstance(reply, Exception):
         return {"error": words(reply)}
-    return {"result": value_of(reply, encode)}
+    try:
+        return {"result": value_of(reply, encode)}
+    except TooDeepError:
+        return {"error": TOO_DEEP}
 
 
-def value_of(reply: Any, encode: Encoder) -> Any:
+class TooDeepError(Exception):
+    """A reply has more than :data:`MAX_DEPTH` arrays in each other."""
+
+
+def value_of(reply: Any, encode: Encoder, depth: int = MAX_DEPTH) -> Any:
     if isinstance(reply, bytes):
         return encode(reply)
     if isinstance(reply, list):
-        return [value_of(element, encode) for element in reply]
+        if not depth:
+            raise TooDeepError
+        return [value_of(element, encode, depth - 1) for element in reply]
     if isinstance(reply, RedisError):  # inside an array, where RESP2 allows it
         return words(reply)
     return reply
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

@@ -3,6 +3,9 @@
 The file belongs to the service. Its master holds a shared ``flock`` on it; so does a second master
 during an upgrade. Who leaves last removes it. If a master is killed the file stays, and the next one
 goes on with the same token.
+
+A master knows the token too, and so do the workers that it forks: it is the same for as long as there is a master,
+whatever becomes of the file. One that was removed is written again.
 """
 
 from __future__ import annotations
@@ -15,12 +18,39 @@ import os
 import secrets
 from pathlib import Path
 
+from poolmgr import cleaners, redaction
 from poolmgr.settings import Settings
 
 log = logging.getLogger("poolmgr.worker")
 
-_held = -1
-"""The master's descriptor with the shared lock; closed by exec (O_CLOEXEC)."""
+REMEDY = "set WORKER_TOKEN to choose one"
+
+
+class _Hold:
+    """A master's, and its workers' copy.
+
+    Attributes:
+        text: the token.
+        fd: the descriptor with the shared lock; closed by exec (O_CLOEXEC).
+        told: what another one in its file has been told of.
+    """
+
+    def __init__(self, path: Path, text: str, fd: int) -> None:
+        self.path = path
+        self.text = text
+        self.fd = fd
+        self.told = text
+        self.guard = cleaners.keep_away(path.parent)
+        redaction.hide(text)
+
+    def close(self) -> None:
+        for fd in (self.fd, self.guard):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.fd = self.guard = -1
+
+
+_hold: _Hold | None = None
 
 
 def path_of(settings: Settings) -> Path:
@@ -32,25 +62,52 @@ def path_of(settings: Settings) -> Path:
     return settings.private_directory() / "token"
 
 
-def ensure(path: Path) -> str:
-    """The token in the file, which is made if it is missing. Many processes may call this at once.
+def current(settings: Settings) -> str:
+    """The token: the one that the master holds, or the file's, where there is no such master.
+
+    Raises:
+        OSError: it cannot be read or made.
+        SettingsError: the private directory is not ours.
+    """
+    if _hold is not None:
+        return _hold.text
+    path = path_of(settings)
+    text, made = ensure(path)
+    redaction.hide(text)
+    if made:
+        log.warning("worker.token", extra={"path": str(path), "made": True, "remedy": REMEDY})
+    return text
+
+
+def ensure(path: Path) -> tuple[str, bool]:
+    """The token in the file, which is made if it is missing, and whether it was. Many processes may call this at once.
 
     Raises:
         OSError: it cannot be read or made.
     """
+    made = False
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return path.read_text("ascii").strip()
-        # Whole from the first moment: written aside, then given the name, unless somebody was first.
-        aside = path.with_name(f".token-{os.getpid()}-{secrets.token_hex(4)}")
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(fd, secrets.token_urlsafe(32).encode() + b"\n")
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        finally:
-            os.close(fd)
-            os.unlink(aside)
+            return path.read_text("ascii").strip(), made
+        made = _write(path, secrets.token_urlsafe(32))
+
+
+def _write(path: Path, text: str) -> bool:
+    """Have a file with this token there, unless there is one; whether there was none.
+
+    It is whole from the first moment: written aside, then given the name, unless somebody was first.
+    """
+    aside = path.with_name(f".token-{os.getpid()}-{secrets.token_hex(4)}")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, text.encode() + b"\n")
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(fd)
+        os.unlink(aside)
+    return True
 
 
 def hold(settings: Settings) -> None:
@@ -60,46 +117,95 @@ def hold(settings: Settings) -> None:
         OSError: it cannot be read or made.
         SettingsError: the private directory is not ours.
     """
-    global _held
-    if settings.worker_token is not None or _held >= 0:
+    global _hold
+    if settings.worker_token is not None or _hold is not None:
         return
-    path = path_of(settings)
+    path, made = path_of(settings), False
     while True:
-        ensure(path)
+        made = ensure(path)[1] or made
         with contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            fd = _lock(path)
             if _is_at(path, fd):
                 break
             os.close(fd)  # a master that was leaving has just removed it
-    _held = fd
-    atexit.register(_release_in, os.getpid(), settings)  # gunicorn ends without on_exit as long as it does not serve
-    log.info("worker.token", extra={"path": str(path), "remedy": "set WORKER_TOKEN to choose one"})
+    _hold = _Hold(path, _text(fd), fd)
+    atexit.register(_release_in, os.getpid())  # gunicorn ends without on_exit as long as it does not serve
+    log.info("worker.token", extra={"path": str(path), "made": made, "remedy": REMEDY})
 
 
-def release(settings: Settings) -> None:
-    """From a master that ends: remove the token if no other master holds it."""
-    global _held
-    if _held < 0:
+def renew() -> None:
+    """From a running master that is about to have new workers, or a successor: have the file be there, and tell what
+    has become of it. Does nothing where none is held; raises nothing."""
+    global _hold
+    if _hold is None:
         return
-    fd, _held = _held, -1
-    path = path_of(settings)
+    path = _hold.path
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(path, fd):
-            path.unlink()
+        if _is_at(path, _hold.fd):
+            _tell_if_differing(_text(_hold.fd))
+            return
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        lost = _write(path, _hold.text)
+        fd = _lock(path)
+        found = _text(fd)
+        if found != _hold.text:
+            os.close(fd)
+            _tell_if_differing(found)
+            return
+        _hold.close()
+        _hold = _Hold(path, _hold.text, fd)
+    except (OSError, ValueError) as error:
+        log.error("worker.token_unwritable", extra={"path": str(path), "error": str(error), "remedy": REMEDY})
+        return
+    if lost:
+        log.warning(
+            "worker.token_lost",
+            extra={"path": str(path), "remedy": "it was written again; keep what removes old files from its directory"},
+        )
+
+
+def _tell_if_differing(found: str) -> None:
+    if _hold is None or found in (_hold.text, _hold.told):
+        return
+    _hold.told = found
+    log.error(
+        "worker.token_differs",
+        extra={"path": str(_hold.path), "remedy": "restart the service to have the file's, or set WORKER_TOKEN"},
+    )
+
+
+def release() -> None:
+    """From a master that ends: remove the token if no other master holds it."""
+    global _hold
+    if _hold is None:
+        return
+    held, _hold = _hold, None
+    try:
+        fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(held.path, held.fd):
+            held.path.unlink()
     except BlockingIOError:
         pass
     finally:
-        os.close(fd)
+        held.close()
     with contextlib.suppress(OSError):
-        path.parent.rmdir()  # if it is empty now
+        held.path.parent.rmdir()  # if it is empty now
 
 
-def _release_in(pid: int, settings: Settings) -> None:
+def _release_in(pid: int) -> None:
     """Workers have their master's handlers too."""
     if os.getpid() == pid:
-        release(settings)
+        release()
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _text(fd: int) -> str:
+    return os.pread(fd, 1024, 0).decode("ascii").strip()
 
 
 def _is_at(path: Path, fd: int) -> bool:

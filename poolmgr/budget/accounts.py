@@ -14,6 +14,10 @@ SILENT_AFTER = 5.0
 """Seconds after which a member that has not acknowledged a recall is reported and gets no headroom."""
 
 
+TO_REGISTER = 2.0
+"""Seconds that a process of which a census has found connections is given to register."""
+
+
 class Identity(msgspec.Struct, frozen=True):
     """A process as the kernel knows it. ``tag`` is the key everywhere."""
 
@@ -24,6 +28,8 @@ class Identity(msgspec.Struct, frozen=True):
     program: str = ""
     """Hash that changes on ``exec``."""
     title: str = ""
+    mark: int = 0
+    """Number of a mapping that ``exec`` takes away; 0: none is known."""
 
 
 class Account(msgspec.Struct):
@@ -117,6 +123,11 @@ class Account(msgspec.Struct):
         peak = max(report.peak, report.in_use + report.waiting)
         return min(peak, report.ceiling) if report.ceiling else peak
 
+    @property
+    def used(self) -> int:
+        """Connections that are open and were used in the last second; what is not reported counts as charged."""
+        return self.charge if self.report is None else min(self.report.open, self.peak)
+
     def silent(self, now: float) -> bool:
         """Whether it has owed an acknowledgement for too long."""
         return self.recalled is not None and now - self.recalled > SILENT_AFTER
@@ -129,6 +140,13 @@ class Quarantine(msgspec.Struct):
     since: float
     exited: bool = True
     """False: found by a census under the tag of a process that lives and has not registered."""
+    registered: bool = True
+    """That process has registered here, so its connections are ours alone and may be killed. False: found by a census
+    under a name that may be anybody's, so it is only counted, while a list shows it."""
+
+    def due(self, now: float) -> bool:
+        """Whether its end is to be proven: the process is gone, or has had time to register."""
+        return self.exited or (not self.registered and now >= self.since + TO_REGISTER)
 
 
 class Server(msgspec.Struct):
@@ -138,10 +156,14 @@ class Server(msgspec.Struct):
     aliases: set[str] = msgspec.field(default_factory=set)
     run_id: str = ""
     budget: int = 0
+    spares_used: bool = False
+    """A budget that has shrunk takes back what nobody uses, and nothing else: it has shrunk for others' sake."""
     operator: str | None = None
     """The operator's word for the budget (a number or ``auto``), kept over restarts; None: none said."""
     held: bool = True
     """Nothing is raised: the server's identity is not known yet, or a census is not done."""
+    unknown: bool = False
+    """Its addresses were another server's until now: nothing is told there before it is known which one it is."""
     search: bool = False
     """It is to be searched for our connections once more, before anything is raised (see ``Ledger.whole``)."""
     accounts: dict[str, Account] = msgspec.field(default_factory=dict)
@@ -167,9 +189,19 @@ class Server(msgspec.Struct):
         return sum(entry.charge for entry in self.quarantine.values())
 
     @property
+    def strange(self) -> int:
+        """What of it is charged for connections that nobody has registered for."""
+        return sum(entry.charge for entry in self.quarantine.values() if not entry.registered)
+
+    @property
     def owed(self) -> int:
         """Permits recalled that are on their way back, from all members that can still answer."""
         return sum(a.owed for a in self.accounts.values() if len(a.told) > 1 and a.linked)
+
+    @property
+    def used(self) -> int:
+        """What could not be given back at once: the least that a budget is lowered to for others' sake."""
+        return sum(a.used for a in self.accounts.values()) + self.quarantined + max(self.own, self.own_wanted)
 
     @property
     def outstanding(self) -> int:
@@ -196,6 +228,7 @@ class SavedQuarantine(msgspec.Struct, frozen=True):
     age: float
     """Seconds it had been there when this was written."""
     exited: bool = True
+    registered: bool = False  # version 0.1.0 does not say
 
 
 class SavedServer(msgspec.Struct, frozen=True):
@@ -220,6 +253,8 @@ class Saved(msgspec.Struct, frozen=True):
     """Supervisors before that one which ended with permits charged; for metrics."""
     partial: bool = False
     """Members may live of whom nothing is in it (see ``Ledger.partial``)."""
+    scopes: tuple[str, ...] = ()
+    """See ``Ledger.scopes``."""
 
 
 # ---- what the ledger says to its shell ------------------------------------------------------------
@@ -231,6 +266,7 @@ class Quarantined(msgspec.Struct, frozen=True):
     charge: int
     since: float
     exited: bool
+    registered: bool
 
 
 class MemberView(msgspec.Struct, frozen=True):

@@ -7,10 +7,12 @@ The operator's number is taken as it is, unless the server itself allows less. `
 of ``maxclients`` after a reserve for everyone else and after the clients that are not ours, divided
 by the hosts that share the server, and no more than the members' file descriptors can carry.
 
-The world changes while we run. A number that falls is followed at once; one that grows is followed
-slowly, so that a foreign client that comes and goes does not make connections be torn down and made
-again. A refusal (``max number of clients reached``) is a fact about *now* that no arithmetic knew:
-it lowers the budget at once to what the server had let us have, and that cap is lifted step by step.
+The world changes while we run. A number that falls is followed at once; one that grows when that has lasted, so that a
+foreign client that comes and goes does not make permits come and go. What is open and used is never given up for
+others' growth: it stays, and only what nobody uses comes back. A refusal (``max number of clients reached``) is a fact
+about *now* that no arithmetic knew: it lowers the budget at once to what the server had let us have. That cap holds
+until the server says that there is room, as much as it says; where it does not, it is tried out, four times as much
+each second.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ MINUS = "\N{MINUS SIGN}"
 UNKNOWN_SERVER = 64
 """Budget of a server that does not say its ``maxclients`` and for which the operator said none."""
 
-SETTLE = 5.0
-"""Seconds for which a budget must have been larger before it is followed upwards."""
+SETTLE = 1.0
+"""Seconds for which a budget must have been larger before it is followed upwards, to the least of that time."""
 
-STEP_EVERY = 1.0
-"""Seconds between two steps upwards; each is a twentieth of the budget, at least one."""
+FACTOR = 4
+"""By how much a cap is lifted at a time where the server does not say what room it has."""
 
 HERD = 1.0
 """Refusals within this many seconds of one another are one event: all members meet it at once."""
@@ -42,6 +44,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         reserve: the operator's reserve; None for the rule.
         others: clients of the server that are none of ours, replicas and the cluster bus included.
         hosts: how many hosts share the server.
+        supervisors: how many of ours on this host use it, this one included; theirs: what the others have open now.
+        used: connections of ours that are open and used; they stay whatever others do.
         descriptors: connections that the members' file-descriptor limits leave, all together.
         remark: why something is not known, for people.
     """
@@ -52,16 +56,25 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reserve: int | None = None
     others: int | None = None
     hosts: int = 1
+    supervisors: int = 1
+    theirs: int = 0
+    used: int = 0
     descriptors: int | None = None
     remark: str = ""
 
 
 class Derivation(msgspec.Struct, frozen=True):
-    """A budget and why. ``parts``: every bound looked at, (name, value, remark)."""
+    """A budget and why.
+
+    Attributes:
+        parts: every bound looked at, (name, value, remark).
+        alone: what it would be if the server had no other clients.
+    """
 
     budget: int
     text: str
     parts: tuple[tuple[str, int | None, str], ...] = ()
+    alone: int = 0
 
 
 def reserve_of(maxclients: int, reserve: int | None) -> int:
@@ -83,6 +96,7 @@ def derive(facts: Facts) -> Derivation:
     parts.append(("reserve", kept, rule if facts.operator is None else "not used: the operator's number holds"))
     parts.append(("other clients", facts.others, "not ours, replicas and cluster bus included"))
     parts.append(("hosts", facts.hosts, "REDIS_CONNECTION_HOSTS"))
+    parts.append(("supervisors", facts.supervisors, "of this host, each with a POOLMGR_SOCKET of its own"))
     bounds = facts.descriptors is not None and 0 < facts.descriptors < budget and facts.operator is None
     remedy = ": for more, raise LimitNOFILE or ulimit -n" if bounds else ""
     parts.append(("descriptors", facts.descriptors, f"what the members' file-descriptor limits leave{remedy}"))
@@ -90,7 +104,8 @@ def derive(facts: Facts) -> Derivation:
         budget, words = facts.descriptors, f"what the members' file-descriptor limits leave (not {budget}: {words})"
     if budget < 1:
         budget, words = 1, f"the least there can be ({words} leaves {budget})"
-    return Derivation(budget, f"budget {budget} = {words}", tuple(parts))
+    alone = derive(msgspec.structs.replace(facts, others=0, theirs=0, used=0)).budget if facts.others else budget
+    return Derivation(budget, f"budget {budget} = {words}", tuple(parts), alone)
 
 
 def _operator(facts: Facts) -> tuple[int, str]:
@@ -110,56 +125,75 @@ def _auto(facts: Facts) -> tuple[int, str]:
     kept = reserve_of(facts.maxclients, facts.reserve)
     budget = facts.maxclients - kept
     words = f"redis maxclients {facts.maxclients} {MINUS} reserve {kept}"
-    if facts.others:
-        budget -= facts.others
-        words += f" {MINUS} {facts.others} other client{'s' if facts.others != 1 else ''}"
+    others = max(0, (facts.others or 0) - facts.theirs)
+    if others:
+        budget -= others
+        words += f" {MINUS} {others} other client{'s' if others != 1 else ''}"
     if facts.hosts > 1:
         budget //= facts.hosts
         words = f"({words}) / {facts.hosts} hosts"
+    if facts.supervisors > 1:
+        room, budget = budget - facts.theirs, budget // facts.supervisors
+        words = f"({words}) / {facts.supervisors} supervisors of this host"
+        if room < budget:
+            budget, words = room, f"{words}, of which {facts.theirs} connections of the others leave {room}"
+    stays = min(facts.used, facts.maxclients)
+    if budget < stays:
+        return stays, f"what is open and used, which stays ({words} leaves {budget})"
     return budget, words
 
 
 class Governor:
-    """Follows a budget over time: down at once, up slowly. Times are monotonic seconds."""
+    """Follows a budget over time: down at once, up when it has lasted. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.budget: int | None = None
         """The effective budget; None before the first derivation."""
+        self.target = 0
+        """What the facts allow but for refusals."""
         self.cap: int | None = None
         """What a refusal has left; None when none holds."""
         self._larger_since: float | None = None
-        self._stepped = 0.0
+        self._least = 0
+        """The smallest that has been allowed since."""
         self._refused = -1e9
 
-    def follow(self, target: int, now: float, *, at_once: bool = False) -> int:
+    @property
+    def rising(self) -> bool:
+        """It will be larger soon, if that lasts."""
+        return self._larger_since is not None
+
+    def follow(self, target: int, now: float, *, at_once: bool = False, fits: int | None = None) -> int:
         """The effective budget when ``target`` is what the facts allow.
 
         Args:
-            at_once: the operator has said so: no slow growth, and what a refusal left is forgotten.
+            at_once: the operator has said so: no wait, and what a refusal left is forgotten.
+            fits: how many of ours the server has room for, those that are open included; None: it does not say.
         """
+        self.target = target
         if at_once:
             self.cap = None
-        if self.budget is None or at_once or target <= self.budget:
+        allowed = self._allowed(target, fits)
+        if self.budget is None or at_once or allowed <= self.budget:
             self._larger_since = None
-            self.budget = target if self.cap is None else min(target, self.cap)
-            self._lift_cap(target, now)
-            return self.budget
-        if self._larger_since is None:
-            self._larger_since = now
-        if now - self._larger_since >= SETTLE and now - self._stepped >= STEP_EVERY:
-            self._stepped = now
-            self.budget = min(target, self.budget + max(1, self.budget // 20))
-            if self.budget >= target:
+            self.budget = allowed
+        else:
+            if self._larger_since is None:
+                self._larger_since, self._least = now, allowed
+            self._least = min(self._least, allowed)
+            if now - self._larger_since >= SETTLE:
                 self._larger_since = None
-                self.cap = None
-            elif self.cap is not None:
-                self.cap = self.budget
+                self.budget = self._least
+                if self.cap is not None and fits is None:
+                    self.cap = self.budget
+        if self.cap is not None and self.budget >= target:
+            self.cap = None  # it says nothing more than the facts
         return self.budget
 
-    def _lift_cap(self, target: int, now: float) -> None:
-        """A cap no smaller than what the facts allow says nothing any more."""
-        if self.cap is not None and target <= self.cap:
-            self.cap = None
+    def _allowed(self, target: int, fits: int | None) -> int:
+        if self.cap is None:
+            return target
+        return min(target, FACTOR * self.cap if fits is None else max(self.cap, fits))
 
     def refused(self, opened: int, now: float) -> int | None:
         """The server refused a connection while ``opened`` of ours were open; the budget that holds now,

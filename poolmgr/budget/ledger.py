@@ -37,7 +37,7 @@ shell (:mod:`poolmgr.supervisor.server`) must write the snapshot *before* it act
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -50,6 +50,9 @@ __all__ = ["Identity", "Ledger", "Member", "Tell", "Turn"]
 
 DEPARTED_KEPT = 4096
 """How many tags of processes that are gone are remembered, to ignore what they sent before."""
+
+MOST_SCOPES = 16
+"""How many scopes are known at the same time."""
 
 RETRY_SNAPSHOT = 0.5
 """Seconds until raises are tried again after a snapshot could not be written."""
@@ -82,6 +85,9 @@ class Ledger:
         """Supervisors before this one that ended with permits charged."""
         self.partial = False
         """A snapshot was lost: members may live of whom nothing is known, till they have had time to register (S4)."""
+        self.scopes: dict[str, None] = {}
+        """What the names of our connections may bear (:mod:`poolmgr.identity`): the supervisor's scope, and those of
+        earlier ones that members have brought along."""
         self._departed: dict[str, None] = {}
         self._touched: set[str] = set()
         self._wakes: dict[str, float] = {}
@@ -105,10 +111,18 @@ class Ledger:
             self._unsaved = True
         return known
 
-    def set_budget(self, server: str, budget: int, now: float, *, operator: str | None = None) -> None:
+    def set_budget(
+        self, server: str, budget: int, now: float, *, operator: str | None = None, spares_used: bool = False
+    ) -> None:
         """The effective budget. When it shrinks below what is charged, nothing is raised until enough
-        has come back. ``operator``: the operator's word for it, kept over restarts."""
+        has come back.
+
+        Args:
+            operator: the operator's word for it, kept over restarts.
+            spares_used: only what nobody uses is to come back.
+        """
         known = self.servers[server]
+        known.spares_used = spares_used
         if operator is not None and operator != known.operator:
             known.operator = operator
             self._unsaved = True
@@ -160,13 +174,46 @@ class Ledger:
                 active=account.active,
             )
         for tag, entry in old.quarantine.items():
-            self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited)
+            self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
         new.own += old.own
         if old.search and not new.search:
             self.search_anew(into)
         self._wakes.pop(server, None)
         self._unsaved = True
         self._touched.add(into)
+
+    def part(self, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float) -> None:
+        """Some addresses of ``server``, by which ``tags`` go, lead to another one: ``new``. What each of them has open
+        by which address only it knows, and it has not said so yet: so it is charged with all at both. There it opens
+        nothing before it is told a limit, which is not before :meth:`settled`, or :meth:`dissolve` into a known one."""
+        old, known = self.servers[server], self.server(new, aliases=aliases)
+        known.budget, known.unknown = old.budget, True
+        for tag, account in old.accounts.items():
+            if tag in tags or not account.linked:  # of who has not registered nobody knows by what addresses it goes
+                charge = account.charge
+                known.accounts[tag] = Account(
+                    told=[(0, charge)],
+                    unanswered=True,
+                    excess=charge,
+                    unopened=charge,
+                    linked=account.linked,
+                    ceiling=account.ceiling,
+                    active=account.active,
+                )
+                known.charged += charge
+                account.unanswered, account.excess = True, 0  # what it takes along makes room here
+        for tag, entry in old.quarantine.items():
+            self.quarantine(known, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
+        known.search = old.search
+        self._unsaved = True
+        self._touched.add(new)
+
+    def settled(self, server: str) -> None:
+        """It is known which server that is: its members may be told what they may have there."""
+        known = self.servers[server]
+        if known.unknown:
+            known.unknown = False
+            self._touched.add(server)
 
     # ---- members ----------------------------------------------------------------------------------
 
@@ -305,6 +352,25 @@ class Ledger:
                 self._unsaved = self._unsaved or account.charge > 0
                 self._touched.add(server.id)
 
+    def leave_one(self, tag: str, link: int, server: str, seq: int, now: float) -> bool:
+        """The same at one server. It counts only if the member has heard of all limits that it was told there: of one
+        that is still on its way it will say that it knows of no such server any more."""
+        member, known = self.members.get(tag), self.servers.get(server)
+        account = known.accounts.get(tag) if known is not None else None
+        if member is None or known is None or account is None or not self._same_link(member, link):
+            return False
+        if not self._has_heard_all(account, seq):
+            return False
+        del known.accounts[tag]
+        known.charged -= account.charge
+        self._unsaved = self._unsaved or account.charge > 0
+        self._touched.add(server)
+        return True
+
+    @staticmethod
+    def _has_heard_all(account: Account, seq: int) -> bool:
+        return not account.unanswered and seq == account.seq
+
     def exited(self, tag: str, now: float) -> None:
         """Rule S3: the *process* is gone, or has become another program. What it may have left open
         on the servers is in quarantine until :meth:`proven`."""
@@ -320,12 +386,15 @@ class Ledger:
                 self._touched.add(server.id)
                 self.quarantine(server, tag, account.charge, now)
 
-    def quarantine(self, server: Server, tag: str, charge: int, now: float, *, exited: bool = True) -> None:
+    def quarantine(
+        self, server: Server, tag: str, charge: int, now: float, *, exited: bool = True, registered: bool = True
+    ) -> None:
         """``charge`` permits are of a process that is gone; their end is to be proven."""
         if charge <= 0:
             return
-        entry = server.quarantine.setdefault(tag, Quarantine(0, now, exited))
+        entry = server.quarantine.setdefault(tag, Quarantine(0, now, exited, registered))
         entry.charge += charge
+        entry.registered = entry.registered or registered
 
     def forget(self, tag: str) -> None:
         """The process is gone: what it sent before is ignored from now on."""
@@ -340,10 +409,20 @@ class Ledger:
 
     # ---- proof and the supervisor's own connections ------------------------------------------------
 
+    def knows(self, tag: str) -> bool:
+        """Whether a process of that tag is, or was, a member, or is the supervisor itself."""
+        return tag in self.members or tag in self._departed or tag == self.owner.tag
+
+    def adopt(self, scope: str) -> None:
+        """A member was told that scope by an earlier supervisor: what bears it may be ours."""
+        if scope and scope not in self.scopes and len(self.scopes) < MOST_SCOPES:
+            self.scopes[scope] = None
+            self._unsaved = True
+
     def quarantined(self) -> list[Quarantined]:
-        """Everything whose end is to be proven."""
+        """Everything that is not proven gone yet."""
         return [
-            Quarantined(server.id, tag, entry.charge, entry.since, entry.exited)
+            Quarantined(server.id, tag, entry.charge, entry.since, entry.exited, entry.registered)
             for server in self.servers.values()
             for tag, entry in server.quarantine.items()
         ]
@@ -409,7 +488,7 @@ class Ledger:
                 server.accounts[tag].asked = now
                 turn.tells.append(Tell(tag, self.members[tag].link, Ask(id, recalls.guard(server))))
             for tag, account in server.accounts.items():
-                if account.unanswered and account.linked:
+                if account.unanswered and account.linked and not server.unknown:
                     self._answer(server, tag, account, now, turn)
             if decision.wake is not None:
                 self._wakes[id] = max(decision.wake, now)
@@ -598,11 +677,12 @@ class Ledger:
 
     @property
     def idle(self) -> bool:
-        """Nothing is charged, nothing is in quarantine: the supervisor may exit and drop the snapshot."""
+        """Nothing of ours is charged, nothing is in quarantine: the supervisor may exit and drop the snapshot. What was
+        found under names that nobody has registered keeps no supervisor: the next one finds it as well."""
         return not self.partial and all(self._settled(server) for server in self.servers.values())
 
     def _settled(self, server: Server) -> bool:
-        return server.outstanding == 0
+        return server.outstanding == server.strange
 
     def view(self, server: str) -> ServerView:
         """The numbers of one server, for people."""

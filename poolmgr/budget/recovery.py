@@ -29,6 +29,7 @@ def save(ledger: Ledger, now: float) -> Saved:
         members=tuple(SavedMember(ledger.members[tag].identity, held) for tag, held in charges.items()),
         restarts=ledger.restarts,
         partial=ledger.partial,
+        scopes=tuple(ledger.scopes),
     )
 
 
@@ -41,7 +42,7 @@ def _server(server: Server, now: float) -> SavedServer:
         operator=server.operator,
         own=server.own,
         quarantine=tuple(
-            SavedQuarantine(tag, entry.charge, max(0.0, now - entry.since), entry.exited)
+            SavedQuarantine(tag, entry.charge, max(0.0, now - entry.since), entry.exited, entry.registered)
             for tag, entry in server.quarantine.items()
         ),
         search=server.search,
@@ -52,11 +53,14 @@ def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity]
     """Fill an empty ledger. The old supervisor's own connections are in quarantine under its tag."""
     ledger.restarts = saved.restarts + 1
     ledger.partial = saved.partial
+    for scope in saved.scopes:
+        ledger.adopt(scope)
     for old in saved.servers:
         server = ledger.server(old.id, aliases=old.aliases, run_id=old.run_id)
         server.budget, server.operator, server.search = old.budget, old.operator, old.search
         for entry in old.quarantine:
-            ledger.quarantine(server, entry.tag, entry.charge, now - entry.age, exited=entry.exited)
+            since = now - entry.age
+            ledger.quarantine(server, entry.tag, entry.charge, since, exited=entry.exited, registered=entry.registered)
         ledger.quarantine(server, saved.owner.tag, old.own, now)
     for listed in saved.members:
         restore_member(ledger, listed, now, alive(listed.identity))
@@ -85,6 +89,7 @@ def census(ledger: Ledger, server: Server, tag: str, count: int, now: float, exi
         return
     entry = server.quarantine.get(tag)
     if entry is None:
-        ledger.quarantine(server, tag, count, now, exited=exited)
+        departed = ledger.is_departed(tag)  # it was a member, and has said goodbye if it lives
+        ledger.quarantine(server, tag, count, now, exited=exited or departed, registered=departed)
     else:
         entry.charge = max(entry.charge, count)

@@ -22,6 +22,8 @@ The cases, numbered as in :func:`decide`:
    shared among all. It is recalled too where there is not enough, so that it changes hands at its next
    release; but nobody waits for that.
 
+   A budget that has shrunk is made up for in the same way. For others' sake only what is unused comes back.
+
 Who is entitled to what is in :mod:`poolmgr.budget.entitlement`, from whom it is taken in
 :mod:`poolmgr.budget.recalls`. They read the accounts; the only things they write are the marks of their
 own rhythm (``turn_ends``, ``tidied``).
@@ -178,7 +180,8 @@ def _share_out(
             raised[tag] = account.keeps + give
             available -= give
             entitled += want - give
-    missing = entitled + max(0, -free)
+    over = max(0, -free)
+    missing = entitled + over
     coming = recalls.coming(server, now)
     beyond = {tag: accounts[tag].need - raised.get(tag, accounts[tag].keeps) for tag in waiters}
     if entitled == 0 and available > 0:
@@ -194,11 +197,13 @@ def _share_out(
             if account.keeps == account.pinned:
                 account.turn_ends = entitlement.turn(server, share, waiters, now, rng)
     lowered = recalls.spare(server, share, missing - coming, raised, now, decision)
+    if server.spares_used and server.own >= server.own_wanted:
+        missing, over = entitled, 0
     if missing - coming - lowered > 0:
         recalls.used(server, share, missing - server.owed - lowered, raised, now, decision)
     lowered = sum(accounts[tag].keeps - limit for tag, limit in decision.lowers)
-    unmet = sum(more for more in beyond.values() if more > 0) + max(0, -free) - coming - lowered
-    if unmet > 0:
-        recalls.unused(server, set(waiters), unmet, now, decision)
-        recalls.pinned(server, share, unmet - server.owed, now, decision)
+    wanted = sum(more for more in beyond.values() if more > 0) - coming - lowered
+    if wanted + max(0, -free) > 0:
+        recalls.unused(server, set(waiters), wanted + max(0, -free), now, decision)
+        recalls.pinned(server, share, wanted + over - server.owed, now, decision)
     decision.again(now + recalls.ASK_AGAIN)

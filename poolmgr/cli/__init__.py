@@ -17,7 +17,9 @@ def main() -> None:
     try:
         app()
     except PoolmgrError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        from poolmgr.cli.output import complain
+
+        complain(f"Error: {error}")
         raise SystemExit(1) from None
     except BrokenPipeError:  # | head
         sys.stderr.close()

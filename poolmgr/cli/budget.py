@@ -29,11 +29,13 @@ def command(
     try:
         key = values.endpoint_key(server)
     except ValueError:
-        raise SettingsError(f"SERVER is {values.mask_url(server)!r}: allowed is HOST:PORT, HOST or /PATH") from None
+        raise SettingsError(f"SERVER is {values.conceal(server)!r}: allowed is HOST:PORT, HOST or /PATH") from None
     try:
         number = "reset" if budget.strip() == "reset" else values.budget(budget.strip())
     except ValueError:
-        raise SettingsError(f"N is {budget!r}: allowed is a whole number from 1 to 1000000, auto or reset") from None
+        raise SettingsError(
+            f"N is {values.conceal(budget)!r}: allowed is a whole number from 1 to 1000000, auto or reset"
+        ) from None
     answer = ask(loaded, wire.SetBudget(server=key, budget=str(number)))
     if not answer.ok:
         raise SupervisorError(answer.body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from poolmgr import settings
 from poolmgr.cli import documents
-from poolmgr.cli.output import NARROW, WIDE, console, print_json, table
+from poolmgr.cli.output import NARROW, WIDE, complain, console, print_json, table
 
 
 def command(
@@ -42,7 +41,7 @@ def command(
         out.print(WHOSE)
     for row in rows:
         if row.error:
-            print(f"{'Warning' if row.source == 'unknown' else 'Error'}: {row.error}", file=sys.stderr)
+            complain(f"{'Warning' if row.source == 'unknown' else 'Error'}: {row.error}")
     if any(row.error and row.source != "unknown" for row in rows):
         raise typer.Exit(1)
 

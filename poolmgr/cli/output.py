@@ -1,12 +1,20 @@
-"""Where the commands print: standard output, as wide as the terminal or as the content needs."""
+"""Where the commands print: standard output, as wide as the terminal or as the content needs.
+
+Everything that a command prints goes through here, and loses the characters that a terminal obeys: a server's error, a
+process's title and an environment are others' texts.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from poolmgr.redaction import printable, printable_json
 
 WIDE = 200
 """Columns where there is no terminal: what is piped into a file or another program is not wrapped."""
@@ -15,15 +23,28 @@ NARROW = 110
 """Columns below which a table leaves out what can be left out."""
 
 
+class _Console(Console):
+    """Rich's own, whose segments carry no control character but for its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def console() -> Console:
-    wanted = Console(highlight=False)
-    return wanted if wanted.is_terminal else Console(highlight=False, width=WIDE)
+    wanted = _Console(highlight=False)
+    return wanted if wanted.is_terminal else _Console(highlight=False, width=WIDE)
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(printable(text, line=True) + "\n")
 
 
 def print_json(text: str | bytes) -> None:
     """JSON, indented, on standard output."""
     data = text.encode() if isinstance(text, str) else text
-    sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
+    sys.stdout.write(printable_json(msgspec.json.format(data, indent=2).decode()) + "\n")
 
 
 def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:

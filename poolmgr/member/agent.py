@@ -18,7 +18,6 @@ import os
 import socket
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -26,12 +25,14 @@ from pathlib import Path
 from threading import get_ident
 from typing import ParamSpec, TypeVar
 
-from poolmgr import identity, settings, wire
+from poolmgr import identity, settings, threads, wire
+from poolmgr.member.closing import Below, close_copy
 from poolmgr.member.core import Core
 from poolmgr.member.link import Link
-from poolmgr.member.loop import Loop
+from poolmgr.member.loop import Loop, ending
 from poolmgr.member.permits import Bell, ServerPermits, SocketPermit
 from poolmgr.member.ports import PoolPort, Shortage
+from poolmgr.native import monotonic
 from poolmgr.settings import Settings
 
 P = ParamSpec("P")
@@ -48,21 +49,31 @@ class _Interrupted(Exception):
 class Member:
     """One process's permits: the locked core, and the thread that serves it.
 
+    It lasts until its goodbye. A process that needs a connection afterwards joins again: with another member, under
+    another tag.
+
     Args:
         settings: where the supervisor is, and whether it may be started.
         core: for tests.
+        before: this process's member until now, which has said goodbye or has been cut off.
     """
 
-    def __init__(self, settings: Settings, core: Core | None = None) -> None:
+    def __init__(self, settings: Settings, core: Core | None = None, *, before: Member | None = None) -> None:
         self.settings = settings
+        self.again = before is not None
         self.tag = identity.make(settings.socket)
         self.core = core or Core(self.tag, title=_title(), budget=str(settings.budget))
+        self.core.mark = identity.mark()
+        if before is not None and before._loop is not None and before._loop.holds_nothing:
+            self.core.replaces = before.core.replaced_by_next()
         self.forked = False
         """In a child: this object is the parent's."""
         self.closes: deque[tuple[int, socket.socket]] = deque()
         """Permits given back with the socket to be closed. Appended to by finalizers, hence no lock."""
         self.returns: deque[tuple[int, bool]] = deque()
         """Permits given back without one, and whether it was lost. Likewise."""
+        self.sockets: dict[int, tuple[socket.socket, Below | None]] = {}
+        """By permit: every socket that may be connected, until it is closed; and ``Permit.hold``'s ``below``."""
         self.held: dict[int, weakref.ref[SocketPermit]] = {}
         """Permits by serial, for the audit of those whose finalizer was interrupted."""
         self.waiters: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
@@ -108,11 +119,27 @@ class Member:
         self.core.attach(permits)
         return loop
 
+    def prefer(self, permits: ServerPermits) -> None:
+        """Of its pool's addresses, those who wait wait for this one's permits."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(_Interrupted):
+                self.locked(loop.clients.prefer, permits)
+
+    def leave_address(self, permits: ServerPermits) -> None:
+        """The pool behind these wants none of them any more."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(_Interrupted):
+                self.locked(self.core.leave, permits)
+            self._after()
+            self._poke()
+
     def take(self, permits: ServerPermits, waiter: object = None) -> SocketPermit | None:
         """Rule M1. Does not block; a refusal has told the supervisor before it returns."""
         if self.forked:
             return None
-        permit = SocketPermit(self, self.core.serial())
+        permit = SocketPermit(self, self.core.serial(), permits)
         self.held[permit.serial] = weakref.ref(permit)
         try:
             self._notice_a_cut()
@@ -142,7 +169,7 @@ class Member:
 
     def _take(self, permits: ServerPermits, serial: int, waiter: object) -> bool:
         self.absorb()
-        return self.core.take(permits, time.monotonic(), waiter, serial) is not None
+        return self.core.take(permits, monotonic(), waiter, serial) is not None
 
     def queue(self, permits: ServerPermits, bell: Bell) -> int:
         """``bell`` is rung when a permit may be had; the number is for :meth:`take` and :meth:`unqueue`."""
@@ -162,14 +189,25 @@ class Member:
         if self.forked:
             return False
         try:
-            return self.locked(self.core.give_up, permits, time.monotonic())
+            return self.locked(self.core.give_up, permits, monotonic())
         except _Interrupted:
             self._poke()
             return False
 
-    def trouble(self, permits: ServerPermits, kind: str, detail: str) -> None:
+    def trouble(self, permits: ServerPermits, kind: str, detail: str, began: float) -> None:
         with contextlib.suppress(_Interrupted):
-            self.locked(self.core.trouble, permits, kind, detail, time.monotonic())
+            self.locked(self.core.trouble, permits, kind, detail, monotonic(), began)
+        self._after()
+
+    def renew(self, permits: ServerPermits, endpoint: wire.Endpoint) -> None:
+        """Its pool has other credentials by now."""
+        with contextlib.suppress(_Interrupted):
+            self.locked(self.core.renew, permits, endpoint)
+        self._after()
+
+    def reached(self, permits: ServerPermits) -> None:
+        with contextlib.suppress(_Interrupted):
+            self.locked(self.core.reached, permits, monotonic())
         self._after()
 
     def explain(self, permits: ServerPermits) -> Shortage:
@@ -181,10 +219,37 @@ class Member:
         trouble = loop.contact.trouble if loop is not None and found.reason == "supervisor" else ""
         return Shortage(found.reason, f"{trouble}; {found.text}") if trouble else found
 
+    @property
+    def over(self) -> bool:
+        """Whether this membership has ended, with all that was open: who needs a connection asks :func:`get_member`."""
+        loop = self._loop
+        if loop is not None and not loop.cut_off and not self.forked and loop.notice():
+            self._disown()
+        return loop is not None and loop.over
+
+    def attend(self, seconds: float) -> bool:
+        """See :meth:`poolmgr.member.ports.Permits.attend`."""
+        loop = self._loop
+        return loop is not None and loop.attend(seconds)
+
+    @property
+    def obstacle(self) -> str:
+        """Why no supervisor can be had, while that is known; empty: it is not."""
+        loop = self._loop
+        return loop.contact.obstacle if loop is not None else ""
+
+    @property
+    def serves_here(self) -> bool:
+        """Whether this is the very thread that serves, below a hook or a finalizer: it must not wait for itself."""
+        loop = self._loop
+        return loop is not None and loop.serves_in == threading.get_ident()
+
     # ---- what finalizers call: no lock ----------------------------------------------------------
 
     def returned(self, serial: int, sock: socket.socket | None) -> None:
         """A permit comes back, with the socket to be closed or without one."""
+        if self._loop is not None and self._loop.cut_off:
+            return
         if self.forked:
             if sock is not None:
                 sock.close()
@@ -196,10 +261,18 @@ class Member:
         self._poke()
 
     def dropped(self, serial: int) -> None:
-        """A permit was collected with its socket."""
+        """A permit was collected that had not been given back."""
         if not self.forked:
-            self.returns.append((serial, True))
+            self._recover(serial)
             self._poke()
+
+    def _recover(self, serial: int) -> None:
+        """Nobody refers to this permit any more: its socket is closed, or it is lost."""
+        kept = self.sockets.get(serial)
+        if kept is not None:
+            self.closes.append((serial, kept[0]))
+        else:
+            self.returns.append((serial, True))
 
     def pool_vanished(self, permits: ServerPermits) -> None:
         if not self.forked:
@@ -242,7 +315,7 @@ class Member:
 
     def audit(self, suspects: set[int]) -> set[int]:
         """Under the lock: permits that nobody holds and nobody has given back, because an exception of a
-        signal handler struck in a finalizer. What was suspected before and still is, is lost.
+        signal handler struck in a finalizer. What was suspected before and still is, is given back here.
 
         Returns the suspects of this time.
         """
@@ -254,7 +327,7 @@ class Member:
                 else:
                     del self.held[serial]
         for serial in orphans & suspects:
-            self.core.lost(serial)
+            self._recover(serial)
         return orphans - suspects
 
     def _after(self) -> None:
@@ -272,11 +345,26 @@ class Member:
 
     # ---- beginning and end ------------------------------------------------------------------------
 
+    def _disown(self) -> None:
+        """All our descriptors have been closed below us. Who has an object of one gets an error, and nobody closes what
+        has its number now."""
+        loop = self._loop
+        link = loop.contact.link if loop is not None else None
+        for sock in [*(sock for sock, _ in list(self.sockets.values())), *([link.sock] if link is not None else ())]:
+            sock.detach()
+        self.sockets.clear()
+        self.closes.clear()
+
     def leave(self, timeout: float = GOODBYE) -> None:
         """Close what is idle and say goodbye, for at most ``timeout`` seconds. Nothing depends on it."""
         loop = self._loop
         if loop is not None and not self.forked:
             loop.leave(timeout)
+
+    def take_all_back(self) -> None:
+        """Close what callers still have, too: they are about to end, and the process is not."""
+        for serial, (sock, _) in list(self.sockets.items()):
+            self.returned(serial, sock)
 
     def stop(self) -> None:
         """End the thread and the link at once. What is open stays open, and counted by the supervisor."""
@@ -291,9 +379,9 @@ class Member:
         loop = self._loop
         if loop is not None:
             loop.abandon()
-        for _, sock in list(self.closes):
-            with contextlib.suppress(OSError):
-                sock.close()
+        for sock, under in list(self.sockets.values()):
+            close_copy(sock, under)
+        self.sockets.clear()
         self.closes.clear()
         self.returns.clear()
 
@@ -306,26 +394,56 @@ _making = threading.RLock()
 
 
 def get_member() -> Member:
-    """This process's member, made at the first call."""
+    """This process's member, made at the first call, and at the first one after its goodbye."""
     global _member
     member = _member
-    if member is None:
-        with _making:
-            if _member is None:
-                made = Member(settings.load())
-                if _member is None:  # a signal handler may have been here meanwhile
+    if member is None or member.over:
+        with contextlib.nullcontext() if ending() else _making:  # at the end a thread that runs no more may hold it
+            before = _member
+            if before is None or before.over:
+                made = Member(settings.load() if before is None else before.settings, before=before)
+                if _member is before:  # a signal handler may have been here meanwhile
                     _member = made
-                    atexit.register(_leave_at_exit, made)
+                    if before is not None:
+                        atexit.unregister(_leave_at_exit)
+                    atexit.register(_leave_at_exit)
+                    _leave_with_finalizers()
             member = _member
+            assert member is not None
     return member
 
 
-def _leave_at_exit(member: Member) -> None:
+FAMILIES = "multiprocessing", "billiard"
+"""Whose children end with ``os._exit``, and run no functions of ``atexit`` but finalizers of their own. The second
+one is Celery's."""
+
+LAST = -1000
+"""The priority of the last finalizer: what a user has registered may use the pool."""
+
+
+def _leave_with_finalizers() -> None:
+    """Have the goodbye said in their children too."""
+    for name in FAMILIES:
+        util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
+        with contextlib.suppress(Exception):  # it is not what it is called
+            if util is not None and process is not None and process.current_process()._parent_pid is not None:
+                util.Finalize(None, _leave_at_exit, exitpriority=LAST)
+
+
+def _leave_at_exit() -> None:
     """The goodbye of a process that ends anyway: another request to end it, such as gunicorn's delayed answer to
-    SIGINT in a gevent worker, neither cuts the goodbye short nor is reported as an error of it."""
+    SIGINT in a gevent worker, neither cuts the goodbye short nor is reported as an error of it.
+
+    With a subinterpreter no process ends, and nobody closes what it leaves: Python 3.11 forgets objects in cycles then,
+    with their descriptors.
+    """
+    member = _member
     for _ in range(2):
         with contextlib.suppress(SystemExit):
-            member.leave()
+            if member is not None:
+                if not threads.allowed():
+                    member.take_all_back()
+                member.leave()
             return
 
 

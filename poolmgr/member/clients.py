@@ -6,18 +6,18 @@ others. What pools are asked to do is the core's decision.
 
 from __future__ import annotations
 
-import logging
-import time
 import weakref
 from collections.abc import Callable, Iterator
 
 import msgspec
 
 from poolmgr import wire
+from poolmgr.journal import Log
 from poolmgr.member.permits import ServerPermits
 from poolmgr.member.ports import PoolPort, Usage
+from poolmgr.native import monotonic
 
-log = logging.getLogger("poolmgr.member")
+log = Log("poolmgr.member")
 
 NEVER = float("inf")
 
@@ -29,14 +29,15 @@ SOONEST = 0.005
 
 
 class Client:
-    """A pool with all its attachments: usually one, several if its connections go to several addresses."""
+    """A pool with all its attachments: usually one, several if its connections go to several addresses. The last one is
+    that to which its next connections lead."""
 
-    def __init__(self, pool: PoolPort) -> None:
+    def __init__(self, pool: PoolPort, since: float) -> None:
         self.pool = weakref.ref(pool)
         self.permits: list[ServerPermits] = []
         self.tick_at = 0.0
         self.counters: wire.Counters | None = None
-        self.since = time.monotonic()
+        self.since = since
 
 
 class Clients:
@@ -44,10 +45,12 @@ class Clients:
 
     Args:
         locked: calls a function under the member's lock.
+        again: this process has said goodbye before, after it had told what its pools had counted until then.
     """
 
-    def __init__(self, locked: Callable[[Callable[[], int]], int]) -> None:
+    def __init__(self, locked: Callable[[Callable[[], int]], int], *, again: bool = False) -> None:
         self._locked = locked
+        self._again = again
         self._clients: dict[int, Client] = {}
         """By the pool's id; changed under the member's lock, and iterated over as a copy."""
 
@@ -61,8 +64,23 @@ class Clients:
         """Look after a pool. Under the member's lock."""
         client = self._clients.get(id(pool))
         if client is None or client.pool() is not pool:
-            client = self._clients[id(pool)] = Client(pool)
+            client = self._clients[id(pool)] = Client(pool, 0.0 if self._again else monotonic())
         client.permits.append(permits)
+
+    def prefer(self, permits: ServerPermits) -> None:
+        """Its pool's next connections lead there. Under the member's lock."""
+        for client in self:
+            if permits in client.permits:
+                client.permits = [*(other for other in client.permits if other is not permits), permits]
+
+    def drop(self, permits: ServerPermits) -> bool:
+        """Its pool uses another address; False if there is no other one, or it was dropped before. Under the member's
+        lock."""
+        for client in self:
+            if permits in client.permits and len(client.permits) > 1:
+                client.permits = [other for other in client.permits if other is not permits]
+                return True
+        return False
 
     def forget(self, permits: ServerPermits) -> None:
         """The pool behind it has been collected. Under the member's lock."""

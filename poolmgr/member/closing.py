@@ -26,8 +26,10 @@ import os
 import selectors
 import socket
 import ssl
+import stat
 import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 BOUND = 1.0
 """Seconds to wait for the server's end-of-file."""
@@ -107,6 +109,12 @@ class Closer:
                 closing.raw.close()
         self._closing.clear()
 
+    def disown(self) -> None:
+        """All descriptors of this process have been closed: what has their numbers now is not ours."""
+        for closing in list(self._closing.values()):
+            closing.raw.detach()
+        self._closing.clear()
+
     def _watch(self, closing: _Closing) -> None:
         def readable(events: int, now: float) -> None:
             if self._closing.get(closing.serial) is closing:
@@ -182,6 +190,37 @@ def discard(sock: socket.socket) -> None:
     """Close a socket for which there is no permit, so that nobody waits for a proof of its end."""
     with contextlib.suppress(OSError, ValueError):
         end(sock, bare(sock))
+
+
+class Below(NamedTuple):
+    """A descriptor on which a TLS layer is being put, and the inode by which the kernel knows its socket."""
+
+    descriptor: int
+    inode: int
+
+
+def below(descriptor: int) -> Below:
+    """See :class:`Below`."""
+    return Below(descriptor, os.fstat(descriptor).st_ino)
+
+
+def close_copy(sock: socket.socket, under: Below | None = None) -> None:
+    """In a forked child, before it has opened anything: close our copies of a parent's socket, and touch nothing that
+    the parent uses too.
+
+    Args:
+        under: a second descriptor of the same connection; its number may be another file's by now.
+    """
+    if under is not None:
+        with contextlib.suppress(OSError):
+            found = os.fstat(under.descriptor)
+            if stat.S_ISSOCK(found.st_mode) and found.st_ino == under.inode:
+                os.close(under.descriptor)
+    with contextlib.suppress(OSError):
+        if isinstance(sock, ssl.SSLSocket):
+            os.close(sock.detach())  # close() would shut the TLS session down, which is the parent's
+        else:
+            sock.close()
 
 
 def _reset(raw: socket.socket) -> bool:

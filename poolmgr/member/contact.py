@@ -8,12 +8,12 @@ decided but whether there is a supervisor worth talking to.
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import selectors
 from typing import TYPE_CHECKING
 
-from poolmgr import launch, wire
+from poolmgr import launch, rendezvous, wire
+from poolmgr.journal import Log
 from poolmgr.member.closing import watch
 from poolmgr.member.finding import Finder
 from poolmgr.member.link import Link
@@ -22,12 +22,16 @@ from poolmgr.member.waker import Waker
 if TYPE_CHECKING:
     from poolmgr.member.agent import Member
 
-log = logging.getLogger("poolmgr.member")
+log = Log("poolmgr.member")
 
 NEVER = float("inf")
 
-PING_AFTER = 2.0
-"""Seconds without a word from a supervisor that owes one, before it is asked whether it lives."""
+PING_AFTER = 0.5
+"""Seconds without a word from a supervisor that owes one, before it is asked whether it lives; as many later it counts
+as hung if it gives no sign of life that all could see either."""
+
+LOOK_EVERY = 0.25
+"""Seconds between two looks for such a sign."""
 
 REFUSED = 5.0
 """Seconds before a supervisor that has refused us is tried again."""
@@ -72,6 +76,11 @@ class Contact:
     def trouble(self) -> str:
         """Why there is no supervisor, if that is known."""
         return self._finder.trouble
+
+    @property
+    def obstacle(self) -> str:
+        """Why there can be none, until the next attempt to start one; empty: that is not known."""
+        return self._finder.obstacle
 
     def post(self, message: wire.Message) -> None:
         """Put a message in line. Under the member's lock."""
@@ -158,9 +167,11 @@ class Contact:
             self._pinged = now
             self._member.locked(self.post, wire.Ping())
             self.flush()
-        hung_at = self._pinged + launch.SILENT - PING_AFTER
-        if now < hung_at:
-            return hung_at
+        if now < self._pinged + PING_AFTER:
+            return self._pinged + PING_AFTER
+        seen_silent = rendezvous.SILENT <= rendezvous.silence(self._member.settings.socket + ".lock") < NEVER
+        if not seen_silent and now < self._heard + launch.STARTING:
+            return now + LOOK_EVERY
         log.warning("supervisor.silent", extra={"seconds": round(now - self._heard, 1)})
         self._drop()
         self._finder.replace(link.sock)
@@ -184,12 +195,15 @@ class Contact:
                 messages.extend(received)
         except wire.WireError as error:
             broken = str(error)
+        for message in messages:
+            if isinstance(message, wire.Welcome):
+                link.guard(f"{self._member.settings.socket}.lock", message.lock)
         if messages:
             self._heard, self._mute, self._acquainted, self._pinged = now, False, True, 0.0
             self._finder.heard()
             self._member.locked(self._receive, link, messages, now)
         for message in messages:
-            broken = self._note(message, now) or broken
+            broken = self._note(link, message, now) or broken
         if broken:
             self._lose(broken, now)
 
@@ -198,15 +212,20 @@ class Contact:
         for message in messages:
             self._core.received(link.number, message, now)
 
-    def _note(self, message: wire.Message, now: float) -> str:
+    def _note(self, link: Link, message: wire.Message, now: float) -> str:
         """What does not concern permits; why the link has to be dropped, if it has."""
         match message:
             case wire.Refused(reason=reason):
-                self._finder.hold_off(now, REFUSED, reason)
+                if not self._finder.succeed(link.sock):
+                    self._finder.hold_off(now, REFUSED, reason)
                 return f"we are refused: {reason}"
-            case wire.Welcome(budget=budget) if budget and budget != self._core.budget:
-                log.info("budget.differs", extra={"here": self._core.budget, "supervisor": budget})
-            case wire.Health(server=server, up=False, error=error) if server not in self._down:
+            case wire.Welcome():
+                self._finder.succeed(link.sock)
+                if message.budget and message.budget != self._core.budget:
+                    log.info("budget.differs", extra={"here": self._core.budget, "supervisor": message.budget})
+            case wire.Health(server=server, up=False, error=error) if not (
+                server in self._down or self._core.spares(server)
+            ):
                 self._down.add(server)
                 log.warning("outage.began", extra={"server": server, "error": error})
             case wire.Health(server=server, up=True) if server in self._down:
@@ -217,7 +236,10 @@ class Contact:
     # ---- the end of a link ---------------------------------------------------------------------------
 
     def _lose(self, reason: str, now: float) -> None:
-        log.warning("supervisor.lost", extra={"reason": reason})
+        if self._acquainted or not self._mute:
+            log.warning("supervisor.lost", extra={"reason": reason})
+        else:  # a first one that never spoke is no loss yet: it was about to end, or is not what we look for
+            log.info("supervisor.lost", extra={"reason": reason})
         self._revive_at = now + random.uniform(*REVIVE)
         if self._mute:
             self._finder.failed(now)

@@ -51,12 +51,15 @@ from collections.abc import Iterator
 import msgspec
 
 from poolmgr import wire
-from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Shed, Wake
+from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Left, Login, Shed, Try, Wake
 from poolmgr.member.division import Part, divide
 from poolmgr.member.explanation import explain
 from poolmgr.member.ports import Shortage, Usage
 
-__all__ = ["Attachment", "Core", "Effect", "Grow", "Settled", "Shed", "Wake"]
+__all__ = ["Attachment", "Core", "Effect", "Grow", "Left", "Login", "Settled", "Shed", "Try", "Wake"]
+
+FORGET_AFTER = 5.0
+"""Seconds for which an endpoint or a server that nobody uses is kept: somebody may be about to make another pool."""
 
 TROUBLE_EVERY = 0.25
 """Seconds between two messages about the same trouble with the same server."""
@@ -86,6 +89,12 @@ class Core:
         self.link = 0
         """Number of the newest link; grows with every registration in this process."""
         self.linked = False
+        self.scope = ""
+        """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.identity`)."""
+        self.replaces = ""
+        """The tag that this process had until its goodbye, or until all its descriptors were closed."""
+        self.mark = 0
+        """By what the supervisor sees whether this process has become another program (:func:`identity.mark`)."""
         self.descriptors = 0
         """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
         self._rng = rng or random.Random()
@@ -98,10 +107,18 @@ class Core:
         self.out: deque[wire.Message] = deque()
         """What is to be sent on the present link, oldest first; or use :meth:`outgoing`."""
         self._troubles: dict[tuple[str, str], float] = {}
+        self._parts = False
+        """The supervisor takes goodbyes to single servers."""
+        self._unused: dict[str, float] = {}
+        """Endpoints that a pool has left, perhaps for nobody else; and when they are forgotten in that case."""
 
     def forked(self, tag: str) -> Core:
         """Rule M5: the core of a child process, which has no limit, no link and no socket."""
         return Core(tag, title=self.title, budget=self.budget)
+
+    def replaced_by_next(self) -> str:
+        """The tag that this process's next core replaces, for a goodbye may not have been read."""
+        return self.tag if self.link else self.replaces
 
     # ---- who asks --------------------------------------------------------------------------------
 
@@ -118,11 +135,88 @@ class Core:
         desk.publish()
         desk.dirty = True
 
+    def renew(self, attachment: Attachment, endpoint: wire.Endpoint) -> None:
+        """Its pool has other credentials by now."""
+        attachment.endpoint = endpoint
+        self._endpoints[endpoint.key] = endpoint
+        if self.linked:
+            self.out.append(wire.Attach(endpoint))
+
     def detach(self, attachment: Attachment) -> None:
         """The pool is gone. Sockets taken through it stay counted until their end."""
-        desk = attachment.desk
+        desk, key = attachment.desk, attachment.endpoint.key
         desk.attachments = [a for a in desk.attachments if a is not attachment]
         desk.dirty = True
+        self._unused[key] = NEVER
+        unknown = self._desks.get(_unresolved(key))
+        if unknown is desk and not desk.attachments and not desk.waiters and not desk.account.open:
+            # Nothing depends on it: without a server nothing was ever opened there.
+            del self._desks[_unresolved(key)]
+            self._endpoints.pop(key, None)
+            self._unused.pop(key, None)
+            if self.linked:
+                self.out.append(wire.Detach(key))
+
+    def leave(self, attachment: Attachment) -> None:
+        """Its pool wants nothing there any more. :class:`Left` follows when it has nothing open."""
+        attachment.leaving = True
+        attachment.refused_at = 0.0
+        attachment.desk.dirty = True
+
+    def _tidy(self, now: float) -> float:
+        """Endpoints that nobody has used for a while are forgotten, and servers at which there is nothing; the
+        supervisor is told. When the next one may be."""
+        wake = NEVER
+        desks = list(self._desks.values())
+        if self._unused:
+            used, attached = self._used(), {a.endpoint.key for desk in desks for a in desk.attachments}
+            for key, at in sorted(self._unused.items()):
+                if key in attached:
+                    del self._unused[key]
+                elif key in used or key not in self._resolved:
+                    self._unused[key] = NEVER
+                elif at == NEVER or now < at:
+                    self._unused[key] = at = now + FORGET_AFTER if at == NEVER else at
+                    wake = min(wake, at)
+                else:
+                    self._forget(key)
+        for desk in desks:
+            account = desk.account
+            if desk.attachments or not account.server or not account.seq or not self._may_forget(desk):
+                desk.forget_at = NEVER
+            elif desk.forget_at == NEVER or now < desk.forget_at:
+                desk.forget_at = now + FORGET_AFTER if desk.forget_at == NEVER else desk.forget_at
+                wake = min(wake, desk.forget_at)
+            else:
+                for key in [key for key, known in self._resolved.items() if known is desk]:
+                    self._forget(key)
+                del self._desks[account.server]
+                self.out.append(wire.Detach("", account.server, account.seq))
+        return wake
+
+    def _forget(self, key: str) -> None:
+        """Nobody uses this endpoint: who comes to it again asks again where it leads."""
+        self._unused.pop(key, None)
+        del self._resolved[key]
+        self._endpoints.pop(key, None)
+        self.out.append(wire.Detach(key))
+
+    def _used(self) -> set[str]:
+        """Endpoints by which something is open, or which somebody wants."""
+        desks = self._desks.values()
+        owners = [owner for desk in desks for owner in (*_owners(desk), *desk.waiters.values())]
+        return {owner.endpoint.key for owner in owners}
+
+    def _may_forget(self, desk: Desk) -> bool:
+        """Whether nothing is open there, nor by an endpoint of which it is not known yet where it leads."""
+        if desk.account.open or desk.waiters:
+            return False
+        return all(owner.endpoint.key in self._resolved for other in self._desks.values() for owner in _owners(other))
+
+    def spares(self, key: str) -> bool:
+        """Whether it is one of several addresses of a name, and nobody has been reached there yet."""
+        endpoint = self._endpoints.get(key)
+        return endpoint is not None and endpoint.among and key not in self._resolved
 
     # ---- permits ---------------------------------------------------------------------------------
 
@@ -195,12 +289,19 @@ class Core:
                 desk.touched()
                 return
 
-    def trouble(self, attachment: Attachment, kind: str, detail: str, now: float) -> None:
+    def trouble(self, attachment: Attachment, kind: str, detail: str, now: float, began: float = 0.0) -> None:
         """A connect failed; the supervisor looks after it."""
-        server = attachment.desk.account.server
-        if self.linked and server and now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY:
+        desk = attachment.desk
+        server = desk.account.server
+        late = now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY
+        if self.linked and server and (late or desk.trying):
             self._troubles[server, kind] = now
-            self.out.append(wire.Trouble(server, kind, detail))
+            desk.trying = False
+            self.out.append(wire.Trouble(server, kind, detail, attachment.endpoint.key, began))
+
+    def reached(self, attachment: Attachment, now: float) -> None:
+        """A connection was opened: the server is not down."""
+        attachment.desk.reached(now)
 
     # ---- the link --------------------------------------------------------------------------------
 
@@ -209,7 +310,12 @@ class Core:
 
         Nothing is opened until a numbered limit has come on it.
         """
+        used = self._used()
         self._desks = {key: d for key, d in self._desks.items() if d.attachments or d.account.open}
+        for key in self._unused.keys() - used:
+            self._endpoints.pop(key, None)
+        self._unused.clear()
+        self._parts = False
         self.link += 1
         self.linked = True
         self.out.clear()
@@ -221,7 +327,7 @@ class Core:
             stated = desk.account._stated()
             if desk.account.server and stated:
                 keys = tuple(sorted({a.endpoint.key for a in _owners(desk)}))
-                holds.append(wire.Hold(desk.account.server, keys, stated, desk.account.open))
+                holds.append(wire.Hold(desk.account.server, keys, stated, desk.account.open, _by(desk)))
         return wire.Hello(
             tag=self.tag,
             link=self.link,
@@ -231,6 +337,9 @@ class Core:
             title=self.title,
             budget=self.budget,
             descriptors=self.descriptors,
+            replaces=self.replaces,
+            scope=self.scope,
+            mark=self.mark,
         )
 
     def unlinked(self) -> None:
@@ -260,10 +369,18 @@ class Core:
             case wire.Limit(server=server, seq=seq, limit=limit):
                 self._desk(server).told(seq, limit)
                 self._divide(now)  # before anybody opens within it
+            case wire.Welcome(scope=scope, parts=parts):
+                self._parts = parts
+                self.scope = scope
             case wire.Resolved(endpoint=key, server=server):
                 self._resolve(key, server)
-            case wire.Ask(server=server, guard=guard) if server in self._desks:
-                self._desks[server].asked(guard)
+            case wire.Ask(server=server, guard=guard, login=key):
+                for desk in self._desks.values():
+                    if key and any(attachment.endpoint.key == key for attachment in desk.attachments):
+                        desk.logins.add(key)
+                        desk.dirty = True
+                if server in self._desks:
+                    self._desks[server].asked(guard)
             case wire.Gone(server=server, serials=serials) if server in self._desks:
                 desk = self._desks[server]
                 for serial in serials:
@@ -275,7 +392,7 @@ class Core:
                     if name in self._desks:
                         self._desks[name].health(message, now)
             case wire.Picture(server=server) if server in self._desks:
-                self._desks[server].picture = message
+                self._desks[server].pictured(message)
 
     def _resolve(self, key: str, server: str) -> None:
         """An endpoint is that server: whoever uses it, and their sockets, come to its desk.
@@ -285,6 +402,7 @@ class Core:
         there = self._desk(server)
         for desk in [d for d in self._desks.values() if d is not there]:
             moving = [a for a in _owners(desk) if a.endpoint.key == key]
+            before = desk.account.open
             for states, into in (
                 (desk.account.live, there.account.live),
                 (desk.account.closing, there.account.closing),
@@ -292,6 +410,7 @@ class Core:
             ):
                 for serial in [s for s, owner in states.items() if owner.endpoint.key == key]:
                     into[serial] = states.pop(serial)
+            self._take_along(desk, before - desk.account.open)
             for attachment in moving:
                 attachment.desk = there
             there.attachments += [a for a in desk.attachments if a.endpoint.key == key]
@@ -305,10 +424,16 @@ class Core:
         self._resolved[key] = there
         there.touched()
 
+    @staticmethod
+    def _take_along(desk: Desk, sockets: int) -> None:
+        """What has gone to another desk leaves no room here: its charge has gone along."""
+        desk.account.limit = max(0, desk.account.limit - sockets)
+
     def _desk(self, server: str) -> Desk:
         desk = self._desks.get(server)
         if desk is None:
-            desk = self._desks[server] = Desk("" if server.startswith(_MARK) else server, self._rng)
+            name = "" if server.startswith(_MARK) else server
+            desk = self._desks[server] = Desk(name, self._rng, linked=self.linked)
         return desk
 
     # ---- the turn --------------------------------------------------------------------------------
@@ -377,6 +502,8 @@ class Core:
         for desk in self._desks.values():
             wake = min(wake, desk.settle(now, send, effects))
         self.out.extend(send)
+        if self._parts and self.linked:
+            wake = min(wake, self._tidy(now))
         return Settled(tuple(effects), wake)
 
     def _divide(self, now: float) -> None:
@@ -399,7 +526,7 @@ class Core:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why no permit can be had now."""
-        return explain(attachment.desk, attachment.endpoint.key)
+        return explain(attachment.desk, str(attachment.endpoint))
 
     def desks(self) -> Iterator[Desk]:
         """All desks, for status, tests and the simulation."""
@@ -423,3 +550,13 @@ def _owners(desk: Desk) -> list[Attachment]:
     for states in (account.live, account.closing, account.lost):
         found.update((id(a), a) for a in states.values())
     return list(found.values())
+
+
+def _by(desk: Desk) -> dict[str, int]:
+    """How many sockets there are by each endpoint, if there is more than one."""
+    account = desk.account
+    counts: dict[str, int] = {}
+    for states in (account.live, account.closing, account.lost):
+        for owner in states.values():
+            counts[owner.endpoint.key] = counts.get(owner.endpoint.key, 0) + 1
+    return counts if len(counts) > 1 else {}

@@ -13,6 +13,7 @@ import msgspec
 
 from poolmgr import wire
 from poolmgr.member.account import Account
+from poolmgr.member.bounds import ANSWER, OTHERS, SERVER, SUPERVISOR, Cause
 from poolmgr.member.demand import SLOT, Demand
 from poolmgr.member.division import Part, Stake
 from poolmgr.member.ports import Outage, Usage
@@ -64,7 +65,25 @@ class Wake(msgspec.Struct, frozen=True):
     waiter: object
 
 
-Effect = Shed | Grow | Wake
+class Try(msgspec.Struct, frozen=True):
+    """The pool is to open a connection: the supervisor wants to know whether the server answers."""
+
+    attachment: Attachment
+
+
+class Login(msgspec.Struct, frozen=True):
+    """The pool is to say what its credentials are by now: the server does not take those that it was attached with."""
+
+    attachment: Attachment
+
+
+class Left(msgspec.Struct, frozen=True):
+    """Nothing is open any more at an address that its pool has left."""
+
+    attachment: Attachment
+
+
+Effect = Shed | Grow | Wake | Try | Login | Left
 
 
 class Attachment:
@@ -73,10 +92,12 @@ class Attachment:
     Attributes:
         surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the desk.
         outage: likewise.
+        pending: likewise.
         pooled: whether a pool stands behind it, whose usage can be observed.
         refused_at: when it was last refused a permit and has not been told to grow since; 0: it was not.
         served_at: when it last got a permit; of several that want one, the one served longest ago is first.
         robbed: it is to give up one connection at a release, for a starved sibling.
+        leaving: its pool wants nothing there any more; it stays while it has sockets.
     """
 
     def __init__(self, endpoint: wire.Endpoint, *, pooled: bool = True) -> None:
@@ -84,10 +105,12 @@ class Attachment:
         self.pooled = pooled
         self.surplus = 0
         self.outage: Outage | None = None
+        self.pending: Cause = SUPERVISOR
         self.demand = Demand()
         self.refused_at = 0.0
         self.served_at = 0.0
         self.robbed = False
+        self.leaving = False
         self.desk = Desk()
 
     @property
@@ -102,8 +125,12 @@ class Attachment:
 class Desk:
     """Pools, waiters and reports of one :class:`~poolmgr.member.account.Account`."""
 
-    def __init__(self, server: str = "", rng: random.Random | None = None) -> None:
+    def __init__(self, server: str = "", rng: random.Random | None = None, *, linked: bool = False) -> None:
         self.account = Account(server)
+        self.linked = linked
+        """Whether there is a link on which a limit may be told."""
+        self.refused = False
+        """The supervisor was asked for more, and its last word is that there is no more."""
         self.attachments: list[Attachment] = []
         self.waiters: dict[object, Attachment] = {}
         """Callers in :meth:`Permits.wait`, first come first served, before any pool's growth."""
@@ -115,6 +142,16 @@ class Desk:
         self.dirty = True
         """Something happened that :meth:`settle` has to look at soon."""
         self._rng = rng or random.Random()
+        self.logins: set[str] = set()
+        """Endpoints whose credentials are asked for."""
+        self.trying = False
+        """What comes of the next attempt to connect is to be told at once."""
+        self.forget_at = NEVER
+        """When it is forgotten, if nobody comes."""
+        self._trial = False
+        self._down_at = NEVER
+        """When the outage was heard of; what is heard of the server later contradicts it."""
+        self._reached = 0.0
         self._lift_at = NEVER
         self._look_at = 0.0
         self._slot_at = 0.0
@@ -147,6 +184,7 @@ class Desk:
             self._short_since = now
             self._look_at = now
             self.dirty = True
+        self.publish()
         return False
 
     def hurry(self, now: float) -> wire.Report | None:
@@ -164,7 +202,15 @@ class Desk:
 
     def hurried(self, report: wire.Report, now: float) -> None:
         """That report is on its way. Pools are looked at next, and may show more."""
-        self._told.tell(report, self.account.limit, now, provisional=True)
+        self._asks(report, now, provisional=True)
+
+    def _asks(self, report: wire.Report, now: float, *, provisional: bool = False) -> None:
+        """This report is on its way; one that begins to ask for more has not been refused yet."""
+        before = self._told.short
+        self._told.tell(report, self.account.limit, now, provisional=provisional)
+        if self._told.short and not before:
+            self.refused = False
+            self.publish()
 
     def give_up(self, attachment: Attachment, now: float) -> bool:
         """Whether a connection that is being released has to be closed instead (rule M2)."""
@@ -179,15 +225,33 @@ class Desk:
         for attachment in self.attachments:
             attachment.surplus = surplus + attachment.robbed
             attachment.outage = self.outage
+            attachment.pending = self.pending
+
+    @property
+    def pending(self) -> Cause:
+        """What stands between a caller and a permit, if it is refused one now."""
+        if not self.account.seq:
+            return SERVER if self.linked else SUPERVISOR
+        # Where the limit has not been reached, what is missing are descriptors: of those no supervisor has any.
+        return ANSWER if not self.refused and self.account.open >= self.account.limit else OTHERS
 
     # ---- what arrives ----------------------------------------------------------------------------
 
     def told(self, seq: int, limit: int) -> None:
         """A numbered limit on the present link."""
+        before = self.account.limit
         if self.account.told(seq, limit):
             self.dirty = True
+            self.refused = self.refused and limit <= before
+            self.publish()
             if self.account.surplus:
                 self._look_at = 0.0
+
+    def pictured(self, picture: wire.Picture) -> None:
+        """Who holds what: sent to those who wait in vain."""
+        self.picture = picture
+        self.refused = True
+        self.publish()
 
     def asked(self, guard: float) -> None:
         self._guard = guard
@@ -196,16 +260,26 @@ class Desk:
         self.dirty = True
 
     def health(self, health: wire.Health, now: float) -> None:
+        self._trial = self._trial or health.trial
         if not health.up:
+            if self.outage is None:
+                self._down_at = now
             self.outage = Outage(since=health.since, error=health.error)
             self._lift_at = NEVER
         elif self.outage is not None and self._lift_at == NEVER:
             self._lift_at = now + self._rng.uniform(0, PACE)
         self.dirty = True
 
+    def reached(self, now: float) -> None:
+        """A connection was opened during an outage, or because the supervisor had asked for it."""
+        self._reached = now
+        self.trying = False
+        self._asked = self.dirty = True
+
     def relinked(self, now: float) -> None:
         """A link begins: nothing has been reported on it."""
         self.account.forget_link()
+        self.linked, self.refused = True, False
         self._told = Told()
         self._asked = False
         self._measure_at = NEVER
@@ -214,9 +288,11 @@ class Desk:
         if self.outage is not None:
             self._lift_at = now + UNHEARD
         self.dirty = True
+        self.publish()
 
     def unlinked(self) -> None:
         self.account.forget_link()
+        self.linked = False
         self.publish()
 
     # ---- descriptors -----------------------------------------------------------------------------
@@ -281,6 +357,14 @@ class Desk:
                 effects.extend(Grow(attachment) for attachment in self.attachments)
         self._shed(account.surplus, None, effects)
         self.serve(effects)
+        if self.logins:
+            keys, self.logins = self.logins, set()
+            effects.extend(Login(a) for a in self.attachments if a.pooled and a.endpoint.key in keys)
+        effects.extend(Left(a) for a in self.attachments if a.leaving and not a.sockets)
+        if self._trial:
+            self._trial, self.trying = False, True
+            pools = [attachment for attachment in self.attachments if attachment.pooled]
+            effects.extend(Try(a) for a in sorted(pools, key=lambda a: a.demand.usage.quiet)[:1])
         if self.outage is not None:
             effects.extend(Wake(waiter) for waiter in self.waiters)  # to fail at once
         short = self.wanting
@@ -378,7 +462,13 @@ class Desk:
 
     def _report(self, now: float) -> wire.Report:
         return describe(
-            self.account, self.attachments, len(self.waiters), guard=self._guard, descriptors=self.descriptors, now=now
+            self.account,
+            self.attachments,
+            len(self.waiters),
+            guard=self._guard,
+            descriptors=self.descriptors,
+            reached=self._reached,
+            now=now,
         )
 
     def _tell(self, now: float, short: bool, send: list[wire.Message]) -> float:
@@ -389,11 +479,13 @@ class Desk:
             send.append(wire.Lost(account.server, tuple(sorted(account.lost))))
         at_once = account._ack_due() or self._asked or now >= self._measure_at
         report = self._report(now)
+        if self.outage is not None and report.replied > self._down_at:
+            at_once, self._down_at = True, report.replied
         at = now if at_once else self._told.due(report, account.limit, short=short)
         if at <= now:
             send.append(report)
             account.acknowledged(report.acked)
-            self._told.tell(report, account.limit, now)
+            self._asks(report, now)
             at = NEVER
         if self._asked:
             self._asked = False

@@ -7,23 +7,34 @@ as long as a Python takes to start, and replacing a hung one longer: that is a h
 
 from __future__ import annotations
 
-import logging
+import os
 import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
 from redis.backoff import ExponentialWithJitterBackoff
 
-from poolmgr import launch
+from poolmgr import launch, rendezvous, standing, threads
 from poolmgr.errors import PoolmgrError
+from poolmgr.journal import Log
+from poolmgr.native import monotonic
 from poolmgr.settings import Settings
 
-log = logging.getLogger("poolmgr.member")
+log = Log("poolmgr.member")
 
 COMPLAIN_EVERY = 30.0
 """Seconds between two log lines about a supervisor that cannot be had."""
+
+HOPELESS = 1.0
+"""Seconds for which callers fail at once after an attempt to start a supervisor has failed, or until the next one if
+that is later. Who comes afterwards waits for what the next attempt brings."""
+
+SUCCEEDING = 0.25
+"""Seconds until the next look where a successor is being started."""
+
+RESTARTING = 3.0
+"""Seconds for which one that may not be started from here, and that has just spoken, is waited for: whoever it belongs
+to may be restarting it."""
 
 NEVER = float("inf")
 
@@ -39,15 +50,30 @@ class Finder:
     def __init__(self, settings: Settings, wake: Callable[[], None]) -> None:
         self._settings = settings
         self._wake = wake
-        self._helper: threading.Thread | None = None
+        self._helper: threads.Thread | None = None
+        self._succeeding: threads.Thread | None = None
         self._found: deque[socket.socket | None] = deque()
         self._looking = ExponentialWithJitterBackoff(cap=1.0, base=0.01)
         self._starting = ExponentialWithJitterBackoff(cap=5.0, base=0.1)
         self._looks = self._starts = 0
         self._look_at = self._start_at = 0.0
         self._complained = -NEVER
+        self._met = -NEVER
+        """When one has last spoken."""
         self.trouble = ""
         """Why the last search found none, with its remedy; empty: it has been heard. For any thread to read."""
+        self._obstacle = ""
+        self._obstacle_until = -NEVER
+
+    @property
+    def obstacle(self) -> str:
+        """Why there can be none: the last attempt to start one has failed, or the one that is there has refused us, and
+        the next attempt is not due yet. To wait for it is in vain. For any thread to read."""
+        return self._obstacle if monotonic() < max(self._obstacle_until, self._start_at) else ""
+
+    def _hopeless(self, reason: str) -> None:
+        self.trouble, self._obstacle = reason, reason
+        self._obstacle_until = monotonic() + HOPELESS
 
     def search(self, now: float, needed: bool) -> socket.socket | None:
         """A connection, if one can be had now. With ``needed`` a supervisor is started if there is none."""
@@ -61,10 +87,13 @@ class Finder:
         if self._helper is not None:
             return None
         if now >= self._look_at or (needed and self._may_start(now)):
+            startable = self._settings.autostart
             try:
-                return launch.connect(self._settings, start=False, timeout=0.0)
+                return launch.connect(self._settings, start=not startable, timeout=0.0)
             except (PoolmgrError, OSError) as error:
                 self.trouble = self.trouble or str(error)
+                if not startable and now >= self._met + RESTARTING:
+                    self._hopeless(str(error))  # nobody here may start one, so there is nothing to wait for
             self.failed(now)
         if needed and self._may_start(now):
             self._help(None)
@@ -80,12 +109,42 @@ class Finder:
         """The supervisor at the other end of this link has been silent for too long."""
         self._help(silent)
 
+    def succeed(self, sock: socket.socket) -> bool:
+        """Have the supervisor at the other end followed by one that is placed as this process is, if that is better.
+
+        Returns:
+            Whether it is, or has ended by now; a helper does it.
+        """
+        who = rendezvous.peer(sock) if self._settings.autostart else None
+        mine, theirs = standing.of(), standing.of(who.pid) if who is not None else None
+        if who is None or mine is None or (theirs is None and os.path.exists(f"/proc/{who.pid}")):
+            return False
+        if theirs is not None and not mine.exceeds(theirs):
+            return False
+        self._look_at = self._start_at = monotonic() + SUCCEEDING
+        if theirs is None:
+            return True  # somebody else has ended it
+        if self._succeeding is None or not self._succeeding.is_alive():
+            self._succeeding = threads.make(self._succeed, "poolmgr-finder", who.pid)
+            return threads.started(self._succeeding)
+        return True
+
+    def _succeed(self, pid: int) -> None:
+        try:
+            if launch.succeed(self._settings, pid):
+                log.info("supervisor.succeeded", extra={"supervisor": pid})
+        except Exception as error:
+            log.warning("supervisor.unreachable", extra={"error": str(error)})
+        finally:
+            self._wake()
+
     def heard(self) -> None:
         """What was found has spoken: it is one."""
+        self._met = monotonic()
         self._looks = self._starts = 0
         self._look_at = self._start_at = 0.0
         self._complained = -NEVER
-        self.trouble = ""
+        self.trouble = self._obstacle = ""
 
     def failed(self, now: float) -> None:
         """There is none, or it has closed the link without a word."""
@@ -94,7 +153,7 @@ class Finder:
 
     def hold_off(self, now: float, seconds: float, reason: str) -> None:
         """We have been refused: it makes no sense to be back at once."""
-        self.trouble = reason
+        self._hopeless(reason)
         self._look_at = self._start_at = now + seconds
 
     def abandon(self) -> None:
@@ -109,13 +168,11 @@ class Finder:
 
     def _help(self, silent: socket.socket | None) -> None:
         if self._helper is None:
-            self._helper = threading.Thread(target=self._work, args=(silent,), name="poolmgr-finder", daemon=True)
-            try:
-                self._helper.start()
-            except RuntimeError:  # no thread can be had: at the interpreter's end, or by a limit of the system
-                self._helper = None
-                self._starts += 1
-                self._start_at = time.monotonic() + self._starting.compute(self._starts)
+            self._helper = threads.make(self._work, "poolmgr-finder", silent)
+            if not threads.started(self._helper):
+                # None can be had. Here is the only thread that works for this process, and without a supervisor it has
+                # little else to do.
+                self._work(silent)
         elif silent is not None:
             silent.close()
 
@@ -129,20 +186,22 @@ class Finder:
                         log.warning("supervisor.replaced", extra={"reason": "it had been silent"})
             found = self._connect()
         except Exception as error:
-            self.trouble = str(error) or type(error).__name__
-            if time.monotonic() - self._complained >= COMPLAIN_EVERY:
-                self._complained = time.monotonic()
+            self._hopeless(str(error) or type(error).__name__)
+            if monotonic() - self._complained >= COMPLAIN_EVERY:
+                self._complained = monotonic()
                 log.warning("supervisor.unreachable", extra={"error": self.trouble})
         finally:
             self._found.append(found)
             self._wake()
 
     def _connect(self) -> socket.socket:
-        began = time.monotonic()
+        began, path = monotonic(), self._settings.socket
         try:
             return launch.connect(self._settings)
         except PoolmgrError:
-            if time.monotonic() - began < launch.SILENT:
+            if monotonic() - began < launch.STARTING and rendezvous.silence(path + ".lock") < rendezvous.STOPPED:
+                raise
+            if not rendezvous.holder(path + ".lock"):
                 raise
         launch.replace_hung(self._settings, None)  # so hung that its queue of connections is full
         return launch.connect(self._settings)

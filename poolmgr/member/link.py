@@ -8,6 +8,7 @@ the core's business.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections import deque
@@ -16,6 +17,19 @@ from collections.abc import Iterable, Iterator
 from poolmgr import wire
 
 _CHUNK = 65536
+
+UNKNOWN = 0, 0
+
+
+def _which(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None: there is none; :data:`UNKNOWN`: that cannot be seen just now."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return UNKNOWN
+    return found.st_dev, found.st_ino
 
 
 class Link:
@@ -33,6 +47,8 @@ class Link:
         self._decoder = wire.Decoder(wire.FromSupervisor)
         self._frames: deque[bytes] = deque()
         self._partial = b""
+        self._lock: tuple[str, tuple[int, int]] | None = None
+        """Where the supervisor's lock file is, and which; None: it cannot be seen from here."""
         self._sending = threading.Lock()
         """Guards the order of bytes on the socket, and ``_partial``: held during a send that does not
         block, and never waited for."""
@@ -91,9 +107,22 @@ class Link:
             return None
         return self._decoder.feed(data) if data else None
 
+    def guard(self, path: str, lock: tuple[int, int]) -> None:
+        """The supervisor says which file its lock is. A container may see the socket and not what lies beside it."""
+        if _which(path) == lock:
+            self._lock = path, lock
+
     def is_cut(self) -> bool:
         """Whether the supervisor has closed it, read or not. Half a microsecond: Linux refuses even to send nothing
-        to a peer that has shut down (``unix_stream_sendmsg`` in net/unix/af_unix.c)."""
+        to a peer that has shut down (``unix_stream_sendmsg`` in net/unix/af_unix.c).
+
+        So it is where the lock file's name leads elsewhere by now. Whoever removed the directory has made room for
+        another supervisor, and this one, which has been stopped meanwhile, does not know. Then it is ended here.
+        """
+        if self._lock is not None and _which(self._lock[0]) not in (self._lock[1], UNKNOWN):
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            return True
         try:
             self.sock.send(b"", socket.MSG_NOSIGNAL)
         except BlockingIOError:

@@ -1,37 +1,45 @@
-"""The one background thread of a process: it carries the core's messages and does its bidding.
+"""The one background thread of a membership: it carries the core's messages and does its bidding.
 
 It never decides. Each turn: wait for something to happen, take in what has come back, look at the
 pools that the core wants to know of, let the core decide, do what it says. Nothing in it blocks:
 sockets are non-blocking, starting a supervisor is a helper's (:mod:`poolmgr.member.finding`), and
 pools promise not to block either.
 
-Under gevent's monkey-patching it is a greenlet; everything it uses is made when it starts, so after
-the patching.
+Where no thread can be had, or none runs any more (the interpreter's end), a caller that waits does its
+turns meanwhile (:meth:`Loop.attend`). It ends with the goodbye.
+
+Under gevent's and eventlet's monkey-patching it is a greenlet; everything it uses is made when it starts, so after
+the patching. A greenlet goes on in a forked child, and ends there when it is next run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
-from poolmgr import descriptors
+from poolmgr import descriptors, threads
+from poolmgr.journal import Log
 from poolmgr.member.clients import Clients, call
 from poolmgr.member.closing import Closer
 from poolmgr.member.contact import Contact
-from poolmgr.member.core import Effect, Grow, Settled, Shed, Wake
+from poolmgr.member.core import Effect, Grow, Left, Login, Settled, Shed, Try, Wake
 from poolmgr.member.permits import ServerPermits
 from poolmgr.member.ports import Usage
 from poolmgr.member.waker import Waker
+from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
     from poolmgr.member.agent import Member
 
-log = logging.getLogger("poolmgr.member")
+log = Log("poolmgr.member")
+
+ending = sys.is_finalizing
+"""Whether only the main thread runs any more. At the interpreter's end modules are emptied before objects go."""
 
 NEVER = float("inf")
 
@@ -43,10 +51,16 @@ COUNT_EVERY = 5.0
 AUDIT_EVERY = 1.0
 """Seconds between two looks for permits that nobody holds; the second that finds it acts."""
 
+LOOK_AGAIN = 0.01
+"""Seconds between two looks where the runtime lets nobody wait."""
+
 AFTER_FAILURE = 0.1
 """Seconds of rest after a defect of ours, so that it does not fill the log."""
 
 ALL = 1 << 30
+
+_CUT_OFF: list[selectors.BaseSelector] = []
+"""Kept for ever: the garbage collector would close a number that is somebody else's."""
 
 
 class Loop:
@@ -56,13 +70,14 @@ class Loop:
         self._member = member
         self._core = member.core
         self.waker = Waker()
-        self.clients = Clients(member.locked)
+        self.clients = Clients(member.locked, again=member.again)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.waker.fileno(), selectors.EVENT_READ, lambda events, at: self.waker.clear())
         self.contact = Contact(member, self._selector, self.waker)
         self._closer = Closer(self._selector, self._gone, self._lost)
-        self._thread: threading.Thread | None = None
+        self._thread: threads.Thread | None = None
         self._starting = threading.RLock()
+        self._attending = threading.Lock()
         self._wake = 0.0
         self._counted = self._audited = self._reported = 0.0
         self._granted = self._room = 0
@@ -71,21 +86,77 @@ class Loop:
         self._registration = 0
         self._leaving = self._stopping = False
         self._left = threading.Event()
+        self.cut_off = False
+        self.serves_in = 0
+        """The thread that is at it, by its number; 0: none."""
 
     # ---- other threads -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread, unless it runs."""
+        """Start the thread, unless it runs, has done its work, or cannot be had: from Python 3.12 on there is none for
+        ``atexit``'s functions, and a limit of the system may forbid it anywhere."""
+        if ending():  # a thread would never get its turn, and who starts it would wait for that
+            return
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = thread = threading.Thread(target=self._run, name="poolmgr-member", daemon=True)
-                thread.start()  # not self._thread: a signal handler may have started another one, and this one ends
+            if not (self._runs or self._stopping or self._left.is_set()):
+                self._thread = thread = threads.make(self._run, "poolmgr-member")
+                if not threads.started(thread):  # not self._thread: a signal handler may have started another one
+                    self._thread = None
+
+    @property
+    def _runs(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive() and not ending()
+
+    @property
+    def over(self) -> bool:
+        """Whether this membership has ended: by its goodbye, or because its thread runs no more."""
+        return self.cut_off or self._left.is_set() or (self._thread is not None and ending())
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether it has ended with nothing open."""
+        return self.cut_off or self._left.is_set()
+
+    def notice(self) -> bool:
+        """Whether all our descriptors have been closed below us, by whoever makes a daemon of this process. Others have
+        their numbers by now, or will have: nothing of them is touched any more."""
+        if not self.cut_off and not self._stopping and self.waker.is_cut_off():
+            self.cut_off = True
+            self.waker.disown()
+            _CUT_OFF.append(self._selector)
+            self._closer.disown()
+        return self.cut_off
+
+    def attend(self, seconds: float) -> bool:
+        """For a caller that waits: where there is no thread, do its work here for up to so long.
+
+        Returns:
+            False at once where there is a thread, or where another caller is at it.
+        """
+        self.start()
+        if self._runs or self._stopping or self.over or not self._attending.acquire(blocking=False):
+            return False
+        try:
+            self.serves_in = threading.get_ident()
+            self._wake = min(self._wake, monotonic() + seconds)
+            self._turn()
+        except Exception:
+            log.exception("agent.failed")
+            self._wake = 0.0
+        finally:
+            self.serves_in = 0
+            self._attending.release()
+        return True
 
     def leave(self, timeout: float) -> None:
         """Close what is idle and say goodbye."""
         self._leaving = True
         self.waker.poke()
-        self._left.wait(timeout)
+        deadline = monotonic() + timeout
+        while not self._left.is_set() and monotonic() < deadline:
+            if not self.attend(deadline - monotonic()):
+                self._left.wait(deadline - monotonic())
 
     def stop(self) -> None:
         """End the thread and close everything it has; no goodbye."""
@@ -97,6 +168,7 @@ class Loop:
 
     def abandon(self) -> None:
         """In a forked child: close our copies, touch nothing that the parent uses too."""
+        self._stopping = True
         self.waker.close()
         self.contact.abandon()
         self._closer.abandon()
@@ -106,20 +178,26 @@ class Loop:
     # ---- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._stopping and self._thread is threading.current_thread():
+        self.serves_in = threading.get_ident()
+        while (
+            not (self._stopping or self._left.is_set() or self.notice()) and self._thread is threading.current_thread()
+        ):
             try:
                 self._turn()
             except Exception:
+                if self._stopping or self.notice():
+                    return
                 log.exception("agent.failed")
                 time.sleep(AFTER_FAILURE)
                 self._wake = 0.0
+        self.serves_in = 0
 
     def _turn(self) -> None:
-        pause = max(0.0, self._wake - time.monotonic())
-        for key, events in self._selector.select(None if pause == NEVER else pause):
-            key.data(events, time.monotonic())
+        pause = max(0.0, self._wake - monotonic())
+        for key, events in self._stirred(None if pause == NEVER else pause):
+            key.data(events, monotonic())
         self._carry_out(self._member.locked(self._core.serve))
-        now = time.monotonic()
+        now = monotonic()
         self._take_back(now)
         settled = self._settle(now)
         self.contact.flush()
@@ -127,8 +205,18 @@ class Loop:
         self._wake = min(settled.wake, self._closer.expire(now), self.clients.tick(now), self._stats(now))
         if self._leaving:
             self._leave()
-        else:
+        if not self._leaving or self._member.locked(lambda: self._core.wanting):
             self._wake = min(self._wake, self.contact.mind(now, idle=not self.clients))
+
+    def _stirred(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What can be read, or written; waits for it."""
+        try:
+            return self._selector.select(timeout)
+        except RuntimeError:
+            # eventlet: a greenlet still reads from a socket that is being closed, and two may not wait for one. None of
+            # our sockets blocks.
+            time.sleep(LOOK_AGAIN)
+            return [(key, key.events) for key in self._selector.get_map().values()]
 
     def _take_back(self, now: float) -> None:
         """Begin to close what has been handed over."""
@@ -176,6 +264,13 @@ class Loop:
         self.clients.forget(permits)
         self._core.detach(permits)
 
+    def drop(self, permits: ServerPermits) -> None:
+        """The pool uses another address. Under the member's lock."""
+        if self.clients.drop(permits):
+            self._core.detach(permits)
+        else:
+            permits.leaving = False
+
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
@@ -183,6 +278,12 @@ class Loop:
                     call(cast(ServerPermits, attachment), "shed", count)
                 case Grow(attachment):
                     call(cast(ServerPermits, attachment), "grow")
+                case Left(attachment):
+                    self._member.locked(self.drop, cast(ServerPermits, attachment))
+                case Login(attachment):
+                    call(cast(ServerPermits, attachment), "tell_login", attachment.endpoint.key)
+                case Try(attachment):
+                    call(cast(ServerPermits, attachment), "attempt")
                 case Wake(waiter):
                     bell = self._member.waiters.get(cast(int, waiter))
                     if bell is not None:
@@ -209,9 +310,11 @@ class Loop:
         return self._member.locked(lambda: self._core.open)
 
     def _gone(self, serial: int) -> None:
+        self._member.sockets.pop(serial, None)
         self._member.locked(self._core.gone, serial)
 
     def _lost(self, serial: int) -> None:
+        self._member.sockets.pop(serial, None)
         self._member.locked(self._core.lost, serial)
         log.warning("permit.lost", extra={"connection": f"{self._member.tag}-{serial}"})
 
@@ -223,7 +326,7 @@ class Loop:
             call(client.permits[0], "shed", ALL)
         if not self._open():
             self._reported = 0.0
-            self._stats(time.monotonic())
+            self._stats(monotonic())
             if self._member.locked(self._say_goodbye):
                 self.contact.end()
                 self._left.set()

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING
 
-from poolmgr import wire
+from poolmgr import identity, wire
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
+from poolmgr.member import closing
+from poolmgr.member.bounds import OTHERS, SUPERVISOR, Wait
 from poolmgr.member.desk import Attachment
-from poolmgr.member.ports import Permit, PoolPort, Shortage
+from poolmgr.member.ports import SERVES_HERE, Permit, PoolPort, Shortage
+from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
     import socket
@@ -28,28 +30,36 @@ if TYPE_CHECKING:
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting caller looks for itself, should a wake-up have been lost."""
 
+LOOK_SOON = 0.05
+"""The same while it waits for something that is no connection of others: nobody wakes it when that changes."""
+
 
 class SocketPermit:
     """The right to hold one socket; see :class:`poolmgr.member.ports.Permit`.
 
-    One that is collected without having been given back has lost its socket: it counts until the
-    supervisor has proven that no such connection exists.
+    One that is collected without having been given back gives back what it holds. Where it holds no socket though one
+    may have been opened with it, it counts until the supervisor has proven that no such connection exists.
     """
 
-    __slots__ = ("__weakref__", "_held", "_member", "_used", "serial")
+    __slots__ = ("__weakref__", "_held", "_member", "_used", "permits", "serial")
 
-    def __init__(self, member: Member, serial: int) -> None:
+    def __init__(self, member: Member, serial: int, permits: ServerPermits) -> None:
         self.serial = serial
+        self.permits = permits
         self._member = member
         self._held = True
         self._used = False
 
     @property
     def name(self) -> str:
-        return f"{self._member.tag}-{self.serial}"
+        return identity.name(self._member.tag, self.serial, self._member.core.scope)
+
+    def hold(self, sock: socket.socket, below: int = -1) -> None:
+        self._member.sockets[self.serial] = sock, closing.below(below) if below >= 0 else None
 
     def gone(self) -> None:
         if self._held:
+            self._member.sockets.pop(self.serial, None)
             self._member.returned(self.serial, None)
             self._held = False
 
@@ -107,36 +117,74 @@ class ServerPermits(Attachment):
     def take(self) -> Permit | None:
         return self._member.take(self)
 
-    def wait(self, timeout: float) -> Permit:
+    @property
+    def obstacle(self) -> str:
+        return self._member.obstacle
+
+    @property
+    def serves_here(self) -> bool:
+        return self._member.serves_here
+
+    @property
+    def over(self) -> bool:
+        return self._member.over
+
+    def attend(self, seconds: float) -> bool:
+        return self._member.attend(seconds)
+
+    def wait(self, timeout: float | None) -> Permit | None:
         permit = self._member.take(self)
         if permit is not None:
             return permit
+        if self.serves_here:
+            raise ConnectionPoolTimeoutError(f"no permit to reconnect: {SERVES_HERE}", reason="supervisor")
         bell = Bell()
-        deadline = time.monotonic() + timeout
+        began = monotonic()
+        wait = Wait(timeout, began)
         waiter = self._member.queue(self, bell)
         try:
             while True:
                 outage = self.outage
                 if outage is not None:
-                    raise ServerDownError(f"{self.endpoint.key} is down: {outage.error}")
+                    raise ServerDownError(f"{self.endpoint} is down: {outage.error}")
                 permit = self._member.take(self, waiter)
-                if permit is not None:
+                if permit is not None or self.over:
                     return permit
-                left = deadline - time.monotonic()
-                if left <= 0:
+                now, cause = monotonic(), self.pending
+                left = wait.left(cause, now)
+                if left <= 0 or (cause == SUPERVISOR and self.obstacle):
                     shortage = self.explain()
                     raise ConnectionPoolTimeoutError(
-                        f"no permit to reconnect within {timeout:g} s: {shortage.text}", reason=shortage.reason
+                        f"no permit to reconnect after {now - began:.3g} s: {shortage.text}", reason=shortage.reason
                     )
-                bell.wait(min(left, LOOK_AGAIN))
+                pause = min(left, LOOK_AGAIN if cause == OTHERS else LOOK_SOON)
+                if not self.attend(pause):
+                    bell.wait(pause)
         finally:
             self._member.unqueue(waiter)
+
+    @property
+    def unreached(self) -> bool:
+        return self.outage is not None and not self.desk.account.server
+
+    def leave(self) -> None:
+        self._member.leave_address(self)
+
+    def prefer(self) -> None:
+        self._member.prefer(self)
 
     def give_up(self) -> bool:
         return self._member.give_up(self)
 
-    def trouble(self, kind: str, detail: str) -> None:
-        self._member.trouble(self, kind, detail)
+    def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
+        self._member.trouble(self, kind, detail, began)
+
+    def renew(self, endpoint: wire.Endpoint) -> None:
+        self._member.renew(self, endpoint)
+
+    def reached(self) -> None:
+        if self.outage is not None or self.desk.trying:
+            self._member.reached(self)
 
     def explain(self) -> Shortage:
         return self._member.explain(self)

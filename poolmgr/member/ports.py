@@ -12,11 +12,18 @@ from typing import Protocol
 
 import msgspec
 
-from poolmgr.wire import Counters
+from poolmgr.member.bounds import Cause
+from poolmgr.wire import Counters, Endpoint
 
 PINNED_AFTER = 0.25
 """Seconds after which a connection that is out with a caller is called pinned: by a subscription or a blocking
 command, and nobody knows when it comes back."""
+
+SERVES_HERE = (
+    "this is the thread that gets connections for all others, so it cannot wait for one: "
+    "a hook, a finalizer or a connection class must not use the pool there"
+)
+"""Why a caller in the member's own thread is refused what would have to be waited for."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -31,6 +38,7 @@ class Usage(msgspec.Struct, frozen=True):
         quiet: seconds since the last checkout or release.
         ceiling: the pool's own ``max_connections``.
         timeout: seconds its callers wait for a connection; infinity if for ever.
+        replied: when a reply was last had, in monotonic seconds; 0: not known.
         pinned: of ``lent``, those that have been out for longer than :data:`PINNED_AFTER`.
     """
 
@@ -42,6 +50,7 @@ class Usage(msgspec.Struct, frozen=True):
     ceiling: int
     timeout: float
     pinned: int = 0
+    replied: float = 0.0
 
 
 class PoolPort(Protocol):
@@ -55,6 +64,13 @@ class PoolPort(Protocol):
 
     def grow(self) -> None:
         """A permit may be free now: open for whoever waits."""
+
+    def attempt(self) -> None:
+        """Open a connection in the background although the server is believed to be down, if that is possible."""
+
+    def tell_login(self, key: str) -> None:
+        """Find out what the credentials for this endpoint are by now, and tell them by :meth:`Permits.renew`. In a
+        thread of its own: who provides them may ask others first."""
 
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections, oldest first; how many were closed."""
@@ -71,8 +87,20 @@ class Permit(Protocol):
     serial: int
 
     @property
+    def permits(self) -> Permits:
+        """Those that it was taken from."""
+
+    @property
     def name(self) -> str:
         """``TAG-SERIAL``: goes into the client name (after the user's own) and into ``LIB-NAME``."""
+
+    def hold(self, sock: socket.socket, below: int = -1) -> None:
+        """This socket is about to be connected with the permit. The member refers to it until it is closed: the
+        garbage collector, which ends the objects of a cycle in any order, cannot close it first, and a forked
+        child finds its copy.
+
+        Args:
+            below: a second descriptor of the same connection, on which a TLS layer is being put; -1: none."""
 
     def gone(self) -> None:
         """No socket holds this permit: ``connect()`` failed, or its end is proven. Idempotent."""
@@ -102,7 +130,10 @@ class Shortage(msgspec.Struct, frozen=True):
 
 
 class Permits(Protocol):
-    """All permits of this process at one server, as one pool sees them."""
+    """All permits of this process at one address, as one pool sees them."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
 
     surplus: int
     """How many sockets the process holds above its limit. A plain attribute: a release path that
@@ -111,23 +142,64 @@ class Permits(Protocol):
     outage: Outage | None
     """Not None: the server is known to be down; callers that would have to connect fail at once."""
 
+    pending: Cause
+    """Why a refusal of :meth:`take` is not the others' doing: ``supervisor``, ``server``, ``answer`` (see
+    :mod:`poolmgr.member.bounds`). ``others``: it is. A plain attribute, true whenever a permit has been refused."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why no supervisor can be had, with the remedy, while that is known: waiting is in vain. Else empty."""
+
+    @property
+    def serves_here(self) -> bool:
+        """Whether this is the member's own thread, below a hook or a finalizer. It would wait for itself."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the membership behind these has ended, with all that was open: whoever needs one attaches anew."""
+
+    def attend(self, seconds: float) -> bool:
+        """To be called instead of sleeping, by a caller that waits: where the member has no thread, this does its work
+        for up to so long. False, at once: it has one."""
+
     def take(self) -> Permit | None:
         """Rule M1: a permit for a socket about to be opened, or None. Does not block. After None the
         pool's ``waiting`` is looked at soon and the supervisor is asked; ``grow`` follows."""
 
-    def wait(self, timeout: float) -> Permit:
-        """Like :meth:`take` but waits, for reconnects that redis-py makes inside a command.
+    def wait(self, timeout: float | None) -> Permit | None:
+        """Like :meth:`take` but waits, for reconnects that redis-py makes inside a command. None: it is :attr:`over`.
+
+        Args:
+            timeout: seconds to wait for others; None: for ever. Further bounds are :mod:`poolmgr.member.bounds`'.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in ``timeout`` seconds.
+            ConnectionPoolTimeoutError: none came in time.
             ServerDownError: the server is known to be down.
         """
+
+    @property
+    def unreached(self) -> bool:
+        """Whether nobody has ever been reached there, so that it is not known what server it is."""
+
+    def leave(self) -> None:
+        """The pool wants none of these any more: its name has other addresses."""
+
+    def prefer(self) -> None:
+        """Of several addresses of the pool's, this is the one to which its next connections lead: those who wait, wait
+        for this one's permits."""
 
     def give_up(self) -> bool:
         """Whether the caller is to close its connection because of a recall. Counts it at once, so
         that two callers do not both close for one permit of surplus."""
 
-    def trouble(self, kind: str, detail: str) -> None:
-        """Tell of a failed connect: ``refused`` (maxclients), ``unreachable``, ``auth``."""
+    def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
+        """Tell of a failed connect: ``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (see
+        :class:`poolmgr.wire.Trouble`). ``began``: when the attempt did (monotonic seconds)."""
+
+    def renew(self, endpoint: Endpoint) -> None:
+        """Tell of other credentials than those that it was attached with."""
+
+    def reached(self) -> None:
+        """Tell that a connection was opened although the server is believed to be down."""
 
     def explain(self) -> Shortage: ...

@@ -33,7 +33,14 @@ LONGEST = 3600.0
 
 
 def describe(
-    account: Account, attachments: Iterable[Attachment], waiters: int, *, guard: float, descriptors: int, now: float
+    account: Account,
+    attachments: Iterable[Attachment],
+    waiters: int,
+    *,
+    guard: float,
+    descriptors: int,
+    reached: float,
+    now: float,
 ) -> wire.Report:
     """The state of the process at this server.
 
@@ -41,13 +48,16 @@ def describe(
         waiters: callers that wait without a pool.
         guard: seconds for which a connection must not have been needed to be called spare.
         descriptors: how many connections the file-descriptor limit leaves to this server; 0: unknown.
+        reached: when a connect was last told to have succeeded.
     """
+    replied = reached
     waiting, unneeded, ceiling = waiters, 0, waiters
     in_use = pinned = len(account.lost)
     peak = in_use + waiters
     timeout = LONGEST
     for attachment in attachments:
         demand, usage = attachment.demand, attachment.demand.usage
+        replied = max(replied, usage.replied)
         if not attachment.pooled:
             sockets = attachment.sockets
             in_use += sockets
@@ -81,6 +91,7 @@ def describe(
         ceiling=min(ceiling, descriptors) if descriptors else ceiling,
         timeout=timeout,
         pinned=pinned,
+        replied=replied,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from poolmgr.native import read, write
+
 
 class Waker:
     """A pipe of which one end is watched. Neither side ever blocks, and there is no lock."""
@@ -14,6 +16,7 @@ class Waker:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._poked = False
+        self._inode = os.fstat(self._writer).st_ino
 
     def fileno(self) -> int:
         """The descriptor to be watched for reading."""
@@ -21,16 +24,30 @@ class Waker:
 
     def poke(self) -> None:
         """Wake the thread. Costs a system call only if it has not been woken already."""
-        if self._poked or self._writer < 0:
+        if self._poked or self._writer < 0 or self.is_cut_off():
             return
         try:
             self._poked = True
-            os.write(self._writer, b"\0")
+            write(self._writer, b"\0")
         except OSError:
             pass  # full: it is awake; closed: nobody sleeps
         except BaseException:  # of a signal handler: the byte may not be there
             self._poked = False
             raise
+
+    def is_cut_off(self) -> bool:
+        """Whether somebody has closed all descriptors of this process, as whoever makes a daemon of it may. Our numbers
+        are not ours then."""
+        if self._writer < 0:
+            return False
+        try:
+            return os.fstat(self._writer).st_ino != self._inode
+        except OSError:
+            return self._writer >= 0
+
+    def disown(self) -> None:
+        """Without closing anything."""
+        self._reader = self._writer = -1
 
     def clear(self) -> None:
         """By the woken thread, before it looks for what has happened: what comes later wakes it again.
@@ -39,11 +56,15 @@ class Waker:
         counted as poked from then on, and nobody would write another one: the thread would sleep for ever.
         """
         try:
-            os.read(self._reader, 4096)
+            read(self._reader, 4096)
         except BlockingIOError:
             pass
         finally:
             self._poked = False
+
+    def __del__(self) -> None:
+        if hasattr(self, "_writer"):
+            self.close()
 
     def close(self) -> None:
         reader, writer = self._reader, self._writer

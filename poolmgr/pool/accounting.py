@@ -47,7 +47,7 @@ _SPECIAL = 1
 _SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"))
 _STATEFUL = _SUBSCRIPTIONS | frozenset(
     (
-        "AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSYNC", "REPLCONF", "RESET",
+        "AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSYNC", "QUIT", "REPLCONF", "RESET",
         "SCRIPT", "SELECT", "SYNC", "UNWATCH", "WATCH",
     )
 )  # fmt: skip
@@ -69,7 +69,7 @@ def _classify(name: object) -> int:
     """Whether a command may change more than data. Remembers its answer."""
     words = _text(name).split(None, 1)
     kind = _SPECIAL if words and words[0].upper() in _STATEFUL else _PLAIN
-    if len(_kinds) < _KINDS_LIMIT and isinstance(name, (str, bytes)):
+    if len(_kinds) < _KINDS_LIMIT and type(name) in (str, bytes):  # a subclass's object may hold on to anything
         _kinds[name] = kind
     return kind
 
@@ -102,7 +102,7 @@ def effect(state: int, args: tuple[Any, ...] | list[Any], database: int) -> tupl
         return state | IDENTITY, 1
     if name == "SELECT":
         return (state if first == str(database) else state | STRANGE), 1
-    return state | STRANGE, 1  # MONITOR, SYNC, PSYNC, REPLCONF, RESET
+    return state | STRANGE, 1  # MONITOR, SYNC, PSYNC, QUIT, REPLCONF, RESET
 
 
 class Packed(list[bytes]):
@@ -137,8 +137,8 @@ def unpack(chunks: object) -> list[list[Any]] | None:
         return None
 
 
-class Accounted(_Base):  # type: ignore[misc]
-    """Mixed into a connection class of redis-py, or a user's: counts commands and replies."""
+class Counts(_Base):  # type: ignore[misc]
+    """Mixed into a connection class of redis-py, or a user's: what is owed, and the state of the session."""
 
     _owed: int = 0
     """Replies to come, plus the flags above. 0: clean."""
@@ -162,6 +162,21 @@ class Accounted(_Base):  # type: ignore[misc]
                 owed += replies
         self._owed = owed
 
+    def _record_packed(self, command: Any) -> None:
+        """Count the commands in what somebody has packed, about to be sent."""
+        commands = command.commands if isinstance(command, Packed) else unpack(command)
+        if commands is None:
+            self._owed |= STRANGE
+        else:
+            self._record(commands)
+
+
+class Accounted(Counts):
+    """For classes in which all methods that send and read are redis-py's: their work, in fewer calls.
+
+    Where somebody has changed one of them, :mod:`poolmgr.pool.overridden` counts instead.
+    """
+
     # ---- sending ---------------------------------------------------------------------------------
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
@@ -170,11 +185,7 @@ class Accounted(_Base):  # type: ignore[misc]
             self.connect_check_health(check_health=False)
         if check_health and self.health_check_interval:
             self.check_health()
-        commands = command.commands if isinstance(command, Packed) else unpack(command)
-        if commands is None:
-            self._owed |= STRANGE
-        else:
-            self._record(commands)
+        self._record_packed(command)
         self._transmit([command] if isinstance(command, (str, bytes)) else command)
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
@@ -255,7 +266,8 @@ class Accounted(_Base):  # type: ignore[misc]
         if not push_request:
             self._owed -= 1
         if self.health_check_interval:
-            self.next_health_check = time.monotonic() + self.health_check_interval
+            now = time.monotonic()  # noqa: TID251 (redis-py's check_health reads it so)
+            self.next_health_check = now + self.health_check_interval
         if isinstance(response, ResponseError):
             try:
                 raise response
@@ -265,7 +277,7 @@ class Accounted(_Base):  # type: ignore[misc]
 
 
 class Counted(Accounted):
-    """For a base whose :meth:`read_response` is not redis-py's own: Sentinel's, a user's."""
+    """For a base whose :meth:`read_response` is that of redis-py's connections through Sentinel."""
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """The base's; takes one off what is owed when a reply, an error reply included, was read."""

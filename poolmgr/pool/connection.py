@@ -1,140 +1,268 @@
 """Connections whose permits are per socket, made from redis-py's connection classes or a user's own.
 
-:func:`derive` puts :class:`Pooled` in front of a connection class and our own dialling behind it, so
-that every connect, disconnect, reconnect and retry passes here, those that redis-py makes inside a
-command too:
+:func:`derive` puts :class:`Pooled` in front of a connection class and our own dialling and closing behind it, so
+that every connect, disconnect, reconnect and retry passes here, those that redis-py makes inside a command too. What a
+user's class, a mixin or an agent overrides is called in between, in redis-py's order:
 
 - ``_connect`` claims a permit before a socket is made: the one the pool took for the ticket, or one
-  that it waits for. It also names the connection after the permit.
-- ``disconnect`` never shuts a socket down or closes it: it hands it to ``permit.close``, and the
-  member closes it so that its end is proven (rule M3).
+  that it waits for. It also names the connection after the permit. A class that makes sockets of its own gets its
+  permit before its code runs.
+- ``disconnect`` never shuts a socket down or closes it: behind all that a class does about it, the socket is handed
+  to ``permit.close``, and the member closes it so that its end is proven (rule M3).
 - Where a connect failed and the server cannot have seen a connection, ``permit.gone``.
 
 The socket is kept in ``_raw`` from the instant it can be connected, so that no exception, wherever it
 strikes, loses a connected socket together with the knowledge of its permit.
 
 What makes a connection clean is in :mod:`poolmgr.pool.accounting`; what makes it stale is here
-(:meth:`Pooled._look`). Neither decides what becomes of it.
+(:meth:`Pooled._look`). Neither decides what becomes of it. Which class gets which of these parts is in
+:mod:`poolmgr.pool.derivation`.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import select
 import socket
 import ssl
-import weakref
 from typing import TYPE_CHECKING, Any
 
-from redis.connection import (
-    AbstractConnection,
-    Connection as RedisConnection,
-    SSLConnection as RedisSSLConnection,
-    UnixDomainSocketConnection as RedisUnixConnection,
-)
 from redis.driver_info import DriverInfo
+from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
 
-from poolmgr.member.closing import discard
+from poolmgr import certificates
+from poolmgr.loading import importable
+from poolmgr.member.closing import close_copy, discard
 from poolmgr.member.ports import Permit
-from poolmgr.pool.accounting import Accounted, Counted
-from poolmgr.pool.foreign import Bare
+from poolmgr.native import monotonic, poll
+from poolmgr.pool import misdirected
+from poolmgr.pool.forking import whole
+from poolmgr.pool.handlers import loosen
 from poolmgr.pool.handshake import Handshake
 from poolmgr.pool.placed import Placed
-
-if TYPE_CHECKING:
-    pass
+from poolmgr.pool.sockets import HandedOver, ending
 
 _CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class _HandedOver:
-    """Stands where a socket was, for the code of redis-py that shuts it down and closes it."""
-
-    def shutdown(self, how: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _close_copy(sock: Any) -> None:
-    """In a forked child: close our copy of the parent's socket. Its end is the parent's business."""
-    try:
-        sock.close() if not isinstance(sock, ssl.SSLSocket) else os.close(sock.detach())
-    except OSError:
-        pass
-
-
-class Pooled(Handshake, Accounted, Placed):
+class Pooled(Handshake, Placed):
     """In front of a class that derives from :class:`redis.connection.AbstractConnection`."""
 
     if TYPE_CHECKING:  # redis-py's
         _sock: Any
         client_name: Any
         driver_info: Any
-        pid: int
+
+        def _settle(self) -> None: ...
+
+        def _authenticated(self) -> None: ...
+
     _permit: Permit | None = None
     _raw: socket.socket | None = None
     _poll: Any = None
-    _given_name: Any = _HandedOver  # not set yet
+    _given_name: Any = HandedOver  # not set yet
     _given_info: DriverInfo | None = None
     _secured = False
     _dialled_in = 0
-    """The process in which the socket was made."""
+    """The process in which the socket was made; 0: none was, or it is no socket of the kernel's."""
+    _connected_at = 0.0
+    """When it was connected last (monotonic seconds)."""
+    _reached = False
+    """Whether :meth:`_dial` was reached in the last connect."""
+    _ahead = False
+    """The permit is for a socket that somebody else's code is about to connect: nobody gives it back meanwhile."""
+    _stopped = False
+    """Another thread has disconnected meanwhile."""
+    _own_way = False
+    """Somebody else's code stands between a connect and the socket."""
+    _eager = False
+    """``connect`` or ``can_read`` is somebody else's, and is called for every checkout."""
+    _asked = False
+    """``can_read`` is."""
+    _socketless = False
+    """Connections of this class are in memory, and need no permit."""
+
+    @property
+    def pid(self) -> int:
+        """The process in which the connection was made.
+
+        redis-py's own ``disconnect`` shuts down (``SHUT_RDWR``) what was made in its process, which would forge the
+        end-of-file that is waited for; so it finds 0 here while it runs.
+        """
+        return 0 if ending.connection is self else int(self.__dict__["pid"])
+
+    @pid.setter
+    def pid(self, value: int) -> None:
+        self.__dict__["pid"] = value
 
     # ---- connecting ------------------------------------------------------------------------------
 
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        self._reached = False
+        importable()
+        try:
+            result = super().connect(*args, **kwargs)
+        except Exception as error:
+            if self._secured:
+                certificates.name(error, certificates.of(self))
+            raise
+        if not self._reached and self._raw is None and isinstance(self._sock, socket.socket):
+            self._claim()  # the class has a connect() that goes past _connect()
+            self._adopt(self._sock)
+        return result
+
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self._sock is not None:
+            super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
             return
-        super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+        self._naming = not self._together
+        try:
+            try:
+                super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+            except RedisConnectionError as error:
+                if not self._name_is_in_the_way(error):
+                    raise
+                # Somebody may have killed it, or the server has ended: once is no sign of anything.
+                super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+        except (ResponseError, RedisConnectionError) as error:
+            if not self._name_is_in_the_way(error):
+                raise
+            self._nameless = True
+            super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+            self._is_nameless(str(error))
+        finally:
+            self._nameless = False
         self._authenticated()
 
+    # ---- a name that the server does not take ----------------------------------------------------
+
+    _naming = False
+    """The server has been told our name, or may have been, and has not answered that yet."""
+    _nameless = False
+    """This attempt goes without one."""
+
+    @property
+    def _name_is_ours(self) -> bool:
+        """Whether it has a name that redis-py would not have given it."""
+        return self._given_name is not HandedOver and not self._given_name and bool(self.client_name)
+
+    def _name_is_in_the_way(self, error: Exception) -> bool:
+        """Whether the handshake may succeed without our name: a proxy may know no CLIENT and close at it, and where
+        commands are sent one by one an error reply to it ends the handshake."""
+        if self._nameless or not self._naming or not self._name_is_ours:
+            return False
+        if isinstance(error, RedisConnectionError):
+            return type(error) is RedisConnectionError and "max number of clients" not in str(error)
+        return "CLIENT" in str(error).upper()
+
+    def _is_nameless(self, why: str) -> None:
+        """The server knows this connection by no name of ours."""
+        if self._origin is not None:
+            self._origin.note_nameless(self, why)
+
+    def set_parser(self, parser_class: Any) -> None:
+        super().set_parser(parser_class)
+        misdirected.watch(self)
+
     def _connect(self) -> Any:
+        self._begin()
+        if self._own_way:
+            self._hand_over()
+            if not self._socketless:
+                self._claim()
+            self._stopped, self._ahead = False, True
         try:
             sock = super()._connect()
         except BaseException:
+            self._ahead = False
             self._hand_over()
             raise
-        if self._secured:
+        self._ahead = False
+        if not self._reached:
+            self._adopt(sock)
+            if self._stopped:
+                if not self._dialled_in:
+                    sock.close()
+                self._hand_over()
+                raise ConnectionAbortedError("disconnected while it was being connected")
+        elif self._secured:
             spare, self._raw = self._raw, sock
             if spare is None:  # another thread has disconnected meanwhile: the connection is not ours any more
                 self._raw = None
                 sock.close()
                 raise ConnectionAbortedError("disconnected while it was being connected")
+            if self._permit is not None:
+                self._permit.hold(sock)
             spare.close()  # the second descriptor of the same connection
+        elif self._own_way and self._raw is not None and self._raw.fileno() < 0 and isinstance(sock, socket.socket):
+            self._raw = sock  # it has been wrapped, and the wrapper has taken its descriptor over
         return sock
+
+    def _begin(self) -> None:
+        """A new socket, and a new session."""
+        self._reached = False
+        self._connected_at = monotonic()
+        if self._retired == misdirected.MISDIRECTED:
+            self._retired = ""
+        misdirected.watch(self)
+
+    def _claim(self) -> None:
+        """Claim a permit for whatever socket comes."""
+        origin = self._origin
+        self._permit = None if origin is None else origin.claim(self)
+
+    def _adopt(self, sock: Any) -> None:
+        """Take over what somebody else's code has connected, under the permit that was claimed for it."""
+        self._reached = True
+        if isinstance(sock, socket.socket):
+            self._dialled_in = os.getpid()
+            self._raw = sock
+            if self._permit is not None:
+                self._permit.hold(sock)
+        else:  # whatever it is, the class closes it, and then the permit is free
+            self._dialled_in = 0
+        if self._permit is not None:
+            self._name(self._permit)
 
     def _dial(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
         """One attempt to connect a socket, with a permit for it."""
-        self._hand_over()
+        if self._raw is not None:
+            self._hand_over()  # else there may be a permit that was claimed in advance
+        self._reached = True
         origin = self._origin
-        permit = None
-        sock = socket.socket(family, kind, protocol)
+        permit = self._permit
+        if permit is None and origin is not None:
+            permit = origin.claim(self, None if self._own_way else address)
+        sock = None
         try:
+            with whole():
+                sock = socket.socket(family, kind, protocol)
+                if permit is not None:
+                    permit.hold(sock)
             self._prepare(sock)
             sock.settimeout(self.socket_connect_timeout)
             self._dialled_in = os.getpid()
-            # redis-py shuts down what was made in this process, and would forge the end that is waited for.
-            self.pid = 0
-            permit = None if origin is None else origin.claim(self)
             # In this order: another thread that disconnects in between closes the socket, and the connect fails. The
             # other way round it would give the permit back, and the connect would succeed without one.
             self._raw = sock
             self._permit = permit
+            self._ahead = False
             sock.connect(address)
             if self._secured:
-                self._raw = sock.dup()
+                with whole():
+                    self._raw = sock.dup()
+                    if permit is not None:
+                        permit.hold(self._raw, sock.fileno())
             if permit is not None:
                 self._name(permit)
             sock.settimeout(self.socket_timeout)
         except BaseException:
-            if self._never_connected(sock):
+            if sock is None or self._never_connected(sock):
                 self._raw = None
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if permit is not None:
                     permit.gone()
             self._hand_over()
@@ -160,11 +288,15 @@ class Pooled(Handshake, Accounted, Placed):
 
     def _name(self, permit: Permit) -> None:
         """Carry the permit's name in the client name and in LIB-NAME."""
-        if self._given_name is _HandedOver:
+        if self._given_name is HandedOver:
             self._given_name, self._given_info = self.client_name, self.driver_info
         if not permit.name:
             return
-        self.client_name = f"{self._given_name}:{permit.name}" if self._given_name else permit.name
+        origin = self._origin
+        if not self._given_name and (self._nameless or (origin is not None and origin.goes_nameless(self))):
+            self.client_name = self._given_name
+        else:
+            self.client_name = f"{self._given_name}:{permit.name}" if self._given_name else permit.name
         info = self._given_info
         if info is not None:
             library = info.formatted_name
@@ -175,25 +307,29 @@ class Pooled(Handshake, Accounted, Placed):
     # ---- disconnecting ---------------------------------------------------------------------------
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Hand the socket over to be closed. Never blocks; may be called by the garbage collector."""
-        if self._raw is not None or self._permit is not None:
-            self._hand_over()
-        if self._dialled_in and self._sock is not None:
-            self._sock = _HandedOver()  # also where another thread has handed it over while this one was connecting
-        super().disconnect(*args, **kwargs)
-        self._settle()
-        self._since = 0.0
+        """As the class's; the socket is handed over behind it, by :class:`poolmgr.pool.sockets.Ended`."""
+        try:
+            super().disconnect(*args, **kwargs)
+        finally:
+            if self._sock is None:
+                if self._raw is not None or self._permit is not None:  # the class has closed it on its own
+                    self._hand_over()
+                self._settle()
+                self._since = 0.0
 
     def _hand_over(self) -> None:
         raw, permit = self._raw, self._permit
         if raw is not None:
             if self._dialled_in != os.getpid():
-                _close_copy(raw)
+                close_copy(raw)
             elif permit is None:
                 discard(raw)
             else:
                 permit.close(raw)
         elif permit is not None:
+            if self._ahead:
+                self._stopped = True
+                return
             permit.gone()
         self._raw = self._permit = self._poll = None
 
@@ -201,10 +337,11 @@ class Pooled(Handshake, Accounted, Placed):
         """After a fork, in the child: close our copy of the socket; it and its permit are the parent's."""
         raw, sock = self._raw, self._sock
         self._raw = self._permit = self._poll = None
+        self._ahead = False
         self._sock = None
         for copy in (raw, sock):
             if copy is not None:
-                _close_copy(copy)
+                close_copy(copy)
         try:
             self._parser.on_disconnect()
         except Exception:  # the parser of a thread that does not exist here may be in any state
@@ -238,9 +375,7 @@ class Pooled(Handshake, Accounted, Placed):
         """Let redis-py's handlers refer to the connection weakly: a connection that its holder lost ends
         with the last reference then, and not when the garbage collector next looks for cycles."""
         for name in ("_maint_notifications_pool_handler", "_maint_notifications_connection_handler"):
-            handler: Any = getattr(self, name, None)
-            if getattr(handler, "connection", None) is self:
-                handler.connection = weakref.proxy(self)
+            loosen(getattr(self, name, None), self)
 
     def _look(self) -> str:
         """Why the idle connection cannot be used, from one look at its socket; empty if it can.
@@ -250,19 +385,34 @@ class Pooled(Handshake, Accounted, Placed):
         sock = self._sock
         if sock is None:
             return "disconnected"
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = select.poll()
-            poll.register(sock, _READABLE)
+        if self._eager or not self._dialled_in:
+            reason = self._ask()
+            sock = self._sock
+            if reason or sock is None or not self._dialled_in:
+                return reason
+        poller = self._poll
         try:
-            events = poll.poll(0)
-        except OSError:
+            if poller is None:
+                poller = self._poll = poll()
+                poller.register(sock, _READABLE)
+            events = poller.poll(0)
+        except (OSError, ValueError):  # it has no descriptor any more
+            self._poll = None
             return "stale"
         if not events:
             return ""
         if events[0][1] & _CLOSED:
             return "stale"
         return self._peek(sock)
+
+    def _ask(self) -> str:
+        """What the class says to it, asked as redis-py asks before it lends a connection."""
+        try:
+            self.connect()
+            ready = self.can_read() if self._asked or not self._dialled_in else False
+        except Exception:  # somebody else's class: whatever it raises, it is not to be used
+            return "stale"
+        return "dirty" if ready and self.protocol not in (3, "3") else ""
 
     def _peek(self, sock: Any) -> str:
         if isinstance(sock, ssl.SSLSocket):
@@ -293,83 +443,3 @@ class Pooled(Handshake, Accounted, Placed):
             reader.feed(data)
             return ""
         return "dirty"
-
-
-class _Tcp(RedisConnection):
-    """Our dialling, behind whatever derives from redis-py's TCP connection."""
-
-    def _prepare(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.socket_keepalive:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in self.socket_keepalive_options.items():
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-    def _connect(self) -> socket.socket:
-        """Connect to the first address of the host that answers."""
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self.host, self.port, self.socket_type, socket.SOCK_STREAM
-        ):
-            try:
-                return self._dial(family, kind, protocol, address)  # type: ignore[attr-defined,no-any-return]
-            except OSError as error:
-                failure = error
-        raise failure or OSError(f"no address for {self.host}")
-
-
-class _Unix(RedisUnixConnection):
-    """The same for Unix sockets."""
-
-    def _connect(self) -> socket.socket:
-        return self._dial(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.path)  # type: ignore[attr-defined,no-any-return]
-
-
-_derived: dict[type, type] = {}
-
-
-def derive(base: type) -> type:
-    """The class of pooled connections for a connection class; the same for the same class."""
-    made = _derived.get(base)
-    if made is None:
-        made = _derived.setdefault(base, _made(base))
-    return made
-
-
-def _made(base: type) -> type:
-    if issubclass(base, Placed):
-        return base
-    if not issubclass(base, AbstractConnection):
-        return type(base.__name__, (Bare, base), {"__module__": __name__})
-    mixins: tuple[type, ...] = (Pooled,)
-    if base.read_response is not AbstractConnection.read_response:
-        mixins = (_Guarded,)
-    behind: tuple[type, ...] = ()
-    members: dict[str, Any] = {"__module__": __name__, "_secured": issubclass(base, RedisSSLConnection)}
-    if issubclass(base, RedisConnection):
-        behind = (_Tcp,)
-        members["_prepare"] = _Tcp._prepare
-    elif issubclass(base, RedisUnixConnection):
-        behind = (_Unix,)
-    bases = (*mixins, *behind) if base in (RedisConnection, RedisUnixConnection) else (*mixins, base, *behind)
-    return type(base.__name__, bases, members)
-
-
-class _Guarded(Counted, Pooled):
-    """For classes with a ``read_response`` of their own (Sentinel's)."""
-
-
-@functools.cache
-def _driver() -> DriverInfo:
-    return DriverInfo()
-
-
-def with_driver(base: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a connection, the driver's name and version among them.
-
-    redis-py looks its own version up in the package's metadata for every connection, which takes longer
-    than a connect on this host; here it is done once.
-    """
-    if not issubclass(base, AbstractConnection) or arguments.keys() & {"driver_info", "lib_name", "lib_version"}:
-        return arguments
-    return {**arguments, "driver_info": _driver()}

@@ -48,7 +48,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -173,6 +173,8 @@ class Core:
         self.lifo = lifo
         self.max_opening = max_opening
         self.min_idle = 0
+        self.attempt = False
+        """One connection is to be opened, to see whether the server answers."""
         self.idle: deque[Any] = deque()
         self.queue: deque[Waiter] = deque()
         self.places: dict[int, weakref.ref[Ticket]] = {}
@@ -274,6 +276,18 @@ class Core:
         self.failure = self.last_error = error
         self.retry_at = now + pause(self.failures)
 
+    def hand_over(self, ticket: Ticket) -> Waiter | None:
+        """Nobody can open a connection for the queue: the first one that waits is to do it itself. Who that is, to be
+        woken; None, and the ticket is dropped, if nobody waits."""
+        ticket.background = False
+        self.opening[ticket.serial] = False
+        for waiter in tuple(self.queue):
+            if waiter.settle(Granted(ticket)):
+                self._forget(waiter)
+                return waiter
+        self.drop(ticket)
+        return None
+
     def drop(self, ticket: Ticket) -> bool:
         """A connection is no more; whether it was there. Its place is free, and a permit that it never used."""
         permit = ticket.claim()
@@ -368,6 +382,21 @@ class Core:
         except IndexError:
             return False
 
+    def held_up_by(self, waiter: Waiter) -> Literal["others", "permit", "connecting"]:
+        """What a waiter waits for, if it is not served now: a connection that others hold, a permit for one more, or
+        that one is opened for it."""
+        ahead = 0
+        for other in tuple(self.queue):
+            if other is waiter:
+                break
+            ahead += other.fate is None
+        missing = ahead + 1 - sum(tuple(self.opening.values()))
+        if missing <= 0:
+            return "connecting"
+        if missing > self.ceiling - len(self.places):
+            return "others"
+        return "permit" if self.starved else "connecting"
+
     def due(self, now: float) -> float:
         """Seconds until a waiter had better advance the pool again though nothing happens."""
         if self.retry_at > now:
@@ -393,7 +422,14 @@ class Core:
         return opening == 0 or behind == 0 or now - head.since >= self.connect_time
 
     def _warm(self, now: float, take: Take) -> Iterator[Effect]:
-        """Open what ``min_idle`` misses, while nobody waits."""
+        """Open what ``min_idle`` misses, while nobody waits; and one that was asked for."""
+        if self.attempt:
+            self.attempt = False
+            if self.closed is None and not self.opening and len(self.places) < self.ceiling:
+                ticket = self._ticket(take, now, background=True)
+                if ticket is not None:
+                    yield Open(ticket)
+                del ticket
         while (
             not self.queue
             and self.closed is None

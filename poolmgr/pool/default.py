@@ -20,8 +20,8 @@ from poolmgr import settings
 from poolmgr.loading import load
 from poolmgr.pool.sync import ConnectionPool
 
-_pools: dict[int | None, ConnectionPool] = {}
-"""By protocol; None is the default pool."""
+_pools: dict[tuple[int | None, int, type | None], ConnectionPool] = {}
+"""By the arguments of :func:`get_pool`."""
 
 RETRIES = 3
 """How often redis-py repeats a command of the default client whose connection broke. ``redis.Redis()`` made
@@ -31,18 +31,21 @@ _clients: dict[str, redis.Redis] = {}
 _THIS = "default"
 
 
-def get_pool(*, protocol: int | None = None) -> ConnectionPool:
+def get_pool(*, protocol: int | None = None, max_reply: int = 0, parser_class: type | None = None) -> ConnectionPool:
     """The pool of this process for the server of ``REDIS_URL``, or the embedded one where it is unset.
 
     Args:
         protocol: 2 or 3 for a pool of this process whose connections speak that version of RESP
             whatever the URL says; None for the default pool. They share the process's permits.
+        max_reply: for a pool of this process with this bound, whatever the environment says; 0: as that says.
+        parser_class: for a pool of this process whose connections have this parser (redis-py's argument).
 
     Raises:
         SettingsError: an environment variable has a value that is not allowed.
         SupervisorError: the embedded server cannot be started.
     """
-    pool = _pools.get(protocol)
+    wanted = protocol, max_reply, parser_class
+    pool = _pools.get(wanted)
     if pool is None:
         values = settings.load()
         url, options = values.redis_url or _embedded(values), options_of(values)
@@ -50,7 +53,11 @@ def get_pool(*, protocol: int | None = None) -> ConnectionPool:
             url = _without_protocol(url)
             prefix = "" if values.pool_name == "default" else f"{values.pool_name}-"
             options |= {"protocol": protocol, "name": f"{prefix}resp{protocol}"}
-        pool = _pools.setdefault(protocol, ConnectionPool.from_url(url, **options))
+        if max_reply:
+            options["max_reply"] = max_reply
+        if parser_class is not None:
+            options["parser_class"] = parser_class
+        pool = _pools.setdefault(wanted, ConnectionPool.from_url(url, **options))
     return pool
 
 
@@ -78,6 +85,7 @@ def options_of(values: settings.Settings) -> dict[str, Any]:
         "order": values.pool_order,
         "leak_after": values.pool_leak_after,
         "max_connecting": values.pool_max_connecting,
+        "max_reply": values.pool_max_reply,
         "socket_timeout": values.socket_timeout,
         "socket_connect_timeout": values.socket_connect_timeout,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), RETRIES),

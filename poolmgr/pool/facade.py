@@ -7,6 +7,7 @@ made when first asked for, so that it cannot be older than gevent's patches or t
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from typing import Any
@@ -16,6 +17,15 @@ from redis.exceptions import RedisError
 from poolmgr.pool.core import Served
 from poolmgr.pool.state import UNBOUNDED, State
 from poolmgr.pool.stats import Stats
+from poolmgr.pool.views import Available, InUse, strangers
+
+
+def _name_of(factory: Any) -> str:
+    """What makes connections, without its arguments: a password may be among them."""
+    if isinstance(factory, functools.partial):
+        return _name_of(factory.func)
+    named = factory if hasattr(factory, "__name__") else type(factory)
+    return f"{named.__module__}.{named.__name__}"
 
 
 class Facade(State):
@@ -42,7 +52,7 @@ class Facade(State):
 
     @property
     def _available_connections(self) -> list[Any]:
-        return list(self._idle)
+        return Available(self)
 
     @_available_connections.setter
     def _available_connections(self, value: Any) -> None:
@@ -50,7 +60,7 @@ class Facade(State):
 
     @property
     def _in_use_connections(self) -> set[Any]:
-        return {connection for connection in self._connections() if connection._loan}
+        return InUse(self)
 
     @_in_use_connections.setter
     def _in_use_connections(self, value: Any) -> None: ...
@@ -87,8 +97,12 @@ class Facade(State):
         found = (reference() for reference in references if reference is not None)
         return [connection for connection in found if connection is not None]
 
+    def _lent(self) -> set[Any]:
+        """Those with callers."""
+        return {connection for connection in self._connections() if connection._loan}
+
     def _get_free_connections(self) -> list[Any]:
-        return list(self._idle)
+        return self._available_connections
 
     def _get_in_use_connections(self) -> set[Any]:
         return self._in_use_connections
@@ -111,13 +125,15 @@ class Facade(State):
 
     def _retire(self, reason: str) -> None:
         """Close what is lent when it comes back."""
-        for connection in self._in_use_connections:
+        for connection in self._lent():
             connection._retired = reason
             connection._special = True
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the idle connections and, as redis-py does, those in use under their users' hands."""
         self._empty("pool")
+        for connection in strangers(self).available:
+            connection.disconnect()
         if inuse_connections:
             for connection in self._in_use_connections:
                 connection.disconnect()
@@ -140,7 +156,7 @@ class Facade(State):
 
     def owns_connection(self, connection: Any) -> bool:
         """Whether it was made in the process that the pool is in now."""
-        return bool((connection.pid or connection._dialled_in) == self.pid)
+        return bool(getattr(connection, "pid", self.pid) == self.pid)
 
     def set_retry(self, retry: Any) -> None:
         """As redis-py's: the retry of all connections, now and later."""
@@ -191,13 +207,26 @@ class Facade(State):
         )
 
     def __repr__(self) -> str:
+        return f"{self._described()} {self._state_in_words()}"
+
+    def _state_in_words(self) -> str:
         core = self._core
         ceiling = "" if core.ceiling >= UNBOUNDED else f" of {core.ceiling}"
         state = "closed" if core.closed else "empty" if not core.size else "ready"
         return (
-            f"{super().__repr__()[:-1]} {self.name} {state}: {core.lent} in use, {len(core.idle)} idle, "
-            f"{len(core.opening)} opening{ceiling}, {core.waiting} waiting>"
+            f"[{self.name} {state}: {core.lent} in use, {len(core.idle)} idle, "
+            f"{len(core.opening)} opening{ceiling}, {core.waiting} waiting]"
         )
+
+    def _described(self) -> str:
+        """As redis-py's ``repr``; what makes the connections need not be a class."""
+        arguments = ",".join(
+            f"{name}={'<REDACTED>' if name in self.SENSITIVE_REPR_KEYS else value}"
+            for name, value in self.connection_kwargs.items()
+            if name not in self.OMIT_REPR_KEYS
+        )
+        kind = type(self)
+        return f"<{kind.__module__}.{kind.__name__}(<{_name_of(self.connection_class)}({arguments})>)>"
 
     def _after_fork(self) -> None:
         """In the child: no connection, no waiter, no turn; the parent's sockets are closed, not shut down."""
@@ -217,6 +246,7 @@ class Facade(State):
         core.failure = core.last_error = None
         core.failures = 0
         core.retry_at = 0.0
+        self.__dict__.pop("_strangers", None)
         self._owner.clear()
         self._dirty = False
         self.__dict__.pop("_outer_lock", None)

@@ -116,6 +116,10 @@ class Cached(Placed, CacheProxyConnection):
         self._conn._abandon()
 
 
+Cached.__module__ = CacheProxyConnection.__module__  # it stands for that, as what derive() makes does for its base
+Cached.__name__ = Cached.__qualname__ = CacheProxyConnection.__name__
+
+
 class Drain:
     """Stands for a connection in the cache's entries: reads its invalidations if it is idle.
 

@@ -3,8 +3,11 @@
 redis-py sends the commands of its handshake one by one and waits for each reply: HELLO, CLIENT
 MAINT_NOTIFICATIONS, CLIENT SETNAME, twice CLIENT SETINFO, SELECT. Whoever waits for a permit waits for
 these too. Here redis-py's own code runs unchanged, but replies that can only be OK are taken for OK when
-it asks for them. Their commands are sent together, and the replies read, when it is done. What is not OK
-then raises what redis-py would have raised, before anybody has the connection.
+it asks for them. Their commands are sent one after the other, without a wait in between, and the replies
+read, when it is done. What is not OK then raises what redis-py would have raised, before anybody has the
+connection.
+
+A class in which somebody has changed how commands are sent or read gets them one by one, as from redis-py.
 
 The first reply of all is always read at once: it may be the server's last word (``max number of clients
 reached``), which would be lost to a broken pipe if more were sent.
@@ -34,6 +37,9 @@ class _Later:
         self._asked: tuple[Any, ...] = ()
         self._unsent: list[tuple[Any, ...]] = []
         self._owed: deque[tuple[Any, ...]] = deque()
+        self._refused = ""
+        """Why the server does not take our name, if it does not."""
+        self._named = False
 
     def send(self, *words: Any, **options: Any) -> None:
         self._asked = words
@@ -41,12 +47,16 @@ class _Later:
             self._unsent.append(words)
             return
         self._flush()
+        if words[:2] == ("CLIENT", "SETNAME"):
+            self._connection._naming = True
         self._send(*words, **options)
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if unsent:
-            self._connection.send_packed_command(self._connection.pack_commands(unsent), check_health=False)
+        for words in unsent:
+            if words[1] == "SETNAME":
+                self._connection._naming = True
+            self._send(*words, check_health=False)
 
     def _may_wait(self, words: tuple[Any, ...]) -> bool:
         return self._answered and not self._over and _can_only_be_ok(words)
@@ -57,7 +67,14 @@ class _Later:
             self._owed.append(words)
             return b"OK"
         self.settle()
-        reply = self._read(*arguments, **options)
+        try:
+            reply = self._read(*arguments, **options)
+        except ResponseError as error:
+            if words[:2] != ("CLIENT", "SETNAME") or not self._may_fail(words):
+                raise
+            self._refused, reply = str(error), b"OK"
+        else:
+            self._named = self._named or words[:2] == ("CLIENT", "SETNAME")
         self._answered = True
         return reply
 
@@ -69,6 +86,8 @@ class _Later:
         """
         self._over = True
         self.settle()
+        if self._refused and not self._named:
+            self._connection._is_nameless(self._refused)
 
     def settle(self) -> None:
         """Read what is owed.
@@ -81,21 +100,28 @@ class _Later:
             words = self._owed.popleft()
             try:
                 reply = self._read()
-            except ResponseError:
+            except ResponseError as error:
                 if not self._may_fail(words):
                     raise
+                if words[1] == "SETNAME":
+                    self._refused = str(error)
             else:
-                if str_if_bytes(reply) != "OK" and not self._may_fail(words):
+                if str_if_bytes(reply) == "OK":
+                    self._named = self._named or words[1] == "SETNAME" or words[1:3] == ("SETINFO", "LIB-NAME")
+                elif words[1] == "SETNAME" and self._may_fail(words):
+                    self._refused = f"it was answered with {reply!r}"
+                elif not self._may_fail(words):
                     if words[1] == "MAINT_NOTIFICATIONS":
                         raise ResponseError("The server doesn't support maintenance notifications")
                     raise RedisConnectionError(f"{words[0]} {words[1]} was answered with {reply!r}")
 
     def _may_fail(self, words: tuple[Any, ...]) -> bool:
-        """Whether redis-py goes on without it: servers before 7.2 know no SETINFO, few know MAINT_NOTIFICATIONS."""
+        """Whether redis-py goes on without it: servers before 7.2 know no SETINFO, few know MAINT_NOTIFICATIONS. And a
+        name that is ours alone, redis-py would not have sent."""
         if words[1] == "MAINT_NOTIFICATIONS":
             config = getattr(self._connection, "maint_notifications_config", None)
             return getattr(config, "enabled", None) == "auto"
-        return bool(words[1] == "SETINFO")
+        return bool(words[1] == "SETINFO" or (words[1] == "SETNAME" and self._connection._name_is_ours))
 
 
 def _can_only_be_ok(words: tuple[Any, ...]) -> bool:
@@ -109,8 +135,18 @@ def _can_only_be_ok(words: tuple[Any, ...]) -> bool:
 class Handshake(AbstractConnection if TYPE_CHECKING else object):  # type: ignore[misc]
     """Mixed in before a connection class of redis-py, or a user's."""
 
+    _together = True
+    """Whether commands may be sent together: in a class that sends and reads as redis-py does."""
+
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """As redis-py's; waits for the replies to what follows HELLO once and not one by one."""
+        if not self._together:
+            try:
+                super().on_connect_check_health(check_health=check_health)
+            except BaseException:
+                self.disconnect()
+                raise
+            return
         later = _Later(self)
         mine = self.__dict__  # for this one connection and this moment: the usual methods stay as quick as they are
         try:

@@ -6,11 +6,8 @@ I/O happens here, and the user's functions are called here: never while the core
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
-import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from redis.backoff import FullJitterBackoff
@@ -18,16 +15,19 @@ from redis.event import AfterConnectionReleasedEvent
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
+from poolmgr import threads
 from poolmgr.errors import PoolmgrError
-from poolmgr.pool.connection import derive, with_driver
+from poolmgr.journal import Log
+from poolmgr.native import monotonic
 from poolmgr.pool.core import Ticket
+from poolmgr.pool.derivation import create, pooled
 from poolmgr.pool.foreign import Cached
-from poolmgr.pool.origin import outage_error
+from poolmgr.pool.misdirected import MISDIRECTED
 from poolmgr.pool.patience import patient
 from poolmgr.pool.placed import set_up
 from poolmgr.pool.state import State
 
-log = logging.getLogger("poolmgr.pool")
+log = Log("poolmgr.pool")
 
 INFINITY = float("inf")
 
@@ -45,7 +45,7 @@ class Lifecycle(State):
 
     def make_connection(self) -> Any:
         """A connection object, not connected and not one of the pool's."""
-        made = derive(self.connection_class)(**with_driver(self.connection_class, self.connection_kwargs))
+        made = pooled(create(self.connection_class, self.connection_kwargs))
         if self.cache is not None:
             return Cached(made, self.cache, self._lock)
         return made
@@ -53,7 +53,7 @@ class Lifecycle(State):
     def _made(self, ticket: Ticket, deadline: float = INFINITY) -> Any:
         """A connection with its place, connected."""
         started = monotonic()
-        connection = self.make_connection()
+        connection = pooled(self.make_connection())  # a subclass may make it as redis-py's pool does
         set_up(connection, self._origin, ticket, started, INFINITY)
         try:
             with patient(connection, deadline, background=ticket.background):
@@ -62,6 +62,7 @@ class Lifecycle(State):
             connection.disconnect()
             raise
         self._core.opened(ticket, monotonic() - started)
+        self._origin.reached()
         self._welcome(connection)
         self._count(ConnectionState.IDLE, 1)
         if recorder._metrics_collector is not None:
@@ -97,10 +98,11 @@ class Lifecycle(State):
         offered = [ticket]
         del ticket
         try:
-            threading.Thread(target=self._connector, args=(offered,), name=f"{self.name}-connect", daemon=True).start()
-        except RuntimeError as error:  # no more threads: the waiter at the head will try again
-            with contextlib.suppress(IndexError):  # or it has begun after all
-                self._attempt_failed(offered.pop(), error)
+            if not threads.started(threads.make(self._connector, f"{self.name}-connect", offered)):
+                with contextlib.suppress(IndexError):  # it has begun after all
+                    waiter = self._core.hand_over(offered.pop())
+                    if waiter is not None:
+                        waiter.wake()  # it connects itself
         except BaseException:  # it says nothing of the server
             with contextlib.suppress(IndexError):
                 self._core.drop(offered.pop())
@@ -132,7 +134,7 @@ class Lifecycle(State):
         else:
             self._tally.connect_errors += 1
             core.failed(ticket, error, monotonic(), BACKOFF.compute)
-            self._origin.tell(error)
+            self._origin.tell(error, ticket.born)
             if core.failures == 1:
                 log.warning("pool.connect_failed", extra={"pool": self.name, "error": str(error)})
         if self._queue:
@@ -146,7 +148,7 @@ class Lifecycle(State):
             self._call(self.hooks.closed, connection, reason)
         connection.disconnect()
         try:
-            down = outage_error(self._origin.attach())
+            down = self._origin.down()
             if down is not None:
                 raise down
             ticket.born = monotonic()
@@ -158,6 +160,7 @@ class Lifecycle(State):
             self._attempt_failed(ticket, error)
             raise
         self._core.reached()
+        self._origin.reached()
         self._welcome(connection)
         return connection
 
@@ -178,6 +181,8 @@ class Lifecycle(State):
                 reason = "broken"
         if reason:
             self._dispose(connection, reason, was_idle=False)
+            if reason == MISDIRECTED and self._misdirected_by:
+                self._tell_misdirected()
             return
         self._count(ConnectionState.IDLE, 1)
         connection._trace = None
@@ -185,6 +190,18 @@ class Lifecycle(State):
         self._idle.append(connection)
         if self._queue:
             self._advance(may_open=False)
+
+    def _tell_misdirected(self) -> None:
+        error, self._misdirected_by = self._misdirected_by, ""
+        log.warning(
+            "pool.misdirected",
+            extra={
+                "pool": self.name,
+                "error": error,
+                "remedy": "none after a failover, for new connections look the name up again; if it goes on, "
+                "the pool's address leads to a replica: give it the primary's",
+            },
+        )
 
     def _flaw(self, connection: Any) -> str:
         """Why a connection that comes back is not to be used again; empty if it is."""

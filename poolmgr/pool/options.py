@@ -22,6 +22,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "leak_after": float,
     "name": str,
     "max_connecting": int,
+    "max_reply": int,
 }
 """The options that may stand in a URL's query, and what they are there. ``timeout=none`` waits for ever."""
 
@@ -60,11 +61,12 @@ def check(
     order: str,
     leak_after: float,
     max_connecting: int,
+    max_reply: int,
 ) -> None:
     """Raise ValueError, naming option, value and what is allowed, unless all are."""
     if max_connections is not None and (not isinstance(max_connections, int) or max_connections < 0):
         raise ValueError(f'"max_connections" must be a positive integer or None, not {max_connections!r}')
-    for name, whole in (("min_idle", min_idle), ("max_waiting", max_waiting)):
+    for name, whole in (("min_idle", min_idle), ("max_waiting", max_waiting), ("max_reply", max_reply)):
         if not isinstance(whole, int) or whole < 0:
             raise ValueError(f'"{name}" must be a whole number, 0 or more, not {whole!r}')
     if max_connections and min_idle > max_connections:

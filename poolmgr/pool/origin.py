@@ -7,25 +7,41 @@ no cycle keeps sockets alive. One origin belongs to one pool in one process; aft
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import math
+import os
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redis.connection import SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection as RedisConnection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError
 
+from poolmgr import certificates, threads
 from poolmgr.exceptions import ServerDownError
 from poolmgr.loading import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
+from poolmgr.native import monotonic, time as now
+from poolmgr.pool.names import Found, Name, addresses_of
+from poolmgr.pool.overrides import dials_its_own_way, opens_no_socket
+from poolmgr.pool.placed import Placed
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
     from poolmgr.pool.sync import ConnectionPool
 
-FOREVER = 1e8
-"""Seconds that stand for no time limit where a number is needed: three years."""
+
+ending = sys.is_finalizing
+
+NAMELESS = 60.0
+"""Seconds for which a pool whose server has refused our names opens connections without one."""
+
+PATIENCE = 5.0
+"""Seconds that a connection without a pool waits for others."""
 
 
 class Member(Protocol):
@@ -34,13 +50,23 @@ class Member(Protocol):
     def attach(self, endpoint: Endpoint, pool: PoolPort) -> Permits: ...
 
 
+class ProcessMember(Member, Protocol):
+    """And of the process's own, for connections whose pool cannot be asked any more."""
+
+    def permits(self, endpoint: Endpoint) -> Permits: ...
+
+
 class _Later:
     """Stands for a permit that is claimed when the address is known."""
 
     serial = 0
     name = ""
+    permits: Any = None
 
     def gone(self) -> None:
+        pass
+
+    def hold(self, sock: Any, below: int = -1) -> None:
         pass
 
     def close(self, sock: Any) -> None:
@@ -50,15 +76,54 @@ class _Later:
 LATER = _Later()
 
 
+def absolute(path: Any) -> str:
+    """A path as any process of this host can use it, whatever its working directory is.
+
+    Args:
+        path: str, bytes or a :class:`pathlib.Path`.
+    """
+    text = os.fsdecode(path)
+    if text.startswith(("/", "\0")):
+        return text
+    try:
+        return os.path.join(os.getcwd(), text.removeprefix("./"))  # no normpath: ".." may follow a link
+    except FileNotFoundError:  # there is none any more
+        return text
+
+
 def key_of(host: str | None, port: int | None, path: str | None) -> str:
     """The name of an endpoint: ``tcp://host:port`` or ``unix:///path``."""
     if path:
-        return f"unix://{path}"
+        return f"unix://{absolute(path)}"
     return f"tcp://{host or 'localhost'}:{port or 6379}"
 
 
-def endpoint_of(connection_class: type, arguments: dict[str, Any], host: str | None, port: int | None) -> Endpoint:
-    """How the supervisor reaches the server that connections with these arguments reach."""
+def is_name(host: str | None) -> bool:
+    """Whether where it leads has to be looked up."""
+    try:
+        ipaddress.ip_address((host or "localhost").partition("%")[0])
+    except ValueError:
+        return True
+    return False
+
+
+def endpoint_of(
+    connection_class: type,
+    arguments: dict[str, Any],
+    host: str | None,
+    port: int | None,
+    address: str = "",
+    *,
+    among: bool = False,
+    own: bool = False,
+) -> Endpoint:
+    """How the supervisor reaches the server that connections with these arguments reach.
+
+    Args:
+        address: where the host's name leads; empty: the host is an address, or stays a name.
+        among: it leads to others as well.
+        own: the connections get there in a way of their own.
+    """
     username, password = arguments.get("username"), arguments.get("password")
     provider = arguments.get("credential_provider")
     if provider is not None:
@@ -68,15 +133,44 @@ def endpoint_of(connection_class: type, arguments: dict[str, Any], host: str | N
     tls: dict[str, str | bool | int] | None = None
     if issubclass(connection_class, SSLConnection):
         tls = {k: v for k, v in arguments.items() if k.startswith("ssl_") and isinstance(v, (str, bool, int))}
+        tls.update({k: absolute(arguments[k]) for k in certificates.FILES if arguments.get(k)})
     return Endpoint(
-        key=key_of(host, port, path),
+        key=key_of(address or host, port, path),
         host="" if path else (host or "localhost"),
+        address="" if path else address,
+        among=among,
+        own=own,
         port=0 if path else int(port or 6379),
-        path=path or "",
+        path=absolute(path) if path else "",
         username=username,
         password=password,
         tls=tls,
     )
+
+
+def has_own_way(connection_class: type) -> bool:
+    """Whether connections of this class, pooled or not, get to a server in a way of their own: by a tunnel, perhaps."""
+    if issubclass(connection_class, Placed):
+        return bool(getattr(connection_class, "_own_way", False))
+    return hasattr(connection_class, "_connect") and dials_its_own_way(connection_class)
+
+
+_TLS = {
+    "ssl_keyfile": "keyfile", "ssl_certfile": "certfile", "ssl_cert_reqs": "cert_reqs", "ssl_ca_certs": "ca_certs",
+    "ssl_ca_data": "ca_data", "ssl_ca_path": "ca_path", "ssl_check_hostname": "check_hostname",
+    "ssl_password": "certificate_password", "ssl_min_version": "ssl_min_version", "ssl_ciphers": "ssl_ciphers",
+}  # fmt: skip
+"""Arguments of redis-py's TLS connections, and the attributes that keep them."""
+
+
+def arguments_of(connection: Any) -> dict[str, Any]:
+    """The arguments that say where a connection leads and as whom, from the connection itself."""
+    names = {name: name for name in ("username", "password", "credential_provider", "path")}
+    found = {name: getattr(connection, attribute, None) for name, attribute in {**names, **_TLS}.items()}
+    requirement = found["ssl_cert_reqs"]
+    if requirement is not None:  # redis-py keeps what ssl calls it
+        found["ssl_cert_reqs"] = requirement.name.removeprefix("CERT_").lower()
+    return found
 
 
 class Origin:
@@ -87,6 +181,10 @@ class Origin:
         self._member = member
         self._all: dict[str, Permits] = {}
         self._own: Permits | None = None
+        self._own_class: object = None
+        self._nameless_until = float("-inf")
+        self._name: Name | None = None
+        """Where the pool's server has a name: where that has led."""
 
     @property
     def pool(self) -> ConnectionPool | None:
@@ -96,26 +194,52 @@ class Origin:
         """After a fork: another process, another member."""
         self._all = {}
         self._own = None
+        self._name = None
         self.__dict__.pop("_attaching", None)
 
     # ---- the pool's own server -------------------------------------------------------------------
 
     @property
     def fixed(self) -> bool:
-        """Whether the address is known before a connection looks it up (with Sentinel it is not)."""
+        """Whether the host is known before a connection is made. With Sentinel it is not, nor where a function makes
+        the connections; and connections in memory have none."""
         pool = self._pool()
-        return pool is not None and "connection_pool" not in pool.connection_kwargs
+        return (
+            pool is not None
+            and "connection_pool" not in pool.connection_kwargs
+            and isinstance(pool.connection_class, type)
+            and not opens_no_socket(pool.connection_class)
+        )
 
     def attach(self) -> Permits | None:
-        """The permits of the pool's server; None while its address is not known."""
-        own = self._own
-        if own is not None or not self.fixed:
-            return own
+        """The permits of the address that the next connection is likely to lead to; None while that is not known. Does
+        not block."""
         pool = self._pool()
-        assert pool is not None
-        arguments = pool.connection_kwargs
-        self._own = own = self._permits(arguments.get("host"), arguments.get("port"))
+        own = self._own
+        if own is not None and (pool is None or self._is_next(own, pool)) and not self._is_over(own):
+            return own
+        if pool is None or not self.fixed:
+            return None
+        kind, arguments = pool.connection_class, pool.connection_kwargs
+        host, port = arguments.get("host") or "localhost", arguments.get("port")
+        address = ""
+        if issubclass(kind, RedisConnection) and is_name(host) and not dials_its_own_way(kind):
+            if self._name is None or self._name.host != host:
+                self._name = Name(host)
+            address = self._name.chosen
+            if not address:
+                return None
+        else:
+            self._name = None
+        self._own_class = kind  # it may be set on a pool
+        self._own = own = self._permits(host, port, address=address)
         return own
+
+    def _is_next(self, own: Permits, pool: ConnectionPool) -> bool:
+        """Whether these are still for what the pool connects to next. Asked each time, for nothing else makes sure that
+        of two threads which change it the later one has the last word."""
+        name = self._name
+        return pool.connection_class is self._own_class and (name is None or own.endpoint.address == name.chosen)
 
     def take(self) -> Permit | None:
         """A permit for a connection of the pool, without waiting."""
@@ -127,76 +251,271 @@ class Origin:
         """All permits this pool draws on."""
         return list(self._all.values())
 
+    def down(self) -> ServerDownError | None:
+        """The error for a caller that would have to connect to a server known to be down. Where it has a name, another
+        address that this led to is tried next, and the name is looked up again, not in the caller."""
+        permits = self.attach()
+        error = outage_error(permits)
+        if error is None or self._name is None:
+            return error
+        self._choose()
+        if self.attach() is not permits:
+            return None
+        self._look_up_behind()
+        return error
+
+    # ---- its name --------------------------------------------------------------------------------
+
+    def look_up(self) -> Permits | None:
+        """The same as :meth:`attach`, after looking the name up if that was never done. Takes as long as that does;
+        where it finds nothing, the connect will say so."""
+        permits, name = self.attach(), self._name
+        if permits is None and name is not None and not name.addresses:
+            with contextlib.suppress(OSError):
+                self.leads(name, self._found(name))
+            permits = self.attach()
+        return permits
+
+    def _found(self, name: Name) -> tuple[str, ...]:
+        pool = self._pool()
+        arguments = {} if pool is None else pool.connection_kwargs
+        return addresses_of(name.look_up(arguments.get("port"), arguments.get("socket_type", 0)))
+
+    def leads(self, name: Name, addresses: tuple[str, ...]) -> None:
+        """The name has been looked up."""
+        if name is self._name and addresses:
+            name.leads(addresses, monotonic())
+            self._choose()
+
+    def _choose(self) -> None:
+        """Of the addresses that the name leads to the first that is not down; the present one, if all are."""
+        name = self._name
+        if name is None or not name.addresses:
+            return
+        best = next((address for address in name.addresses if not self._is_down(address)), "")
+        if not best:
+            best = name.chosen if name.chosen in name.addresses else name.addresses[0]
+        if best != name.chosen:
+            name.chosen = best
+            own, pool = self.attach(), self._pool()
+            if own is not None and pool is not None:
+                own.prefer()
+                pool._core.starved = False
+        self._leave_dead(name)
+
+    def _leave_dead(self, name: Name) -> None:
+        """Nothing is kept for addresses at which nobody has ever been reached: ``localhost`` has such a one where the
+        server listens by IPv4 only. Nor for those to which the name led once."""
+        for permits in self.known:
+            address = permits.endpoint.address
+            if not address or permits.endpoint.host != name.host or address == name.chosen:
+                continue
+            dead = permits.unreached and address in name.addresses
+            if dead:
+                name.dead.add(address)
+            if dead or address not in name.seen:
+                self._all.pop(permits.endpoint.key, None)
+                permits.leave()
+
+    def _is_down(self, address: str) -> bool:
+        pool, name = self._pool(), self._name
+        permits = None if pool is None else self._all.get(key_of(address, pool.connection_kwargs.get("port"), None))
+        if permits is None:
+            return name is not None and address in name.dead
+        return permits.outage is not None
+
+    def _look_up_behind(self) -> None:
+        name = self._name
+        if name is None or not name.may_look(monotonic()):
+            return
+        if not threads.started(threads.make(self._follow, "poolmgr-name", name)):
+            self._follow(name)
+
+    def _follow(self, name: Name) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                found = self._found(name)
+                name.dead.clear()  # all are down
+                self.leads(name, found)
+        finally:
+            name.looked(monotonic())
+
+    def ordered(self, connection: Any, found: list[Found]) -> list[Found]:
+        """What a connection's host leads to, in the order in which it is tried: where its permit is for one of the
+        addresses, that one first; then where the next permit would be for."""
+        host = getattr(connection, "host", None)
+        if not is_name(host):
+            return found
+        addresses = addresses_of(found)
+        name = self._name
+        if name is not None and name.host == host:
+            self.leads(name, addresses)
+        ticket = connection._ticket
+        held = None if ticket is None else ticket.permit
+        permits = self._own if held is None or held is LATER else held.permits
+        first = "" if permits is None else permits.endpoint.address
+        return sorted(found, key=lambda one: one[4][0] != first)
+
     # ---- a connection's server -------------------------------------------------------------------
 
-    def claim(self, connection: Any) -> Permit:
-        """The permit for a socket that a connection is about to open; waits if it has to.
+    def claim(self, connection: Any, place: Any = None) -> Permit:
+        """The permit for a socket that a connection is about to open; waits if it has to. What was taken for it in
+        advance is given back if it is for another address.
+
+        Args:
+            place: the address as the kernel takes it; None where that is not known, and the host stands for it.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in the pool's ``timeout``.
+            ConnectionPoolTimeoutError: none came in time (:mod:`poolmgr.member.bounds`).
             ServerDownError: the server is known to be down.
         """
         ticket = connection._ticket
         prepared: Permit | None = ticket.claim() if ticket is not None else None
         host, port = getattr(connection, "host", None), getattr(connection, "port", None)
-        permits = self._permits(host, port, getattr(connection, "path", None))
-        connection._draws = permits
-        if prepared is not None and prepared is not LATER:
-            if permits is self._own:
-                return prepared
-            prepared.gone()  # it was for another server: the connection has been moved
-        permit = permits.take()
-        if permit is None:
-            pool = self._pool()
-            patience = None if pool is None else pool.timeout
-            permit = permits.wait(FOREVER if patience is None else min(patience, FOREVER))
-        return permit
+        address = place[0] if isinstance(place, tuple) and is_name(host) else ""
+        while True:
+            permits = self._permits(host, port, getattr(connection, "path", None), connection, address)
+            connection._draws = permits
+            if prepared is not None and prepared is not LATER:
+                if prepared.permits is permits:
+                    return prepared
+                prepared.gone()
+                prepared = None
+            permit = permits.take()
+            if permit is None:
+                pool = self._pool()
+                permit = permits.wait(PATIENCE if pool is None else pool.timeout)
+            if permit is not None:
+                return permit
+            if not self._is_over(permits):
+                raise ServerDownError("this connection's member has left, and there is no other one")
 
-    def _permits(self, host: str | None, port: int | None, path: str | None = None) -> Permits:
+    def _permits(
+        self, host: str | None, port: int | None, path: str | None = None, connection: Any = None, address: str = ""
+    ) -> Permits:
         pool = self._pool()
         if pool is None:
-            if self._own is None:
-                raise ServerDownError("the pool of this connection does not exist any more")
-            return self._own
-        key = key_of(host, port, path or self._path(pool))
+            if self._own is not None and not self._is_over(self._own):
+                return self._own
+            # A destructor that uses the pool may run when the garbage collector has cut all weak references to it.
+            kind = type(connection)
+            endpoint = endpoint_of(kind, arguments_of(connection), host, port, address, own=has_own_way(kind))
+            return _process_member().permits(endpoint)
+        key = key_of(address or host, port, path or self._path(pool))
         permits = self._all.get(key)
-        if permits is None:
+        if permits is None or self._is_over(permits):
             with self._lock():
                 permits = self._all.get(key)
-                if permits is None:
+                if permits is None or self._is_over(permits):
                     member = self._member or _process_member()
-                    endpoint = endpoint_of(pool.connection_class, pool.connection_kwargs, host, port)
+                    kind, arguments = pool.connection_class, pool.connection_kwargs
+                    if not isinstance(kind, type):  # whatever makes the connections may have arguments of its own
+                        kind, arguments = type(connection), arguments_of(connection)
+                    among, own = self._is_among(host, address), has_own_way(kind)
+                    endpoint = endpoint_of(kind, arguments, host, port, address, among=among, own=own)
                     self._all[key] = permits = member.attach(endpoint, pool)
         return permits
+
+    def _is_among(self, host: str | None, address: str) -> bool:
+        """Whether the name led to other addresses as well."""
+        name = self._name
+        return name is not None and name.host == host and address in name.addresses and len(name.addresses) > 1
+
+    def renew(self, key: str) -> None:
+        """Tell the member of the credentials for this endpoint, if they are others by now. Calls who provides them."""
+        pool, permits = self._pool(), self._all.get(key)
+        if pool is None or permits is None:
+            return
+        kind, arguments, known = pool.connection_class, pool.connection_kwargs, permits.endpoint
+        if not isinstance(kind, type):
+            made = next(iter(pool._connections()), None)
+            if made is None:
+                return
+            kind, arguments = type(made), arguments_of(made)
+        endpoint = endpoint_of(
+            kind, arguments, known.host or None, known.port or None, known.address, among=known.among, own=known.own
+        )
+        if endpoint != known and endpoint.key == key:
+            permits.renew(endpoint)
 
     def _lock(self) -> Any:
         """Guards that a pool is attached to a server once. Made when it is first needed: after gevent has
         patched, and anew after a fork. Held while the member is started, so never taken by a release;
-        reentrant, since a signal handler may use the pool in the middle of that."""
+        reentrant, since a signal handler may use the pool in the middle of that. At the interpreter's end a thread that
+        runs no more may hold it, and there is no other one."""
+        if ending():
+            return contextlib.nullcontext()
         return self.__dict__.setdefault("_attaching", threading.RLock())
+
+    def _is_over(self, permits: Permits) -> bool:
+        """Whether they were those of a membership that has ended, and the process can join again."""
+        return permits.over and self._member is None
 
     @staticmethod
     def _path(pool: ConnectionPool) -> str | None:
-        unix = issubclass(pool.connection_class, UnixDomainSocketConnection)
+        kind = pool.connection_class
+        unix = isinstance(kind, type) and issubclass(kind, UnixDomainSocketConnection)
         return pool.connection_kwargs.get("path") if unix else None
 
-    def tell(self, error: BaseException) -> None:
-        """Tell the member of a failed connect."""
+    # ---- names -----------------------------------------------------------------------------------
+
+    def goes_nameless(self, connection: Any) -> bool:
+        """Whether the server has refused our names lately: it is not asked again for each connection."""
+        if monotonic() >= self._nameless_until:
+            return False
+        self._tell_nameless(connection, "its user may not say CLIENT SETNAME")
+        return True
+
+    def note_nameless(self, connection: Any, why: str) -> None:
+        """The server knows this connection by no name of ours."""
+        self._nameless_until = monotonic() + NAMELESS
+        self._tell_nameless(connection, why)
+
+    @staticmethod
+    def _tell_nameless(connection: Any, why: str) -> None:
+        """A list cannot prove the ends of this process's connections: the supervisor has to know."""
+        trouble = getattr(connection._draws, "trouble", None)
+        if trouble is not None:
+            trouble("nameless", why)
+
+    @property
+    def _secured(self) -> bool:
+        pool = self._pool()
+        kind = None if pool is None else pool.connection_class
+        return isinstance(kind, type) and issubclass(kind, SSLConnection)
+
+    def reached(self) -> None:
+        """A connection was opened."""
+        own = self._own
+        if own is not None:
+            own.reached()
+
+    def tell(self, error: BaseException, began: float) -> None:
+        """Tell the member of a failed connect, by an attempt that began then."""
         own = self._own
         if own is None or isinstance(error, ServerDownError):
             return
         text = str(error)
         if "max number of clients" in text:
-            own.trouble("refused", text)
+            own.trouble("refused", text, began)
         elif isinstance(error, AuthenticationError):
-            own.trouble("auth", text)
+            own.trouble("auth", text, began)
+        elif certificates.unusable(error, tls=self._secured):
+            own.trouble("way", text, began)
         elif isinstance(error, (OSError, ConnectionError)) or type(error).__module__.startswith("redis"):
-            own.trouble("unreachable", text)
+            own.trouble("unreachable", text, began)
 
 
-def _process_member() -> Member:
-    member: Member = load("poolmgr.member.agent").get_member()  # not before the first checkout: it brings a thread
-    return member
+_get_member: Callable[[], ProcessMember] | None = None
+"""Kept: at the interpreter's end nothing can be loaded."""
+
+
+def _process_member() -> ProcessMember:
+    global _get_member
+    if _get_member is None:
+        _get_member = load("poolmgr.member.agent").get_member  # not before the first checkout
+        assert _get_member is not None
+    return _get_member()
 
 
 def outage_error(permits: Permits | None) -> ServerDownError | None:
@@ -205,5 +524,5 @@ def outage_error(permits: Permits | None) -> ServerDownError | None:
     if outage is None:
         return None
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(outage.since))
-    seconds = max(0, math.floor(time.time() - outage.since))
+    seconds = max(0, math.floor(now() - outage.since))
     return ServerDownError(f"the server is down since {since} ({seconds} s): {outage.error}")

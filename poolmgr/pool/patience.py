@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 from redis.backoff import AbstractBackoff, NoBackoff
 from redis.retry import Retry
+
+from poolmgr.native import monotonic
 
 ONCE = Retry(NoBackoff(), 0)
 """For the queue: the pool itself makes the next attempt, paced; and it takes one of ``max_connecting`` meanwhile."""
@@ -24,7 +25,7 @@ class Until:
 
     Args:
         retry: theirs.
-        deadline: on ``time.monotonic()``.
+        deadline: monotonic seconds.
     """
 
     def __init__(self, retry: Any, deadline: float) -> None:
@@ -49,7 +50,7 @@ class Until:
                 fail(error, *count)
             self._raise_late(last)
 
-        retry = copy.copy(self._retry)
+        retry = _twin(self._retry)
         if isinstance(getattr(retry, "_backoff", None), AbstractBackoff):
             retry._backoff = _Cut(retry._backoff, self._deadline)
         return retry.call_with_retry(attempt, failed, *rest, **options)
@@ -62,6 +63,16 @@ class Until:
         if name.startswith("_"):  # asked by a copy, before there is a retry to ask
             raise AttributeError(name)
         return getattr(self._retry, name)
+
+
+def _twin(retry: Any) -> Any:
+    """A shallow copy. ``copy`` imports a module for that, and at the interpreter's end nothing can be imported."""
+    try:
+        twin = object.__new__(type(retry))
+        twin.__dict__.update(retry.__dict__)
+    except (TypeError, AttributeError):  # of another language, or with slots
+        return copy.copy(retry)
+    return twin
 
 
 class _Cut(AbstractBackoff):

@@ -23,6 +23,9 @@ NO_PERMITS = _NoPermits()
 class Placed:
     """What the pool keeps on every connection, whatever its class."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """The user's is not called for what is derived from their class: it may want arguments, or keep a list."""
+
     _origin: Origin | None = None
     """Whose it is; another pool's, an earlier process's or nobody's is refused at release."""
     _ticket: Ticket | None = None
@@ -30,6 +33,12 @@ class Placed:
     """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds."""
     _since: float = 0.0
     """When it was last known to be well (monotonic seconds)."""
+
+    @property
+    def _rested(self) -> float:
+        """When it came back last (monotonic seconds)."""
+        return self._since
+
     _special: bool = False
     """The release is to look closer: marked for a reconnect, retired, a token to be sent."""
     _retired: str = ""

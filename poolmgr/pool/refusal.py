@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
+from poolmgr.member.bounds import SERVER, SUPERVISOR, Cause
 from poolmgr.pool.state import UNBOUNDED, State
 
 
 class Refusal(State):
     """Part of :class:`poolmgr.ConnectionPool`."""
 
-    def _why(self) -> tuple[str, str]:
-        """Reason and sentence for a caller that got no connection."""
+    def _why(self, cause: Cause) -> tuple[str, str]:
+        """Reason and sentence for a caller that got no connection, and waited for this last."""
         core = self._core
+        if cause in (SUPERVISOR, SERVER):
+            permits = self._origin.attach()
+            if permits is not None:
+                shortage = permits.explain()
+                return shortage.reason, shortage.text
         if core.last_error is not None:
             return "server", f"connecting failed {core.failures} times, last with: {core.last_error}"
         if core.size >= core.ceiling:

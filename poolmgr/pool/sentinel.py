@@ -16,5 +16,5 @@ class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPo
 
     def __repr__(self) -> str:
         role = "master" if self.is_master else "replica"
-        state = ConnectionPool.__repr__(self).rpartition(" pool-")[2] if self.name.startswith("pool-") else ""
-        return f"<{type(self).__module__}.{type(self).__name__}(service={self.service_name}({role}) {state}"
+        kind = type(self)
+        return f"<{kind.__module__}.{kind.__name__}(service={self.service_name}({role}))> {self._state_in_words()}"

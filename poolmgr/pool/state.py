@@ -55,6 +55,10 @@ class State(redis.ConnectionPool):
     _low_for_member: int
     _low_for_shrink: int
     _shrink_at: float
+    _misdirected_at: float
+    """When a connection was last found to lead to the wrong server (monotonic seconds)."""
+    _misdirected_by: str
+    """The error reply that said so; empty once it is logged."""
     _watched: bool
     """Every checkout takes the cold path: somebody wants to see it."""
     _strict: bool
@@ -77,6 +81,8 @@ class State(redis.ConnectionPool):
         def _longest(self) -> tuple[float, str]: ...
 
         def _connections(self) -> list[Any]: ...
+
+        def _lent(self) -> set[Any]: ...
 
         def _restart_counting(self) -> None: ...
 

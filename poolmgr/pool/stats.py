@@ -58,6 +58,7 @@ REASONS = {
     "idle": "nobody needed it during idle_timeout",
     "lost": "its holder vanished without releasing it",
     "marked": "redis-py wanted it reconnected (maintenance, a node moved)",
+    "misdirected": "its server said that it is the wrong one now (READONLY and the like), after a failover",
     "pool": "the pool was closed, disconnected or reset",
     "recalled": "its permit is needed elsewhere",
     "resized": "above a lowered max_connections",

@@ -20,13 +20,11 @@ between a decision and its effect, no proof is to be had that somebody was woken
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -35,25 +33,32 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr import waiting
+from poolmgr import journal, waiting
 from poolmgr.exceptions import PoolClosedError
-from poolmgr.pool import forking, options
+from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
+from poolmgr.member.ports import SERVES_HERE
+from poolmgr.native import monotonic
+from poolmgr.pool import forking, metering, options
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
 from poolmgr.pool.facade import Facade
-from poolmgr.pool.lifecycle import INFINITY, Lifecycle
-from poolmgr.pool.origin import Member, Origin, outage_error
+from poolmgr.pool.lifecycle import Lifecycle
+from poolmgr.pool.origin import Member, Origin
 from poolmgr.pool.refusal import Refusal, again
 from poolmgr.pool.state import UNBOUNDED
 from poolmgr.pool.stats import Hooks, Tally
 from poolmgr.pool.upkeep import Upkeep
-
-log = logging.getLogger("poolmgr.pool")
 
 FRESH = 0.001
 """Seconds of idleness after which a connection is looked at before it is used."""
 
 SLICE = 0.25
 """Seconds after which a waiter looks for itself."""
+
+SOON = 0.05
+"""The same while it waits for something that is no connection of others: nobody wakes it when that changes."""
+
+AT_ONCE = 0.005
+"""The same while the supervisor's answer is awaited, which takes a millisecond."""
 
 STUCK = 1.0
 """Seconds after which the turn to advance is taken for abandoned. A turn takes microseconds."""
@@ -65,10 +70,12 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
     It takes the arguments of redis-py's pools, and these. Times are in seconds.
 
     Args:
-        connection_class: redis-py's or one derived from it; what the pool makes derives from it.
+        connection_class: redis-py's, one derived from it, or a callable that makes such connections. What the pool
+            makes derives from it.
         max_connections: this pool's own ceiling. None (and, as redis-py reads it, 0): only the budget
             bounds it; :attr:`max_connections` then reads 2**31.
-        timeout: how long a caller waits for a connection; None for ever, 0 not at all.
+        timeout: how long a caller waits for a connection that others hold; None for ever, 0 not at all. What has
+            to be done before there can be one has bounds of its own (``docs/times.md``).
         min_idle: connections kept ready, refilled in the background.
         max_waiting: callers that may wait; further ones are refused at once. 0: no bound.
         idle_timeout: connections that nobody needed for so long are closed; 0 never.
@@ -77,6 +84,8 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         leak_after: a connection held longer is reported with the stack of its checkout; 0 off.
         name: what messages and metrics call the pool.
         max_connecting: connections opened at the same time.
+        max_reply: bytes that a reply may take, or those of a pipeline together, 48 more for each element; a longer one
+            is :class:`poolmgr.ReplyTooLargeError`. 0: no bound.
         hooks: functions to be called on events.
         member: who gives permits; the process's own if not given.
 
@@ -100,6 +109,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         leak_after: float = 0.0,
         name: str | None = None,
         max_connecting: int = 2,
+        max_reply: int = 0,
         hooks: Hooks | None = None,
         member: Member | None = None,
         **connection_kwargs: Any,
@@ -114,6 +124,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             order=order,
             leak_after=leak_after,
             max_connecting=max_connecting,
+            max_reply=max_reply,
         )
         self._core = core = Core(ceiling=max_connections or UNBOUNDED, lifo=order == "lifo", max_opening=max_connecting)
         core.min_idle = min_idle
@@ -127,12 +138,14 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         self._tally = Tally()
         self._checkouts = 0
         self._low = self._low_for_member = self._low_for_shrink = 0
+        self._misdirected_at, self._misdirected_by = float("-inf"), ""
         self.name = name or f"pool-{secrets.token_hex(3)}"
         self.timeout = timeout
         self.max_waiting = max_waiting
         self.idle_timeout = idle_timeout
         self.max_lifetime = max_lifetime
         self.order = order
+        self.max_reply = max_reply
         self.leak_after = leak_after
         self.hooks = hooks or Hooks()
         self._begin_upkeep()
@@ -141,7 +154,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             max_connections=core.ceiling,
             cache_factory=cache_factory,
             maint_notifications_config=maint_notifications_config,
-            **connection_kwargs,
+            **metering.arguments_of(max_reply, connection_kwargs),
         )
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AfterConnectionReleasedEvent)
@@ -165,7 +178,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
     # ---- warm ------------------------------------------------------------------------------------
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection, within the pool's ``timeout``. Give it back with :meth:`release`.
+        """A connection; waits for one that others hold no longer than ``timeout``. Give it back with :meth:`release`.
 
         Raises:
             ConnectionPoolTimeoutError: none came in time; says why.
@@ -184,7 +197,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
                     self._low = left
                 now = monotonic()
                 if now - connection._since >= FRESH:
-                    connection = self._inspect(connection, now, self.timeout)
+                    connection = self._inspect(connection, now)
                 connection._loan.append(now)
                 self._checkouts += 1
                 return connection
@@ -219,25 +232,27 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         """For ``with pool.connection() as c:``. Gives the connection back at the end of the block.
 
         Args:
-            timeout: how long to wait, if not as long as the pool's; None for ever.
+            timeout: how long to wait for others, if not as long as the pool's; None for ever.
         """
         return Lease(self, self.timeout if timeout is not None and timeout < 0 else timeout)
 
     # ---- cold ------------------------------------------------------------------------------------
 
     def _checkout(self, timeout: float | None) -> Any:
+        journal.catch_up()
         started = monotonic()
         core = self._core
         if core.closed is not None:
             raise PoolClosedError(str(core.closed))
-        permits = self._origin.attach()
+        self._origin.attach()
         connection = core.take_idle() if not self._queue else None
         if connection is not None:
             self._low = min(self._low, len(self._idle))
             if started - connection._since >= FRESH:
-                connection = self._inspect(connection, started, timeout)
+                connection = self._inspect(connection, started)
         else:
-            down = outage_error(permits)
+            self._origin.look_up()
+            down = self._origin.down()
             if down is not None:
                 self._refused(down)
                 raise down
@@ -259,7 +274,10 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         core = self._core
         if self.max_waiting and core.waiting >= self.max_waiting:
             raise self._too_late("queue", f"{self.max_waiting} callers wait already (max_waiting)", 0.0)
-        deadline = INFINITY if timeout is None else started + timeout
+        if any(permits.serves_here for permits in self._origin.known):
+            raise self._too_late("supervisor", SERVES_HERE, 0.0)
+        wait = Wait(timeout, started)
+        cause: Cause = OTHERS
         lock = threading.Lock()
         lock.acquire()
         waiter = Waiter(started, _waker(lock))
@@ -268,19 +286,20 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             core.join(waiter)
             self._advance()
             while (fate := waiter.fate) is None:
-                now = monotonic()
-                if now >= deadline:
+                now, (cause, in_vain) = monotonic(), self._held_up_by(waiter)
+                left = wait.left(cause, now, lent=self._core.lent > 0)
+                if left <= 0 or in_vain:
                     fate = core.leave(waiter)
                     break
-                pause = min(deadline - now, SLICE)
+                pause = min(left, SLICE if cause == OTHERS else SOON if cause != ANSWER else AT_ONCE)
                 if core.is_head(waiter):
                     pause = min(pause, core.due(now))
                 waited = True
-                if not lock.acquire(True, max(0.0, pause)):
+                if not self._sleep(lock, max(0.0, pause)):
                     core.starved = False
                     core.audit()
                 if waiter.fate is None:
-                    down = outage_error(self._origin.attach())
+                    down = self._origin.down()
                     if down is not None:
                         waiter.settle(Failed(down))
                     self._advance()
@@ -295,17 +314,38 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if isinstance(fate, Served):
             connection = fate.connection
             now = monotonic()
-            left = max(0.0, deadline - now)
-            return self._inspect(connection, now, left) if now - connection._since >= FRESH else connection
+            return self._inspect(connection, now) if now - connection._since >= FRESH else connection
         if isinstance(fate, Granted):
-            return self._open_here(fate.ticket, deadline)
+            now = monotonic()
+            return self._open_here(fate.ticket, now + wait.left(CONNECTING, now))
         if self._queue:
             self._advance()  # the next one's turn, with whatever this one leaves
         if isinstance(fate, Failed):
             error = again(fate.error)
             self._refused(error)
             raise error
-        raise self._too_late(*self._why(), seconds)
+        raise self._too_late(*self._why(cause), seconds)
+
+    def _sleep(self, lock: threading.Lock, seconds: float) -> bool:
+        """Until the lock is released, or for so long; whether it was."""
+        permits = self._origin.attach()
+        if permits is not None and permits.attend(seconds):
+            return lock.acquire(blocking=False)
+        return lock.acquire(timeout=seconds)
+
+    def _held_up_by(self, waiter: Waiter) -> tuple[Cause, bool]:
+        """What a caller waits for now, and so which bound holds; and whether to wait for it is in vain."""
+        cause = self._core.held_up_by(waiter)
+        if cause != "permit":
+            return cause, False
+        permits = self._origin.attach()
+        if permits is None:
+            return OTHERS, False
+        if permits.pending != SUPERVISOR or not permits.obstacle:
+            return permits.pending, False
+        if self._core.lent:
+            return OTHERS, False  # none can be opened, but those that are lent come back
+        return SUPERVISOR, True
 
     def _give_up(self, waiter: Waiter) -> None:
         """A waiter goes because of an exception: what it was given goes to the next one."""
@@ -317,7 +357,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         if self._queue:
             self._advance(may_open=False)
 
-    def _inspect(self, connection: Any, now: float, timeout: float | None) -> Any:
+    def _inspect(self, connection: Any, now: float) -> Any:
         """A connection that was idle for a while: it, if it is well, or one that is."""
         while True:
             reason = connection._look()
@@ -326,7 +366,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             reason = reason or "expired"
             following = self._core.take_idle() if not self._queue else None
             if following is None:
-                return self._renew(connection, reason, INFINITY if timeout is None else now + timeout)
+                return self._renew(connection, reason, now + LONGEST[CONNECTING])
             self._dispose(connection, reason)
             connection = following
             if now - connection._since < FRESH:

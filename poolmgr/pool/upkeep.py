@@ -6,20 +6,21 @@ block. Of the rest, ``close``, ``drain`` and ``resize`` are the user's.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import traceback
-from time import monotonic
 from typing import Any
 
+from poolmgr import threads
 from poolmgr.exceptions import PoolClosedError
+from poolmgr.journal import Log
 from poolmgr.member.ports import PINNED_AFTER, Usage
+from poolmgr.native import monotonic
 from poolmgr.pool.state import State
 from poolmgr.pool.stats import Tally
 from poolmgr.wire import Counters
 
-log = logging.getLogger("poolmgr.pool")
+log = Log("poolmgr.pool")
 
 RESTLESS = 1.0
 """Seconds between two ticks of a pool that has something due soon."""
@@ -56,6 +57,7 @@ class Upkeep(State):
             ceiling=core.ceiling,
             timeout=float("inf") if self.timeout is None else self.timeout,
             pinned=self._pinned(),
+            replied=max([connection._rested for connection in list(self._idle)], default=0.0),
         )
 
     def _pinned(self) -> int:
@@ -67,6 +69,30 @@ class Upkeep(State):
         """A permit may be free now: open for whoever waits."""
         self._core.starved = False
         self._advance()
+
+    def attempt(self) -> None:
+        """Open a connection in the background although the server is believed to be down, if that is possible. One that
+        has ended makes room for it."""
+        connection = self._core.take_idle()
+        if connection is not None:
+            reason = "" if connection._eager else connection._look()
+            if reason:
+                self._dispose(connection, reason)
+            else:
+                self._idle.append(connection)
+        self._core.attempt = True
+        self._core.starved = False
+        self._advance()
+
+    def tell_login(self, key: str) -> None:
+        """Find out what the credentials are by now, and tell the member, in a thread that lives no longer than that."""
+        threads.started(threads.make(self._tell_login, f"{self.name}-login", key))  # if not, it is asked for again
+
+    def _tell_login(self, key: str) -> None:
+        try:
+            self._origin.renew(key)
+        except Exception as error:  # of somebody else's provider
+            log.warning("pool.login_unknown", extra={"pool": self.name, "error": type(error).__name__})
 
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections, oldest first; how many were closed."""
@@ -114,7 +140,7 @@ class Upkeep(State):
         self._low_for_shrink = min(self._low_for_shrink, low)
 
     def _quiet(self) -> float:
-        last = max((c._loan[-1] if c._loan else c._since for c in self._connections()), default=0.0)
+        last = max((c._loan[-1] if c._loan else c._rested for c in self._connections()), default=0.0)
         return monotonic() - last if last else float("inf")
 
     def _shrink(self, now: float) -> None:
@@ -220,7 +246,7 @@ class Upkeep(State):
                 break
             self._dispose(connection, "resized")
         if core.size > ceiling:
-            for connection in sorted(self._in_use_connections, key=lambda c: c._expires)[: core.size - ceiling]:
+            for connection in sorted(self._lent(), key=lambda c: c._expires)[: core.size - ceiling]:
                 connection._special = True
         if self.__dict__.get("_listeners") is not None and (self._queue or warm):
             self._origin.attach()

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+
+    from poolmgr.supervisor.singleton import Singleton
 
 
 def main(arguments: list[str]) -> int:
     """Run a supervisor; the process's exit status."""
+    from poolmgr.spawning import extend_path
+
+    extend_path()
     from poolmgr.supervisor.singleton import Singleton, TakenError, UnfitError
 
     path, group = _options(arguments)
@@ -29,12 +38,17 @@ def main(arguments: list[str]) -> int:
     return _serve(path, singleton, listener, group)
 
 
-def _serve(path: str, singleton: object, listener: object, group: str) -> int:
+def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str) -> int:
     import asyncio
 
+    singleton.give_sign()  # on a busy machine this takes seconds, and nobody is to take it for hung
     from poolmgr import logs, settings as settings_of
     from poolmgr.errors import PoolmgrError
+
+    singleton.give_sign()
     from poolmgr.supervisor.server import Supervisor
+
+    singleton.give_sign()
 
     os.environ["POOLMGR_SOCKET"] = path
     try:
@@ -46,7 +60,7 @@ def _serve(path: str, singleton: object, listener: object, group: str) -> int:
     _tell_starter("")
 
     async def run() -> None:
-        await Supervisor(settings, singleton, listener, group=gid).run()  # type: ignore[arg-type]
+        await Supervisor(settings, singleton, listener, group=gid).run()
 
     asyncio.run(run())
     return 0
@@ -83,14 +97,16 @@ def _group(name: str) -> int | None:
 
 
 def _tell_starter(error: str) -> None:
-    from poolmgr.launch import report_start
+    from poolmgr.spawning import report_start
 
     report_start(error)
 
 
 def _fail(text: str) -> int:
+    from poolmgr.redaction import printable
+
     _tell_starter(text)
-    sys.stderr.write(f"poolmgr.supervisor: {text}\n")
+    sys.stderr.write(f"poolmgr.supervisor: {printable(text)}\n")
     return 1
 
 

@@ -16,9 +16,12 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 import struct
+import time
 from typing import Any
 
+from poolmgr import certificates
 from poolmgr.wire import Endpoint
 
 CLOSE_BOUND = 1.0
@@ -35,11 +38,30 @@ PASSING = frozenset(
 """First words of errors by which a server says that it cannot just now (a script runs, a file is loaded, ...)."""
 
 
+Place = tuple[int, Any]
+"""Family and address, as the kernel takes them."""
+
+
+def locate(endpoint: Endpoint) -> tuple[Place, ...]:
+    """Where an endpoint's name leads. Blocks for as long as the name server takes.
+
+    Raises:
+        OSError: nowhere.
+    """
+    if endpoint.path:
+        return ((socket.AF_UNIX, endpoint.path),)
+    try:
+        found = socket.getaddrinfo(endpoint.address or endpoint.host, endpoint.port, 0, socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is too long
+        raise OSError(f"{endpoint.host}: {error}") from None
+    return tuple((family, address) for family, _, _, _, address in found)
+
+
 class AdminError(Exception):
     """Talking to the server failed.
 
     Attributes:
-        kind: ``unreachable``, ``refused`` (maxclients) or ``auth``.
+        kind: ``unreachable``, ``refused`` (maxclients), ``auth`` or ``way`` (TLS cannot be set up like that).
         deserted: the kernel says that nobody listens there.
     """
 
@@ -62,27 +84,45 @@ class Admin:
     """See the module's docstring.
 
     Args:
-        name: goes into the client name and ``LIB-NAME``.
+        name: goes into the client name and ``LIB-NAME``, with the scope behind it.
+        places: where to connect, the first that answers; empty: where the endpoint's name leads then.
         connect_timeout, timeout: seconds to connect, and for each reply.
     """
 
-    def __init__(self, endpoint: Endpoint, name: str, connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        connect_timeout: float,
+        timeout: float,
+        places: tuple[Place, ...] = (),
+        scope: str = "",
+    ) -> None:
         self.endpoint = endpoint
+        self._places = places
         self.name = name
+        self.shown = f"{name}.{scope}" if scope else name
         self.id = 0
         """The server's number for this connection; 0 where it does not say."""
         self.server_pid = 0
         """The server's process, over a Unix socket; 0 elsewhere."""
         self.address: tuple[str, int] | None = None
         """The server's address and port, over TCP."""
+        self.mute = ""
+        """Why it is asked nothing: it closes the connection at CLIENT, as a proxy may that does not know it."""
         self.busy = ""
         """By what words it did not take our name: it cannot just now."""
         self._connect_timeout = connect_timeout
         self._timeout = timeout
+        self.took = 0.0
+        """Seconds from what was said last until the first byte of its reply: the way there and back, and the server's
+        time. How long the rest of a long reply is under way says nothing of that."""
+        self._said = 0.0
         self._sock: socket.socket | None = None
         self._buffer = bytearray()
         self._ended = False
-        self._connected = False
+        self._dialled = self._connected = False
+        """The kernel has a connection; it can be used, TLS included."""
         self.stalled = False
         """It has not answered in time. It is kept: whenever it answers, the server is back, and to wait
         for that takes no second permit."""
@@ -97,7 +137,12 @@ class Admin:
             self._sock = self._connect()
             self._connected = True
             self._sock.settimeout(self._timeout)
-            self._handshake()
+            try:
+                self._handshake()
+            except AdminError as error:
+                if error.kind != "unreachable" or not self._ended:
+                    raise
+                self._again(str(error))
         except OSError as error:
             raise self._failed(error) from None
         except (ValueError, OverflowError) as error:  # no such address can be
@@ -105,8 +150,14 @@ class Admin:
 
     def _failed(self, error: OSError) -> AdminError:
         self.stalled = isinstance(error, TimeoutError) and self._connected
+        self._ended = self._ended or (isinstance(error, ConnectionResetError) and self._connected)
         deserted = not self._connected and error.errno in (errno.ENOENT, errno.ECONNREFUSED)
         return AdminError("unreachable", _text(error), deserted=deserted)
+
+    @property
+    def reached(self) -> bool:
+        """The connection was accepted, and nothing is waited for: another way to that address may do better."""
+        return self._dialled and not self.stalled
 
     def answers(self) -> bool:
         """Whether something has come, an answer or an end, since it stalled."""
@@ -114,33 +165,61 @@ class Admin:
 
     def _connect(self) -> socket.socket:
         endpoint = self.endpoint
+        sock = self._dial(self._places or locate(endpoint))
         if endpoint.path:
-            self._sock = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(self._connect_timeout)
-            sock.connect(endpoint.path)
             if hasattr(socket, "SO_PEERCRED"):
                 (self.server_pid, _, _) = struct.unpack(
                     "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
                 )
+            self._dialled = True
             return sock
-        sock = socket.create_connection((endpoint.host, endpoint.port), self._connect_timeout)
-        self._sock = sock
         self.address = sock.getpeername()[:2]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a network that swallows everything ends it, late
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SWALLOWED)
+        self._dialled = True
         if endpoint.tls is None:
             return sock
-        return _wrap(sock, endpoint)
+        spare = sock.dup()  # where the handshake fails, Python closes the other one, and its end would not be proven
+        try:
+            wrapped = _wrap(sock, endpoint)
+        except BaseException:
+            self._sock = spare
+            raise
+        spare.close()
+        return wrapped
+
+    def _dial(self, places: tuple[Place, ...]) -> socket.socket:
+        failure: OSError | None = None
+        for family, address in places:
+            self._sock = sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(self._connect_timeout)
+                sock.connect(address)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure or OSError(errno.EADDRNOTAVAIL, "the name leads nowhere")
 
     def _handshake(self) -> None:
+        replies = self._greet(
+            ("CLIENT", "SETNAME", self.shown), ("CLIENT", "SETINFO", "LIB-NAME", self.shown), ("CLIENT", "ID")
+        )
+        self.id = replies[-1] if isinstance(replies[-1], int) else 0
+
+    def _greet(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Log in, and say this.
+
+        Raises:
+            AdminError: it does not let us in, or has not answered.
+        """
         endpoint = self.endpoint
-        commands: list[tuple[str | int, ...]] = []
         if endpoint.password is not None or endpoint.username:
             password = endpoint.password or ""
-            commands.append(("AUTH", endpoint.username, password) if endpoint.username else ("AUTH", password))
-        commands += [("CLIENT", "SETNAME", self.name), ("CLIENT", "SETINFO", "LIB-NAME", self.name), ("CLIENT", "ID")]
+            login = ("AUTH", endpoint.username, password) if endpoint.username else ("AUTH", password)
+            commands = (login, *commands)
         replies = self.pipeline(*commands)
         for reply in replies:
             text = str(reply) if isinstance(reply, ReplyError) else ""
@@ -150,7 +229,19 @@ class Admin:
                 raise AdminError("auth", text)
             if isinstance(reply, ReplyError) and reply.passing:
                 self.busy = text
-        self.id = replies[-1] if isinstance(replies[-1], int) else 0
+        return replies
+
+    def _again(self, why: str) -> None:
+        """It has closed the connection at our first words. It may do so at CLIENT, and serve members all the same."""
+        if self._sock is not None:
+            self._sock.close()
+        self._buffer.clear()
+        self._ended = self._connected = self._dialled = False
+        self._sock = self._connect()
+        self._connected = True
+        self._sock.settimeout(self._timeout)
+        self.mute = f"it closes the connection at CLIENT ({why})"
+        self._greet(("PING",))
 
     # ---- commands ---------------------------------------------------------------------------------
 
@@ -173,7 +264,10 @@ class Admin:
         if self._sock is None:
             raise AdminError("unreachable", "not connected")
         try:
-            self._sock.sendall(b"".join(_pack(command) for command in commands))
+            self._said = time.perf_counter()
+            refusal = self._say(b"".join(_pack(command) for command in commands))
+            if refusal is not None:
+                return [refusal]
             replies = []
             for _ in commands:
                 reply = self._read()
@@ -184,6 +278,21 @@ class Admin:
             return replies
         except OSError as error:
             raise self._failed(error) from None
+
+    def _say(self, words: bytes) -> ReplyError | None:
+        """Send it. A full server says so and closes, maybe before it has heard anything: then that is returned."""
+        assert self._sock is not None
+        try:
+            self._sock.sendall(words)
+        except (BrokenPipeError, ConnectionResetError):
+            try:
+                reply = self._read()
+            except (OSError, AdminError):
+                reply = None
+            if isinstance(reply, ReplyError) and REFUSAL in str(reply):
+                return reply
+            raise
+        return None
 
     def _read(self) -> Any:
         line = self._line()
@@ -221,6 +330,8 @@ class Admin:
     def _fill(self) -> None:
         assert self._sock is not None
         data = self._sock.recv(1 << 18)
+        if self._said:
+            self.took, self._said = time.perf_counter() - self._said, 0.0
         if not data:
             self._ended = True
             raise AdminError("unreachable", "the server closed the connection")
@@ -280,10 +391,17 @@ def _wrap(sock: socket.socket, endpoint: Endpoint) -> socket.socket:
     from redis.connection import SSLConnection
     from redis.exceptions import RedisError
 
-    arguments: dict[str, Any] = {"ssl_" + k.removeprefix("ssl_"): v for k, v in (endpoint.tls or {}).items()}
+    tls = endpoint.tls or {}
+    arguments: dict[str, Any] = {"ssl_" + k.removeprefix("ssl_"): v for k, v in tls.items()}
+    for flags in ("ssl_include_verify_flags", "ssl_exclude_verify_flags"):
+        if isinstance(arguments.get(flags), int):
+            arguments[flags] = [arguments[flags]]
     try:
         template = SSLConnection(host=endpoint.host, port=endpoint.port, **arguments)
         wrapped: socket.socket = template._wrap_socket_with_ssl(sock)
         return wrapped
-    except (OSError, RedisError, TypeError, ValueError) as error:
+    except (TimeoutError, ConnectionError, ssl.SSLEOFError) as error:
         raise AdminError("unreachable", f"TLS: {error}") from None
+    except (OSError, RedisError, TypeError, ValueError) as error:
+        files = certificates.meant(error, {name: tls[name] for name in certificates.FILES if tls.get(name)})
+        raise AdminError("way", f"TLS: {error}" + (f" ({files})" if files else "")) from None

@@ -2,67 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from poolmgr import identity
 from poolmgr.budget import ceilings
 from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.others import Others
 from poolmgr.settings import Settings
+from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.inspection import Findings
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.proof import Row
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.site import Neighbour, Site
+
+NEIGHBOURS_KEPT = 180.0
+"""Seconds for which another supervisor of this host is remembered that has nothing open just now: three lists."""
+
+ONE_SOCKET = (
+    "give all services of this host one POOLMGR_SOCKET, outside of /tmp (PrivateTmp=); or divide the server by "
+    "REDIS_CONNECTION_BUDGET"
+)
 
 
 class Allowance:
     """One site's budget.
 
     Args:
-        scope: of the tags that are ours.
+        belonging: which connections are ours.
         descriptors: what a member's limit of open files leaves, by its tag; 0: not known.
     """
 
     def __init__(
-        self, site: Site, ledger: Ledger, settings: Settings, scope: str, descriptors: Callable[[str], int]
+        self, site: Site, ledger: Ledger, settings: Settings, belonging: Belonging, descriptors: Callable[[str], int]
     ) -> None:
         self._site = site
         self._ledger = ledger
         self._settings = settings
-        self._scope = scope
+        self._belonging = belonging
         self._descriptors = descriptors
+        self._others = Others()
+        self._bus = 0
+        """Connections of the server's cluster bus."""
+        self._unknown = 0
+        """Connections that were none of this host's when the last list was made."""
 
-    def learn(self, found: Findings) -> None:
-        """Keep what an inspection has found out about limits and other clients."""
+    def learn(self, found: Findings, now: float) -> bool:
+        """Keep what an inspection has found out about limits and other clients. Whether so many have come that it
+        matters who they are: a list is worth it."""
         site = self._site
         if found.info or found.forbidden:
             site.maxclients = found.maxclients if found.maxclients is not None else site.maxclients
-        site.remark = "; ".join(f"{what}: {words}" for what, words in found.forbidden.items() if what != "CLIENT KILL")
-        bus = _number(found.info.get("cluster_connections"))
+        site.remark = "; ".join(f"{what}: {words}" for what, words in site.forbidden.items() if what != "CLIENT KILL")
+        counted = found.info.get("connected_clients", "").isdecimal()
+        server = self._ledger.servers[site.id]
+        opened, likely, unknown = self.open(), 0, 0
+        if counted:
+            self._bus = _number(found.info.get("cluster_connections"))
+            everyone = _number(found.info["connected_clients"]) + _number(found.info.get("connected_slaves"))
+            likely = self._others.read(everyone, opened, server.outstanding, now) + self._bus
+            unknown = everyone - opened
+            site.fits = None if site.maxclients is None else opened + max(0, site.maxclients - everyone - self._bus)
+        elif found.info or "INFO" in found.forbidden:
+            site.fits = None
         if found.rows is not None:
-            site.others = sum(1 for row in found.rows if not self._ours(row)) + bus
-        elif found.info and "CLIENT LIST" in site.forbidden:
-            everyone = _number(found.info.get("connected_clients")) + _number(found.info.get("connected_slaves"))
-            site.others = max(0, everyone - self.open()) + bus
+            self._meet(found.rows, now)
+            self._unknown = unknown if counted else self._unknown
+            if not site.nameless or not counted:
+                site.others = sum(1 for row in found.rows if not self._ours(row)) + self._bus
+                return False
+        # Only a list tells the connections of our other hosts and supervisors from foreign ones.
+        divided = self._settings.hosts > 1 or bool(site.neighbours)
+        if counted and (not divided or site.others is None or "CLIENT LIST" in site.forbidden):
+            site.others = likely
+        if not counted or site.maxclients is None:
+            return False
+        return 2 * (unknown - self._unknown) > ceilings.reserve_of(site.maxclients, self._settings.reserve)
+
+    def _meet(self, rows: Iterable[Row], now: float) -> None:
+        """Whoever else of this host uses the server, without our knowing of each other: said loudly, once."""
+        site = self._site
+        here: dict[str, Neighbour] = {}
+        for row in rows:
+            tag = row.tag
+            if tag is not None and self._belonging.neighbour(tag):
+                here.setdefault(tag.scope or tag.place, Neighbour(0, tag.pid, now)).count += 1
+        for scope, found in here.items():
+            if scope not in site.neighbours:
+                log.warning(
+                    "server.shared",
+                    extra={"server": site.id, "member": found.pid, "count": found.count, "remedy": ONE_SOCKET},
+                )
+        before = {scope: known for scope, known in site.neighbours.items() if now < known.seen + NEIGHBOURS_KEPT}
+        site.neighbours = {**{s: Neighbour(0, known.pid, known.seen) for s, known in before.items()}, **here}
 
     def _ours(self, row: Row) -> bool:
         """With other hosts in the division their connections are no foreign ones."""
-        tag = row.tag
-        return tag is not None and (tag.scope == self._scope or self._settings.hosts > 1)
+        return row.tag is not None and (self._settings.hosts > 1 or self._charged(row.tag))
+
+    def _charged(self, tag: identity.Tag) -> bool:
+        """Whether it is in the ledger. While nothing is raised, some may be of members who are still to come."""
+        server = self._ledger.servers[self._site.id]
+        known = self._belonging.known(tag) or tag.process in server.quarantine
+        return known or (server.held and self._belonging.possible(tag))
 
     def open(self) -> int:
-        """Connections that our members have open, by their own account, and our own."""
+        """Connections that our members have open, by their own account, and our own. Who has not said, and who is dead,
+        has what is charged."""
         server = self._ledger.servers[self._site.id]
-        return server.own + sum(account.report.open for account in server.accounts.values() if account.report)
+        accounts = server.accounts.values()
+        said = sum(account.report.open if account.report else account.charge for account in accounts)
+        return server.own + server.quarantined + said
 
-    def refused(self, found: Findings, now: float) -> None:
+    def refused(self, now: float) -> None:
         """``maxclients`` is reached: what we have now is what we may have."""
-        if found.rows is not None:
-            opened = sum(1 for row in found.rows if row.tag is not None and row.tag.scope == self._scope)
-        else:
-            opened = self.open()
+        opened = self.open()
         budget = self._site.governor.refused(opened, now)
         if budget is not None:
             log.warning("budget.refused", extra={"server": self._site.id, "open": opened, "budget": budget})
             self.apply(now)
+
+    def full(self, now: float) -> None:
+        """A look of our own was refused: there is no room, whatever was said before."""
+        if self._site.fits is not None:
+            self._site.fits = self.open()
+        self.refused(now)
 
     def restored(self, now: float) -> None:
         """The budget of the supervisor before holds until the server has been asked; the operator's own
@@ -99,19 +162,26 @@ class Allowance:
                 reserve=settings.reserve,
                 others=site.others,
                 hosts=settings.hosts,
+                supervisors=1 + len(site.neighbours),
+                theirs=sum(known.count for known in site.neighbours.values()) if settings.hosts == 1 else 0,
+                used=self._ledger.servers[site.id].used,
                 descriptors=self._members_descriptors(),
                 remark=site.remark,
             )
         )
         before = site.governor.budget
-        budget = site.governor.follow(derivation.budget, now, at_once=at_once or before is None)
+        budget = site.governor.follow(derivation.budget, now, at_once=at_once or before is None, fits=site.fits)
         if budget < derivation.budget:
             why = "after a refusal" if site.governor.cap is not None else "until that has lasted"
             derivation = ceilings.Derivation(
-                budget, f"budget {budget}, less than {derivation.text.removeprefix('budget ')} {why}", derivation.parts
+                budget,
+                f"budget {budget}, less than {derivation.text.removeprefix('budget ')} {why}",
+                derivation.parts,
+                derivation.alone,
             )
         site.derivation = derivation
-        self._ledger.set_budget(site.id, budget, now, operator=site.operator)
+        yields = operator is not None and site.governor.cap is None
+        self._ledger.set_budget(site.id, budget, now, operator=site.operator, spares_used=not yields)
         if before is None or abs(budget - before) > before // 20:
             log.info("budget.derived", extra={"server": site.id, "budget": budget, "derivation": derivation.text})
 

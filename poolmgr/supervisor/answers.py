@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import poolmgr
 from poolmgr import status as schema, wire
 from poolmgr.budget.accounts import MemberView, ServerView
+from poolmgr.supervisor.allowance import ONE_SOCKET
 from poolmgr.supervisor.metrics import Counted, Reading
 from poolmgr.supervisor.site import Site
 
@@ -22,6 +23,18 @@ COSTLY = 0.002
 
 SILENT_AFTER = 5.0
 """Seconds after which a member that owes an acknowledgement is called silent."""
+
+
+def _health(site: Site) -> schema.HealthStatus:
+    known = site.health
+    unseen = known.unseen or site.ways.unseen
+    if not unseen and site.sameness.several:
+        unseen = f"{len(site.sameness.several)} servers answer at one address in turn, so no list shows all"
+    if not unseen and "CLIENT LIST" in site.forbidden:
+        unseen = f"it forbids CLIENT LIST: {site.forbidden['CLIENT LIST']}"
+    return schema.HealthStatus(
+        up=known.up, since=known.since, error=known.error, unseen=unseen, unseen_since=known.unseen_since
+    )
 
 
 class Answers:
@@ -67,7 +80,7 @@ class Answers:
             uptime=now - supervisor.started,
             socket=supervisor.path,
             clients=len(supervisor.door.links),
-            servers=tuple(self._server(site, now) for site in supervisor.book.sites.values()),
+            servers=tuple(self._server(site, now) for site in supervisor.book.shown()),
             differences=supervisor.audit.differences(),
             notes=tuple(self._notes()),
         )
@@ -85,7 +98,7 @@ class Answers:
             own=view.own,
             free=view.free,
             unproven=site.unproven,
-            health=schema.HealthStatus(up=site.health.up, since=site.health.since, error=site.health.error),
+            health=_health(site),
             members=tuple(self._member(view, member, now) for member in view.members),
         )
 
@@ -114,13 +127,33 @@ class Answers:
         supervisor = self._of
         notes = [text for text in (supervisor.turns.unwritten, supervisor.watch.weak, supervisor.astray) if text]
         notes += supervisor.notes
-        for site in supervisor.book.sites.values():
+        for site in supervisor.book.shown():
             if not site.resolved:
                 notes.append(f"{site.id}: not reached yet, so nothing is handed out")
             if "CLIENT LIST" in site.forbidden:
                 notes.append(
                     f"{site.id}: the server forbids CLIENT LIST ({site.forbidden['CLIENT LIST']}), so permits of dead "
                     "processes are freed after a wait instead of a proof"
+                )
+            if site.nameless:
+                notes.append(
+                    f"{site.id}: connections of {len(site.nameless)} processes bear no name there "
+                    f"({next(iter(site.nameless.values()))}), so their permits are unprovable: once a process is gone "
+                    "its own are freed after a wait; allow their user CLIENT SETNAME or CLIENT SETINFO "
+                    "(ACL SETUSER ... +client|setname +client|setinfo)"
+                )
+            if site.neighbours:
+                others = sorted(site.neighbours.values(), key=lambda known: -known.count)
+                pids = ", ".join(f"process {known.pid}" for known in others[:3])
+                notes.append(
+                    f"{site.id}: another supervisor of ours uses it from this host ({pids}), and neither knows what "
+                    f"the other gives away: {ONE_SOCKET}"
+                )
+            strange = supervisor.ledger.servers[site.id].strange
+            if strange:
+                notes.append(
+                    f"{site.id}: {strange} connections bear names like ours, and nobody has registered them: they are "
+                    "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
                 )
             view = supervisor.ledger.view(site.id)
             busy = sum(1 for member in view.members if member.report is not None)
@@ -131,7 +164,7 @@ class Answers:
     def reading(self) -> Reading:
         """Everything that ``/metrics`` serves."""
         of = self._of
-        views = {site.id: (site, of.ledger.view(site.id)) for site in of.book.sites.values()}
+        views = {site.id: (site, of.ledger.view(site.id)) for site in of.book.shown()}
         return Reading(
             status=self.status(),
             limits=self.limits(),
@@ -160,6 +193,6 @@ class Answers:
                     derivation=site.derivation.text,
                     parts=site.derivation.parts,
                 )
-                for site in self._of.book.sites.values()
+                for site in self._of.book.shown()
             )
         )

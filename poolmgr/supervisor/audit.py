@@ -1,14 +1,14 @@
 """Three truths compared: the ledger's, the kernel's and the server's. It reports, and changes nothing.
 
 A process that holds more connections than it is charged uses a pool that bypasses the budget; one
-that shows more on the server than in the kernel has left some behind. A difference counts when two
-audits in a row have seen it, since the three are never read at the same instant.
+that shows more on the server than in the kernel has left some behind. The three are never read at the same
+instant. So a difference to the kernel alone counts when two audits in a row have seen it; and of a server's lists
+that counts which two in a row show, the very same connections, compared with what was read between them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,36 +28,80 @@ EVERY = 5.0
 AT_MOST = 64
 """Processes whose descriptors are read in one audit; more take turns."""
 
-FRESH = 12.0
-"""Seconds for which a server's list is good enough to compare with."""
-
 
 class Seen(msgspec.Struct, frozen=True):
-    """The three numbers for one process at one server. None: cannot be known, or was not looked at."""
+    """The numbers for one process at one server. None: cannot be known, or was not looked at."""
 
     server: str
     pid: int
     title: str
     ledger: int
     kernel: int | None
-    listed: int | None
+    listed: int | None = None
 
     def excess(self) -> str:
         """What is wrong, as a sentence; empty if nothing is."""
         who = f"{self.title or 'process'} {self.pid}"
-        if self.kernel is not None and self.kernel > self.ledger:
+        if self.listed is None:
+            if self.kernel is None or self.kernel <= self.ledger:
+                return ""
             return (
                 f"{who} has {self.kernel} connections to {self.server} and is charged {self.ledger}: "
                 "something in it connects past the budget"
             )
-        if self.listed is not None and self.listed > self.ledger:
+        if self.listed > self.ledger:
             return f"{self.server} shows {self.listed} connections of {who}, which is charged {self.ledger}"
-        if self.listed is not None and self.kernel is not None and self.listed > self.kernel:
+        if self.kernel is not None and self.listed > self.kernel:
             return (
                 f"{self.server} shows {self.listed} connections of {who} and the kernel {self.kernel}: "
                 "some were left behind, or are held by its children"
             )
         return ""
+
+
+class Listed:
+    """A server's list, and what was read of its processes since: the most of each."""
+
+    def __init__(self, site: Site) -> None:
+        self.at = site.rows_at
+        self.run_id = site.run_id
+        self.nameless = frozenset(site.nameless)
+        self.ids: dict[str, set[int]] = {}
+        for row in site.rows:
+            tag = row.tag
+            if tag is not None:
+                self.ids.setdefault(tag.process, set()).add(row.id)
+        self.read: dict[str, Seen] = {}
+
+    def note(self, tag: str, seen: Seen) -> None:
+        before = self.read.get(tag)
+        if before is not None:
+            kernel = None if seen.kernel is None or before.kernel is None else max(seen.kernel, before.kernel)
+            seen = msgspec.structs.replace(seen, ledger=max(seen.ledger, before.ledger), kernel=kernel)
+        self.read[tag] = seen
+
+    def suspects(self) -> bool:
+        """Whether another list may show a difference: one alone accuses nobody."""
+        return any(
+            msgspec.structs.replace(seen, listed=len(self.ids.get(tag, ()))).excess()
+            for tag, seen in self.read.items()
+            if tag not in self.nameless
+        )
+
+    def and_then(self, later: Listed) -> list[Seen]:
+        """What both lists show, compared with what was read between them."""
+        if later.run_id != self.run_id:
+            return []
+        nothing: set[int] = set()
+        return [
+            msgspec.structs.replace(seen, listed=len(self.ids.get(tag, nothing) & later.ids.get(tag, nothing)))
+            for tag, seen in self.read.items()
+            if tag not in later.nameless
+        ]
+
+
+Key = tuple[str, int, bool]
+"""Server, process, and whether lists show it."""
 
 
 class Audit:
@@ -70,8 +114,10 @@ class Audit:
     def __init__(self, book: Book) -> None:
         self._book = book
         self._thread = Thread("poolmgr-audit")
-        self._suspected: dict[tuple[str, int], Seen] = {}
-        self._held: dict[tuple[str, int], status.Difference] = {}
+        self._lists: dict[str, Listed] = {}
+        """By server: the newest list that was there at an audit."""
+        self._suspected: set[Key] = set()
+        self._held: dict[Key, status.Difference] = {}
         self._next = 0
         self._at = 0.0
         self._busy = False
@@ -109,23 +155,21 @@ class Audit:
         counts: dict[tuple[int, kernel.Address], int] = {}
         if addresses and pids:
             counts = await self._thread.run(kernel.connections, pids, addresses)
-        found: dict[tuple[str, int], Seen] = {}
+        judged: list[Seen] = []
         for site in sites:
-            if site.id not in self._book.ledger.servers:
-                continue
-            for seen in self._compare(site, turn, counts, now):
-                if seen.excess():
-                    found[seen.server, seen.pid] = seen
-        self._conclude(found, {members[tag].identity.pid for tag in turn if tag in members})
+            if site.id in self._book.ledger.servers:
+                judged += self._compare(site, turn, counts)
+        self._lists = {id: known for id, known in self._lists.items() if id in self._book.sites}
+        self._conclude(judged)
 
-    def _compare(
-        self, site: Site, turn: set[str], counts: dict[tuple[int, kernel.Address], int], now: float
-    ) -> list[Seen]:
-        listed: Counter[str] | None = None
-        if now - site.rows_at < FRESH:
-            listed = Counter(row.tag.process for row in site.rows if row.tag is not None)
+    def _compare(self, site: Site, turn: set[str], counts: dict[tuple[int, kernel.Address], int]) -> list[Seen]:
+        judged: list[Seen] = []
+        before = self._lists.get(site.id)
+        new = before is None or before.at != site.rows_at
+        if new:
+            now = self._lists[site.id] = Listed(site)
+            judged += before.and_then(now) if before is not None else []
         accounts = self._book.ledger.servers[site.id].accounts
-        result = []
         for tag in turn:
             member = self._book.members.known.get(tag)
             if member is None:
@@ -133,43 +177,53 @@ class Audit:
             pid = member.identity.pid
             charge = accounts[tag].charge if tag in accounts else 0
             shown = counts.get((pid, site.address)) if site.address is not None else None
-            on_list = listed[tag] if listed is not None else None
-            result.append(Seen(site.id, pid, member.identity.title, charge, shown, on_list))
-        return result
+            seen = Seen(site.id, pid, member.identity.title, charge, shown)
+            self._lists[site.id].note(tag, seen)
+            judged.append(seen)
+        if new and self._lists[site.id].suspects():
+            self._book.probes[site.id].list_again()
+        return judged
 
-    def _conclude(self, found: dict[tuple[str, int], Seen], looked_at: set[int]) -> None:
-        """What has been seen twice in a row holds; what is seen no more does not."""
+    def _conclude(self, judged: list[Seen]) -> None:
+        """What was found is held until it is looked for and found no more, or its process is gone."""
         alive = {member.identity.pid for member in self._book.members.known.values()}
+        found = {_key(seen): seen for seen in judged if seen.excess()}
+        cleared = {_key(seen) for seen in judged} - found.keys()
         for key in list(self._held):
-            if key[1] not in alive or (key[1] in looked_at and key not in found):
+            if key[1] not in alive or key in cleared:
                 held = self._held.pop(key)
                 log.info("audit.settled", extra={"server": held.server, "member": held.pid})
         for key, seen in found.items():
-            if key not in self._suspected and key not in self._held:
-                continue
-            since = self._held[key].since if key in self._held else time.time()
-            if key not in self._held:
-                self.count += 1
-                log.warning(
-                    "audit.difference",
-                    extra={
-                        "server": seen.server,
-                        "member": seen.pid,
-                        "ledger": seen.ledger,
-                        "kernel": seen.kernel,
-                        "listed": seen.listed,
-                        "detail": seen.excess(),
-                    },
-                )
-            self._held[key] = status.Difference(
-                server=seen.server,
-                pid=seen.pid,
-                title=seen.title,
-                ledger=seen.ledger,
-                kernel=seen.kernel,
-                server_sees=seen.listed,
-                since=since,
-                text=seen.excess(),
+            if key in self._held or seen.listed is not None or key in self._suspected:
+                self._hold(key, seen)
+        self._suspected = {key for key in self._suspected | found.keys() if key not in cleared and key[1] in alive}
+
+    def _hold(self, key: Key, seen: Seen) -> None:
+        since = self._held[key].since if key in self._held else time.time()
+        if key not in self._held:
+            self.count += 1
+            log.warning(
+                "audit.difference",
+                extra={
+                    "server": seen.server,
+                    "member": seen.pid,
+                    "ledger": seen.ledger,
+                    "kernel": seen.kernel,
+                    "listed": seen.listed,
+                    "detail": seen.excess(),
+                },
             )
-        kept = {key: seen for key, seen in self._suspected.items() if key[1] not in looked_at and key[1] in alive}
-        self._suspected = kept | found
+        self._held[key] = status.Difference(
+            server=seen.server,
+            pid=seen.pid,
+            title=seen.title,
+            ledger=seen.ledger,
+            kernel=seen.kernel,
+            server_sees=seen.listed,
+            since=since,
+            text=seen.excess(),
+        )
+
+
+def _key(seen: Seen) -> Key:
+    return seen.server, seen.pid, seen.listed is not None

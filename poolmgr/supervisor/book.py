@@ -2,22 +2,28 @@
 
 A server is its ``run_id``: ``localhost``, an address, a name and a Unix path of one server share one
 ledger. So an endpoint that is new is *resolved* first, by asking the server behind it; until then
-nobody is told its id and nothing is opened by anybody. One at a time is resolved, and with a permit
-borrowed from every server it might turn out to be, so that even the question stays within the budget.
+nobody is told its id and nothing is opened by anybody. It is asked with a permit borrowed from every
+server that it might turn out to be, so that even the question stays within the budget; and only those
+wait for the answer who want that endpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from poolmgr import wire
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
+from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.probe import Probe
 from poolmgr.supervisor.processes import Watch
+from poolmgr.supervisor.sameness import same
+from poolmgr.supervisor.scope import Scope
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.turn import Turns
 
@@ -30,12 +36,26 @@ MOST_SITES = 1024
 MOST_NAMES = 8 * MOST_SITES
 """Names of all of them together: a server can have many, and who made them up is not known."""
 
+MOST_OF_ONE = 64
+"""Names of hosts that are noted for one server, beside its addresses: a budget can be set by each of them."""
+
 UNUSED, UNREACHED = 60.0, 5.0
 """Seconds after which a server that nobody uses is forgotten; one that nobody has reached."""
 
 GRACE = 2.0
 """Seconds for which nothing is raised after a snapshot was lost, so that the members of the supervisor
 before can register. What stands in for the proof: nobody knows who they are."""
+
+
+def is_name(key: str) -> bool:
+    """Whether the key of an endpoint has a host's name, which may lead elsewhere by now."""
+    if not key.startswith("tcp://"):
+        return False
+    try:
+        ipaddress.ip_address(key.removeprefix("tcp://").rpartition(":")[0].partition("%")[0])
+    except ValueError:
+        return True
+    return False
 
 
 class Book:
@@ -48,21 +68,26 @@ class Book:
         settings: Settings,
         watch: Watch,
         *,
-        scope: str,
-        boot: str,
+        belonging: Belonging,
+        scope: Scope,
         serial: Iterable[int],
     ) -> None:
         self.ledger = ledger
         self.turns = turns
         self.settings = settings
         self.watch = watch
+        self.belonging = belonging
         self.scope = scope
-        self.boot = boot
         self.serial = serial
         self.sites: dict[str, Site] = {}
         self.probes: dict[str, Probe] = {}
         self.by_key: dict[str, Site] = {}
-        self.resolving = asyncio.Lock()
+        self.unplaced: set[Probe] = set()
+        """Probes with a connection of which it is not known to which server it leads."""
+        self.apart: set[frozenset[str]] = set()
+        """Pairs of servers that have been asked whether they are one, and are not. Where one does not say who it is."""
+        self._spent: set[str] = set()
+        """Ids under which members were told limits, and which are those of no server any more."""
         self.stopping = False
         self.members: Members
         self._waited = False
@@ -90,38 +115,62 @@ class Book:
         site = self.sites[server] = Site(server)
         self.ledger.server(server, aliases=keys)
         site.used = self.turns.clock()
-        for key in {server, *keys}:
+        for key in {server, *(key for key in keys if not is_name(key))}:
             self.by_key.setdefault(key, site)
-        self.probes[server] = Probe(site, self)
+        self.probes[server] = self._probe(site)
         self.probes[server].start()
         return site
+
+    def _probe(self, site: Site) -> Probe:
+        return Probe(site, self)
+
+    def _id_for(self, key: str) -> str:
+        """An id for the server behind an address. It has not been told to anybody for another one: what a member was
+        told at that one would count at this one."""
+        again = (f"{key}#{number}" for number in itertools.count(2))
+        return next(id for id in itertools.chain((key,), again) if id not in self.sites and id not in self._spent)
 
     def _full(self) -> bool:
         """No server that is not known yet can be taken in."""
         return len(self.sites) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
 
-    def site_for(self, endpoint: wire.Endpoint) -> Site | None:
-        """The site behind an endpoint; a new one, to be resolved, if nobody knows it. None: there are
-        too many already."""
+    def site_for(self, endpoint: wire.Endpoint, tag: str = "") -> Site | None:
+        """The site behind an endpoint that a process has named; a new one, to be resolved, if nobody knows it. None:
+        there are too many already."""
         site = self.by_key.get(endpoint.key)
         if site is None:
             if self._full():
                 return None
-            site = self._new(endpoint.key, (endpoint.key,))
+            site = self._new(self._id_for(endpoint.key), (endpoint.key,))
             log.info("server.new", extra={"server": site.id})
         site.used = self.turns.clock()
-        self.probes[site.id].unwanted = False
-        no_news = site.run_id or "INFO" in site.forbidden or endpoint in site.ways.get(endpoint.key, ())
+        if self.probes[site.id].unwanted:
+            self.probes[site.id].unwanted = False
+            self.probes[site.id].resume()
+        known = endpoint in site.ways.of(endpoint.key)
+        no_news = site.run_id or "INFO" in site.forbidden or known or (site.hidden and endpoint.own)
         if site.resolved and not no_news:  # with these credentials it may say who it is
             site.resolved = False
             self.ledger.hold_raises(site.id, True)
             self.probes[site.id].hurry()
-        if site.learn(endpoint) or not site.resolved:
+        if site.ways.learn(endpoint, tag) or not site.resolved:
             self.probes[site.id].wake()
+        self._note_name(site, endpoint)
+        if not known and (site.health.unseen or not site.health.up):
+            self.probes[site.id].try_anew()
         return site
 
-    def held(self, hold: wire.Hold) -> Site | None:
-        """The site of something that a member says it holds. None: there are too many already, and it is not
+    def _note_name(self, site: Site, endpoint: wire.Endpoint) -> None:
+        """By what name a member has come to that address. It is for people, and budgets: a name leads elsewhere at any
+        moment, so nothing is ever found by it that a permit depends on."""
+        known = self.ledger.servers[site.id].aliases
+        if endpoint.named not in known and len(known) < len(site.ways) + MOST_OF_ONE:
+            self.ledger.server(site.id, aliases=(endpoint.named,))
+            self.probes[site.id].recalculate(at_once=True)
+
+    def held(self, hold: wire.Hold) -> dict[Site, tuple[int, int]]:
+        """The sites of what a member says it holds; how much is stated at each, and how much of that is open. Some of
+        the addresses may be another server's by now. Empty: there are too many already, and it is not
         remembered. That overspends nothing: at a server that is not known nothing is raised, and when it becomes
         known it is searched for our connections first."""
         site = self.by_key.get(hold.server)
@@ -129,31 +178,44 @@ class Book:
             site = site or self.by_key.get(key)
         if site is None:
             if self._full():
-                return None
+                return {}
             site = self._new(hold.server, ())
         room = max(0, MOST_NAMES - len(self.by_key))
         new = [key for key in hold.endpoints if key not in self.by_key][:room]
         self.by_key.update(dict.fromkeys(new, site))
         self.ledger.server(site.id, aliases=[key for key in hold.endpoints if self.by_key.get(key) is site])
-        return site
+        found = {site: (max(0, hold.stated), max(0, hold.open))}
+        for key in hold.endpoints:
+            other = self.by_key.get(key, site)
+            if other is not site:  # before it has been told a limit there, it opens nothing there
+                there = hold.by.get(key, 0) if hold.by else max(hold.stated, hold.open)
+                before = found.get(other, (0, 0))[0] if hold.by else 0
+                found[other] = before + there, before + there
+        return found
 
     def find(self, name: str) -> Site | None:
-        """The site that a person means: an id, another key, or ``host:port``."""
-        for key in (name, f"tcp://{name}", f"unix://{name}"):
+        """The site that a person means: an id, another key, or ``host:port``. By a host's name: that which somebody has
+        reached by it last."""
+        keys = name, f"tcp://{name}", f"unix://{name}"
+        for key in keys:
             if key in self.by_key:
                 return self.by_key[key]
-        return None
+        named = [site for site in self.sites.values() if not self.ledger.servers[site.id].aliases.isdisjoint(keys)]
+        return max(named, key=lambda site: (site.health.up, site.used), default=None)
 
-    def is_resolved(self, site: Site, run_id: str) -> Site:
-        """``site`` has said who it is. The site it turned out to be: itself, or one known by another key."""
+    def is_resolved(self, site: Site, run_id: str, twin: Site | None = None) -> Site:
+        """``site`` has said who it is, or ``twin`` has turned out to be the same. The site it turned out to be: itself,
+        or one known by another key."""
         site.run_id = run_id
-        twin = self.twin_of(site)
+        twin = twin or self.twin_of(site)
         waiting, site.waiting = site.waiting, []
         if twin is not None:
             self._merge(site, twin)
         else:
             site.resolved = True
         self.ledger.server((twin or site).id, run_id=run_id)
+        if twin is None:
+            self.ledger.settled(site.id)
         target = twin or site
         log.info("server.resolved", extra={"server": target.id, "endpoint": site.id, "run_id": run_id})
         for tag, key in waiting:
@@ -162,13 +224,19 @@ class Book:
 
     def twin_of(self, site: Site) -> Site | None:
         """The resolved site that is the same server: by run_id, or by address where one of them has not said
-        its run_id, or cannot be asked for it yet."""
+        its run_id, or cannot be asked for it yet. Two that are resolved are one only if both say so now: addresses
+        change hands, and what one of them said before is the other one's server then."""
         run_id, address = site.run_id, site.address
         key = f"tcp://{address[0]}:{address[1]}" if address else ""
         for other in self.sites.values():
             if other is site or not other.resolved:
                 continue
-            if run_id and other.run_id == run_id:
+            if same(run_id, site.sameness.several, other.run_id, other.sameness.several):
+                if site.sameness.again:
+                    continue
+                if other.sameness.again or (site.resolved and other.fresh_at < site.changed_at):
+                    self.probes[other.id].ask_anew()  # what it said may be out of date: it sees for itself
+                    continue
                 return other
             if address and not (run_id and other.run_id) and other.address == address:
                 return other
@@ -176,17 +244,40 @@ class Book:
                 return other
         return None
 
-    def doubtful(self, site: Site, since: float) -> list[Site]:
-        """Sites that may be the same server as ``site``, for it may have been restarted since they last said
-        who they are. Those that nobody has an endpoint for count while a living member holds something."""
+    def comparable(self, site: Site) -> list[Probe]:
+        """Probes of servers of which only a comparison tells whether they are the same as ``site``."""
+        return [
+            self.probes[other.id]
+            for other in self.sites.values()
+            if other is not site
+            and other.resolved
+            and other.endpoints
+            and not (site.run_id and other.run_id)
+            and frozenset((site.id, other.id)) not in self.apart
+        ]
+
+    def compare_anew(self, site: Site) -> None:
+        """It may have become another one since it was compared."""
+        self.apart = {pair for pair in self.apart if site.id not in pair}
+
+    def doubtful(self, site: Site, run_id: str, met: float, since: float) -> list[Site]:
+        """Sites that may be the same server as ``site``, or may be it no more. It may have been restarted since they
+        last said who they are; or they have said the same, before it was ``met``, and lead elsewhere by now. Those that
+        nobody has an endpoint for count while a living member holds something."""
+        several = site.sameness.several
         return [
             other
             for other in self.sites.values()
             if other is not site
             and other.resolved
             and other.run_id
-            and other.asked_at <= since
+            and (
+                ((other.fresh_at <= met or other.sameness.again > 0) and bool(other.endpoints))
+                if same(run_id, several, other.run_id, other.sameness.several)
+                else other.asked_at <= since
+            )
             and (other.endpoints or self.ledger.servers[other.id].charged)
+            and not self.probes[other.id].still_runs
         ]
 
     def unite(self, site: Site, twin: Site) -> None:
@@ -195,19 +286,41 @@ class Book:
         self._merge(site, twin)
         self.ledger.server(twin.id, run_id=twin.run_id)
 
+    def part(self, site: Site, keys: list[str]) -> None:
+        """These of its addresses lead to another server by now, which is to be resolved. Their members are told at
+        once: what each of them has there, nobody else knows, and until it has said so it is charged at both."""
+        id = self._id_for(keys[0])
+        log.warning("server.parted", extra={"server": site.id, "endpoint": ", ".join(sorted(keys))})
+        ways = site.ways.take_out(keys)
+        site.sameness.leave(keys)
+        tags = {tag for way in ways.all() for tag in way.tags}
+        named = {way.endpoint.named for way in ways.all()}
+        self.ledger.part(site.id, id, {*keys, *named}, tags, self.turns.clock())
+        self.ledger.servers[site.id].aliases -= set(keys)
+        new = self._new(id, ())
+        new.ways, new.lost = ways, dict(site.lost)
+        self.by_key.update(dict.fromkeys(keys, new))
+        for way in ways.all():
+            for tag in sorted(way.tags):
+                new.waiting.append((tag, way.endpoint.key))
+                self.members.send(tag, wire.Resolved(way.endpoint.key, id))
+        self.turns.touch()
+
     def _merge(self, site: Site, twin: Site) -> None:
         """``site`` is another name of ``twin``."""
-        for key in site.ways:
-            for endpoint in reversed(site.ways[key]):
-                twin.learn(endpoint)
+        twin.ways.take(site.ways)
         for key, other in list(self.by_key.items()):
             if other is site:
                 self.by_key[key] = twin
         self.ledger.server(twin.id, aliases=site.ways)
         twin.run_id = site.run_id or twin.run_id
         twin.lost.update(site.lost)
+        twin.sameness.several |= site.sameness.several
+        self.compare_anew(site)
         del self.sites[site.id]
         del self.probes[site.id]
+        if self.ledger.servers[site.id].accounts:
+            self._spent.add(site.id)
         for tag in self.ledger.servers[site.id].accounts:
             for key in site.ways:
                 self.members.send(tag, wire.Resolved(key, twin.id))
@@ -233,6 +346,7 @@ class Book:
     def _forget(self, site: Site) -> None:
         """Nobody uses it and nothing is charged there."""
         log.info("server.forgotten", extra={"server": site.id})
+        self.compare_anew(site)
         self.probes.pop(site.id).cancel()
         del self.sites[site.id]
         self.by_key = {key: other for key, other in self.by_key.items() if other is not site}
@@ -279,8 +393,38 @@ class Book:
         for probe in self.probes.values():
             probe.exited(tag)
 
+    def detached(self, tag: str, key: str) -> None:
+        """A member has nothing by that address any more, and wants nothing."""
+        site = self.by_key.get(key)
+        if site is None:
+            return
+        site.waiting = [(other, its) for other, its in site.waiting if (other, its) != (tag, key)]
+        site.ways.leave(key, tag)
+        self.probes[site.id].wake()
+
+    def forget_keys(self, site: Site, keys: list[str]) -> None:
+        """Nobody uses these addresses of it any more: they may lead elsewhere when somebody comes with them again."""
+        for key in keys:
+            if key != site.id and self.by_key.get(key) is site:
+                del self.by_key[key]
+                self.ledger.servers[site.id].aliases.discard(key)
+        if keys:
+            site.sameness.leave(keys)
+
+    def goes_to(self, tag: str, server: str) -> bool:
+        """Whether a process has named an address of that server."""
+        site = self.sites.get(server)
+        return site is not None and any(tag in way.tags for way in site.ways.all())
+
+    def shown(self) -> list[Site]:
+        """Those that people are told of: not the addresses of a name at which nobody has ever been reached, while the
+        name has others."""
+        return [site for site in self.sites.values() if site.resolved or site.health.up or not site.among]
+
     def departed(self, tag: str) -> None:
         """A member is none any more."""
+        for probe in self.probes.values():
+            probe.outages.gone(tag)
         for site in self.sites.values():
             site.waiting = [(other, key) for other, key in site.waiting if other != tag]
 
@@ -291,19 +435,33 @@ class Book:
             site.lost.update((f"{tag}-{serial}", now) for serial in serials)
             self.probes[site.id].hurry()
 
-    def trouble(self, server: str, kind: str, detail: str) -> None:
-        """A member could not connect: look for ourselves."""
-        site = self.by_key.get(server)
-        if site is not None and kind in ("refused", "unreachable"):
-            if kind == "refused":
+    def trouble(self, tag: str, said: wire.Trouble) -> None:
+        """A member could not connect, so we look for ourselves; or its connections bear no name."""
+        site = self.by_key.get(said.server)
+        if site is None:
+            return
+        if said.kind == "nameless" and tag not in site.nameless:
+            site.nameless[tag] = said.detail
+            log.warning("member.nameless", extra={"server": site.id, "tag": tag, "error": said.detail})
+        if said.kind in ("refused", "unreachable"):
+            if said.kind == "refused":
                 site.refused = True
+            else:
+                self.probes[site.id].outages.failed(tag, said, self.turns.clock())
             self.probes[site.id].hurry()
+
+    def heard(self, server: str, tag: str, replied: float) -> None:
+        """A member has reported, and had a reply then."""
+        probe = self.probes.get(server)
+        if probe is not None:
+            probe.outages.heard(tag, replied, self.turns.clock())
 
     def set_budget(self, name: str, word: str) -> tuple[bool, str]:
         """The operator's word; (whether it was taken, a sentence)."""
         site = self.find(name)
         if site is None:
-            return False, f"no server is known as {name!r}; known are {', '.join(sorted(self.by_key)) or 'none'}"
+            known = self.by_key.keys() | {key for site in self.sites for key in self.ledger.servers[site].aliases}
+            return False, f"no server is known as {name!r}; known are {', '.join(sorted(known)) or 'none'}"
         if word not in ("auto", "reset") and not (word.isdecimal() and 0 < int(word) <= 1_000_000):
             return False, f"the budget {word!r} is neither a number from 1 to 1000000 nor auto nor reset"
         site.operator = None if word == "reset" else word
@@ -328,7 +486,10 @@ class Book:
 
     def resume(self) -> None:
         """Somebody has come after all."""
-        self.stopping = False
+        if self.stopping:
+            self.stopping = False
+            for probe in self.probes.values():
+                probe.resume()
 
     async def close(self, timeout: float) -> None:
         """Close what is kept, and end the probes."""

@@ -1,9 +1,8 @@
 """Whose connections are already there when a supervisor meets a server (rule S4).
 
 After a lost snapshot, and always when a server is met for the first time, the list shows connections
-that bear tags of this supervisor's scope. Those of processes that are gone, of an earlier boot too (a
-dead host sends no end-of-file), go into quarantine and are fenced. Those of processes that live and
-have not registered are charged until they do.
+that may be of a supervisor before this one (:mod:`poolmgr.supervisor.belonging`). They are charged while a list shows
+them, for nothing else says whose they are: those of living processes until they have registered.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from collections.abc import Iterable
 from poolmgr import identity
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
+from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.processes import Watch, lives
 from poolmgr.supervisor.proof import Row
 
 
-def take(
-    rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, *, scope: str, boot: str, now: float
-) -> set[str]:
+def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:
     """Charge what is there and nobody has answered for.
 
     Returns:
@@ -30,8 +28,8 @@ def take(
     counts: Counter[identity.Tag] = Counter()
     for row in rows:
         tag = row.tag
-        if tag is not None and tag.scope == scope:
-            counts[identity.Tag(tag.scope, tag.boot, tag.pid, tag.start, tag.salt)] += 1
+        if tag is not None and (belonging.known(tag) or belonging.possible(tag)):
+            counts[identity.Tag(tag.place, tag.boot, tag.pid, tag.start, tag.salt)] += 1
     known = ledger.servers[server]
     unheard: set[str] = set()
     for tag, count in counts.items():
@@ -42,7 +40,7 @@ def take(
             ledger.census(server, name, count, now, exited=known.quarantine[name].exited)
             continue
         process = Identity(name, tag.pid, tag.start, identity.program(tag.pid))
-        alive = tag.boot == boot and not ledger.is_departed(name) and lives(process)
+        alive = tag.boot == belonging.boot and not ledger.is_departed(name) and lives(process)
         if name in ledger.members:
             continue
         if alive and watch.add(process):

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolmgr import identity
+from poolmgr import identity, wire
 from poolmgr.supervisor.allowance import Allowance
 from poolmgr.supervisor.endings import Endings
 from poolmgr.supervisor.health import Outages
-from poolmgr.supervisor.inspection import Findings, Work
+from poolmgr.supervisor.inspection import Findings, Work, questions
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import AGAIN, BUSY, Timetable
+from poolmgr.supervisor.timetable import AGAIN, BUSY, STRANGE, Timetable
 from poolmgr.supervisor.unproven import Waits
+from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.book import Book
+
+ASK_EVERY = 1.0
+"""Seconds between two questions for other credentials."""
+
+
+HIDDEN_AGAIN = 10.0
+"""Seconds between two looks at a server to which only its users have a way: each takes a permit that is theirs."""
 
 
 class Consequences:
@@ -43,63 +51,104 @@ class Consequences:
         self._endings = endings
         self._timetable = timetable
         self._waits = waits
-        self._outages = Outages(site)
+        self.outages = Outages(site, book)
+        self._asked: dict[tuple[str, str | None, str | None], float] = {}
+        """For which ways other credentials were asked for, and when."""
 
-    def note(self, found: Findings, now: float) -> None:
-        """Health, and when to look again."""
+    def note(self, found: Findings, now: float, began: float) -> None:
+        """Health, and when to look again, after a look that began then."""
         site = self._site
         if found.server_pid:
             site.server_process = found.server_pid, identity.start_time(found.server_pid)
         site.address = found.address or site.address
-        if found.answered or (found.error is not None and found.error[0] == "refused"):
-            if self._outages.answered():
-                self._book.members.broadcast(site, self._book.health_of(site))
+        for tried in found.tried:
+            if tried.kind == "auth":
+                self._ask_for_logins(tried.endpoint, now)
+            if tried.kind:
+                site.ways.failed(tried.endpoint, tried.text, now, silent=tried.silent)
+            else:
+                site.ways.worked(tried.endpoint, now, asked=tried.asked, forbidden=tried.forbidden)
+        for rows, seconds in found.lists:
+            self._timetable.throttle.made(rows, seconds, now)
+        kind, text = found.error or ("", "")
+        if found.answered or kind == "refused":
+            if self.outages.seen(now, f"it does not let us in: {text}" if kind == "auth" else ""):
+                self._book.compare_anew(site)
             self._waits.answered(now)
-            self._timetable.looked(now)
-            if found.rows is not None or found.forbidden:
+            if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
+                self._timetable.looked(now)
+            if found.rows is not None or "CLIENT LIST" in found.forbidden:
                 self._timetable.listed(now)
             if found.error is not None:
-                self._timetable.retry_at = now + self._outages.pause()
-        else:
-            text = found.error[1] if found.error is not None else "a connection of our own did not close"
-            if found.error is not None and self._outages.failed(text):
-                self._book.members.broadcast(site, self._book.health_of(site))
-            self._timetable.retry_at = now + self._outages.pause()
-            if found.deserted:
-                self._endings.deserted(now)
+                self._timetable.retry_at = now + self.outages.pause()
+            if kind == "refused":
+                site.refused = False
+                self._allowance.full(now)
+                self._timetable.looked(now)
+            return
+        if found.error is not None:
+            self.outages.not_seen(text, began, now, ours=kind == "way" or site.own)
+            if self.outages.blind and not site.own:  # what others close ends there, though we cannot see it
+                left = self._endings.targets() - site.unclosed.keys()
+                self._waits.looked(left, now, fresh=True, blind=True)
+        self._timetable.retry_at = now + (HIDDEN_AGAIN if site.own else self.outages.pause())
+        if found.deserted:
+            self._endings.deserted(now)
+
+    def _ask_for_logins(self, endpoint: Endpoint, now: float) -> None:
+        """The server does not take these credentials: they may have been for a time only, and whoever has named them
+        may have others by now."""
+        self._asked = {asked: at for asked, at in self._asked.items() if now < at + ASK_EVERY}
+        way = endpoint.key, endpoint.username, endpoint.password
+        if way in self._asked:
+            return
+        self._asked[way] = now
+        for tag in self._site.ways.names_of(endpoint):
+            self._book.members.send(tag, wire.Ask(self._site.id, login=endpoint.key))
 
     def feed(self, work: Work, found: Findings, now: float) -> None:
         """What is proven is free; what has changed changes the budget."""
         site = self._site
-        if found.run_id and found.run_id != site.run_id:
-            log.warning("server.restarted", extra={"server": site.id, "run_id": found.run_id})
-            site.run_id = found.run_id
-            self._ledger.server(site.id, run_id=found.run_id)
+        run_id = site.sameness.turned(site.run_id, site.id)
+        if run_id:
+            if site.run_id:
+                log.warning("server.restarted", extra={"server": site.id, "run_id": run_id})
+            site.run_id, site.changed_at = run_id, now
+            self._ledger.server(site.id, run_id=run_id)
         for what, words in found.forbidden.items():
             if what not in site.forbidden:
                 log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
-        if found.info or found.rows is not None or found.forbidden:
-            site.forbidden = dict(found.forbidden) or ({} if found.rows is not None else site.forbidden)
+        if (found.info or found.rows is not None or found.forbidden) and not found.busy:
+            asked = questions(work) - (set() if found.killed else {"CLIENT KILL"})
+            site.forbidden = {what: words for what, words in site.forbidden.items() if what not in asked}
+            site.forbidden.update(found.forbidden)
         if found.rows is not None:
             site.rows, site.rows_at = found.rows, now
-        self._endings.free(found.gone, now)
+            site.listed.update(row.tag.process for row in found.rows if row.tag is not None)
+        nameless = self._endings.nameless(work.targets)
+        self._endings.free(found.gone - nameless, now)
         if work.targets:
+            shut_out = found.error is not None and found.error[0] == "auth"
             self._waits.looked(
-                work.targets - found.gone,
+                (work.targets - found.gone) | nameless,
                 now,
-                fresh=found.fresh or found.silent,
-                blind="CLIENT LIST" in found.forbidden or found.silent,
+                fresh=found.fresh or found.silent or shut_out,
+                blind="CLIENT LIST" in found.forbidden or found.silent or shut_out or bool(site.sameness.several),
+                nameless=nameless,
             )
             left = self._endings.targets()
-            again = now + (BUSY if found.busy else AGAIN)
-            self._timetable.prove_at = again if left & work.targets else 0.0
+            again = BUSY if found.busy else AGAIN if left - self._endings.strange() else STRANGE
+            self._timetable.prove_at = now + again if left & work.targets else 0.0
         if found.info or found.rows is not None or "INFO" in found.forbidden:
             rejected = found.info.get("rejected_connections", "")
             rose = rejected.isdecimal() and site.rejected is not None and int(rejected) > site.rejected
             if rejected.isdecimal():
                 site.rejected = int(rejected)
-            self._allowance.learn(found)
-            if site.refused or rose or (found.error is not None and found.error[0] == "refused"):
+            if self._allowance.learn(found, now):
+                self._timetable.list_again()
+            if site.refused or rose:
                 site.refused = False
-                self._allowance.refused(found, now)
+                self._allowance.refused(now)
             self._allowance.apply(now)
+            if work.facts:
+                self._timetable.looked(now)  # what the budget is now says when to look again

@@ -9,11 +9,13 @@ freed here on anything less: what stands in where there can be no proof is
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from poolmgr import identity, wire
+from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.supervisor.own import OwnPermits
 from poolmgr.supervisor.site import Site
 
@@ -32,25 +34,49 @@ class Endings:
 
     def targets(self) -> frozenset[str]:
         """Everything whose end is to be proven, as of now."""
+        server, now = self._ledger.servers[self._site.id], self._book.turns.clock()
+        gone = {tag for tag, entry in server.quarantine.items() if entry.due(now)}
+        return frozenset(gone | self._site.lost.keys() | self._site.unclosed.keys())
+
+    def due_at(self, now: float) -> float:
+        """When another one is to be proven, of those that are still given time to register; infinity: there is none."""
         server = self._ledger.servers[self._site.id]
-        gone = {tag for tag, entry in server.quarantine.items() if entry.exited}
-        return frozenset(gone | self._site.lost.keys() | self._site.unclosed)
+        waiting = (entry.since + TO_REGISTER for entry in server.quarantine.values() if not entry.due(now))
+        return min(waiting, default=math.inf)
+
+    def strange(self) -> frozenset[str]:
+        """Those of which nobody knows whether they are ours: they are counted, and never killed."""
+        server = self._ledger.servers[self._site.id]
+        return frozenset(tag for tag, entry in server.quarantine.items() if not entry.registered)
+
+    def nameless(self, targets: Set[str]) -> frozenset[str]:
+        """Those of them that a list says nothing of: their connections bear no name, or are made in a way of the
+        process's own, which has not been seen to lead to this server."""
+        return frozenset(name for name in targets if self._is_unlisted(name.partition("-")[0]))
+
+    def _is_unlisted(self, tag: str) -> bool:
+        site = self._site
+        return tag in site.nameless or (tag not in site.listed and site.ways.own(tag))
 
     def free(self, gone: Set[str], now: float) -> None:
         """The server shows none of these any more."""
         site = self._site
-        told: dict[str, list[int]] = {}
         for name in gone:
-            if name in site.unclosed:
-                site.unclosed.discard(name)
+            if site.unclosed.pop(name, None) is not None:
                 self._permits.release()
             elif site.lost.pop(name, None) is not None:
-                tag, _, serial = name.rpartition("-")
-                told.setdefault(tag, []).append(int(serial))
+                self.let_go(name)
             else:
                 self._ledger.proven(site.id, name, now)
-        for tag, serials in told.items():
-            self._book.members.send(tag, wire.Gone(site.id, tuple(serials)))
+                self._book.members.let_go(name)
+        here = self._book.members.known.keys() | {name.partition("-")[0] for name in self.targets()}
+        site.nameless = {tag: why for tag, why in site.nameless.items() if tag in here}
+        site.listed &= here
+
+    def let_go(self, name: str) -> None:
+        """Tell a member that a connection which it has lost is gone."""
+        tag, _, serial = name.rpartition("-")
+        self._book.members.send(tag, wire.Gone(self._site.id, (int(serial),)))
 
     def deserted(self, now: float) -> None:
         """Nobody listens at the server any more."""

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
+from poolmgr.supervisor.admin import AdminError, Place, locate
 from poolmgr.supervisor.inspection import Findings, Inspector, Work
+from poolmgr.supervisor.likeness import Seen, Sign, listen, sees
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.own import OwnPermits
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.thread import Thread
+from poolmgr.wire import Endpoint
 
 PATIENCE = 5.0
 """Seconds to wait for a permit to look with."""
@@ -43,7 +46,10 @@ class Eye:
     ) -> None:
         self._site = site
         self._permits = permits
-        self._inspector = Inspector(ledger.owner.tag, serial, settings.socket_connect_timeout, settings.socket_timeout)
+        scope = next(iter(ledger.scopes), "")
+        self._inspector = Inspector(
+            ledger.owner.tag, scope, serial, settings.socket_connect_timeout, settings.socket_timeout
+        )
         self._ended = ended
         self._thread = Thread("poolmgr-probe")
         self._loop = asyncio.get_running_loop()
@@ -56,12 +62,64 @@ class Eye:
         """What is kept has not answered in time, and is waited for."""
         return self._inspector.stalled
 
+    @property
+    def silent(self) -> bool:
+        """It still has not, nor has its end come: the server that holds the other end has not been restarted."""
+        kept = self._inspector.kept
+        return kept is not None and kept.stalled and not kept.answers()
+
+    @property
+    def stalled_name(self) -> str:
+        """The name of what has not answered; empty if nothing is waited for."""
+        kept = self._inspector.kept
+        return kept.name if kept is not None and kept.stalled else ""
+
+    @property
+    def sign(self) -> Sign | None:
+        """By what another address can be asked for what is open here; None if nothing is."""
+        kept = self._inspector.kept
+        return Sign(kept.name, kept.id) if kept is not None and kept.fileno() >= 0 and not kept.stalled else None
+
+    async def sees(self, sign: Sign) -> Seen | None:
+        """Whether a connection is at this server; None if there is no answer."""
+        kept = self._inspector.kept
+        if kept is None or kept.fileno() < 0:
+            return None
+        try:
+            return await self._thread.run(sees, kept, sign)
+        except AdminError:
+            return None
+
+    async def listen(self, sign: Sign) -> Sign | None:
+        """Have what is open listen on a channel of its own; None if it may not."""
+        kept = self._inspector.kept
+        if kept is None or kept.name != sign.name:
+            return None
+        self._unwatch()
+        try:
+            return await self._thread.run(listen, kept, sign)
+        except AdminError:
+            return None
+
+    def in_doubt(self, name: str) -> bool:
+        """Whether a connection that was closed may be there still."""
+        return name in self._site.unclosed
+
+    async def locate(self, endpoint: Endpoint) -> tuple[Place, ...]:
+        """Where the name of an endpoint leads now. Takes as long as the name server does, and opens nothing.
+
+        Raises:
+            OSError: nowhere.
+        """
+        return await self._thread.run(locate, endpoint)
+
     async def permit(self, patience: float = PATIENCE) -> bool:
         """Have a permit to look with; False if none came in so many seconds."""
         if self.holding:
             return True
         while len(self._site.unclosed) >= UNCLOSED:
-            name = self._site.unclosed.pop()
+            name = next(iter(self._site.unclosed))
+            del self._site.unclosed[name]
             self._site.unproven += 1
             log.warning("own.unproven", extra={"server": self._site.id, "connection": name})
             self._permits.release()
@@ -96,7 +154,7 @@ class Eye:
 
     def _account(self) -> None:
         while self._inspector.unclosed:
-            self._site.unclosed.add(self._inspector.unclosed.popleft())
+            self._site.unclosed[self._inspector.unclosed.popleft()] = self._loop.time()
             self.holding = False
 
     def _readable(self) -> None:

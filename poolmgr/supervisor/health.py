@@ -1,62 +1,243 @@
-"""Outages: one probe finds out for everyone, and everyone is told when one begins and ends.
+"""Outages: when one begins and ends everyone is told; while it lasts, one member at a time tries to connect.
 
-Retries are spaced by redis-py's exponential backoff with full jitter, so that many hosts do not come
-back in one herd.
+The verdict is :mod:`poolmgr.supervisor.verdict`'s; here is who is asked for it, and who is told. Before an outage
+begins all members that have connections are asked when they had a reply last, so that warm pools contradict at once.
+At a server of which no permit is handed out yet nobody but the supervisor can look, and its own look decides.
+
+Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. It is our
+own, since to load redis-py's would stop the event loop for longer than any pause.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from poolmgr import wire
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.site import Health, Site
+from poolmgr.supervisor.verdict import ALONE, Failure, Verdict
 
 if TYPE_CHECKING:
-    from redis.backoff import AbstractBackoff
+    from poolmgr.supervisor.book import Book
 
 LONGEST = 1.0
 """Seconds between two looks at a server that is down, at most."""
 
 FIRST = 0.02
 
+ASKED = 0.25
+"""Seconds for members to say when they had a reply last. It takes a millisecond; who is stopped gives no answer."""
+
+TRIAL = 8.0
+"""Seconds for a member to say what has come of its attempt to connect; then another one tries."""
+
 
 class Outages:
-    """One site's health."""
+    """One site's health. Used in the event loop."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, book: Book) -> None:
         self._site = site
+        self._book = book
+        self._loop = asyncio.get_running_loop()
+        self._verdict = Verdict()
         self._failures = 0
-        self._backoff: AbstractBackoff | None = None
+        self._asked: Failure | None = None
+        """For which failure members were asked last."""
+        self._owing: set[str] = set()
+        """Who has been asked and has not answered."""
+        self._tries = "", 0.0
+        """Who is to connect, and until when it is waited for."""
+        self._tried: dict[str, float] = {}
+        """When each was asked to connect last."""
+        self._timer: asyncio.TimerHandle | None = None
 
-    def answered(self) -> bool:
-        """The server has spoken; whether that ends an outage."""
-        self._failures = 0
-        if self._site.health.up:
-            return False
-        log.warning(
-            "outage.ended",
-            extra={"server": self._site.id, "seconds": round(time.time() - self._site.health.since, 3)},
-        )
-        self._site.health = Health()
-        return True
+    @property
+    def blind(self) -> bool:
+        """The supervisor cannot reach a server that others have had replies of meanwhile."""
+        return self._verdict.blind
 
-    def failed(self, error: str) -> bool:
-        """It does not answer; whether that begins an outage."""
+    @property
+    def replied(self) -> float:
+        """When anybody had a reply last, in monotonic seconds."""
+        return self._verdict.replied
+
+    # ---- what happens ----------------------------------------------------------------------------
+
+    def seen(self, now: float, error: str = "") -> bool:
+        """A look was answered, if only by ``error``: we are not let in. Whether we had not reached it before."""
+        anew = not self._site.reached or not self._site.health.up
+        self._failures = self._failures + 1 if error else 0
+        self._site.reached = True
+        self._verdict.seen(now)
+        self._unseen(error)
+        self.judge(now)
+        return anew
+
+    def not_seen(self, error: str, began: float, now: float, *, ours: bool = False) -> None:
+        """A look that began then was not answered, or could not be made for reasons of our own."""
         self._failures += 1
+        self._site.reached = False
+        self._verdict.not_seen(began, ours=ours)
+        self._unseen(error)
+        if not self._site.health.up and not self._verdict.down:
+            self._site.health.error = error
+        self.judge(now)
+
+    def _unseen(self, error: str) -> None:
         health = self._site.health
-        if not health.up:
-            health.error = error
-            return False
-        self._site.health = Health(up=False, since=time.time(), error=error)
-        self._site.outages += 1
-        log.warning("outage.began", extra={"server": self._site.id, "error": error})
-        return True
+        before, health.unseen = health.unseen, error
+        if error and not before:
+            health.unseen_since = time.time()
+            if not self._one_of_several:
+                log.warning("server.unseen", extra={"server": self._site.id, "error": error})
+        elif before and not error:
+            seconds = round(time.time() - health.unseen_since, 3)
+            health.unseen_since = 0.0
+            if not self._one_of_several:
+                log.info("server.seen", extra={"server": self._site.id, "seconds": seconds})
+
+    def failed(self, tag: str, trouble: wire.Trouble, now: float) -> None:
+        """A member could not connect."""
+        if tag == self._tries[0]:
+            self._tries = "", 0.0
+        began = min(trouble.began or now, now)
+        self._verdict.failed(tag, Failure(began, now, trouble.way, trouble.detail[:300]))
+        if trouble.replied:
+            self._verdict.heard(min(trouble.replied, now))
+        self.judge(now)
+
+    def heard(self, tag: str, at: float, now: float) -> None:
+        """A member has reported, and had a reply then; 0: it does not know of any."""
+        self._owing.discard(tag)
+        if at > self._verdict.replied:
+            self._verdict.heard(min(at, now))
+            if tag == self._tries[0]:
+                self._tries = "", 0.0
+        elif self._asked is None:
+            return
+        self.judge(now)
+
+    def gone(self, tag: str) -> None:
+        """A member is none any more."""
+        self._verdict.gone(tag)
+        self._tried.pop(tag, None)
+        self._owing.discard(tag)
+        if tag == self._tries[0]:
+            self._tries = "", 0.0
+
+    # ---- what follows ----------------------------------------------------------------------------
+
+    def judge(self, now: float) -> None:
+        """Whether an outage begins or ends now."""
+        verdict = self._verdict
+        if not self._site.health.up and not verdict.down:  # nobody but us could look
+            if verdict.unseen_since is None or self._others():
+                self._end()
+        elif verdict.down:
+            if verdict.over:
+                self._end()
+            else:
+                self._let_try(now)
+        elif not self._others():
+            if verdict.unseen_since is not None and not self._site.own:
+                self._begin(self._site.health.unseen)
+        else:
+            self._accuse(now)
+
+    def _accuse(self, now: float) -> None:
+        verdict, others = self._verdict, self._others()
+        failure, borne_out = verdict.accused(others, now)
+        if failure is None:
+            self._asked = None
+            return
+        if self._asked is None or failure.at > self._asked.at + ASKED:
+            self._asked = failure
+            accounts = self._book.ledger.servers[self._site.id].accounts
+            self._owing = {tag for tag in others if accounts[tag].report and accounts[tag].report.open}  # type: ignore[union-attr]
+            for tag in self._owing:
+                self._book.members.send(tag, wire.Ask(self._site.id))
+        if self._owing and now < self._asked.at + ASKED:
+            self._later(self._asked.at + ASKED - now)
+        elif borne_out:
+            self._asked = None
+            verdict.begin(failure, now)
+            self._begin(failure.error)
+            self._let_try(now)
+        else:
+            self._let_try(now)
+            self._later(ALONE)
+
+    def _others(self) -> list[str]:
+        """Members that could connect, or have."""
+        server = self._book.ledger.servers.get(self._site.id)
+        return [] if server is None else [tag for tag, a in server.accounts.items() if a.linked and a.charge]
+
+    def _let_try(self, now: float) -> None:
+        """One member at a time is to connect: of those that have failed longest ago the one asked longest ago."""
+        if now < self._tries[1]:
+            self._later(self._tries[1] - now)
+            return
+        verdict = self._verdict
+        failed = {} if verdict.down else verdict.witnesses
+        others = [tag for tag in self._others() if tag not in failed]
+        if not others:
+            return
+        if verdict.down and now < max(self._tried.values(), default=0.0) + self.pause():
+            self._later(LONGEST / 4)
+            return
+        tag = min(others, key=lambda other: self._tried.get(other, 0.0))
+        self._tried[tag] = now
+        self._tries = tag, now + TRIAL
+        self._book.members.send(tag, msgspec.structs.replace(self._book.health_of(self._site), trial=True))
+        self._later(TRIAL)
+
+    def _later(self, seconds: float) -> None:
+        """Judge again then, if nothing happens before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._again)
+
+    def _again(self) -> None:
+        self._timer = None
+        if self._site.id in self._book.sites:
+            self.judge(self._loop.time())
+
+    @property
+    def _one_of_several(self) -> bool:
+        """It is an address of a name that has others, and nobody was ever reached there."""
+        return self._site.among and not self._site.resolved
+
+    def _begin(self, error: str) -> None:
+        health = self._site.health
+        health.up, health.since, health.error = False, time.time(), error
+        if self._one_of_several:
+            log.info("address.unreached", extra={"server": self._site.id, "error": error})
+        else:
+            self._site.outages += 1
+            log.warning("outage.began", extra={"server": self._site.id, "error": error})
+        self._tell()
+
+    def _end(self) -> None:
+        health = self._site.health
+        seconds = round(time.time() - health.since, 3)
+        log.warning("outage.ended", extra={"server": self._site.id, "seconds": seconds})
+        self._site.health = Health(unseen=health.unseen, unseen_since=health.unseen_since)
+        self._verdict.end()
+        self._tries = "", 0.0
+        self._tell()
+
+    def _tell(self) -> None:
+        self._book.members.broadcast(self._site, self._book.health_of(self._site))
 
     def pause(self) -> float:
         """Seconds until the next look."""
-        if self._backoff is None:
-            from redis.backoff import FullJitterBackoff
+        return max(0.005, random.uniform(0, min(LONGEST, FIRST * 2 ** min(self._failures, 20))))
 
-            self._backoff = FullJitterBackoff(cap=LONGEST, base=FIRST)
-        return max(0.005, float(self._backoff.compute(min(self._failures, 20))))
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -11,14 +11,15 @@ given a :class:`Work` and returns :class:`Findings`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from poolmgr.supervisor.admin import Admin, AdminError, ReplyError
-from poolmgr.supervisor.proof import Row, judge, parse
+from poolmgr.supervisor.admin import Admin, AdminError, Place, ReplyError
+from poolmgr.supervisor.proof import Row, UnreadableError, Verdict, judge, merged, parse
 from poolmgr.wire import Endpoint
 
 PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
@@ -31,18 +32,43 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         endpoints: every way to the server; for each one or more credentials, likeliest first.
         targets: tags and names whose connections are to be killed and proven gone.
+        spare: those of them that are not to be killed.
         fresh: open a new connection by every endpoint first.
         facts: ask for limits and counts.
         listing: return the whole list; with ``fresh`` one in which every connection has its name, if that can be had.
         handshake: see :func:`poolmgr.supervisor.proof.judge`.
+        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.throttle`); the first one of
+            each way is made in any case.
+        places: where the endpoints' names lead, by key; those that are missing are looked up.
     """
 
     endpoints: tuple[tuple[Endpoint, ...], ...]
     targets: frozenset[str] = frozenset()
+    spare: frozenset[str] = frozenset()
     fresh: bool = False
     facts: bool = False
     listing: bool = False
     handshake: float = 7.0
+    paid: float = math.inf
+    places: dict[str, tuple[Place, ...]] = msgspec.field(default_factory=dict)
+
+
+class Tried(msgspec.Struct):
+    """What came of one way.
+
+    Attributes:
+        kind: of the error; empty: the server has taken the connection.
+        text: the error's words.
+        silent: nobody answered in time, so that somebody may be in a queue there.
+        asked, forbidden: commands that were given by it; that the server does not let us give.
+    """
+
+    endpoint: Endpoint
+    kind: str = ""
+    text: str = ""
+    silent: bool = False
+    asked: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
 
 
 class Findings(msgspec.Struct):
@@ -57,13 +83,18 @@ class Findings(msgspec.Struct):
         info: fields of ``INFO``.
         maxclients: None where it is not said.
         rows: the list; None if it was not asked for or not given.
-        forbidden: what the server does not let us do, by command, with its words.
+        forbidden: what the server lets us do by none of the ways, by command, with its words.
         busy: by what words it said that it cannot just now; then nothing more was asked.
         gone: targets that are proven gone.
         suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
         killed: how many leftovers were killed.
         server_pid: the server's process, over a Unix socket.
         address: the server's address and port, over TCP.
+        tried: what came of each way that was tried.
+        said: what each address said that was asked by a fresh connection: its server's run_id.
+        started: seconds for which that server has been there, by the same keys.
+        shut_out: keys by which the server has answered, and has shown no list.
+        lists: rows of each list that was made, and the seconds that the server took for it.
     """
 
     answered: bool = False
@@ -81,6 +112,11 @@ class Findings(msgspec.Struct):
     killed: int = 0
     server_pid: int = 0
     address: tuple[str, int] | None = None
+    tried: list[Tried] = msgspec.field(default_factory=list)
+    said: dict[str, str] = msgspec.field(default_factory=dict)
+    started: dict[str, int] = msgspec.field(default_factory=dict)
+    shut_out: set[str] = msgspec.field(default_factory=set)
+    lists: list[tuple[int, float]] = msgspec.field(default_factory=list)
 
     @property
     def run_id(self) -> str:
@@ -92,12 +128,14 @@ class Inspector:
 
     Args:
         tag: the supervisor's own.
+        scope: what its connections' names bear.
         serial: gives the next number for a connection's name.
         connect_timeout, timeout: seconds.
     """
 
-    def __init__(self, tag: str, serial: Iterable[int], connect_timeout: float, timeout: float) -> None:
+    def __init__(self, tag: str, scope: str, serial: Iterable[int], connect_timeout: float, timeout: float) -> None:
         self._tag = tag
+        self._scope = scope
         self._serial = iter(serial)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
@@ -107,6 +145,10 @@ class Inspector:
         whether anybody waits for the findings or not."""
         self._anchors: dict[tuple[str, str], int] = {}
         """By way and target: the number of the first fresh connection that was answered after the target's end."""
+        self._hosts: dict[str, str] = {}
+        """By way: our address as the server sees it. Nothing is killed that comes from another one."""
+        self._trips: dict[str, float] = {}
+        """By key: seconds that the quickest exchange took, which is the way there and back."""
 
     def inspect(self, work: Work) -> Findings:
         """Do it; errors are in the findings. The caller holds a permit for one connection."""
@@ -141,51 +183,81 @@ class Inspector:
         return False
 
     def _afresh(self, work: Work, found: Findings) -> None:
+        """By every key. What one of them does not show, another one's list does; the list must be asked for after all
+        of them have answered, so that nobody is left in a queue."""
         gone: frozenset[str] | None = None
+        forbidden: dict[str, str] | None = None
         failed: AdminError | None = None
-        broken = False
+        broken = late = False
         for ways in work.endpoints:
             if not self.drop():
                 return
             try:
-                self._open(ways, found)
+                self._open(ways, found, work.places)
             except AdminError as error:
-                if error.kind != "unreachable" or len(work.endpoints) == 1:
+                if error.kind == "refused" or len(work.endpoints) == 1:
                     raise
+                if error.kind == "auth":
+                    found.shut_out.add(ways[0].key)
+                    late = late or gone is not None
                 # Where nobody listens, nobody can be in the queue. Where nobody answers, somebody can.
                 error.deserted = error.deserted and (failed is None or failed.deserted)
-                failed, broken = error, True
-                found.silent = found.silent or self.stalled or "no answer" in str(error)
+                if failed is None or failed.kind != "auth":
+                    failed = error
+                broken = True
+                found.silent = found.silent or found.tried[-1].silent or error.kind == "way"
                 continue
-            found.gone, broken = frozenset(), False
+            found.gone, found.forbidden, broken = frozenset(), {}, False
             assert self.kept is not None
             if self.kept.busy:  # it has no name there, so it is not kept either
                 found.busy = self.kept.busy
                 self.drop()
                 return
+            before, found.info = found.info, {}
             self._ask(work, found, work.targets)
-            gone = found.gone if gone is None else gone & found.gone
-        if gone is None:
+            self._who(ways[0].key, found)
+            found.info = before | found.info
+            here = found.forbidden
+            found.tried[-1].asked, found.tried[-1].forbidden = questions(work), frozenset(here)
+            forbidden = here if forbidden is None else {what: forbidden[what] for what in forbidden if what in here}
+            if "CLIENT LIST" in here:
+                found.shut_out.add(ways[0].key)
+                late = late or gone is not None
+            else:
+                gone = found.gone if gone is None else gone & found.gone
+        if found.silent or late:
+            self._anchors.clear()  # somebody may yet come out of a queue
+        if forbidden is None:
             raise failed or AdminError("unreachable", "no endpoint is known")
-        found.gone = frozenset() if found.silent else gone
-        found.fresh = not found.silent
+        found.forbidden = forbidden
+        found.gone = frozenset() if found.silent or late or gone is None else gone
+        found.fresh = not found.silent and not late
         if broken:
             self.drop()
 
-    def _open(self, ways: Sequence[Endpoint], found: Findings) -> None:
-        """The first credentials that are taken."""
+    def _open(self, ways: Sequence[Endpoint], found: Findings, places: Mapping[str, tuple[Place, ...]]) -> None:
+        """The first way that the server takes: of several with one address, some may have wrong passwords or files."""
+        worst: AdminError | None = None
         for endpoint in ways:
-            admin = Admin(endpoint, f"{self._tag}-{next(self._serial)}", self._connect_timeout, self._timeout)
+            name = f"{self._tag}-{next(self._serial)}"
+            at = places.get(endpoint.key, ())
+            admin = Admin(endpoint, name, self._connect_timeout, self._timeout, at, self._scope)
             self.kept = admin
             try:
                 admin.open()
             except AdminError as error:
                 found.address = admin.address
-                if error.kind == "auth":
-                    found.answered = True
-                    if endpoint is not ways[-1] and self.drop():
-                        continue
-                raise
+                unheard = self.stalled or "no answer" in str(error)
+                found.tried.append(Tried(endpoint, error.kind, str(error), silent=unheard))
+                found.answered = found.answered or error.kind == "auth"
+                if worst is None or worst.kind != "auth":
+                    worst = error
+                others = endpoint is not ways[-1] and error.kind != "refused" and admin.reached
+                if others and self.drop():
+                    continue
+                raise worst from None
+            self._trips[endpoint.key] = min(admin.took, self._trips.get(endpoint.key, admin.took))
+            found.tried.append(Tried(endpoint))
             found.answered = True
             found.server_pid = admin.server_pid
             found.address = admin.address
@@ -193,6 +265,10 @@ class Inspector:
         raise AdminError("unreachable", "no endpoint is known")
 
     def _ask(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
+        if self.kept is not None and self.kept.mute:
+            found.forbidden.update(dict.fromkeys(sorted(questions(work)), self.kept.mute))
+            found.answered = True
+            return
         if work.facts:
             self._facts(found)
         if targets or (work.listing and work.fresh):
@@ -200,6 +276,17 @@ class Inspector:
         elif work.listing:
             found.rows = self._list(found)
         found.answered = True
+
+    def _who(self, key: str, found: Findings) -> None:
+        """Which server is it to which this address leads now?"""
+        assert self.kept is not None
+        info = found.info
+        if not info and not self.kept.mute and "INFO" not in found.forbidden:
+            (reply,) = self.kept.pipeline(("INFO", "server"))
+            info = _fields(reply) if isinstance(reply, bytes) else {}
+        if info.get("run_id"):
+            found.said[key] = info["run_id"]
+            found.started[key] = max(0, (_number(info.get("uptime_in_seconds", "")) or 0) - 1)
 
     # ---- facts ------------------------------------------------------------------------------------
 
@@ -229,32 +316,95 @@ class Inspector:
 
     # ---- lists and proof --------------------------------------------------------------------------
 
-    def _list(self, found: Findings) -> list[Row] | None:
+    def _list(self, found: Findings, ids: Collection[int] = ()) -> list[Row] | None:
+        """The list, or only what it says of these connections and of the one that asks.
+
+        Raises:
+            ReplyError: the server does not list by number.
+        """
         assert self.kept is not None
+        kept = self.kept
+        some: tuple[str | int, ...] = ("ID", kept.id, *ids) if ids else ()
         try:
-            reply = self.kept.call("CLIENT", "LIST")
+            reply = kept.call("CLIENT", "LIST", *some)
         except ReplyError as error:
+            if some and not error.passing:
+                raise
             self._no("CLIENT LIST", error, found)
             return None
-        return parse(reply) if isinstance(reply, bytes) else None
+        took = kept.took
+        try:
+            rows = parse(reply if isinstance(reply, bytes) else repr(reply).encode())
+            if kept.id and all(row.id != kept.id for row in rows):
+                raise UnreadableError("CLIENT LIST does not show the connection that asked for it")
+        except UnreadableError as error:
+            found.forbidden["CLIENT LIST"] = str(error)
+            return None
+        finally:
+            trip = self._trips.get(kept.endpoint.key, took)
+            found.lists.append((reply.count(b"\n") if isinstance(reply, bytes) else 1, max(0.0, took - trip)))
+        return rows
+
+    def _list_again(self, found: Findings, rows: list[Row], verdict: Verdict, paid: float) -> list[Row] | None:
+        """What has become of those that keep targets from being proven: only these are asked for, which costs hardly
+        anything (Redis 6.2). None: not now."""
+        assert self.kept is not None
+        open_questions = (*verdict.leftovers, *verdict.suspects)
+        if self.kept.id:
+            try:
+                later = self._list(found, open_questions)
+                return None if later is None else merged(rows, open_questions, later)
+            except ReplyError:
+                pass
+        if sum(seconds for _, seconds in found.lists) >= paid:
+            return None
+        return self._list(found)
 
     def _prove(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
         assert self.kept is not None
         anchors = self._anchored(targets)
+        verdict: Verdict | None = None
+        rows: list[Row] | None = None
         for pause in PAUSES:
             if pause:
                 time.sleep(pause)
-            rows = self._list(found)
+            if rows is None or verdict is None:
+                rows = self._list(found)
+            else:
+                rows = self._list_again(found, rows, verdict, work.paid)
             if rows is None:
                 return
             found.rows = rows
-            host = next((row.host for row in rows if row.id == self.kept.id), None)
-            verdict = judge(rows, targets, fresh=self.kept.id, host=host, handshake=work.handshake, anchors=anchors)
+            here = self._address(rows)
+            # By a way that shows no list, our address may look another.
+            host = None if found.shut_out else here
+            verdict = judge(
+                rows,
+                targets,
+                fresh=self.kept.id,
+                host=host,
+                handshake=work.handshake,
+                anchors=anchors,
+                spare=work.spare,
+                ours=frozenset(self._hosts.values()),
+            )
             found.gone, found.suspects = verdict.gone, len(verdict.suspects)
             if verdict.leftovers:
                 self._kill(verdict.leftovers, found)
             elif not verdict.suspects:
                 return
+
+    def _address(self, rows: Iterable[Row]) -> str | None:
+        """Our own, by this way; None if the list does not tell."""
+        assert self.kept is not None
+        name, number = self.kept.shown, self.kept.id
+        here = next(
+            (row.host for row in rows if (row.id == number if number else name in (row.name, row.library))), None
+        )
+        self._hosts.pop(self.kept.endpoint.key, None)
+        if here is not None:
+            self._hosts[self.kept.endpoint.key] = here
+        return here
 
     def _anchored(self, targets: frozenset[str]) -> dict[str, int]:
         """The anchors of these, by the way that was just opened. A lower number is another server's, or the same one's
@@ -283,6 +433,12 @@ class Inspector:
             found.busy = str(error)
         else:
             found.forbidden[command] = str(error)
+
+
+def questions(work: Work) -> frozenset[str]:
+    """The commands that it takes."""
+    facts = {"INFO", "CONFIG"} if work.facts else set()
+    return frozenset(facts | ({"CLIENT LIST", "CLIENT KILL"} if work.targets or work.listing else set()))
 
 
 def _fields(text: bytes) -> dict[str, str]:

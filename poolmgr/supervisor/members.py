@@ -8,12 +8,13 @@ that concerns permits goes to the ledger; everything that concerns reaching a se
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable
 
 import msgspec
 
 from poolmgr import identity, wire
-from poolmgr.budget.accounts import Identity
+from poolmgr.budget.accounts import Identity, Server
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.turn import Tell
 from poolmgr.supervisor import sanity
@@ -32,11 +33,19 @@ AFTER_CLOSE = (0.05, 0.5)
 """Seconds after a link's end at which its process is looked at again: ``exec`` closes the link in its
 middle, when the new program cannot be told from the old one yet."""
 
+UNLINKED = 50
+"""How many processes without a link are looked at in one tick."""
+
 TOO_MANY = "too many servers are known here: is an address made up anew for each connection?"
+
+STRANGERS = "connections under names like ours of which nobody has registered"
 
 PICTURE_EVERY = 1.0
 PICTURE_OF = 5
 """How often, in seconds, members that wait are told who holds what; how many holders it names."""
+
+REFUSE_EVERY = 0.05
+"""Seconds between two refusals of what one member asks for at one server."""
 
 
 class Member(msgspec.Struct):
@@ -58,7 +67,8 @@ class Members:
     """Receives what links say.
 
     Args:
-        scope, boot: this supervisor's, as in tags.
+        boot: as in tags.
+        lock: device and inode of this supervisor's lock file.
         budget: the budget in the supervisor's own environment, as text.
         answer: answers a tool's question with (JSON, whether it is one).
         closed: a link has closed.
@@ -71,8 +81,8 @@ class Members:
         watch: Watch,
         book: Book,
         *,
-        scope: str,
         boot: str,
+        lock: tuple[int, int],
         budget: str,
         answer: Callable[[wire.Query | wire.SetBudget], wire.Answer],
         closed: Callable[[Link], None],
@@ -81,12 +91,16 @@ class Members:
         self._turns = turns
         self._watch = watch
         self._book = book
-        self._scope = scope
         self._boot = boot
+        self._lock = lock
         self._budget = budget
         self._answer = answer
         self._closed = closed
         self._pictured = 0.0
+        self._asking: dict[tuple[str, str], None] = {}
+        """Members that have just said that somebody waits there, and at which server."""
+        self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
+        """What was refused last: need, limit, and when."""
         self._loop = asyncio.get_running_loop()
         self._pid = ledger.owner.pid
         self.known: dict[str, Member] = {}
@@ -95,6 +109,8 @@ class Members:
         self._began = turns.clock()
         self.left = False
         """The last that went said goodbye."""
+        self.service_left = False
+        """A service's master has said goodbye, and no process has come since."""
 
     # ---- to members -------------------------------------------------------------------------------
 
@@ -112,7 +128,8 @@ class Members:
     def broadcast(self, site: Site, message: wire.Message) -> None:
         """To every member that uses this server or waits to."""
         frame = wire.encode(message)
-        tags = set(self._ledger.servers[site.id].accounts) | {tag for tag, _ in site.waiting}
+        waiting = {tag for tag, _ in site.waiting if site.health.up or site.ways.hopeless(tag)}
+        tags = waiting | set(self._ledger.servers[site.id].accounts)
         for tag in tags:
             member = self.known.get(tag)
             if member is not None and member.link is not None:
@@ -138,7 +155,7 @@ class Members:
             case wire.Query() | wire.SetBudget():
                 self._ask(link, message)
             case wire.Bye() if not link.tag:  # a gunicorn master's, which is no member
-                self.left = self.left or not self.known
+                self.left, self.service_left = self.left or not self.known, True
                 link.close()
             case _ if not link.tag:
                 link.refuse("say hello first")
@@ -161,14 +178,19 @@ class Members:
         match message:
             case wire.Report():
                 self._ledger.report(link.tag, link.number, message, now)
+                if message.waiting:
+                    self._asking[link.tag, message.server] = None
+                self._book.heard(message.server, link.tag, message.replied)
                 self._turns.touch()
             case wire.Attach():
                 if not self._attach(link.tag, message.endpoint):
                     link.refuse(TOO_MANY)
+            case wire.Detach():
+                self._detach(link, message, now)
             case wire.Lost():
                 self._book.lost(message.server, link.tag, message.serials)
             case wire.Trouble():
-                self._book.trouble(message.server, message.kind, message.detail)
+                self._book.trouble(link.tag, message)
             case wire.Stats():
                 self.totals.report(link.tag, message, inherited=link.number > 1 and message.since < self._began)
             case wire.Bye():
@@ -178,6 +200,17 @@ class Members:
                 log.info("member.left", extra={"member": link.peer.pid, "title": member.identity.title})
                 self._turns.touch()
                 link.close()
+
+    def _detach(self, link: Link, message: wire.Detach, now: float) -> None:
+        """It goes to an address no more; and with the last one of a server, it says goodbye to that."""
+        if message.endpoint:
+            self._book.detached(link.tag, message.endpoint)
+        if not message.server:
+            return
+        self._ledger.leave_one(link.tag, link.number, message.server, message.seq, now)
+        if self._book.goes_to(link.tag, message.server):  # it has come back meanwhile
+            self._ledger.attach(link.tag, message.server, now)
+        self._turns.touch()
 
     # ---- registration -----------------------------------------------------------------------------
 
@@ -194,11 +227,12 @@ class Members:
         assert tag is not None
         known = self.known.get(hello.tag)
         start, program = tag.start, identity.program(pid)
-        process = Identity(hello.tag, pid, start, program, hello.title[:80])
-        for other in list(self.by_pid.get(pid, ())):
-            before = self.known[other].identity.program
-            if before and program and before != program:
-                self._watch.check(other)  # the process has become another program
+        mark = hello.mark if hello.mark and identity.bears(pid, hello.mark) else 0
+        process = Identity(hello.tag, pid, start, program, hello.title[:80], mark)
+        for other in self.by_pid.get(pid, set()) - {hello.tag}:
+            self._watch.check(other)  # the process may have become another program
+        if hello.replaces and _is_another_of(hello.replaces, tag) and not self._ledger.is_departed(hello.replaces):
+            self.gone(hello.replaces)
         pidfd, link.pidfd = link.pidfd, -1
         if not self._watch.add(process, pidfd):
             link.drop()
@@ -208,12 +242,11 @@ class Members:
         opened: dict[str, int] = {}
         dropped = 0
         for hold in hello.holds:
-            site = self._book.held(hold)
-            if site is None:
-                dropped += 1
-                continue
-            holds[site.id] = holds.get(site.id, 0) + max(0, hold.stated)
-            opened[site.id] = opened.get(site.id, 0) + max(0, hold.open)
+            sites = self._book.held(hold)
+            dropped += not sites
+            for site, (stated, of_that) in sites.items():
+                holds[site.id] = holds.get(site.id, 0) + stated
+                opened[site.id] = opened.get(site.id, 0) + of_that
         if dropped:
             limited("member.holds_too_much", member=pid, dropped=dropped)
         if not self._ledger.register(process, hello.link, holds, now, opened=opened, ceiling=hello.descriptors):
@@ -228,8 +261,10 @@ class Members:
         version = min(wire.VERSION, hello.versions[1])
         self.known[hello.tag] = Member(process, link, max(0, hello.descriptors), version, since=now)
         self.by_pid.setdefault(pid, set()).add(hello.tag)
-        self.left = False
-        link.send(wire.Welcome(version, self._pid, self._budget))
+        self.left = self.service_left = False
+        self._ledger.adopt(hello.scope)
+        scope = next(iter(self._ledger.scopes), "")
+        link.send(wire.Welcome(version, self._pid, self._budget, scope, self._lock, parts=True))
         log.info(
             "member.joined",
             extra={
@@ -259,8 +294,8 @@ class Members:
         tag = identity.find(hello.tag)
         if tag is None or tag.process != hello.tag:
             return "your tag is not one"
-        if tag.scope != self._scope or tag.boot != self._boot:
-            return "your tag was made for another socket, host, user or boot"
+        if tag.boot != self._boot:
+            return "your tag was made in another boot"
         if tag.pid != link.peer.pid:
             return f"your tag says process {tag.pid} and the kernel says {link.peer.pid}"
         if tag.start != identity.start_time(link.peer.pid):
@@ -272,14 +307,14 @@ class Members:
 
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> bool:
         """Whether there is room for it."""
-        site = self._book.site_for(endpoint)
+        site = self._book.site_for(endpoint, tag)
         if site is None:
             return False
         if site.resolved:
             self.resolved(site, tag, endpoint.key)
         else:
             site.waiting.append((tag, endpoint.key))
-            if not site.health.up:
+            if not site.health.up and site.ways.hopeless(tag):
                 self.send(tag, self._book.health_of(site))
         return True
 
@@ -326,8 +361,14 @@ class Members:
         self._book.exited(tag)
         self._turns.touch()
 
+    def let_go(self, tag: str) -> None:
+        """Nothing of it is left at a server. One that lives and has never registered is not followed any more."""
+        if tag not in self._ledger.members and not any(tag in s.quarantine for s in self._ledger.servers.values()):
+            self._watch.remove(tag)
+
     def _forget(self, tag: str) -> None:
         member = self.known.pop(tag, None)
+        self._refused = {key: last for key, last in self._refused.items() if key[0] != tag}
         self.totals.ended(tag)
         self._watch.remove(tag)
         if member is not None:
@@ -344,6 +385,8 @@ class Members:
             if not link.known and now - link.since > SILENT_STRANGER and not link.has_spoken():
                 limited("client.silent", member=link.peer.pid)
                 link.drop()
+        for tag in [tag for tag, member in self._ledger.members.items() if not member.linked][:UNLINKED]:
+            self._watch.check(tag)  # a program that has ended says no more, and neither does its successor
         if now - self._pictured >= PICTURE_EVERY:
             self._pictured = now
             self._send_pictures()
@@ -351,13 +394,42 @@ class Members:
     def _send_pictures(self) -> None:
         for server in self._ledger.servers.values():
             waiting = [tag for tag, account in server.accounts.items() if account.report and account.report.waiting]
-            if not waiting:
+            if waiting:
+                picture = self._picture(server)
+                for tag in waiting:
+                    self.send(tag, picture)
+
+    def refuse(self) -> None:
+        """After a turn: who has asked for more and got less is sent the picture at once. It is the answer that there is
+        no more now, for callers that wait for no other process."""
+        asking, self._asking = self._asking, {}
+        now = self._turns.clock()
+        for tag, id in asking:
+            server = self._ledger.servers.get(id)
+            account = server.accounts.get(tag) if server is not None else None
+            if server is None or account is None or account.waiting is None or server.held:
+                self._refused.pop((tag, id), None)
                 continue
-            held = sorted(((a.charge, tag) for tag, a in server.accounts.items()), reverse=True)[:PICTURE_OF]
-            others = tuple((self._describe(tag), charge) for charge, tag in held if charge)
-            for tag in waiting:
-                self.send(tag, wire.Picture(server.id, server.budget, others))
+            need, limit, at = self._refused.get((tag, id), (0, 0, -PICTURE_EVERY))
+            if now >= at + (REFUSE_EVERY if (need, limit) != (account.need, account.limit) else PICTURE_EVERY):
+                self._refused[tag, id] = account.need, account.limit, now
+                self.send(tag, self._picture(server))
+
+    def _picture(self, server: Server) -> wire.Picture:
+        held = heapq.nlargest(PICTURE_OF, ((a.charge, tag) for tag, a in server.accounts.items()))
+        others = [(self._describe(tag), charge) for charge, tag in held if charge]
+        others += [("processes that have ended", left)] if (left := server.quarantined - server.strange) else []
+        others += [(STRANGERS, server.strange)] if server.strange else []
+        return wire.Picture(server.id, server.budget, tuple(others))
 
     def _describe(self, tag: str) -> str:
         process = self._ledger.members[tag].identity
         return f"{process.title or 'process'} {process.pid}"
+
+
+def _is_another_of(other: str, tag: identity.Tag) -> bool:
+    """Whether that is another tag of the same process."""
+    found = identity.find(other)
+    if found is None or found.process != other or other == tag.process:
+        return False
+    return (found.boot, found.pid, found.start) == (tag.boot, tag.pid, tag.start)

@@ -147,7 +147,12 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
         for state in STATES:
             members.add_metric([server.id, state], sum(1 for member in server.members if member.state == state))
     yield members
-    yield gauge("poolmgr_server_up", "1 if the server answers the supervisor.", lambda s: int(s.health.up))
+    yield gauge("poolmgr_server_up", "0 while processes cannot connect.", lambda s: int(s.health.up))
+    yield gauge(
+        "poolmgr_server_unseen",
+        "1 while the supervisor cannot reach the server, list its clients or log in.",
+        lambda s: int(bool(s.health.unseen)),
+    )
     yield gauge("poolmgr_handover_seconds", "Time a permit takes from one to another.", lambda s: of(s).handover)
     yield gauge(
         "poolmgr_audit_differences",

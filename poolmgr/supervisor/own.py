@@ -20,6 +20,10 @@ class OwnPermits:
     Args:
         touch: asks for a turn.
         clock: monotonic seconds.
+
+    Attributes:
+        used: permits that a connection of ours holds, or that are lent to a look elsewhere.
+        kept: permits that are kept although nobody uses them, so that there is always something to look with.
     """
 
     def __init__(self, ledger: Ledger, server: str, touch: Callable[[], None], clock: Callable[[], float]) -> None:
@@ -28,13 +32,15 @@ class OwnPermits:
         self._touch = touch
         self._clock = clock
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._into: OwnPermits | None = None
         self.used = 0
+        self.kept = 0
 
     async def acquire(self, timeout: float) -> bool:
         """Wait for a permit, by recall if none is free. False: none came in ``timeout`` seconds."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        self._want()
+        self._present._waiters.append(waiter)
+        self._present.granted()  # one that is kept back is there already
         try:
             async with asyncio.timeout(timeout):
                 await waiter
@@ -46,14 +52,22 @@ class OwnPermits:
                 self.release()
             raise
         finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-                self._want()
+            present = self._present
+            if waiter in present._waiters:
+                present._waiters.remove(waiter)
+                present._want()
 
     def release(self) -> None:
         """The connection that held it is proven gone, or was never opened."""
-        self.used -= 1
-        self.granted()
+        present = self._present
+        present.used -= 1
+        present.granted()
+
+    def keep(self, count: int) -> None:
+        """Keep so many permits from now on, whether or not anybody uses them."""
+        if count != self.kept and self._into is None:
+            self.kept = count
+            self.granted()
 
     def granted(self) -> None:
         """A turn has granted some, or one was released: pass them on; what nobody wants goes back."""
@@ -62,13 +76,31 @@ class OwnPermits:
             if not waiter.done():
                 self.used += 1
                 waiter.set_result(None)
-        surplus = self._ledger.own(self._server) - self.used
+        surplus = self._ledger.own(self._server) - max(self.used, self.kept)
         if surplus > 0:
             self._ledger.return_own(self._server, surplus, self._clock())
         self._want()
 
+    def pass_to(self, twin: OwnPermits) -> None:
+        """The server is known by another name, whose ledger takes the permits (:meth:`Ledger.dissolve`): who has one of
+        them gives it back there, and who waits for one waits there."""
+        twin.used += self.used
+        twin._waiters += self._waiters
+        self.used = self.kept = 0
+        self._waiters.clear()
+        self._into = twin
+
+    @property
+    def _present(self) -> OwnPermits:
+        """These, or those that have taken them."""
+        present = self
+        while present._into is not None:
+            present = present._into
+        return present
+
     def _want(self) -> None:
-        self._ledger.want_own(self._server, self.used + len(self._waiters), self._clock())
+        wanted = max(self.used + len(self._waiters), self.kept)
+        self._ledger.want_own(self._server, wanted, self._clock())
         self._touch()
 
 

@@ -10,22 +10,34 @@ is kept open between two looks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from poolmgr.supervisor.allowance import Allowance
 from poolmgr.supervisor.consequences import Consequences
 from poolmgr.supervisor.endings import Endings
-from poolmgr.supervisor.eye import Eye
-from poolmgr.supervisor.inspection import Work
+from poolmgr.supervisor.eye import UNCLOSED, Eye
+from poolmgr.supervisor.inspection import Findings, Work
+from poolmgr.supervisor.likeness import NoPermitError
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.resolution import Resolution
+from poolmgr.supervisor.resolution import Resolution, started
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.timetable import AGAIN, BUSY, Timetable
 from poolmgr.supervisor.unproven import Waits
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.book import Book
+
+
+KEPT_BACK_FROM = 4
+"""Budget from which on one permit is kept for the supervisor, whether or not a connection is open."""
+
+REPLACE_EVERY = 30.0
+"""Seconds until a connection that is not answered is replaced again."""
 
 
 class Probe:
@@ -38,10 +50,12 @@ class Probe:
         self._turns = book.turns
         self.permits = OwnPermits(book.ledger, site.id, book.turns.touch, book.turns.clock)
         self._eye = Eye(site, book.ledger, self.permits, settings, book.serial, self._kept_ended)
-        self.allowance = Allowance(site, book.ledger, settings, book.scope, self._descriptors)
+        self.allowance = Allowance(site, book.ledger, settings, book.belonging, self._descriptors)
         self._timetable = Timetable(site, book.ledger, settings.socket_connect_timeout + settings.socket_timeout)
-        self._waits = Waits(site, book.ledger, self.permits.release, self._search)
         self._endings = Endings(site, book, self.permits)
+        self._waits = Waits(
+            site, book.ledger, self.permits.release, self._endings.let_go, self._search, book.scope.unproven
+        )
         self._consequences = Consequences(
             site,
             book,
@@ -54,17 +68,23 @@ class Probe:
             site,
             book,
             eye=self._eye,
+            own=self.permits,
             allowance=self.allowance,
             timetable=self._timetable,
             consequences=self._consequences,
             no_permit=lambda now: self._waits.no_permit(self._endings.targets(), now),
             end=self._merged,
         )
+        self.outages = self._consequences.outages
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._using = asyncio.Lock()
+        """Held while something is done with the eye."""
         self.busy = False
         """In the middle of something."""
+        self._replaced = -REPLACE_EVERY
+        """When a connection that was not answered was replaced."""
         self.unwanted = False
         """Nobody uses the server: keep nothing open, look no more."""
         self._ended = False
@@ -83,6 +103,21 @@ class Probe:
         self._timetable.hurry = True
         self._event.set()
 
+    def list_again(self) -> None:
+        """The last list shows what has to be borne out."""
+        self._timetable.list_again()
+        self._event.set()
+
+    def ask_anew(self) -> None:
+        """Ask now who it is, by fresh connections to all its addresses."""
+        self._timetable.ask_anew()
+        self._event.set()
+
+    def try_anew(self) -> None:
+        """There is something that has not been tried."""
+        self._timetable.retry_at = self._timetable.prove_at = 0.0
+        self.hurry()
+
     def exited(self, tag: str) -> None:
         """A process is gone."""
         self._resolution.heard(tag)
@@ -99,6 +134,64 @@ class Probe:
             self.allowance.apply(self._turns.clock(), at_once=at_once)
             self._turns.touch()
 
+    async def lend(self, patience: float) -> bool:
+        """A permit of this server for a look at an address that may lead here, too; to be given back to ``permits``.
+        What is kept open is closed for it where there is no other. False: none came in ``patience`` seconds."""
+        free = self._book.ledger.servers[self.site.id].free
+        if free < 1 and self._eye.holding and not self._eye.stalled and not self._using.locked():
+            async with self._using:
+                await self._eye.shut()
+        return await self.permits.acquire(patience)
+
+    @contextlib.asynccontextmanager
+    async def showing(self, patience: float) -> AsyncIterator[Eye | None]:
+        """The eye with a connection that is open, to be looked for by another address. None: there is none just now.
+
+        Raises:
+            NoPermitError: for want of a permit.
+        """
+        if self._ended or self._eye.stalled or not self.site.reached:
+            yield None
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self._using.acquire()
+        except TimeoutError:
+            yield None
+            return
+        try:
+            if self._eye.sign is None:
+                if not await self._eye.permit(patience):
+                    raise NoPermitError(self.site.id)
+                await self.show_another()
+            yield self._eye
+        finally:
+            if self._timetable.sparing and not self._eye.stalled:
+                await self._eye.shut()
+            self._using.release()
+            self._event.set()
+
+    async def show_another(self) -> None:
+        """Close what is open, to the server's end-of-file, and open another one with the same permit."""
+        await self._eye.look(Work(endpoints=self.site.endpoints, fresh=True))
+
+    def doubt(self, name: str) -> None:
+        """A connection of that name was made with a permit that was lent, and nobody answers: it may lead here. The
+        permit stays with it until this server has been seen not to have it."""
+        self.site.unclosed[name] = self._turns.clock()
+        self._timetable.prove_at = 0.0
+        self._event.set()
+
+    @property
+    def still_runs(self) -> bool:
+        """It does not answer, and holds a connection of ours: it has not been restarted."""
+        return self._eye.silent
+
+    def resume(self) -> None:
+        """Somebody has come after all."""
+        self._keep()
+        self._event.set()
+
     def _search(self) -> None:
         """What was charged here is free without a proof."""
         self._book.whole_since = self._turns.clock()
@@ -113,6 +206,7 @@ class Probe:
         """An outage is seen at once, and so is its end when the server had stalled."""
         self._timetable.renew = True
         self._timetable.retry_at = 0.0
+        self._book.compare_anew(self.site)
         self.hurry()
 
     # ---- the task -----------------------------------------------------------------------------------
@@ -122,20 +216,20 @@ class Probe:
             self._event.clear()
             now = self._turns.clock()
             self._resolution.release_held_raises(now)
+            self._keep()
             work = self._due(now)
             if work is None:
                 await self._sleep(now)
                 continue
             self.busy = True
             try:
-                if not work.endpoints:
-                    await self._eye.shut()
-                elif self.site.resolved:
-                    await self._go(work)
-                else:
-                    async with self._book.resolving:
-                        if not self.site.resolved and not self._ended:
-                            await self._resolution.resolve(work)
+                async with self._using:
+                    if not work.endpoints:
+                        await self._eye.shut()
+                    elif self.site.resolved:
+                        await self._go(work)
+                    else:
+                        await self._resolution.resolve(work)
             except asyncio.CancelledError:
                 raise
             except Exception:  # one server's surprise must not end the care for it
@@ -145,19 +239,33 @@ class Probe:
             finally:
                 self.busy = False
 
+    def _keep(self) -> None:
+        """Something to look with is kept back, so that no look depends on what members give back; while nobody is there
+        too, for it has to be there before who comes next has got everything."""
+        enough = self._book.ledger.servers[self.site.id].budget >= KEPT_BACK_FROM
+        self.permits.keep(int(self.site.resolved and enough and not self._stopping))
+
     def _due(self, now: float) -> Work | None:
         site = self.site
         targets = self._endings.targets()
+        if site.resolved:
+            server = self._book.ledger.servers[site.id]
+            users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
+            self._book.forget_keys(site, site.ways.keep(users))
+        if site.hidden and site.resolved:  # no look says anything: time stands in for all proofs
+            self._waits.looked(targets, now, fresh=True, blind=True)
+            targets = self._endings.targets()
         if not site.endpoints:
             self._waits.nobody_to_ask(targets, now, alone=self._book.stopping)
             return None
-        if self._book.stopping and not site.health.up:
+        if self._book.stopping and not site.reached:
             self._waits.nobody_to_ask(targets, now, alone=True)
             targets = self._endings.targets()
             if site.unclosed:
                 return None  # one that is not answered is enough
+        strange = self._endings.strange()
         return self._timetable.due(
-            now, targets, stopping=self._stopping, stalled=self._eye.stalled, holding=self._eye.holding
+            now, targets, strange, stopping=self._stopping, stalled=self._eye.stalled, holding=self._eye.holding
         )
 
     @property
@@ -165,9 +273,10 @@ class Probe:
         return self._book.stopping or self.unwanted
 
     async def _sleep(self, now: float) -> None:
-        until = self._timetable.until(
-            now, self._endings.targets(), stopping=self._stopping, held_until=self._resolution.held_until(now)
-        )
+        later = min(self._resolution.held_until(now), self._endings.due_at(now))
+        until = self._timetable.until(now, self._endings.targets(), stopping=self._stopping, held_until=later)
+        if self.site.hidden and self._endings.targets():
+            until = min(until, now + 0.5)
         try:
             async with asyncio.timeout(max(0.001, until - now)):
                 await self._event.wait()
@@ -176,6 +285,9 @@ class Probe:
 
     async def _go(self, work: Work) -> None:
         """One look at a resolved server."""
+        if self._eye.stalled and self.outages.blind and self._may_replace():
+            await self._eye.shut()
+            work = msgspec.structs.replace(work, fresh=True)
         if not await self._eye.permit():
             now = self._turns.clock()
             self._timetable.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
@@ -191,38 +303,70 @@ class Probe:
             self._timetable.renew = True  # it may be this connection only
             return
         self._timetable.renew = False
-        self._consequences.note(found, now)
+        self._consequences.note(found, now, began)
         if found.run_id or not found.answered:
             self.site.asked_at = began
+        if found.said or not found.answered:
+            self.site.fresh_at = began
+        self._compare(work, found, began, now)
         if found.error is None or found.answered:
             self._consequences.feed(work, found, now)
             if searching:
                 self._timetable.search_at = now + (BUSY if found.busy else AGAIN)
                 self._resolution.search_again(found, now, began)
-        if self._book.twin_of(self.site) is not None:
-            await self._unite()
+        self._resolution.part()
+        twin = self._book.twin_of(self.site) or await self._resolution.twin_by_likeness(found)
+        if twin is not None:
+            await self._eye.shut()
+            if not self._ended:
+                self._resolution.unite(twin)
+            self._turns.touch()
             return
         if (self._timetable.sparing or self._stopping or found.error is not None) and not self._eye.stalled:
             await self._eye.shut()
         self._turns.touch()
 
-    async def _unite(self) -> None:
-        await self._eye.shut()
-        async with self._book.resolving:  # nobody has borrowed our permits
-            if not self._ended:
-                self._resolution.unite()
-        self._turns.touch()
+    def _compare(self, work: Work, found: Findings, began: float, now: float) -> None:
+        """What its addresses say, where they were asked by fresh connections."""
+        sameness = self.site.sameness
+        if work.fresh or found.said:
+            self._timetable.asked(now)
+        elif found.error is None and self._timetable.is_to_ask(now) and not self._stopping:
+            self._timetable.ask_anew()
+        if not found.said:
+            return
+        several = bool(sameness.several)
+        settled = sameness.asked(found.said, began, started(found, now))
+        if sameness.several and not several:
+            log.warning("server.several", extra={"server": self.site.id, "run_ids": len(sameness.several)})
+        if not settled:
+            self._timetable.ask_anew()
+        if not settled or sameness.several:
+            found.gone = frozenset()
+
+    def _may_replace(self) -> bool:
+        """What is kept is not answered, and others have had replies: it may be this connection only. So another one is
+        tried, though each takes a permit with it until its end is proven."""
+        now = self._turns.clock()
+        if len(self.site.unclosed) + 1 >= UNCLOSED or now < self._replaced + REPLACE_EVERY:
+            return False
+        self._replaced = now
+        return True
 
     # ---- the end ------------------------------------------------------------------------------------
 
     def _merged(self) -> None:
         """The site was another name of one that has a probe of its own."""
         self._ended = True
+        self.outages.close()
+        self._book.unplaced.discard(self)
         self._eye.stop()
 
     def cancel(self) -> None:
         """Nobody uses the server and nothing is open there: end."""
         self._ended = True
+        self.outages.close()
+        self._book.unplaced.discard(self)
         if self._task is not None:
             self._task.cancel()
         self._eye.stop()
@@ -230,6 +374,7 @@ class Probe:
     async def close(self) -> None:
         """Stop looking and close what is kept."""
         self._ended = True
+        self.outages.close()
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -2,8 +2,9 @@
 
 A process is named by its pid *and* its start time, and followed by a pidfd, which becomes readable
 when the process has ended (pidfd_open(2)); neither can be fooled by a pid that is used again. A
-process that becomes another program keeps all three, so the auxiliary vector of the program is
-compared too: whenever its link closes (``exec`` closes it) and from time to time.
+process that becomes another program keeps all three. So whenever its link closes (``exec`` closes it), and while it has
+none, its auxiliary vector is compared, and a mapping is looked for that its program has made (:func:`identity.mark`);
+the vector, which is read quickly, from time to time besides.
 
 Where the system has no pidfds, :class:`PollingWatch` looks at pid and start time with psutil a few
 times a second. That is weaker: an exit is noticed late, and ``exec`` is not noticed at all.
@@ -100,7 +101,12 @@ def readable(fd: int) -> bool:
 
 
 def _became_another(process: Identity) -> bool:
-    """Whether its program differs. A hash that cannot be read (another user's process) proves nothing."""
+    """Whether its program differs. What cannot be read (of another user's process) proves nothing."""
+    return _differs(process) or bool(process.mark and not identity.bears(process.pid, process.mark))
+
+
+def _differs(process: Identity) -> bool:
+    """The quick half of it, which sees nothing where all programs have the same addresses."""
     now = identity.program(process.pid)
     return bool(now and process.program and now != process.program)
 
@@ -176,13 +182,16 @@ class PidfdWatch:
         self._gone(tag)
 
     def check(self, tag: str) -> None:
+        self._check(tag, _became_another)
+
+    def _check(self, tag: str, is_another: Callable[[Identity], bool]) -> None:
         process, fd = self._of.get(tag, (None, -1))
         if process is None:
             return
         if fd < 0:
             if not self._follow(process):
                 self._gone(tag)
-        elif readable(fd) or _became_another(process):
+        elif readable(fd) or is_another(process):
             self._ended(tag)
 
     def remove(self, tag: str) -> None:
@@ -196,7 +205,7 @@ class PidfdWatch:
             self._turn = list(self._of)
         now, self._turn = self._turn[: self.SLICE], self._turn[self.SLICE :]
         for tag in now:
-            self.check(tag)
+            self._check(tag, _differs)
 
     def close(self) -> None:
         for tag in list(self._of):

@@ -9,13 +9,16 @@ process's for accept, so none of them can appear later. What is asked of whom is
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from poolmgr import identity
 
-_ROW = re.compile(rb"^id=(\d+) addr=(\S*) (?:laddr=\S* )?(?:fd=\S* )?name=(\S*) age=(\d+)")
+_ROW = re.compile(rb"id=(\d+) addr=(\S*) (?:laddr=\S* )?(?:fd=\S* )?name=(\S*) age=(\d+)")
+_ROW_OF_PATH = re.compile(rb"id=(\d+) addr=(\[?/.*?)(?: laddr=.*)?(?: fd=-?\d+)? name=(\S*) age=(\d+)(?!.* name=)")
+"""The path of a Unix socket stands in ``addr`` and ``laddr`` as it is, with its blanks. No field from ``name`` on can
+hold a blank (CLIENT SETNAME, CLIENT SETINFO and ACL SETUSER refuse it), so the last ``name=`` is the connection's."""
 _COMMAND = re.compile(rb" cmd=(\S*)")
 _LIBRARY = re.compile(rb" lib-name=(\S*)")
 _FLAGS = re.compile(rb" flags=(\S*)")
@@ -37,31 +40,39 @@ class Row(msgspec.Struct, frozen=True):
     command: str = ""
     library: str = ""
     flags: str = ""
+    tag: identity.Tag | None = None
+    """Ours in its name or library name, if it bears one: looked for once, where the list is read."""
+
+    def __post_init__(self) -> None:
+        if self.tag is None and (_OURS in self.name or _OURS in self.library):
+            msgspec.structs.force_setattr(self, "tag", identity.find(self.name) or identity.find(self.library))
 
     @property
     def host(self) -> str:
         """The address without the port: equal for all connections from the same place."""
         return self.addr.rpartition(":")[0]
 
-    @property
-    def tag(self) -> identity.Tag | None:
-        """Our tag in its name or library name, if it bears one."""
-        if _OURS not in self.name and _OURS not in self.library:
-            return None
-        return identity.find(self.name) or identity.find(self.library)
+
+class UnreadableError(ValueError):
+    """A list holds a row that is not understood. The text quotes it."""
 
 
 def parse(text: bytes) -> list[Row]:
-    """The rows of a reply to ``CLIENT LIST``; lines that are not understood are left out. Connections that
-    bear somebody else's name are all :data:`FOREIGN`."""
+    """The rows of a reply to ``CLIENT LIST``. Connections that bear a foreign name are all :data:`FOREIGN`.
+
+    Raises:
+        UnreadableError: a row is not understood. It may be any connection, so the list proves nothing.
+    """
     rows = []
     for line in text.split(b"\n"):
-        if b" name= " not in line and b"pm1." not in line and line.startswith(b"id="):
+        if not line:
+            continue
+        if b"pm1." not in line and b" name= " not in line and b" name=" in line and line.startswith(b"id="):
             rows.append(FOREIGN)  # a server may have thousands of them
             continue
-        head = _ROW.match(line)
+        head = (_ROW if line.count(b" name=") == 1 else _ROW_OF_PATH).match(line) or _ROW_OF_PATH.match(line)
         if head is None:
-            continue
+            raise UnreadableError(f"a row of CLIENT LIST is not understood: {line[:120].decode('ascii', 'replace')!r}")
         number, addr, name, age = head.groups()
         command, library, flags = _COMMAND.search(line), _LIBRARY.search(line), _FLAGS.search(line)
         rows.append(
@@ -97,6 +108,15 @@ class Verdict(msgspec.Struct, frozen=True):
     suspects: tuple[int, ...]
 
 
+def merged(rows: Iterable[Row], asked: Collection[int], later: Iterable[Row]) -> list[Row]:
+    """A list, and what a later one says of the connections that were asked for: what it does not show is gone.
+
+    Whatever has come since the first list is on neither. It is younger than the fresh connection, and so nobody dead's.
+    """
+    asked = set(asked)
+    return [row for row in rows if row.id not in asked] + [row for row in later if row.id in asked]
+
+
 def judge(
     rows: Collection[Row],
     targets: Collection[str],
@@ -105,6 +125,8 @@ def judge(
     host: str | None,
     handshake: float,
     anchors: Mapping[str, int] | None = None,
+    spare: Collection[str] = (),
+    ours: Collection[str] | None = None,
 ) -> Verdict:
     """What the list shows of ``targets``: tags of processes (``pm1...``) or names of single connections
     (a tag, a dash, a serial).
@@ -116,14 +138,19 @@ def judge(
         handshake: seconds after which every connection of ours has a name, or is no more.
         anchors: the number of the first fresh connection after a target's end, where that was an earlier one: what
             others have opened since is not suspected, however often they come and go.
+        spare: targets whose connections may be anybody's, and are not to be killed.
+        ours: our addresses as the server sees them, by all ways; None: ``host``. What comes from elsewhere bears a name
+            that was copied, by a clone of this machine for one: it counts, and is not to be killed.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[Row]] = {}
+    if ours is None:
+        ours = () if host is None else (host,)
     suspects = []
     for row in rows:
         tag = row.tag
         if tag is not None:
-            found.setdefault(tag.process, []).append(row.id)
-            found.setdefault(f"{tag.process}-{tag.serial}", []).append(row.id)
+            found.setdefault(tag.process, []).append(row)
+            found.setdefault(f"{tag.process}-{tag.serial}", []).append(row)
         elif (
             not row.name
             and not row.library
@@ -138,7 +165,7 @@ def judge(
     oldest = min(suspects, default=None)
     ends = {target: (anchors or {}).get(target, fresh) for target in targets}
     doubtful = {target for target in targets if oldest is not None and (not ends[target] or oldest < ends[target])}
-    leftovers = sorted({number for target in left for number in found[target]})
+    leftovers = sorted({row.id for target in left.difference(spare) for row in found[target] if row.host in ours})
     if targets:
         last = max(ends.values()) if all(ends.values()) else fresh
         suspects = [number for number in suspects if not last or number < last]

@@ -4,23 +4,29 @@ An endpoint is *resolved* by asking the server behind it for its run_id, with a 
 server that it might turn out to be, so that even the question stays within the budget. A server that is
 new is searched for connections that are there already (:mod:`poolmgr.supervisor.census`), and nothing is
 raised before those who hold them have had time to register. Two sites that turn out to be one server
-become one: the twin takes what is left. Nobody may be told an id before it is known, so whoever calls
-:meth:`Resolution.resolve` or :meth:`Resolution.unite` holds ``book.resolving``: one at a time.
+become one: the twin takes what is left. Several sites can be resolved at the same time: each decision is made
+between two waits, from what is known then, so that none of them waits for another one's server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from poolmgr.supervisor import census, unproven
+from poolmgr.supervisor.admin import Place
 from poolmgr.supervisor.allowance import Allowance
 from poolmgr.supervisor.consequences import Consequences
-from poolmgr.supervisor.eye import PATIENCE, Eye
+from poolmgr.supervisor.eye import Eye
 from poolmgr.supervisor.inspection import Findings, Work
+from poolmgr.supervisor.likeness import NoPermitError, alike
 from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.own import OwnPermits
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.timetable import BUSY, Timetable
 
@@ -31,6 +37,16 @@ if TYPE_CHECKING:
 UNHEARD = 2.0
 """Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
 connections of ours and have not registered."""
+
+PATIENCE, ROUND = 5.0, 1.0
+"""Seconds to wait for the permits of all servers that an address may lead to; for one attempt to have all of them at
+the same time, after which they are given back, for others may need them."""
+
+OVER_EVERY = 30.0
+"""Seconds between two looks at unknown addresses without a server's permit."""
+
+STILL = 0.05
+"""Seconds until it is looked again whether a server that hangs has answered, unless that is noticed before."""
 
 SHORT = 0.5
 """Seconds to wait for a permit to look with at a server of which not even the budget is known."""
@@ -53,6 +69,7 @@ class Resolution:
         book: Book,
         *,
         eye: Eye,
+        own: OwnPermits,
         allowance: Allowance,
         timetable: Timetable,
         consequences: Consequences,
@@ -64,6 +81,7 @@ class Resolution:
         self._ledger = book.ledger
         self._turns = book.turns
         self._eye = eye
+        self._own = own
         self._allowance = allowance
         self._timetable = timetable
         self._consequences = consequences
@@ -74,6 +92,8 @@ class Resolution:
         self._unheard_until = 0.0
         self._met = "", 0.0
         """The run_id that was found first, and when."""
+        self._over: set[Probe] = set()
+        """Those over whose budget this look is made."""
 
     def heard(self, tag: str) -> None:
         """A process has registered, or is gone."""
@@ -82,72 +102,269 @@ class Resolution:
     async def resolve(self, work: Work) -> None:
         """Learn the run_id, with a permit of every server that it might turn out to be."""
         site = self._site
-        server = self._ledger.servers[site.id]
-        now = self._turns.clock()
-        new = site.governor.budget is None
-        if new and server.budget < max(1, server.outstanding):
-            self._ledger.set_budget(site.id, max(1, server.outstanding), now)
-        lenders = [p for p in self._book.probes.values() if p.site is not site and p.site.resolved]
-        borrowed: list[Probe] = []
-
-        async def borrow(lender: Probe) -> None:
-            if await lender.permits.acquire(PATIENCE):
-                borrowed.append(lender)
-
+        if self._eye.silent:  # still: what is open is waited for
+            self._timetable.retry_at = self._turns.clock() + STILL
+            return
         try:
-            await asyncio.gather(*map(borrow, lenders))
-            if not await self._eye.permit(SHORT if new else PATIENCE):
-                now = self._turns.clock()
-                if new:  # what members state fills all that we know of: there must be one more
-                    self._ledger.set_budget(site.id, server.outstanding + 1, now)
-                else:
-                    self._no_permit(now)
-                self._turns.touch()
+            work = await self._located(work)
+        except OSError as error:
+            self._timetable.hurry = False
+            now = self._turns.clock()
+            found = Findings(error=("unreachable", error.strerror or str(error)))
+            self._consequences.note(found, now, now)
+            self._take_its_word(found, now)
+            return
+        self._over.clear()
+        borrowed: list[Probe] = []
+        probe = self._book.probes[site.id]
+        try:
+            if not await self._permits(borrowed):
                 return
+            self._book.unplaced.add(probe)
             self._timetable.hurry = False
             began = self._turns.clock()
-            found = await self._eye.look(work)
-            now = self._turns.clock()
-            self._consequences.note(found, now)
-            known = not found.busy and (found.error is None or _keeps_us_out(found))
-            if not known:
-                if found.busy:
-                    self._timetable.retry_at = now + BUSY
-                if not self._eye.stalled:
-                    await self._eye.shut()
-                return
-            if self._in_doubt(found, now):
-                await self._eye.shut()
-                self._timetable.retry_at = now + 0.02
-                return
-            site.asked_at = began
-            site.run_id = found.run_id
-            if self._book.twin_of(site) is not None:
-                # Before, for nothing may come between the book's making one of the two and the ledger's: who
-                # registered then would be found to state more than is charged, as if a snapshot were lost.
-                await self._eye.shut()
-            target = self._book.is_resolved(site, found.run_id)
-            if target is not site:
-                self._hand_over(self._book.probes[target.id])
-                return
-            self._met_anew(found, now, began)
-            if found.error is not None or self._timetable.sparing:
-                await self._eye.shut()
+            await self._look(work, began, borrowed)
         finally:
-            for probe in borrowed:
-                probe.permits.release()
+            if not self._eye.stalled:
+                self._book.unplaced.discard(probe)
+            for lender in borrowed:
+                lender.permits.release()
             self._turns.touch()
 
+    async def _located(self, work: Work) -> Work:
+        """Names are looked up before anything is borrowed: that can take long, and opens nothing."""
+        places: dict[str, tuple[Place, ...]] = {}
+        failure: OSError | None = None
+        for ways in work.endpoints:
+            try:
+                places[ways[0].key] = await self._eye.locate(ways[0])
+            except OSError as error:
+                failure = error
+        if not places and failure is not None:
+            raise failure
+        known = tuple(ways for ways in work.endpoints if ways[0].key in places)
+        return msgspec.structs.replace(work, endpoints=known, places=places)
+
+    # ---- permits for it ---------------------------------------------------------------------------
+
+    async def _permits(self, borrowed: list[Probe]) -> bool:
+        """Have one of our own, and one of each server that it may be. What is not to be had in :data:`PATIENCE` seconds
+        is overdrawn, seldom, and counted as unproven: else whoever has pinned all permits of one server would keep
+        everybody from using another one."""
+        until = self._turns.clock() + PATIENCE
+        while not self._room():
+            if self._turns.clock() >= until:
+                break
+            await asyncio.sleep(0.02)
+        while True:
+            missing = await self._borrow(borrowed, ROUND)
+            if not missing:
+                break
+            if self._turns.clock() >= until:
+                if not all(self._may_overdraw(lender) for lender in missing):
+                    self._timetable.retry_at = self._turns.clock() + ROUND
+                    return False
+                await asyncio.gather(*(self._overdraw(lender, borrowed) for lender in missing))
+                break
+            self._return(borrowed)  # others may need them meanwhile
+            await asyncio.sleep(0.02)
+        return await self._own_permit()
+
+    def _room(self) -> bool:
+        """Whether one more connection of which nobody knows where it leads would be within the budget of a server that
+        is not known yet."""
+        word = self._book.settings.budget_of(self._ledger.servers[self._site.id].aliases)
+        others = len(self._book.unplaced - {self._book.probes[self._site.id]})
+        return word == "auto" or others < int(word)
+
+    def _lenders(self) -> list[Probe]:
+        return [p for p in self._book.probes.values() if p.site is not self._site and p.site.resolved]
+
+    async def _borrow(self, borrowed: list[Probe], patience: float) -> list[Probe]:
+        """A permit of each; those that had none."""
+        missing: list[Probe] = []
+
+        async def borrow(lender: Probe) -> None:
+            (borrowed if await lender.lend(patience) else missing).append(lender)
+
+        await asyncio.gather(*map(borrow, self._lenders()))
+        return [lender for lender in missing if lender.site.id in self._book.sites]
+
+    def _return(self, borrowed: list[Probe]) -> None:
+        for lender in borrowed:
+            lender.permits.release()
+        borrowed.clear()
+
+    def _may_overdraw(self, lender: Probe) -> bool:
+        return not self._ledger.stuck and self._turns.clock() >= lender.site.overdrawn_at + OVER_EVERY
+
+    async def _overdraw(self, lender: Probe, borrowed: list[Probe]) -> None:
+        self._count_over(lender)
+        self._over.add(lender)
+        if await lender.permits.acquire(SHORT):
+            borrowed.append(lender)
+
+    def _count_over(self, lender: Probe) -> None:
+        """The next permit of it is granted although it does not fit."""
+        site = lender.site
+        site.overdrawn_at = self._turns.clock()
+        site.unproven += 1
+        log.warning("look.unproven", extra={"server": site.id, "endpoint": self._site.id})
+        self._ledger.overdraw_own(site.id)
+
+    async def _own_permit(self) -> bool:
+        site = self._site
+        server = self._ledger.servers[site.id]
+        new = site.governor.budget is None
+        if new and server.budget < max(1, server.outstanding):
+            self._ledger.set_budget(site.id, max(1, server.outstanding), self._turns.clock())
+        if await self._eye.permit(SHORT if new else PATIENCE):
+            return True
+        now = self._turns.clock()
+        if new:  # what members state fills all that we know of: there must be one more
+            self._ledger.set_budget(site.id, server.outstanding + 1, now)
+        else:
+            self._no_permit(now)
+        return False
+
+    # ---- what it says -----------------------------------------------------------------------------
+
+    async def _look(self, work: Work, began: float, borrowed: list[Probe]) -> None:
+        site = self._site
+        found = await self._eye.look(work)
+        now = self._turns.clock()
+        self._consequences.note(found, now, began)
+        known = not found.busy and (found.error is None or _keeps_us_out(found))
+        if not known:
+            if found.busy:
+                self._timetable.retry_at = now + BUSY
+            if not self._eye.stalled or site.own:
+                await self._eye.shut()
+            self._doubt(borrowed)
+            if not found.answered:
+                self._take_its_word(found, now)
+            return
+        if self._in_doubt(found, now):
+            await self._eye.shut()
+            self._doubt(borrowed)
+            self._timetable.retry_at = now + 0.02
+            return
+        twin = None
+        if self._book.twin_of(site) is None:
+            twin, waits = await self._compared(found)
+            if waits:
+                await self._eye.shut()
+                self._doubt(borrowed)
+                self._timetable.retry_at = self._turns.clock() + STILL
+                return
+            now = self._turns.clock()
+        site.asked_at = site.fresh_at = began
+        site.sameness.asked(found.said, began, started(found, now))
+        site.run_id = found.run_id
+        if twin is not None or self._book.twin_of(site) is not None:
+            # Before, for nothing may come between the book's making one of the two and the ledger's: who
+            # registered then would be found to state more than is charged, as if a snapshot were lost.
+            await self._eye.shut()
+        if twin is not None and twin.id not in self._book.sites:  # it has gone meanwhile, into another one
+            self._timetable.retry_at = 0.0
+            return
+        target = self._book.is_resolved(site, found.run_id, twin)
+        if target is not site:
+            self._hand_over(self._book.probes[target.id])
+            return
+        self._met_anew(found, now, began)
+        if found.error is not None or self._timetable.sparing:
+            await self._eye.shut()
+
+    def _take_its_word(self, found: Findings, now: float) -> None:
+        """Only those who use it have a way to it: what they call it is all that anybody knows. So it is a server of its
+        own, as far as we do not get to see it."""
+        site = self._site
+        if not site.own:
+            return
+        self._book.is_resolved(site, "")
+        self._met_anew(found, now, now)
+        site.remark = "the supervisor has no way to it"
+        self._allowance.apply(now, at_once=True)
+
+    def _doubt(self, borrowed: list[Probe]) -> None:
+        """What is open, or was not closed properly, may lead to any server that has lent a permit for it. There the
+        permit stays until that one has been seen not to have it."""
+        names = set(self._site.unclosed)
+        if self._eye.stalled_name:
+            names.add(self._eye.stalled_name)
+        for lender in list(borrowed) if names else ():
+            if lender.site.id not in self._book.sites:
+                continue
+            fresh = names - lender.site.unclosed.keys()
+            for name in sorted(fresh)[:1]:  # one permit was lent, and one connection made with it
+                borrowed.remove(lender)
+                lender.doubt(name)
+
+    async def _compared(self, found: Findings) -> tuple[Site | None, bool]:
+        """The server that this one is, where it or the other one does not say so; and whether that is to be tried
+        again, for there was no permit to find out. It takes two connections to the other one at the same time: where
+        the first was over its budget the second may be too."""
+        site = self._site
+        site.run_id = found.run_id
+        others = self._book.comparable(site) if found.error is None else []
+        try:
+            return await self._twin_among(others), False
+        except NoPermitError as error:
+            lender = self._book.probes.get(str(error))
+            if lender is None or lender not in self._over:
+                return None, True
+            self._count_over(lender)
+            with contextlib.suppress(NoPermitError):
+                return await self._twin_among(others), False
+            return None, True
+
+    async def twin_by_likeness(self, found: Findings) -> Site | None:
+        """The resolved site that is the same server as this resolved one; None if there is none, or none is known."""
+        site = self._site
+        if found.error is not None or site.id not in self._book.sites:
+            return None
+        # One asks the other, and not both: each needs the other one's eye.
+        others = [other for other in self._book.comparable(site) if other.site.id < site.id]
+        if others:
+            with contextlib.suppress(NoPermitError):
+                return await self._twin_among(others)
+        return None
+
+    async def _twin_among(self, others: list[Probe]) -> Site | None:
+        """All are asked at the same time, so that one that hangs holds up none of them.
+
+        Raises:
+            NoPermitError: no other one is it, and of this one it could not be found out.
+        """
+        turn = asyncio.Lock()
+        asked = (alike(self._eye, other, ROUND, turn) for other in others)
+        verdicts = await asyncio.gather(*asked, return_exceptions=True)
+        failure: BaseException | None = None
+        for other, verdict in zip(others, verdicts, strict=True):
+            if isinstance(verdict, BaseException):
+                failure = failure or verdict
+            elif verdict and other.site.id in self._book.sites:
+                return other.site
+            elif verdict is False:
+                self._book.apart.add(frozenset((self._site.id, other.site.id)))
+        if failure is not None:
+            raise failure
+        return None
+
     def _in_doubt(self, found: Findings, now: float) -> bool:
-        """Whether it may be a known server that was restarted and has another run_id since: then that one is asked."""
+        """Whether it may be a known server that was restarted and has another run_id since, or one that said the same
+        when it was asked, before this one was: then that one is asked now."""
         if self._site.resolved or not found.run_id:
             return False
         if self._met[0] != found.run_id:
             self._met = found.run_id, now
         met = self._met[1]
-        doubtful = self._book.doubtful(self._site, min(met, _started(found, now)))
+        doubtful = self._book.doubtful(self._site, found.run_id, met, min(met, _started(found, now)))
+        overdrawn = [probe.site for probe in self._over]  # who has no permit for this look has none to be asked with
+        doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
-            self._book.probes[other.id].hurry()
+            self._book.probes[other.id].ask_anew()
         return bool(doubtful) and now < met + DOUBT
 
     def _met_anew(self, found: Findings, now: float, began: float) -> None:
@@ -160,24 +377,26 @@ class Resolution:
         site.forbidden = dict(found.forbidden)
         for what, words in found.forbidden.items():
             log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
-        self._allowance.learn(found)
+        self._allowance.learn(found, now)
         self._allowance.apply(now, at_once=True)
         self._timetable.looked(now)  # only now is the budget known
         self._timetable.listed(now)
+        self._timetable.asked(now)
         if found.info.get("rejected_connections", "").isdecimal():
             site.rejected = int(found.info["rejected_connections"])
         self.release_held_raises(now)
 
     def _count(self, found: Findings, now: float) -> set[str]:
         """Charge what is there and bears our tags. The living processes among its holders that have not registered."""
+        if found.rows is not None:
+            self._book.scope.searched(self._ledger.servers[self._site.id].aliases)
         return census.take(
             found.rows or (),
             self._site.id,
             self._ledger,
             self._book.watch,
-            scope=self._book.scope,
-            boot=self._book.boot,
-            now=now,
+            self._book.belonging,
+            now,
         )
 
     def search_again(self, found: Findings, now: float, began: float) -> None:
@@ -198,16 +417,22 @@ class Resolution:
         waited = began - self._book.whole_since
         if waited < 0:
             return False
-        if "CLIENT LIST" in found.forbidden:
+        if "CLIENT LIST" in found.forbidden or self._site.hidden:
             return True
         if found.rows is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
             return False
         return not found.suspects or waited > self._timetable.handshake + 1  # ages are whole seconds
 
-    def unite(self) -> None:
-        """This site and another one are one server, which a restart or wrong credentials had concealed."""
-        twin = self._book.twin_of(self._site)
-        if twin is not None:
+    def part(self) -> None:
+        """Some of the addresses lead to other servers by now."""
+        site = self._site
+        for group in site.sameness.apart(site.id):
+            self._book.part(site, group)
+
+    def unite(self, twin: Site) -> None:
+        """This site and another one are one server, which a restart, wrong credentials or missing rights had
+        concealed."""
+        if twin.id in self._book.sites:
             probe = self._book.probes[twin.id]
             self._book.unite(self._site, twin)
             self._hand_over(probe)
@@ -216,11 +441,14 @@ class Resolution:
     def _hand_over(self, twin: Probe) -> None:
         """This site was another name of ``twin``'s, which takes what is left of it."""
         self._end()
-        for name in self._site.unclosed:
-            twin.site.unclosed.add(name)
-            twin.permits.used += 1
+        twice = self._site.unclosed.keys() & twin.site.unclosed.keys()
+        twin.site.unclosed.update(self._site.unclosed)
         self._site.unclosed.clear()
+        self._own.pass_to(twin.permits)
         self._ledger.dissolve(self._site.id, twin.site.id)
+        for _ in twice:  # one connection, for which both held a permit
+            twin.permits.release()
+        twin.permits.granted()
 
     def release_held_raises(self, now: float) -> None:
         """After the census, and once those that were found have had time to register."""
@@ -242,6 +470,11 @@ def _started(found: Findings, now: float) -> float:
     and Valkey's ``genRedisInfoString``), so one that says 1 may have been there for a moment only."""
     uptime = found.info.get("uptime_in_seconds", "")
     return now - max(0, int(uptime) - 1) if uptime.isdecimal() else now
+
+
+def started(found: Findings, now: float) -> dict[str, float]:
+    """When the server behind each address was started, at the latest."""
+    return {key: now - seconds for key, seconds in found.started.items()}
 
 
 def _keeps_us_out(found: Findings) -> bool:

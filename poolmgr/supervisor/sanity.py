@@ -28,21 +28,28 @@ def objection(message: wire.Message) -> str:
             )  # fmt: skip
             if not _counts(*counts) or not _name(message.server):
                 return "a report with a number or name that cannot be"
-            if not message.timeout >= 0:  # not a number is not, either
-                return "a report with a timeout that cannot be"
+            if not message.timeout >= 0 or not message.replied >= 0:  # not a number is not, either
+                return "a report with a time that cannot be"
+        case wire.Trouble():
+            if not message.began >= 0 or not message.replied >= 0:
+                return "trouble at a time that cannot be"
         case wire.Hello():
-            if not _counts(message.link, message.descriptors, *message.versions):
+            if not _counts(message.link, message.descriptors, *message.versions) or message.mark < 0:
                 return "a hello with a number that cannot be"
             if len(message.holds) > MANY or len(message.endpoints) > MANY:
                 return "a hello that is too long"
             if not all(
-                _counts(hold.stated, hold.open) and _name(hold.server, *hold.endpoints) for hold in message.holds
+                _counts(hold.stated, hold.open, *hold.by.values()) and _name(hold.server, *hold.endpoints)
+                for hold in message.holds
             ):
                 return "a hello that holds what cannot be"
             if not all(_way(endpoint) for endpoint in message.endpoints):
                 return "a hello with an endpoint that cannot be"
         case wire.Attach():
             return "" if _way(message.endpoint) else "an endpoint that cannot be"
+        case wire.Detach():
+            names = [name for name in (message.endpoint, message.server) if name]
+            return "" if names and _name(*names) and _counts(message.seq) else "an endpoint that cannot be"
         case wire.Lost():
             if len(message.serials) > MANY or not _counts(*message.serials) or not _name(message.server):
                 return "a loss that cannot be"
@@ -62,4 +69,4 @@ def _name(*names: str) -> bool:
 
 def _way(endpoint: wire.Endpoint) -> bool:
     where = endpoint.path or endpoint.host
-    return _name(endpoint.key, where) and 0 <= endpoint.port <= 65535
+    return _name(endpoint.key, where, endpoint.address or where) and 0 <= endpoint.port <= 65535

@@ -21,12 +21,14 @@ from poolmgr.settings import Settings
 from poolmgr.supervisor import processes, snapshot
 from poolmgr.supervisor.answers import Answers
 from poolmgr.supervisor.audit import Audit
+from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.door import Door
 from poolmgr.supervisor.links import Link
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.members import Members
 from poolmgr.supervisor.notify import Notify
+from poolmgr.supervisor.scope import Scope
 from poolmgr.supervisor.singleton import Singleton, UnfitError
 from poolmgr.supervisor.turn import Turns
 
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 """Seconds between two looks at what has no event: processes that exec, silent clients, the end."""
+
+SIGN = 0.5
+"""Seconds between two signs of life."""
+
+BRIEFLY = 3.0
+"""Seconds, at most, that it outlives a last client that was no service and said goodbye: scripts that run one after the
+other find it."""
 
 FIRST_CLIENT = 10.0
 """Seconds a new supervisor waits for its first client."""
@@ -67,13 +76,14 @@ class Supervisor:
         self._tag = identity.make(self.path)
         found = identity.find(self._tag)
         assert found is not None
-        self.boot, self.scope = found.boot, found.scope
+        self.scope = Scope(self.path)
         self.watch = processes.watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
         file = self.path + ".snapshot"
-        self._writer = snapshot.Writer(file, self.scope, singleton.ours, singleton.note)
+        self._writer = snapshot.Writer(file, found.place, singleton.ours, singleton.note)
         self.ledger = self._restored(
             Identity(self._tag, found.pid, found.start, identity.program(found.pid), "supervisor")
         )
+        self.ledger.scopes = dict.fromkeys((self._scope(), *self.ledger.scopes))
         self.turns = Turns(
             self.ledger,
             self._writer,
@@ -87,8 +97,8 @@ class Supervisor:
             self.turns,
             settings,
             self.watch,
+            belonging=Belonging(self.ledger, found.place, found.boot, self.path),
             scope=self.scope,
-            boot=self.boot,
             serial=itertools.count(1),
         )
         self.audit = Audit(self.book)
@@ -98,8 +108,8 @@ class Supervisor:
             self.turns,
             self.watch,
             self.book,
-            scope=self.scope,
-            boot=self.boot,
+            boot=found.boot,
+            lock=singleton.identity(),
             budget=str(settings.budget),
             answer=self._answers.answer,
             closed=self._link_closed,
@@ -119,7 +129,7 @@ class Supervisor:
         try:
             newest = snapshot.marked(self._singleton.noted())
             self._writer.continue_after(newest)
-            saved = snapshot.read(self._writer.path, self.scope, newest)
+            saved = snapshot.read(self._writer.path, self.scope.text, newest)
         except snapshot.UnusableError as error:
             lost = error.reason != "boot" or newest > 0  # after a boot no process of the old one lives
             log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
@@ -139,6 +149,12 @@ class Supervisor:
         )
         return ledger
 
+    def _scope(self) -> str:
+        """The scope's file may have been lost, and the snapshot not."""
+        if not self.scope.text and self.ledger.scopes:
+            self.scope.use(next(iter(self.ledger.scopes)))
+        return self.scope.make()
+
     def _lives(self, process: Identity) -> bool:
         """Whether a listed process still runs; then it is followed from here on."""
         return processes.lives(process) and self.watch.add(process)
@@ -147,6 +163,7 @@ class Supervisor:
         """Serve until the end."""
         self.book.restore()
         self.turns.touch()
+        self._give_sign()
         self.door.open()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._ended.set)
@@ -176,7 +193,9 @@ class Supervisor:
     def _link_closed(self, link: Link) -> None:
         self.door.links.discard(link)
         if not self.door.links and self._alone_since is None:
-            linger = 0.0 if self.members.left else self.settings.linger
+            linger = min(self.settings.linger, BRIEFLY) if self.members.left else self.settings.linger
+            if self.members.service_left:
+                linger = 0.0
             self._alone_since = self._loop.time() + linger
             self._loop.call_later(linger + 0.001, self._perhaps_end)
 
@@ -189,7 +208,8 @@ class Supervisor:
             self._ended.set()
 
     def _settled(self) -> None:
-        """A turn is over: what kept us may be gone."""
+        """A turn is over: who got less than it asked for is told so; and what kept us may be gone."""
+        self.members.refuse()
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()
 
@@ -210,6 +230,7 @@ class Supervisor:
         if self.ledger.idle:
             self.turns.close()
             self._writer.remove()
+            self.scope.remove()
             self._singleton.remove()
             log.info("supervisor.ended", extra={"charged": 0})
         else:
@@ -220,6 +241,10 @@ class Supervisor:
         self._writer.close()
 
     # ---- from time to time ----------------------------------------------------------------------------
+
+    def _give_sign(self) -> None:
+        self._singleton.give_sign()
+        self._loop.call_later(SIGN, self._give_sign)
 
     async def _tick(self) -> None:
         while True:

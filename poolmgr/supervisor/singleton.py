@@ -15,6 +15,10 @@ import os
 import socket
 import stat
 
+from poolmgr.cleaners import keep_away
+from poolmgr.ownership import objection
+from poolmgr.rendezvous import give_sign
+
 BACKLOG = 4096
 
 
@@ -31,7 +35,7 @@ class Singleton:
 
     Raises:
         TakenError: another one holds it.
-        UnfitError: the lock file cannot be made.
+        UnfitError: the lock file cannot be made, or others may write there.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,6 +44,9 @@ class Singleton:
         self.passed = False
         """The socket is systemd's: its file is neither made nor removed here."""
         self._bound: os.stat_result | None = None
+        foreign = objection(path)
+        if foreign:
+            raise UnfitError(foreign)
         while True:
             try:
                 self._fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -51,8 +58,14 @@ class Singleton:
                 os.close(self._fd)
                 raise TakenError(path) from None
             if self.ours():
+                self.give_sign()
+                self._guard = keep_away(os.path.dirname(self.path))
                 return
             os.close(self._fd)  # the one before us removed it between our opening and locking
+
+    def give_sign(self) -> None:
+        """For all to see (:func:`poolmgr.rendezvous.silence`)."""
+        give_sign(self._fd)
 
     def ours(self) -> bool:
         """Whether the lock's name still leads to the file that we have locked."""
@@ -61,6 +74,11 @@ class Singleton:
         except OSError:
             return False
 
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the lock file."""
+        found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
     def noted(self) -> bytes:
         """What the supervisor before has kept in the lock file."""
         return os.pread(self._fd, 1024, 0)
@@ -68,6 +86,7 @@ class Singleton:
     def note(self, text: bytes) -> None:
         """Keep it in the lock file, which is there for as long as anything is charged."""
         os.pwrite(self._fd, text, 0)
+        self.give_sign()  # which the writing has overwritten
 
     def listen(self) -> socket.socket:
         """The listening socket: systemd's if it passed one, else a new one in place of a stale one.

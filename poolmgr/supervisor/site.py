@@ -10,18 +10,33 @@ import msgspec
 
 from poolmgr.budget.ceilings import Derivation, Governor
 from poolmgr.supervisor.proof import Row
+from poolmgr.supervisor.sameness import Sameness
+from poolmgr.supervisor.ways import Ways
 from poolmgr.wire import Endpoint
-
-CREDENTIALS = 4
-"""How many different credentials for one way are kept; newest first."""
 
 
 class Health(msgspec.Struct):
-    """What the probe knows. ``since``: seconds of the epoch, 0 while up."""
+    """What is known: by those who use it, and by us.
+
+    Attributes:
+        up: members can connect, as far as is known; since: seconds of the epoch, 0 while up; error: why they cannot.
+        unseen: why the supervisor does not see it; empty: it does. unseen_since: seconds of the epoch, 0 while it does.
+    """
 
     up: bool = True
     since: float = 0.0
     error: str = ""
+    unseen: str = ""
+    unseen_since: float = 0.0
+
+
+class Neighbour(msgspec.Struct):
+    """Another supervisor of this host: how many connections there bear its names, a process of them, and when that
+    was seen."""
+
+    count: int
+    pid: int
+    seen: float
 
 
 class Site:
@@ -29,58 +44,85 @@ class Site:
 
     Attributes:
         id: the server's id: the first key by which it was learned.
-        ways: endpoints by key, likeliest credentials first.
+        ways: how it can be reached, by key, and what came of it.
         resolved: it is known which server this is, so that members may be told its id.
+        reached: our last look was answered, or none has been made.
         waiting: (tag, key) of members that are to be told when it is resolved.
         lost: names (``TAG-SERIAL``) of connections that members could not close properly.
-        unclosed: names of own connections of which the same is true.
+        unclosed: the same of our own, and of those made to an address that may lead here; with the time from which
+            each holds a permit of this server.
+        nameless: processes that have connections here which bear no name, and why: no list proves that these are gone.
+        listed: processes of whose connections a list has shown one.
+        overdrawn_at: when somebody last looked at an unknown address without a permit of this server's.
         forbidden: what the server does not let us do, by command, with its words.
         refused: a member has met ``maxclients``, and nobody has looked since.
         server_process: (pid, start time) of the server, where it is on this host and on a Unix socket.
         address: the server's address and port as the kernel knows them; None over a Unix socket.
+        others: clients that are none of ours; fits: how many of ours there is room for, those that are open included;
+            None: not known.
         used: when somebody last used it, in the ledger's time.
         asked_at: when it was last asked who it is, and said so or could not be reached; likewise.
+        fresh_at: likewise, by fresh connections to all its addresses.
+        changed_at: when it last said that it is another one than before.
+        sameness: what its addresses say.
+        neighbours: other supervisors of this host that use the server, by what the names there bear.
         unproven: permits freed after a bounded wait instead of a proof.
         outages: how often the server has stopped answering.
     """
 
     def __init__(self, server: str) -> None:
         self.id = server
-        self.ways: dict[str, list[Endpoint]] = {}
+        self.ways = Ways()
         self.resolved = False
         self.waiting: list[tuple[str, str]] = []
         self.run_id = ""
         self.health = Health()
+        self.reached = True
         self.governor = Governor()
         self.derivation = Derivation(0, "not known yet")
         self.operator: str | None = None
         self.maxclients: int | None = None
         self.others: int | None = None
+        self.fits: int | None = None
         self.remark = ""
         self.rejected: int | None = None
         self.lost: dict[str, float] = {}
-        self.unclosed: set[str] = set()
+        self.unclosed: dict[str, float] = {}
+        self.nameless: dict[str, str] = {}
+        self.listed: set[str] = set()
+        self.overdrawn_at = -1e9
         self.forbidden: dict[str, str] = {}
         self.refused = False
+        self.neighbours: dict[str, Neighbour] = {}
         self.unproven = 0
         self.outages = 0
         self.server_process: tuple[int, int] | None = None
         self.address: tuple[str, int] | None = None
         self.used = 0.0
-        self.asked_at = -1e9
+        self.asked_at = self.fresh_at = -1e9
+        self.sameness = Sameness()
+        self.changed_at = -1e9
         self.rows: list[Row] = []
         self.rows_at = -1e9
 
-    def learn(self, endpoint: Endpoint) -> bool:
-        """Another way, or other credentials for one; whether the way is new."""
-        ways = self.ways.setdefault(endpoint.key, [])
-        new = not ways
-        if endpoint in ways:
-            ways.remove(endpoint)
-        ways.insert(0, endpoint)
-        del ways[CREDENTIALS:]
-        return new
+    @property
+    def among(self) -> bool:
+        """Whether each name that led here led to other addresses as well."""
+        ways = list(self.ways.all())
+        return bool(ways) and all(way.endpoint.among for way in ways)
+
+    @property
+    def own(self) -> bool:
+        """Whether all who use it get there in ways of their own: that we do not reach it says nothing of it."""
+        ways = list(self.ways.all())
+        return bool(ways) and all(way.endpoint.own for way in ways)
+
+    @property
+    def hidden(self) -> bool:
+        """It is so, and we do not reach it."""
+        return not self.reached and self.own
 
     @property
     def endpoints(self) -> tuple[tuple[Endpoint, ...], ...]:
-        return tuple(tuple(ways) for ways in self.ways.values() if ways)
+        """What can be tried, by key, likeliest first."""
+        return self.ways.endpoints

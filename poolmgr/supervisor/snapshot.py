@@ -52,7 +52,9 @@ class Contents(msgspec.Struct, frozen=True):
     """What a slot holds.
 
     Attributes:
-        boot, namespace, scope: as :mod:`poolmgr.identity` gives them; pids mean nothing elsewhere.
+        boot, namespace: as :mod:`poolmgr.identity` gives them; pids mean nothing elsewhere.
+        scope: the *place* of :mod:`poolmgr.identity`, which version 0.1.0 compares. A host's name changes, so this one
+            does not.
         saved: everything that rule S1 sums and whose it is; its ``owner`` is the supervisor that
             wrote it, by pid and start time.
     """
@@ -103,10 +105,11 @@ def marked(text: bytes) -> int:
     return int(found[2]) if found[1].decode() == identity.boot() else 0
 
 
-def read(path: str, scope: str, newest: int = 0) -> Saved | None:
+def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
     """What the last supervisor left; None if there is no file.
 
     Args:
+        scope: what the names of our connections bear; empty: that is not known.
         newest: the number of the newest snapshot, as :func:`marked` says.
 
     Raises:
@@ -126,8 +129,8 @@ def read(path: str, scope: str, newest: int = 0) -> Saved | None:
         raise UnusableError("boot", f"{path} was written before this host was last started")
     if contents.namespace != identity.pid_namespace():
         raise UnusableError("namespace", f"{path} was written in another pid namespace")
-    if contents.scope != scope:
-        raise UnusableError("scope", f"{path} was written for another socket, user or host")
+    if scope and contents.saved.scopes and scope not in contents.saved.scopes:
+        raise UnusableError("scope", f"{path} was written for another socket")
     if generation < newest:
         raise UnusableError("older", f"{path} is not the newest: its number is {generation} and not {newest}")
     return contents.saved
@@ -176,14 +179,14 @@ class Writer:
 
     Args:
         path: the file.
-        scope: goes into it.
+        place: goes into it.
         ours: whether the lock is still ours; asked before every write.
         note: keeps a :func:`mark`.
     """
 
-    def __init__(self, path: str, scope: str, ours: Callable[[], bool], note: Callable[[bytes], None]) -> None:
+    def __init__(self, path: str, place: str, ours: Callable[[], bool], note: Callable[[bytes], None]) -> None:
         self.path = path
-        self._scope = scope
+        self._place = place
         self._ours = ours
         self._note = note
         self._boot = identity.boot()
@@ -207,7 +210,7 @@ class Writer:
         """
         if not self._ours():
             raise SupersededError(self.path)
-        body = _encoder.encode(Contents(self._boot, self._namespace, self._scope, saved))
+        body = _encoder.encode(Contents(self._boot, self._namespace, self._place, saved))
         number = self._generation + 1
         size = _HEAD.size + len(body)
         anew = self._fd < 0 or size > self._capacity or not self._in_place()

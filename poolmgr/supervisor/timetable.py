@@ -12,18 +12,33 @@ from collections.abc import Set
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.inspection import Work
 from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.throttle import Throttle
 
 SMALL = 8
 """Below this budget no connection is kept."""
 
-LOOK_EVERY, LIST_EVERY = 2.0, 5.0
-"""Seconds between two looks at a server's limits, and at its list."""
+LOOK_EVERY, LIST_EVERY = 2.0, 60.0
+"""Seconds between two looks at a server's limits (half of that while the budget may rise), and at its list, which the
+audit compares with the ledger."""
+
+LIST_AGAIN = 5.0
+"""Seconds until a list that shows what it should not is followed by another one, which it takes to accuse anybody."""
+
+LISTED_SHARE = 0.001
+"""Of the server's time, what lists for the audit may take: large ones are made more seldom."""
+
+ASK_EVERY = 10.0
+"""Seconds between two questions to all addresses who they are, by fresh connections: where an address leads can change
+while all that is open goes on."""
 
 SELDOM = 5
 """With a small budget, every look takes a permit from somebody: this many times more seldom."""
 
 AGAIN, BUSY = 0.05, 0.25
 """Seconds until what has not come to its end is tried again; where the server says that it cannot just now."""
+
+STRANGE = 2.0
+"""Seconds until it is looked again whether connections are gone that nobody may kill."""
 
 NOTHING_BUT_CLOSE = Work(endpoints=())
 
@@ -40,6 +55,7 @@ class Timetable:
         search_at: no search for those of whom nothing is known before.
         hurry: look now: somebody has reported trouble.
         renew: what is kept is not to be trusted any more.
+        throttle: when a list may be made.
     """
 
     def __init__(self, site: Site, ledger: Ledger, handshake: float) -> None:
@@ -48,32 +64,79 @@ class Timetable:
         self.handshake = handshake
         self._look_at = 0.0
         self._list_at = 0.0
+        self._ask_at = 0.0
         self.retry_at = 0.0
         self.prove_at = self.search_at = 0.0
         self.hurry = False
         self.renew = False
+        self.throttle = Throttle()
+        self._listed_at = 0.0
+        self._asked = self._extra = False
+        """Another list is due out of turn; the last one was one."""
 
     @property
     def sparing(self) -> bool:
         """The budget is so small that a connection kept between two looks would be missed."""
-        return self._ledger.servers[self._site.id].budget < SMALL
+        governor = self._site.governor
+        # While a refusal holds it was not meant to be so small, and at a full server nothing that is closed comes back.
+        meant = governor.target if governor.cap is not None else 0
+        return max(self._ledger.servers[self._site.id].budget, meant) < SMALL
 
     def looked(self, now: float) -> None:
         """The server has been asked for its limits."""
-        self._look_at = now + LOOK_EVERY * self._seldom()
+        governor = self._site.governor
+        if governor.rising or (governor.cap is not None and not self.sparing):
+            self._look_at = now + LOOK_EVERY / 2
+        elif governor.cap is not None or (governor.budget or 0) < self._site.derivation.alone:
+            self._look_at = now + LOOK_EVERY  # others may leave, however small it is now
+        else:
+            self._look_at = now + LOOK_EVERY * self._seldom()
 
     def listed(self, now: float) -> None:
         """The server has been asked for its list."""
-        self._list_at = now + LIST_EVERY * self._seldom()
+        self._listed_at = now
+        self._list_at = now + max(LIST_EVERY, self.throttle.cost / LISTED_SHARE) * self._seldom()
+        self._extra, self._asked = self._asked, False
+
+    def list_again(self) -> None:
+        """The last list has to be borne out by another one soon. Of two in a row one only may say so, else what always
+        differs would always be asked for."""
+        if not (self._asked or self._extra):
+            self._asked = True
+            self._list_at = min(self._list_at, self._listed_at + LIST_AGAIN)
+
+    def asked(self, now: float) -> None:
+        """All its addresses have been asked who they are."""
+        self._ask_at = now + ASK_EVERY * (1 if self._ask_at else 0.1)
+
+    def is_to_ask(self, now: float) -> bool:
+        """Whether they are to be asked again. Right after an answer: what is open to a server that hangs is not to be
+        given up for this."""
+        return now >= self._ask_at
+
+    def ask_anew(self) -> None:
+        """They are to be asked now."""
+        self.renew = self.hurry = True
+        self.retry_at = 0.0
 
     def _seldom(self) -> int:
         return SELDOM if self.sparing else 1
 
-    def due(self, now: float, targets: frozenset[str], *, stopping: bool, stalled: bool, holding: bool) -> Work | None:
+    def due(
+        self,
+        now: float,
+        targets: frozenset[str],
+        strange: frozenset[str],
+        *,
+        stopping: bool,
+        stalled: bool,
+        holding: bool,
+    ) -> Work | None:
         """What is to be done now; None: nothing.
 
         Args:
             targets: everything whose end is to be proven.
+            strange: those of them that are not to be killed.
             stopping: nothing but proofs is wanted any more.
             stalled: what is kept has not answered in time, and is waited for.
             holding: a connection is kept.
@@ -81,41 +144,55 @@ class Timetable:
         site = self._site
         if stopping and stalled:
             return NOTHING_BUT_CLOSE  # nobody needs to know when it answers
-        if now < self.retry_at and not (self.hurry and site.health.up):
+        if now < self.retry_at and not (self.hurry and site.reached):
             return None
         if not site.resolved:
             if stopping and not targets:
                 return None
-            return Work(endpoints=site.endpoints, fresh=True, facts=True, listing=True, handshake=self.handshake)
-        proving = bool(targets) and now >= self.prove_at
-        search = not stopping and self._ledger.servers[site.id].search and now >= self.search_at
-        facts = not stopping and (self.hurry or search or now >= self._look_at)
-        listing = not stopping and ((self.hurry and site.refused) or search or now >= self._list_at)
+            return Work(
+                endpoints=site.endpoints,
+                fresh=True,
+                facts=True,
+                listing=True,
+                handshake=self.handshake,
+                paid=self.throttle.left(now),
+            )
+        paid = now >= self.throttle.free_at or "CLIENT LIST" in site.forbidden
+        proving = bool(targets) and now >= self.prove_at and paid
+        search = not stopping and self._ledger.servers[site.id].search and now >= self.search_at and paid
+        listing = not stopping and (search or (now >= self._list_at and paid))
+        facts = not stopping and (self.hurry or listing or now >= self._look_at)
         if not (proving or facts or listing):
             return NOTHING_BUT_CLOSE if stopping and holding else None
         return Work(
             endpoints=site.endpoints,
             targets=targets if proving else frozenset(),
+            spare=strange,
             fresh=proving or search or self.renew,
             facts=facts,
             listing=listing,
             handshake=self.handshake,
+            paid=self.throttle.left(now),
         )
 
     def until(self, now: float, targets: Set[str], *, stopping: bool, held_until: float) -> float:
         """Until when nothing is due.
 
         Args:
-            held_until: when raises that are held may be released.
+            held_until: when raises that are held may be released, or another target comes.
         """
         site = self._site
         if not site.endpoints:
             return now + 0.5
         if not site.resolved:
             return max(self.retry_at, now + 0.05)
-        until = min(self._look_at, self._list_at) if not stopping else now + 5.0
+        until = now + 5.0
+        lists = now + 5.0
+        if not stopping:
+            until, lists = self._look_at, self._list_at
+            if self._ledger.servers[site.id].search:
+                lists = min(lists, self.search_at)
         if targets:
-            until = min(until, self.prove_at)
-        if self._ledger.servers[site.id].search and not stopping:
-            until = min(until, self.search_at)
+            lists = min(lists, self.prove_at)
+        until = min(until, lists if "CLIENT LIST" in site.forbidden else max(lists, self.throttle.free_at))
         return max(min(until, held_until), self.retry_at)

@@ -28,14 +28,26 @@ class Waits:
 
     Args:
         release: gives the permit of an own connection back.
+        let_go: tells the member of a connection that it has lost that its permit is free.
         search: has the server searched for our connections before anything is raised there.
+        note: told by what keys the server is known at which something may be left.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, release: Callable[[], None], search: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        ledger: Ledger,
+        release: Callable[[], None],
+        let_go: Callable[[str], None],
+        search: Callable[[], None],
+        note: Callable[[Collection[str]], None],
+    ) -> None:
         self._site = site
         self._ledger = ledger
         self._release = release
+        self._let_go = let_go
         self._search = search
+        self._note = note
         self._answered = -1e9
         self._began: dict[str, float] = {}
 
@@ -43,10 +55,20 @@ class Waits:
         """The server has said something."""
         self._answered = now
 
-    def looked(self, left: Collection[str], now: float, *, fresh: bool, blind: bool) -> None:
-        """A fresh connection was answered; ``left`` is not proven. ``blind``: there was no list to see."""
+    def looked(
+        self, left: Collection[str], now: float, *, fresh: bool, blind: bool, nameless: Collection[str] = ()
+    ) -> None:
+        """A fresh connection was answered; ``left`` is not proven. ``blind``: there was no list to see. ``nameless``:
+        those of them that no list shows."""
         if blind and fresh:
-            self._wait(left, now, "the server forbids CLIENT LIST, or does not answer by one of its names")
+            self._wait(
+                left,
+                now,
+                "the supervisor cannot see who is connected, by one of the server's names or by all",
+                lost=True,
+            )
+        elif nameless and fresh:
+            self._wait(nameless, now, "the server takes no names from its user", lost=True)
         else:
             self._began.clear()
 
@@ -57,7 +79,8 @@ class Waits:
             return False
         server = self._ledger.servers[self._site.id]
         since = [server.quarantine[tag].since for tag in targets if tag in server.quarantine]
-        since += [self._site.lost[name] for name in targets if name in self._site.lost]
+        for names in (self._site.lost, self._site.unclosed):
+            since += [names[name] for name in targets if name in names]
         if not any(now >= max(at, min(self._answered, now)) + WAIT for at in since):
             return False
         self._site.unproven += 1
@@ -73,21 +96,28 @@ class Waits:
         if alone and self._wait(targets, now, "the server cannot be asked and no member is left", ALONE):
             self._search()
 
-    def _wait(self, left: Collection[str], now: float, why: str, others: float = WAIT) -> list[str]:
-        """``others``: seconds for what is not our own. What was freed."""
+    def _wait(
+        self, left: Collection[str], now: float, why: str, others: float | None = None, *, lost: bool = False
+    ) -> list[str]:
+        """``others``: seconds for what is not our own; None: as long as for that. ``lost``: also what living members
+        have lost. What was freed."""
+        left = [tag for tag in left if lost or tag not in self._site.lost]
         for tag in left:
             self._began.setdefault(tag, now)
         self._began = {tag: at for tag, at in self._began.items() if tag in left}
         own = self._site.unclosed
-        over = [tag for tag, at in self._began.items() if now - at >= (WAIT if tag in own else others)]
+        theirs = WAIT if others is None else others
+        over = [tag for tag, at in self._began.items() if now - at >= (WAIT if tag in own else theirs)]
         return self._free(over, now, why)
 
     def _free(self, tags: Collection[str], now: float, why: str) -> list[str]:
         server = self._ledger.servers[self._site.id]
+        if tags:
+            self._note(server.aliases)
         freed = []
         for tag in tags:
             entry = server.quarantine.get(tag)
-            if entry is None and tag not in self._site.unclosed:
+            if entry is None and tag not in self._site.unclosed and tag not in self._site.lost:
                 continue
             freed.append(tag)
             permits = entry.charge if entry is not None else 1
@@ -95,7 +125,9 @@ class Waits:
             log.warning("quarantine.unproven", extra={"server": self._site.id, "permits": permits, "reason": why})
             if entry is not None:
                 self._ledger.proven(self._site.id, tag, now)
-            else:
-                self._site.unclosed.discard(tag)
+            elif self._site.unclosed.pop(tag, None) is not None:
                 self._release()
+            else:
+                del self._site.lost[tag]
+                self._let_go(tag)
         return freed

@@ -27,5 +27,5 @@ class BarePool(redis.BlockingConnectionPool):
 
 
 _pool = BarePool.from_url(os.environ["REDIS_URL"], protocol=2, max_connections=int(os.environ["BARE_POOL"]), timeout=5)
-poolmgr.get_pool = lambda *, protocol=None: _pool  # type: ignore[assignment, return-value]
+poolmgr.get_pool = lambda **_: _pool  # type: ignore[assignment]
 app = worker_app.app

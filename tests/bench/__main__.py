@@ -1,6 +1,6 @@
 """``python -m tests.bench``: measure, show, and write down (``make bench``).
 
-    run [PART ...]     measure (all parts, about eight minutes), show tables, write JSON, charts and document
+    run [PART ...]     measure (all parts, about eleven minutes), show tables, write JSON, charts and document
     report             make charts and document anew from the JSON
     guard              seconds: only ratios, with generous bounds; exit status 1 if one is exceeded
 

@@ -1,5 +1,6 @@
 """``make fuzz SECONDS=60``: frames drawn by coverage (atheris), against the decoder and against the supervisor's
-handling of frames, each in a process of its own for half the time.
+handling of frames, and what callers of the HTTP service may send, drawn by Hypothesis, against real servers. Each in a
+process of its own for a third of the time.
 
 The supervisor is the real one, with its ledger and its snapshot, in this process; links are fed by hand, and
 servers are never reached. What crashes it is left in a file, and named.
@@ -26,6 +27,8 @@ with atheris.instrument_imports(include=["poolmgr.wire", "poolmgr.budget", "pool
     from poolmgr.supervisor.singleton import Singleton
 
 BUDGET = 12
+WORLDS, PIPELINES_A_SECOND = 12, 20
+"""Of the property test of the policy: how many, and about how quick."""
 ENDPOINT = wire.Endpoint(key="tcp://127.0.0.1:1", host="127.0.0.1", port=1)
 LINKS = 4
 
@@ -149,10 +152,20 @@ def main() -> int:
         return fuzz(arguments.target, arguments.seconds)
     failed = 0
     for target in ("decoder", "supervisor"):
-        command = [sys.executable, "-m", "tests.fuzz", "--target", target, "--seconds", str(arguments.seconds / 2)]
+        command = [sys.executable, "-m", "tests.fuzz", "--target", target, "--seconds", str(arguments.seconds / 3)]
         failed |= subprocess.run(command).returncode
+    failed |= fuzz_policy(arguments.seconds / 3)
     print("FAILED" if failed else "passed")
     return 1 if failed else 0
+
+
+def fuzz_policy(seconds: float) -> int:
+    """The property tests of the policy, with as many draws as fit, and of what no output may show."""
+    examples = max(10, int(seconds * PIPELINES_A_SECOND / WORLDS))
+    print(f"policy: {WORLDS} worlds, {examples} pipelines each", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "tests/integration/test_http_properties.py"]
+    command.append("tests/unit/test_redaction.py")
+    return subprocess.run(command, env={**os.environ, "POOLMGR_FUZZ_EXAMPLES": str(examples)}).returncode
 
 
 def fuzz(target: str, seconds: float) -> int:

@@ -100,6 +100,7 @@ def messages(tags: tuple[str, ...] = ("x",), known: tuple[wire.Endpoint, ...] = 
         hellos,
         reports,
         st.builds(wire.Attach, endpoints(known)),
+        st.builds(wire.Detach, servers),
         st.builds(wire.Lost, servers, st.lists(counts, max_size=4).map(tuple)),
         st.builds(wire.Trouble, servers, st.one_of(st.sampled_from(["refused", "unreachable", "auth"]), texts), texts),
         stats,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.fake_member import MemberProcess, Members, endpoint_of
-from tests.helpers import RedisServer
-from tests.pools import running_sentinel, running_server
+from tests.helpers import RedisServer, have_lines_written
+from tests.pools import running_secured_server, running_sentinel, running_server
 from tests.proxy import Proxy, proxy_to
 from tests.service import LOAD_APP, Serve, Service
 from tests.supervisor_process import Start, SupervisorProcess
@@ -36,6 +36,13 @@ def sentinel(server: RedisServer) -> Iterator[int]:
         yield port
 
 
+@pytest.fixture(scope="module")
+def secured() -> Iterator[tuple[int, str]]:
+    """Port and certificate of a server that speaks TLS, one for all tests of a file."""
+    with running_secured_server() as found:
+        yield found
+
+
 @pytest.fixture
 def proxy(server: RedisServer) -> Iterator[Proxy]:
     with proxy_to(server.port) as proxy:
@@ -47,6 +54,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What the pool has logged since the last time: event, and error if there is one."""
 
     def read() -> list[str]:
+        have_lines_written()
         found = [
             f"{record.getMessage()}: {getattr(record, 'error', '')}".rstrip(": ")
             for record in caplog.records

@@ -169,11 +169,15 @@ def test_the_wall_clock_may_jump_by_a_day_and_back(
 
 
 def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
-    """How long an outage has lasted, and since when an audit has seen something."""
-    wall = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.|\btime\.(local|gm)time|from time import .*\btime")
+    """How long an outage has lasted, since when an audit has seen something, and when a line was logged."""
+    wall = re.compile(
+        r"\btime\.time(_ns)?\(|\bdatetime\.|\btime\.(local|gm)time|from (time|poolmgr\.native) import .*\btime"
+    )
     found = {str(path.relative_to(ROOT)) for path in (ROOT / "poolmgr").rglob("*.py") if wall.search(path.read_text())}
     assert found == {
         "poolmgr/cli/status.py",
+        "poolmgr/journal.py",
+        "poolmgr/native.py",
         "poolmgr/pool/origin.py",
         "poolmgr/supervisor/audit.py",
         "poolmgr/supervisor/health.py",

@@ -21,7 +21,7 @@ def started(*arguments: str, conf: str = str(CONF), **environ: str) -> subproces
     return subprocess.run(
         [*GUNICORN, "-c", conf, "--workers", "1", *arguments],
         env={**os.environ, "POOLMGR_METRICS": "off", "POOLMGR_LOG_FORMAT": "json", **environ},
-        cwd=ROOT, capture_output=True, text=True, timeout=20, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

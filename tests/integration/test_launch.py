@@ -17,7 +17,7 @@ import pytest
 
 from poolmgr import launch, settings, wire
 from poolmgr.exceptions import SupervisorError
-from poolmgr.rendezvous import dial, holder, is_locked, locked, peer
+from poolmgr.rendezvous import dial, give_sign, holder, is_locked, locked, peer, silence
 from tests import fake_supervisor
 from tests.helpers import ROOT, alive, kill, python, wait_for
 
@@ -37,6 +37,12 @@ def starts(values: settings.Settings) -> list[int]:
         return [int(line) for line in Path(values.socket + ".starts").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def silence_it(values: settings.Settings, pid: int) -> None:
+    """As if it had been stopped for long: its last sign of life is old."""
+    os.kill(pid, signal.SIGSTOP)
+    os.utime(values.socket + ".lock", (0, 0))
 
 
 def pings(sock: socket.socket) -> bool:
@@ -140,6 +146,14 @@ def test_that_it_ended_at_once_is_told_at_once(values, monkeypatch):
     assert time.monotonic() - before < 5
 
 
+def test_one_that_is_killed_while_it_starts_is_succeeded(values, monkeypatch):
+    """As by the kernel's out-of-memory killer: that says nothing of the next one."""
+    monkeypatch.setenv("FAKE", "killed")
+    with launch.connect(values) as sock:
+        assert pings(sock)
+    assert len(starts(values)) == 2
+
+
 def test_one_that_never_listens_is_waited_for_until_the_timeout(values, monkeypatch):
     monkeypatch.setenv("FAKE", "deaf")
     with pytest.raises(SupervisorError, match="was started and does not listen"):
@@ -162,8 +176,8 @@ def test_where_another_program_embeds_python_its_interpreter_is_used(values, mon
 def test_a_supervisor_holds_a_starters_standard_error_only_if_it_is_a_service(values, shown):
     """Whoever captures a script's output reads to its end, and must not wait for the supervisor's."""
     code = f"""
-from poolmgr import launch, settings
-if {shown}: launch.show_output()
+from poolmgr import launch, settings, spawning
+if {shown}: spawning.show_output()
 launch.connect(settings.load())
 """
     script = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT)
@@ -228,7 +242,7 @@ def test_another_users_process_is_refused_though_the_socket_looks_right(values, 
 def test_a_stopped_supervisor_is_killed_and_replaced(values):
     with launch.connect(values) as sock:
         (first,) = starts(values)
-        os.kill(first, signal.SIGSTOP)
+        silence_it(values, first)
         assert launch.replace_hung(values, sock) is True
     wait_for(lambda: not alive(first))
     with launch.connect(values) as sock:
@@ -239,7 +253,7 @@ def test_a_stopped_supervisor_is_killed_and_replaced(values):
 def test_one_whose_queue_is_full_is_found_by_its_lock(values):
     with launch.connect(values):
         (first,) = starts(values)
-        os.kill(first, signal.SIGSTOP)
+        silence_it(values, first)
         waiting = []
         with pytest.raises(SupervisorError, match="does not accept connections"):
             for _ in range(50):
@@ -254,6 +268,28 @@ def test_one_that_answers_is_left_alone(values):
     with launch.connect(values) as sock:
         assert launch.replace_hung(values, sock) is False
         assert pings(sock)
+
+
+def test_one_that_gives_signs_of_life_is_left_alone_though_it_does_not_answer(values):
+    """It is slow, on a busy machine."""
+    with launch.connect(values) as sock:
+        (first,) = starts(values)
+        silence_it(values, first)
+        ends = threading.Event()
+
+        def give_signs() -> None:
+            while not ends.wait(0.05):
+                give_sign(values.socket + ".lock")
+
+        thread = threading.Thread(target=give_signs)
+        thread.start()
+        try:
+            wait_for(lambda: silence(values.socket + ".lock") < 1)
+            assert launch.replace_hung(values, sock) is False
+        finally:
+            ends.set()
+            thread.join()
+    kill(first)
 
 
 def test_a_successor_is_left_alone(values):
@@ -359,6 +395,17 @@ def test_a_child_does_not_keep_the_lock_of_a_process_that_was_killed_while_it_he
 def test_who_was_stopped_while_it_started_a_supervisor_keeps_nobody_from_starting_one(values):
     with locked(values.socket + ".launch", time.monotonic() + 5), launch.connect(values, timeout=4) as sock:
         assert pings(sock)
+
+
+def test_the_lock_of_whoever_was_stopped_is_replaced(short_dir):
+    """All see since when it is held, so that nobody has to have waited for that long."""
+    path = str(short_dir / "lock")
+    with locked(path, time.monotonic() + 5):
+        os.utime(path, (0, 0))
+        with locked(path, time.monotonic() + 5):
+            assert holder(path) == os.getpid()
+            assert silence(path) < 60
+    assert not is_locked(path)
 
 
 def test_a_lock_that_is_not_given_back_is_told_of(short_dir):

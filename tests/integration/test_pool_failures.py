@@ -15,7 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.pool.connection import derive
+from poolmgr.member import bounds
+from poolmgr.pool.derivation import derive
 from poolmgr.pool.sync import FRESH, ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.permits import FakeMember
@@ -102,11 +103,14 @@ def test_a_half_open_connection(pool: ConnectionPool, proxy: Proxy, said: Callab
 
 
 @pytest.mark.parametrize("idle", [0, 1], ids=["a new connection", "a stale one"])
-@pytest.mark.parametrize(("timeout", "attempts"), [(0.1, 1), (None, 4)])
-def test_no_attempt_to_connect_begins_when_the_callers_time_is_up(
-    proxy: Proxy, idle: int, timeout: float | None, attempts: int
+@pytest.mark.parametrize(("within", "attempts"), [(0.1, 1), (60, 4)])
+@pytest.mark.parametrize("timeout", [0, None])
+def test_no_attempt_to_connect_begins_when_the_time_for_it_is_up(
+    proxy: Proxy, idle: int, within: float, attempts: int, timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ):
-    """redis-py's retries are within the connect: against a server that is silent they were many times a timeout."""
+    """redis-py's retries are within the connect: against a server that is silent they were many times its bound. The
+    pool's ``timeout`` bounds the wait for others, and has no part in it."""
+    monkeypatch.setitem(bounds.LONGEST, bounds.CONNECTING, within)
     retry = Retry(NoBackoff(), 3)
     pool = pool_on(proxy, timeout=timeout, socket_timeout=0.15, retry=retry)
     warm(pool, idle)
@@ -284,7 +288,7 @@ def test_a_master_that_has_become_a_replica(server: RedisServer, said: Callable[
         nothing_is_missing(pool)
 
 
-def test_read_only_is_an_answer(server: RedisServer, said: Callable[[], list[str]]):
+def test_read_only_is_an_answer_and_the_connection_is_replaced(server: RedisServer, said: Callable[[], list[str]]):
     pool = direct_pool(server)
     client = client_of(pool)
     client.ping()
@@ -296,8 +300,9 @@ def test_read_only_is_an_answer(server: RedisServer, said: Callable[[], list[str
         finally:
             observer.execute_command("REPLICAOF", "NO", "ONE")
     client.set("k", 3)
-    assert pool.stats().closed == {}
-    assert said() == []
+    assert pool.stats().closed == {"misdirected": 1}
+    assert [line.partition(":")[0] for line in said()] == ["pool.misdirected"]
+    nothing_is_missing(pool)
 
 
 def test_a_reconnect_inside_a_command_waits_for_a_permit(server: RedisServer):

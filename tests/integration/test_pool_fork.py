@@ -7,10 +7,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poolmgr.pool import forking
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
@@ -228,6 +230,7 @@ def test_a_pool_made_before_gevent_patches_works_in_greenlets(server: RedisServe
         f"""
 import sys
 sys.path.insert(0, {os.getcwd()!r})
+from poolmgr.pool import forking
 from poolmgr.pool.sync import ConnectionPool
 from tests.permits import FakeMember
 pool = ConnectionPool(host="127.0.0.1", port={server.port}, max_connections=3, member=FakeMember(), timeout=5)
@@ -257,3 +260,95 @@ print("fine")
         check=False,
     )
     assert result.stdout.strip() == "fine", result.stderr
+
+
+COPIES = """
+import os, socket, sys, threading
+from poolmgr import ConnectionPool
+from tests.permits import FakeMember
+
+pool = ConnectionPool.from_url(os.environ["URL"], max_connections=8)
+ended = threading.Event()
+
+def reconnect():
+    while not ended.is_set():
+        with pool.connection() as connection:
+            for _ in range(3):
+                connection.disconnect()
+                connection.connect()
+                connection.send_command("PING")
+                connection.read_response()
+
+def servers(found):
+    # Where the descriptors of this process lead to that lead to the server, once all that was under way has come about.
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as sock:
+                yield from [number] if sock.getpeername() == found else []
+        except OSError:
+            pass
+
+with pool.connection() as connection:
+    there = connection._sock.getpeername()
+threads = [threading.Thread(target=reconnect) for _ in range(4)]
+for thread in threads:
+    thread.start()
+copies = 0
+for _ in range(int(os.environ["FORKS"])):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        found = list(servers(there))
+        os.write(writer, b"%d" % len(found))
+        os._exit(0)
+    os.close(writer)
+    copies += os.read(reader, 10) != b"0"
+    os.close(reader)
+    os.waitpid(child, 0)
+ended.set()
+for thread in threads:
+    thread.join()
+print(copies)
+"""
+
+
+def copies(url: str, isolated: Path, forks: int = 60) -> int:
+    """How many of the children that were forked in the middle of reconnects had a copy of a parent's connection."""
+    environ = {"URL": url, "FORKS": str(forks), "REDIS_CONNECTION_BUDGET": "12", "POOLMGR_SOCKET": str(isolated)}
+    return int(python(COPIES, environ=environ, timeout=100).stdout)
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+def test_no_child_keeps_a_copy_of_a_socket_that_its_parent_connects(server: RedisServer, isolated: Path, way: str):
+    assert copies(server.url if way == "tcp" else server.unix_url, isolated) == 0
+
+
+def test_nor_of_one_that_is_shaking_hands_in_tls(secured: tuple[int, str], isolated: Path):
+    assert copies(f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none", isolated, 20) == 0
+
+
+@pytest.mark.parametrize("then", ["a fork", "a connection"])
+def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_a_moment(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, then: str
+):
+    """An exception of a signal handler can strike between the acquisition of a lock and the block that it guards."""
+    monkeypatch.setattr(forking, "MOMENT", 0.3)
+    torn = threading.Thread(target=forking.whole().__enter__)
+    torn.start()
+    torn.join()
+    start = time.monotonic()
+    pool = direct_pool(server)
+    if then == "a fork":
+        ended_well(in_child(lambda: client_of(pool).ping()))
+    else:
+        assert client_of(pool).ping()
+    assert time.monotonic() - start >= 0.3, "it was waited for"
+    monkeypatch.undo()
+    start = time.monotonic()
+    for _ in range(5):
+        ended_well(in_child(lambda: client_of(pool).ping()))
+        pool.disconnect()
+        assert client_of(pool).ping()
+    assert time.monotonic() - start < 5 * forking.MOMENT, "only once"
+    pool.disconnect()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poolmgr import rendezvous
-from tests.helpers import python
+from tests.helpers import free_port, python
 
 CODE = """
 import faulthandler, os, threading, time
@@ -70,16 +70,66 @@ print(status)
 """
 
 
-@pytest.mark.parametrize("module", ["redis/connection.py", "pool/sync.py", "poolmgr/embedded.py", "member/agent.py"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "redis/connection.py", "pool/sync.py", "poolmgr/embedded.py", "member/agent.py",
+        "encodings/idna.py", "email/feedparser.py",
+    ],
+)  # fmt: skip
 def test_a_fork_while_another_thread_loads_what_both_need(redis_server, isolated: Path, module: str) -> None:
     """The lock of an import that is under way at a fork stays taken in the child."""
-    server = redis_server(maxclients=9)
+    server = redis_server(maxclients=9, port=free_port())
     environ = {"AT": module, "REDIS_CONNECTION_BUDGET": "8", "POOLMGR_SOCKET": str(isolated)}
     if module != "poolmgr/embedded.py":
-        environ["REDIS_URL"] = server.unix_url
+        environ["REDIS_URL"] = server.url
     ended = python(LOADING, environ=environ, timeout=60, check=False)
     assert ended.stdout.strip() == "0", ended.stderr
     assert server.rejected() == 0
+
+
+GUARDED = """
+import os, sys
+import poolmgr, redis
+found = set()
+def look(event, arguments):
+    if event != "import":
+        return
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_qualname != "load":
+        frame = frame.f_back
+    if frame is None:
+        found.add(arguments[0])
+sys.addaudithook(look)
+def use(url):
+    pool = poolmgr.ConnectionPool.from_url(url, timeout=2)
+    try:
+        redis.Redis(connection_pool=pool).ping()
+        with pool.connection() as connection:
+            connection.disconnect()
+            connection.connect()
+    except redis.RedisError:
+        pass
+use(os.environ["URL"])
+use("redis://127.0.0.1:1")
+use("redis://no-such-host.invalid")
+print(sorted(found))
+"""
+
+
+@pytest.mark.parametrize("way", ["tcp", "tls", "unix"])
+def test_nothing_is_loaded_outside_of_the_guard(
+    redis_server, secured: tuple[int, str], isolated: Path, way: str
+) -> None:
+    """From the first use on, each import is one that a fork waits for."""
+    server = redis_server(port=free_port())
+    urls = {
+        "tcp": server.url,
+        "unix": server.unix_url,
+        "tls": f"rediss://localhost:{secured[0]}?ssl_ca_certs={secured[1]}",
+    }
+    environ = {"URL": urls[way], "REDIS_CONNECTION_BUDGET": "8", "POOLMGR_SOCKET": str(isolated)}
+    assert python(GUARDED, environ=environ, timeout=60).stdout.strip() == "[]"
 
 
 def test_a_lock_is_given_back_though_a_child_has_a_copy_of_it(short_dir: Path) -> None:

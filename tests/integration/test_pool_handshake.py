@@ -80,7 +80,7 @@ def test_everything_after_hello_is_one_round_trip():
     assert [words[0] for words in heard] == [b"HELLO", b"CLIENT", b"CLIENT", b"CLIENT", b"CLIENT", b"SELECT"]
 
 
-@pytest.mark.parametrize("refused", [b"SETINFO", b"MAINT_NOTIFICATIONS"])
+@pytest.mark.parametrize("refused", [b"SETINFO", b"MAINT_NOTIFICATIONS", b"SETNAME"])
 def test_what_a_server_need_not_know_may_fail(refused: bytes):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR unknown subcommand\r\n" if refused in words else ok(words)
@@ -89,13 +89,13 @@ def test_what_a_server_need_not_know_may_fail(refused: bytes):
         assert connect(port)._owed == 0
 
 
-@pytest.mark.parametrize("refused", [b"SETNAME", b"SELECT"])
+@pytest.mark.parametrize("refused", [b"SETNAME", b"SELECT"])  # a name that the user gave
 def test_what_must_not_fail_fails_the_connect(refused: bytes):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR not here\r\n" if refused in words else ok(words)
 
     with server(reply, withhold=5) as (port, _), pytest.raises(redis.ResponseError, match="not here"):
-        connect(port, db=2)
+        connect(port, db=2, client_name="mine")
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -129,10 +129,14 @@ def test_half_a_handshake_leaves_no_connection(monkeypatch: pytest.MonkeyPatch):
         pool = poolmgr.ConnectionPool(host="127.0.0.1", port=port, protocol=3, db=2, member=FakeMember(), retry=None)
         connection = pool.make_connection()
 
-        def strike(*_: Any) -> None:
-            raise KeyboardInterrupt
+        send = type(connection).send_command
 
-        monkeypatch.setattr(type(connection), "pack_commands", strike)
+        def strike(connection: Any, *words: Any, **options: Any) -> None:
+            if words[0] != "HELLO":
+                raise KeyboardInterrupt
+            send(connection, *words, **options)
+
+        monkeypatch.setattr(type(connection), "send_command", strike)
         with pytest.raises(KeyboardInterrupt):
             connection.connect()
         assert connection._sock is None

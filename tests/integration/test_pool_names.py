@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from poolmgr.member import bounds
 from tests.helpers import RedisServer, wait_for
 from tests.pools import client_of, direct_pool, nothing_is_missing, warm
 
@@ -53,9 +54,10 @@ def test_who_waits_is_served_by_a_release(server: RedisServer, monkeypatch: pyte
     nothing_is_missing(pool)
 
 
-def test_who_gives_up_waiting_leaves_the_resolution_behind(
+def test_a_caller_that_gives_up_leaves_the_resolution_behind(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(bounds.LONGEST, bounds.CONNECTING, 0.2)
     pool = direct_pool(server, timeout=0.2)
     warm(pool, 1)
     held = pool.get_connection()

@@ -13,7 +13,7 @@ from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool.stats import REASONS, Hooks, Stats
 from poolmgr.pool.sync import ConnectionPool
 from poolmgr.wire import WAIT_BOUNDS
-from tests.helpers import RedisServer
+from tests.helpers import RedisServer, have_lines_written
 from tests.permits import FakeMember
 from tests.pools import client_of, direct_pool, give, nothing_is_missing, take
 
@@ -29,6 +29,7 @@ def test_leak_after(server: RedisServer, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, "poolmgr.pool"):
         pool.tick(0)
         pool.tick(0)
+        have_lines_written()
     (record,) = [r for r in caplog.records if r.getMessage() == "pool.leak"]
     assert record.pool == "cache"  # type: ignore[attr-defined]
     assert "forgetful" in record.stack  # type: ignore[attr-defined]
@@ -88,6 +89,7 @@ def test_hooks(server: RedisServer, caplog: pytest.LogCaptureFixture):
     give(pool, held)
     pool.disconnect()
     assert heard == ["created", "checked out", "failing", "pool"]
+    have_lines_written()
     assert "pool.hook_failed" in caplog.text
 
 
@@ -95,7 +97,7 @@ def test_the_repr_answers_what_state_it_is_in(server: RedisServer):
     pool = direct_pool(server, name="cache", max_connections=3, password=None)
     held = take(pool, 2)
     pool.release(held.pop())
-    assert "cache ready: 1 in use, 1 idle, 0 opening of 3, 0 waiting>" in repr(pool)
+    assert "cache ready: 1 in use, 1 idle, 0 opening of 3, 0 waiting]" in repr(pool)
     assert repr(pool) in repr(client_of(pool))
     secret = ConnectionPool(password="hunter2", member=FakeMember())
     assert "hunter2" not in repr(secret)

@@ -13,13 +13,13 @@ from tests.permits import FakeMember
 def test_every_option_in_a_url(server: RedisServer):
     pool = ConnectionPool.from_url(
         f"redis://127.0.0.1:{server.port}/2?max_connections=7&timeout=1.5&min_idle=2&max_waiting=9&idle_timeout=30"
-        "&max_lifetime=600&order=lifo&leak_after=4&name=cache&max_connecting=3&socket_timeout=3&client_name=a%20b",
+        "&max_lifetime=600&order=lifo&leak_after=4&name=cache&max_connecting=3&max_reply=9&socket_timeout=3&client_name=a%20b",
         member=FakeMember(),
         timeout=99,
     )
     assert (pool.max_connections, pool.timeout, pool._core.min_idle, pool.max_waiting) == (7, 1.5, 2, 9)
     assert (pool.idle_timeout, pool.max_lifetime, pool.order, pool.leak_after) == (30, 600, "lifo", 4)
-    assert (pool.name, pool._core.max_opening) == ("cache", 3)
+    assert (pool.name, pool._core.max_opening, pool.max_reply) == ("cache", 3, 9)
     assert pool.connection_kwargs["socket_timeout"] == 3
     assert pool.connection_kwargs["client_name"] == "a b"
     assert pool.connection_kwargs["db"] == 2
@@ -42,6 +42,7 @@ def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pyt
         "REDIS_POOL_TIMEOUT": "1.5", "REDIS_POOL_MIN_IDLE": "2", "REDIS_POOL_MAX_WAITING": "9",
         "REDIS_POOL_IDLE_TIMEOUT": "30", "REDIS_POOL_MAX_LIFETIME": "600", "REDIS_POOL_ORDER": "lifo",
         "REDIS_POOL_LEAK_AFTER": "4", "REDIS_POOL_NAME": "cache", "REDIS_POOL_MAX_CONNECTING": "3",
+        "REDIS_POOL_MAX_REPLY": "1K",
         "REDIS_SOCKET_TIMEOUT": "3", "REDIS_SOCKET_CONNECT_TIMEOUT": "1",
     }  # fmt: skip
     for name, value in values.items():
@@ -51,7 +52,8 @@ def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pyt
     pool = poolmgr.get_pool()
     assert (pool.max_connections, pool.timeout, pool._core.min_idle, pool.max_waiting) == (7, 1.5, 2, 9)
     assert (pool.idle_timeout, pool.max_lifetime, pool.leak_after) == (30, 600, 4)
-    assert (pool.name, pool._core.max_opening) == ("cache", 3)
+    assert (pool.name, pool._core.max_opening, pool.max_reply) == ("cache", 3, 1024)
+    assert default.get_pool(max_reply=99).max_reply == 99
     assert default.get_pool(protocol=2).name == "cache-resp2"
     assert pool.order == "fifo", "the URL goes before"
     assert pool.connection_kwargs["socket_timeout"] == 3

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
+from poolmgr.member import bounds
 from poolmgr.member.ports import Outage
 from poolmgr.pool import lifecycle
 from tests.helpers import RedisServer, free_port, wait_for
@@ -102,7 +103,8 @@ def test_a_server_that_accepts_and_never_answers(proxy: Proxy, said: Callable[[]
         thread.join()
     assert time.monotonic() - start < 5
     assert len(outcomes) == 5
-    assert any(isinstance(e, ConnectionPoolTimeoutError) and e.reason == "server" for e in outcomes)
+    assert all(isinstance(e, redis.TimeoutError) for e in outcomes)
+    assert not any(isinstance(e, ConnectionPoolTimeoutError) for e in outcomes), "no connection was held by others"
     proxy.cut()  # attempts that began before the server was back fail now; they do not fail us
     proxy.restore()
     pool.timeout = 5
@@ -174,7 +176,9 @@ def test_an_attempt_for_the_queue_is_one_attempt(proxy: Proxy, monkeypatch: pyte
 def test_slow_name_resolution_holds_up_its_own_caller_only(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ):
-    pool = direct_pool(server, timeout=0.2, max_connecting=1)
+    """A caller behind it waits for no connection of others, so its bound is not ``timeout`` but the time to connect."""
+    monkeypatch.setitem(bounds.LONGEST, "connecting", 0.4)
+    pool = direct_pool(server, timeout=0.05, max_connecting=1)
     resolve = socket.getaddrinfo
     go = threading.Event()
 
@@ -190,7 +194,7 @@ def test_slow_name_resolution_holds_up_its_own_caller_only(
     with pytest.raises(ConnectionPoolTimeoutError, match="being opened") as caught:
         client_of(pool).ping()
     assert caught.value.reason == "server"
-    assert time.monotonic() - start < 1
+    assert 0.4 <= time.monotonic() - start < 2
     go.set()
     first.join()
     assert said() == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import redis
 
 from poolmgr.member.ports import PINNED_AFTER
-from tests.helpers import RedisServer, wait_for
+from tests.helpers import RedisServer, Servers, free_port, python, wait_for
 from tests.permits import FakeMember
 from tests.pools import (
     answers_are_its_own,
@@ -106,3 +107,33 @@ def test_a_connection_that_a_caller_keeps_is_told_to_the_member_as_pinned(server
     assert pool.usage(reset=False).pinned == 1, "of the same connection, lent anew"
     give(pool, [kept, *again])
     assert pool.usage(reset=False).pinned == 0
+
+
+THREADS = """
+import gc, logging, os, threading
+from django.conf import settings
+logging.basicConfig(format="%(message)s")
+cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["URL"],
+         "OPTIONS": {"pool_class": "poolmgr.ConnectionPool"}}
+settings.configure(CACHES={"default": cache})
+from django.core.cache import cache
+def work():
+    for _ in range(3):
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+for _ in range(40):
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_pool_for_each_thread_goes_with_its_thread_and_loses_nothing(redis_server: Servers, isolated: Path) -> None:
+    """Django keeps one for each thread. Its end is a cycle of garbage, whose objects are ended in any order."""
+    server = redis_server(maxclients=13, port=free_port())
+    environ = {"URL": server.url, "REDIS_CONNECTION_BUDGET": "12", "POOLMGR_SOCKET": str(isolated)}
+    ended = python(THREADS, environ=environ, timeout=100)
+    assert ended.stderr == ""
+    assert server.rejected() == 0

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import ssl
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
 from poolmgr.pool.sync import ConnectionPool
-from tests.helpers import RedisServer, debian_redis_binary, free_port, wait_for
+from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
-
-
-@pytest.fixture(scope="module")
-def secured() -> Iterator[tuple[int, str]]:
-    """Port and certificate of a server that speaks TLS."""
-    binary = debian_redis_binary()
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("needs redis-server with TLS, and openssl")
-    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=directory, check=True, capture_output=True,
-    )  # fmt: skip
-    port = free_port()
-    process = subprocess.Popen(
-        [binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
-         "--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-auth-clients", "no"],
-        cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: reachable(port), 10)
-        yield port, str(directory / "cert.pem")
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def reachable(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
+from poolmgr.member import bounds
 from poolmgr.pool.core import Served, Waiter
 from poolmgr.pool.sync import ConnectionPool
 from poolmgr.wire import Endpoint
@@ -63,6 +64,45 @@ def test_the_budget_as_the_reason(server: RedisServer):
         pool.get_connection()
     assert caught.value.reason == "budget"
     give(pool, held)
+    nothing_is_missing(pool)
+
+
+class Flickering(FakePermits):
+    """No supervisor can be had, and each attempt to start one ends between two looks at that."""
+
+    looks = 0
+
+    @property
+    def obstacle(self) -> str:
+        self.looks += 1
+        return "" if self.looks % 2 else "none can be started"
+
+    @obstacle.setter
+    def obstacle(self, value: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("way", ["known", "flickering", "deaf"])
+def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    monkeypatch.setitem(bounds.LONGEST, bounds.SUPERVISOR, 0.1)
+    pool = direct_pool(server, member=FakeMember(limit=1), timeout=20)
+    held = take(pool, 1)
+    found = permits(pool)
+    found.pending = bounds.SUPERVISOR
+    if way == "flickering":
+        found.__class__ = Flickering
+    elif way == "known":
+        found.obstacle = "none can be started"
+    giver = threading.Timer(0.5, give, (pool, held))
+    giver.start()
+    assert client_of(pool).ping()
+    giver.join()
+    pool.disconnect()
+    permits(pool).limit = 0
+    with pytest.raises(ConnectionPoolTimeoutError):
+        pool.get_connection()  # nothing is lent
     nothing_is_missing(pool)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,9 +18,12 @@ from tests.helpers import ROOT, RedisServer, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Service
 
-PASSWORD = "correct-horse-battery"
-TOKEN = "staple-token-0815"
-SECRETS = (PASSWORD, TOKEN, "wrong-horse")
+PASSWORD = "correct;horse#battery%41@:x"
+TOKEN = 'staple";#token%3B0815'
+WRITTEN = quote(PASSWORD, safe="")
+"""The password as a URL has it."""
+
+SECRETS = (PASSWORD, WRITTEN, "battery", TOKEN, quote(TOKEN, safe=""), "staple", "wrong-horse")
 
 
 class Seen:
@@ -65,7 +69,7 @@ def server(redis_server) -> RedisServer:
 @pytest.fixture
 def service(isolated: Path, server: RedisServer, metrics: int) -> Iterator[Service]:
     found = Service(
-        isolated.parent, workers=2, redis_url=f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0",
+        isolated.parent, workers=2, redis_url=f"redis://:{WRITTEN}@127.0.0.1:{server.port}/0",
         environ={
             "WORKER_TOKEN": TOKEN, "REDIS_CONNECTION_BUDGET": "12", "POOLMGR_LOG_LEVEL": "debug",
             "POOLMGR_METRICS": f"127.0.0.1:{metrics}", "REDIS_POOL_TIMEOUT": "0.5",
@@ -93,7 +97,15 @@ def test_nothing_tells_a_secret(service: Service, server: RedisServer, metrics: 
     look(service, server, seen, metrics, "at work")
     # With a wrong token, and with the right one where it is logged.
     seen.add("wrong token", service.request("POST", "/", "[]", {"Authorization": "Bearer wrong-horse"}).body.decode())
-    assert service.get(f"/get/k?_token={TOKEN}").status == 200
+    written = quote(TOKEN, safe="")
+    assert service.get(f"/get/k?_token={written}").status == 200
+    for path in (
+        f"/get/{written}",
+        f"/get/k?EX=1&_token={TOKEN}",
+        f"/get/k/_token={TOKEN}",
+        f"/?_token=x&_token={written}",
+    ):
+        assert service.get(path).status in (400, 401, 405)
     # A killed worker, a killed supervisor, a reload.
     kill(service.workers()[0])
     former = service.supervisor()
@@ -127,7 +139,7 @@ def test_nothing_tells_a_secret(service: Service, server: RedisServer, metrics: 
 
 
 def test_a_wrong_password_at_the_start_is_not_told(service: Service) -> None:
-    service.environ["REDIS_URL"] = service.environ["REDIS_URL"].replace(PASSWORD, "wrong-horse")
+    service.environ["REDIS_URL"] = service.environ["REDIS_URL"].replace(WRITTEN, "wrong-horse")
     status, log = service.run()
     assert status != 0
     seen = Seen()

@@ -71,7 +71,7 @@ class Mount:
         assert self.service is not None
         return subprocess.run(
             ["nsenter", f"--target={self.service.pid}", "--mount", *command],
-            env=self.service.environ, cwd=ROOT, capture_output=True, text=True, check=check, timeout=20,
+            env=self.service.environ, cwd=ROOT, capture_output=True, text=True, check=check, timeout=60,
         )  # fmt: skip
 
     @property

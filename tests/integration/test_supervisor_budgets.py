@@ -69,8 +69,9 @@ def test_descriptors_of_the_members_bound_it(supervisor: Start, redis_server: Se
 
 def test_other_clients_shrink_it_within_seconds(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="timetable.LIST_EVERY=0.3 timetable.LOOK_EVERY=0.3")
-    joined(running, endpoint_of(server.path))
+    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=0.3")
+    member, name = joined(running, endpoint_of(server.path))
+    member.report(name)
     assert running.server()["budget"] == 180
     others = [Connection(endpoint_of(server.path), "other") for _ in range(30)]
     try:

@@ -9,6 +9,7 @@ import pytest
 from poolmgr import wire
 from tests.fake_member import endpoint_of
 from tests.helpers import Servers, free_port, wait_for
+from tests.proxy import proxy_to
 from tests.supervisor_process import Start, joined
 
 
@@ -34,7 +35,7 @@ def test_two_names_of_one_server_share_its_budget(supervisor: Start, redis_serve
 
 
 def test_an_alias_is_resolved_within_a_budget_that_is_used_up(supervisor: Start, redis_server: Servers) -> None:
-    """The question itself holds a connection: it borrows the permit, by recall if it must."""
+    """The question itself holds a connection: it takes the place of the one that the supervisor keeps."""
     server = redis_server(maxclients=11, port=free_port())  # 10 and the observer
     running = supervisor(10)
     member, name = joined(running, server)
@@ -43,11 +44,8 @@ def test_an_alias_is_resolved_within_a_budget_that_is_used_up(supervisor: Start,
     assert all(c.answer == b"+OK\r\n" for c in connections)
     tcp = endpoint_of(port=server.port)
     member.attach(tcp)
-    member.until(lambda m: m.limit(name) < 9, what="one is recalled")
-    assert server.rejected() == 0
-    member.open[name].pop().close()
-    member.report(name, in_use=8)
     member.until(lambda m: m.resolved.get(tcp.key) == name, what="resolved")
+    assert member.limit(name) == 9, "nobody has to give anything back for it"
     assert server.rejected() == 0
 
 
@@ -130,6 +128,42 @@ def test_two_names_are_united_when_the_right_credentials_come(supervisor: Start,
 
     wait_for(within, 10, what="what the two gave away together is taken back")
     assert server.rejected() == 0
+
+
+def test_two_addresses_that_change_hands_stay_two_servers(supervisor: Start, redis_server: Servers) -> None:
+    """A virtual address, or a container that has another one after a restart. What the other one said before is what
+    this one says now."""
+    one, two = (redis_server(port=free_port(), maxclients=13) for _ in range(2))
+    running = supervisor(12)
+    with proxy_to(one.port) as first, proxy_to(two.port) as second:
+        joined(running, tcp(first.port, "127.0.0.1"))
+        joined(running, tcp(second.port, "127.0.0.1"))
+        before = {server["id"]: server["run_id"] for server in running.status()["servers"]}
+        assert len(before) == 2
+        for _ in range(3):
+            first.target, second.target = second.target, first.target
+            first.cut()
+            second.cut()
+            swapped = dict(zip(before, reversed(before.values()), strict=True))
+
+            def seen(expected: dict[str, str] = swapped) -> bool:
+                return {server["id"]: server["run_id"] for server in running.status()["servers"]} == expected
+
+            wait_for(seen, 10, what="each says who it is, and they are two")
+            before = swapped
+        assert not running.events("server.united")
+
+
+def test_an_address_that_moves_to_a_known_server_is_found_to_be_that(supervisor: Start, redis_server: Servers) -> None:
+    one, two = (redis_server(port=free_port(), maxclients=13) for _ in range(2))
+    running = supervisor(12)
+    with proxy_to(one.port) as moving:
+        joined(running, tcp(moving.port, "127.0.0.1"))
+        joined(running, tcp(two.port, "127.0.0.1"))
+        moving.target = two.port
+        moving.cut()
+        wait_for(lambda: len(running.status()["servers"]) == 1, 10, what="they are one")
+    assert two.rejected() == 0
 
 
 def test_the_same_address_is_the_same_server_where_it_does_not_say_who_it_is(

@@ -23,7 +23,10 @@ def test_an_outage_is_told_to_everyone_when_it_begins_and_when_it_ends(
     member, name = joined(running, endpoint_of(server.path))
     member.grow(name, 3)
     server.stop()
+    wait_for(lambda: running.server()["health"]["unseen"], what="the supervisor does not see it")
+    assert running.server()["health"]["up"], "nobody else has tried"
     began = time.monotonic()
+    member.fails(name)
     health = member.until(lambda m: m.last(wire.Health), what="the outage")
     assert time.monotonic() - began < 2
     assert (health.server, health.up) == (name, False)
@@ -33,7 +36,7 @@ def test_an_outage_is_told_to_everyone_when_it_begins_and_when_it_ends(
     assert late.until(lambda m: m.last(wire.Health)).up is False
     server.start()
     late.until(lambda m: m.last(wire.Health).up, what="the end of the outage")
-    assert running.server()["health"] == {"up": True, "since": 0.0, "error": ""}
+    assert running.server()["health"] == {"up": True, "since": 0.0, "error": "", "unseen": "", "unseen_since": 0.0}
 
 
 def test_a_server_that_is_not_there_yet_is_told_as_down_and_resolved_when_it_comes(
@@ -77,6 +80,7 @@ def test_a_stopped_server_is_an_outage_and_recovers_within_the_budget(supervisor
     member.grow(name, 2)
     os.kill(server.pid, signal.SIGSTOP)
     try:
+        member.fails(name, "Timeout connecting to server")
         assert member.until(lambda m: m.last(wire.Health), 15, "the outage").up is False
     finally:
         os.kill(server.pid, signal.SIGCONT)
@@ -95,6 +99,7 @@ def test_a_dead_server_holds_nothing(supervisor: Start, redis_server: Servers, s
     try:
         dies.until(lambda s: s["open"] == 5)
         server.stop()
+        stays.fails(name)
         stays.until(lambda m: m.last(wire.Health), what="the outage")
         dies.kill()
         wait_for(lambda: running.server()["quarantine"] == 0 and not running.server()["charged"] > 11)
@@ -120,7 +125,7 @@ def test_that_nobody_listens_any_more_proves_nothing(supervisor: Start, redis_se
             observer.execute_command("CLIENT", "KILL", "ID", own["id"])
         dies.kill()
         os.kill(running.pid, signal.SIGCONT)
-        wait_for(lambda: "refused" in running.server()["health"]["error"], 10, what="it has looked")
+        wait_for(lambda: "refused" in running.server()["health"]["unseen"], 10, what="it has looked")
         assert running.server()["quarantine"] >= 5
         assert len([row for row in server.clients() if tag in row["name"]]) == 5
         with server.observer() as observer:
@@ -151,7 +156,7 @@ def test_the_end_of_a_server_proves_nothing_of_its_successor(supervisor: Start, 
         os.kill(server.pid, signal.SIGSTOP)
         dies.kill()
         os.kill(running.pid, signal.SIGCONT)
-        wait_for(lambda: running.server()["health"]["error"] == "no answer in time", 10, what="it has looked")
+        wait_for(lambda: running.server()["health"]["unseen"] == "no answer in time", 10, what="it has looked")
         assert running.server()["quarantine"] >= 5
         os.kill(server.pid, signal.SIGCONT)
         wait_for(lambda: running.server()["quarantine"] == 0, 10, what="their end is proven")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.fake_member import MemberProcess, endpoint_of
 from tests.helpers import RedisServer, Servers, wait_for
@@ -113,3 +114,23 @@ def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(
             if thread.ident:
                 thread.join()
     assert running.events("quarantine.unproven") == []
+
+
+def test_a_blank_in_the_path_of_the_servers_socket_hides_no_connection(supervisor: Start, short_dir: Path) -> None:
+    """A child keeps the connections of a member that was killed, at ``/…/a b/redis.sock``."""
+    directory = short_dir / "a b"
+    directory.mkdir()
+    server = RedisServer(directory, maxclients=7).start()
+    running = supervisor(6)
+    dies = MemberProcess(running.path, endpoint_of(server.path), 5, "fork")
+    grows = MemberProcess(running.path, endpoint_of(server.path), 0)
+    try:
+        dies.until(lambda s: s["open"] == 5)
+        dies.kill()
+        grows.tell("5")
+        grows.until(lambda s: s["open"] == 5)  # what the dead one had is used again
+        assert server.rejected() == 0
+    finally:
+        dies.stop()
+        grows.stop()
+        server.stop()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from poolmgr import wire
 from tests.fake_member import MemberProcess, endpoint_of
-from tests.helpers import Servers, wait_for
-from tests.supervisor_process import Start, joined
+from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.supervisor_process import Start, SupervisorProcess, joined
 
 
 def test_without_the_right_to_list_a_bounded_wait_stands_in_and_is_counted(
@@ -59,3 +62,78 @@ def test_wrong_credentials_alone_resolve_and_leave_the_error_to_the_member(
     member, name = joined(running, endpoint_of(server.path, password="wrong"))
     assert member.limit(name) > 0
     assert member.last(wire.Health) is None
+
+
+def dies_and_is_proven(running: SupervisorProcess, endpoint: wire.Endpoint, others: int) -> None:
+    """A process is killed; what it held comes back by a proof, and no bounded wait stands in."""
+    dies = MemberProcess(running.path, endpoint, 4)
+    try:
+        dies.until(lambda s: s["open"] == 4)
+        dies.kill()
+
+        def back() -> bool:
+            server = running.server()
+            return server["quarantine"] == 0 and len(server["members"]) == others
+
+        wait_for(back, 10, what="its permits are back")
+    finally:
+        dies.stop()
+    assert running.server()["unproven"] == 0
+
+
+def closes_what_is_kept(running: SupervisorProcess, server: RedisServer) -> None:
+    with server.observer() as admin:
+        for row in admin.client_list():
+            if f".{running.pid}." in row["name"]:
+                admin.execute_command("CLIENT", "KILL", "ID", row["id"])
+
+
+FAULTS = {
+    "wrong password": ("resetpass", ">changed"),
+    "no list": ("-client|list", "-client|kill"),
+    "no names": ("-client",),
+    "nothing": ("-@all", "+get"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("by", ["unix", "tcp"])
+def test_what_the_user_of_one_name_may_not_do_does_not_stop_the_proofs_of_the_server(
+    supervisor: Start, redis_server: Servers, by: str, fault: str
+) -> None:
+    server = redis_server(port=free_port(), maxclients=13)
+    with server.observer() as admin:
+        admin.execute_command("ACL", "SETUSER", "other", "on", ">other", "~*", "+@all")
+    running = supervisor(12, HASTY="unproven.WAIT=60")
+    path, port = endpoint_of(server.path), endpoint_of(port=server.port)
+    good, bad = (port, path) if by == "unix" else (path, port)
+    bad = msgspec.structs.replace(bad, username="other", password="other")
+    first, name = joined(running, bad)
+    second, _ = joined(running, good)
+    wait_for(lambda: len(running.server()["aliases"]) == 2, 10, what="both names are one server's")
+    second.obey(name)
+    first.obey(name)
+    with server.observer() as admin:
+        admin.execute_command("ACL", "SETUSER", "other", *FAULTS[fault])
+    closes_what_is_kept(running, server)
+    dies_and_is_proven(running, good, 2)
+    assert server.rejected() == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_of_two_users_by_one_name_the_one_that_may_list_proves(
+    supervisor: Start, redis_server: Servers, fault: str
+) -> None:
+    server = redis_server(maxclients=13)
+    with server.observer() as admin:
+        admin.execute_command("ACL", "SETUSER", "other", "on", ">other", "~*", "+@all", *FAULTS[fault])
+    running = supervisor(12, HASTY="unproven.WAIT=60")
+    good = endpoint_of(server.path)
+    first, name = joined(running, msgspec.structs.replace(good, username="other", password="other"))
+    second, _ = joined(running, good)
+    second.obey(name)
+    first.obey(name)
+    for _ in range(2):
+        closes_what_is_kept(running, server)
+        dies_and_is_proven(running, good, 2)
+    assert server.rejected() == 0

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from poolmgr import wire
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Service
@@ -130,8 +131,8 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         load.wait_for_answers(50)
     assert load.failures() == []
     assert not [event for event in service.events() if event["level"] in ("error", "critical")]
-    assert spoken(supervisors["99.0"]) == {1, 99}, "with each the newest that both know"
-    assert spoken(supervisors[this]) == {1}
+    assert spoken(supervisors["99.0"]) == {wire.VERSION, 99}, "with each the newest that both know"
+    assert spoken(supervisors[this]) == {wire.VERSION}
     for refused in ("client.refused", "client.malformed", "snapshot.unusable"):
         assert service.events(refused) == []
     kill(master, signal.SIGTERM)

@@ -15,6 +15,7 @@ from tests.service import Service
 SCRIPTS = ROOT / "tests" / "upstash"
 PYTHON_CLIENT = "upstash-redis==1.8.0"
 NODE_CLIENT = "@upstash/redis@1.39.0"
+RATELIMIT = "@upstash/ratelimit@2.2.0"
 
 
 @pytest.fixture
@@ -51,9 +52,18 @@ def test_the_python_client(service, tmp_path):
 
 
 def test_the_javascript_client(service, tmp_path):
+    run_javascript("client.mjs", service, tmp_path)
+
+
+def test_the_javascript_rate_limiter(service, tmp_path):
+    """Its scripts have a flag that only Upstash's servers know."""
+    run_javascript("ratelimit.mjs", service, tmp_path)
+
+
+def run_javascript(script: str, service: Service, tmp_path: Path) -> None:
     npm, node = shutil.which("npm"), shutil.which("node")
     if not npm or not node:
         pytest.skip("npm is not installed")
-    installed([npm, "install", "--no-audit", "--no-fund", NODE_CLIENT], tmp_path, NODE_CLIENT)
-    shutil.copy(SCRIPTS / "client.mjs", tmp_path)
-    run([node, "client.mjs"], service, tmp_path)
+    installed([npm, "install", "--no-audit", "--no-fund", NODE_CLIENT, RATELIMIT], tmp_path, "its npm package")
+    shutil.copy(SCRIPTS / script, tmp_path)
+    run([node, script], service, tmp_path)

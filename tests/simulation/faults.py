@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.simulation.inspection import GRACE
+from tests.simulation.inspection import GRACE, PLACE
 from tests.simulation.process import Process
 from tests.simulation.scenario import Fault, worker
 from tests.simulation.supervisor import Supervisor
@@ -68,6 +68,37 @@ class Faults:
         process = self._chosen(fault.a)
         if process is not None and not process.stopped:
             process.leave()
+
+    def _exec(self, fault: Fault) -> None:
+        """It becomes another program, which may use a pool or not; for every third its connections are cut off too."""
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped:
+            process.become_another(half=fault.b % 3 == 0)
+            if fault.b % 2:
+                self._in_its_place(process, fault)
+
+    def _close_all(self, fault: Fault) -> None:
+        """It closes all its descriptors, and goes on as another member."""
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped and not process.leaving:
+            process.close_all()
+            self._in_its_place(process, fault)
+
+    def _return(self, fault: Fault) -> None:
+        """It says goodbye, and comes back as another member."""
+        process = self._chosen(fault.a)
+        if process is not None and not process.stopped and not process.leaving:
+            process.leave(then=lambda: self._in_its_place(process, fault))
+
+    def _in_its_place(self, process: Process, fault: Fault) -> None:
+        self.world.start(worker(random.Random(fault.b), len(self.world.scenario.workers)), before=process)
+
+    def _brief(self, fault: Fault) -> None:
+        """Some processes that live for a moment; every second says goodbye."""
+        for i in range(1 + fault.a % 4):
+            if len(self.world.processes) < 2 * len(self.world.scenario.workers) + 4:
+                process = self.world.start(worker(random.Random(fault.b + i), len(self.world.scenario.workers)))
+                self.world.clock.after(fault.c * (i + 1), process.leave if (fault.b + i) % 2 else process.die)
 
     def _kill_connecting(self, fault: Fault) -> None:
         """Kill a process while the server does not know yet whose connection it has; waits for the moment. For
@@ -192,6 +223,25 @@ class Faults:
     def resume_supervisor(supervisor: Supervisor) -> None:
         supervisor.stopped = False
 
+    def _strangers(self, fault: Fault) -> None:
+        """They bear the name of a process that lives here and is none of ours, of one that nobody knows, of a member's
+        (on a clone of this machine with its memory: from another address), or of one of a clone's own."""
+        world = self.world
+        member = self._chosen(fault.a)
+        kinds = [
+            ("10.0.0.1", f"pm1.{PLACE}.00000b.1.1.0000bb"),
+            ("10.0.0.1", f"pm1.{PLACE}.00000b.7.7.0000cc"),
+            ("10.0.0.2", member.tag if member is not None else f"pm1.{PLACE}.00000b.8.8.0000dd"),
+            ("10.0.0.2", "pm1.0000000c.00000d.100.100.0000aa"),
+        ]
+        addr, tag = kinds[fault.b % len(kinds)]
+        if fault.b % len(kinds) == 0:
+            world.passers_by.add(tag)
+        world.strange_tags.add(tag)
+        server = world.servers[f"r{fault.a % len(world.servers)}"]
+        for serial in range(1 + int(fault.c * server.budget)):
+            server.visit(f"{tag}-{1000 + serial}", addr)
+
     def _disk_full(self, fault: Fault) -> None:
         self.world.disk_full = True
         self.world.clock.after(fault.c, self._disk_free)
@@ -211,8 +261,8 @@ class Faults:
 
     def _client_kill(self, fault: Fault) -> None:
         server = self.world.servers[f"r{fault.a % len(self.world.servers)}"]
-        if server.connections:
-            ids = list(server.connections)
+        ids = [id for id, conn in server.connections.items() if not conn.strange]
+        if ids:
             server.kill(ids[fault.b % len(ids)])
 
     def _server_restarts(self, fault: Fault) -> None:

@@ -1,7 +1,9 @@
 """How a supervisor proves at one server that connections are gone (rules S3 to S5), in virtual time.
 
 The order of doing is that of :mod:`poolmgr.supervisor.inspection`; the verdict is the real
-:func:`poolmgr.supervisor.proof.judge`.
+:func:`poolmgr.supervisor.proof.judge`. Every list here is a whole one and costs nothing.
+That what is asked for by number proves the same is a property in ``tests/unit/test_proof.py``, and what lists may cost
+is one in ``tests/unit/test_throttle.py``.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import identity, wire
+from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.supervisor.proof import Row, judge
-from tests.simulation.server import Connection, Server
+from tests.simulation.server import HERE, Connection, Server
 
 if TYPE_CHECKING:
     from tests.simulation.supervisor import Supervisor
@@ -22,6 +25,9 @@ KEEPS_FROM = 8
 BOUNDED_WAIT = 1.0
 """Seconds after which, when no permit is left to look with, one is taken over the budget. In reality it is
 longer (:data:`poolmgr.supervisor.unproven.WAIT`); nothing depends on that but the length of a run."""
+
+PLACE = "0000000a"
+"""Of our tags. A clone's has another scope and boot, which count for another place here."""
 
 GRACE = 0.7
 """Seconds for which nothing is raised after a lost snapshot, and where a census finds living processes that have not
@@ -70,8 +76,12 @@ class Inspection:
 
     def _todo(self) -> frozenset[str]:
         id = self.server.id
-        tags = {q.tag for q in self.supervisor.ledger.quarantined() if q.server == id and q.exited}
-        return frozenset(tags | self.supervisor.lost[id])
+        now, quarantine = self.world.clock.now, self.supervisor.ledger.servers[id].quarantine
+        return frozenset({tag for tag, entry in quarantine.items() if entry.due(now)} | self.supervisor.lost[id])
+
+    def _strange(self) -> frozenset[str]:
+        quarantine = self.supervisor.ledger.servers[self.server.id].quarantine
+        return frozenset(tag for tag, entry in quarantine.items() if not entry.registered)
 
     # ---- from outside ----------------------------------------------------------------------------
 
@@ -212,7 +222,9 @@ class Inspection:
         if self._searching:
             self._counted(rows)
             return
-        verdict = judge(rows, self._targets, fresh=self._excluded(), host="10.0.0.1", handshake=HANDSHAKE)
+        verdict = judge(
+            rows, self._targets, fresh=self._excluded(), host=HERE, handshake=HANDSHAKE, spare=self._strange()
+        )
         self._prove(verdict.gone)
         self._targets -= verdict.gone
         if verdict.leftovers:
@@ -252,7 +264,7 @@ class Inspection:
         found: dict[str, int] = {}
         for row in rows:
             tag = identity.find(row.name)
-            if tag is not None and row.id != ours:
+            if tag is not None and row.id != ours and self._possible(tag):
                 found[tag.process] = found.get(tag.process, 0) + 1
         supervisor, id, now = self.supervisor, self.server.id, self.world.clock.now
         ledger = supervisor.ledger
@@ -263,6 +275,7 @@ class Inspection:
             if alive and process not in ledger.servers[id].quarantine:
                 supervisor.unheard.add(process)
             ledger.census(id, process, count, now, exited=not alive)
+        supervisor.after(TO_REGISTER + 0.001, supervisor.wake, 0.0)
         ledger.searched(id)
         if self.census:
             self.census = False
@@ -273,6 +286,10 @@ class Inspection:
         self.world.note(f"census of {id}: {found}")
         supervisor.wake(0.00001)
         self._rest(0.0)
+
+    def _possible(self, tag: identity.Tag) -> bool:
+        """Whether it may be of a supervisor before this one (:mod:`poolmgr.supervisor.belonging`)."""
+        return tag.place == PLACE
 
     def release_held_raises(self) -> None:
         """After the census, and once those that were found have had time to register."""

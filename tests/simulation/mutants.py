@@ -18,7 +18,7 @@ from unittest.mock import patch
 import msgspec
 
 from poolmgr.budget import recovery
-from poolmgr.budget.accounts import Account, Identity, Saved, SavedMember, Server
+from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, Server
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.turn import Turn
 from poolmgr.member.account import Account as MemberAccount
@@ -252,6 +252,18 @@ def _spares_leftovers(rows: Any, targets: Any, **how: Any) -> Verdict:
     return msgspec.structs.replace(judge(rows, targets, **how), leftovers=())
 
 
+def _kills_without_registration(rows: Any, targets: Any, **how: Any) -> Verdict:
+    return judge(rows, targets, **{**how, "spare": ()})
+
+
+def _kills_from_any_address(rows: Any, targets: Any, **how: Any) -> Verdict:
+    return judge(rows, targets, **{**how, "ours": {row.host for row in rows}})
+
+
+def _only_the_dead(self: Quarantine, now: float) -> bool:
+    return self.exited
+
+
 def _believes_at_once(rows: Any, targets: Any, **how: Any) -> Verdict:
     return Verdict(frozenset(targets), (), ())
 
@@ -266,23 +278,30 @@ SEEDS = {
     "M3 counts gone at the bound": 3,
     "M4 opens unanswered": 193,
     "M4 states its limit only": 4,
-    "M4 states what is open only": 177,
+    "M4 states what is open only": 193,
     "M4 reads the old link after registering": 41,
     "M4 opens on a link that is cut": 1201,
     "M5 child inherits the limit": 23,
     "S1 no sum check": 3,
     "S1 quarantine not counted": 1,
-    "S1 tells before the snapshot": 18,
+    "S1 tells before the snapshot": 26,
     "S1 raises on a full disk": 26,
     "S2 ack without sequence": 2,
     "S2 ack across links": 313,
     "S3 releases at the link's end": 3,
+    "S3 nothing is kept to look with": 0,
+    "S3 exec is not looked for": 13,
+    "S3 what comes back is another": 13,
+    "S3 what comes back replaces the last only": 165,
     "S3 no quarantine": 1,
     "S3 no list": 3,
     "S3 list before the fresh connection is answered": 28,
     "S3 list sent before the exit": 772,
     "S3 unnamed not suspected": 220,
     "S3 leftovers not killed": 3,
+    "S3 kills without registration": 187,
+    "S3 kills from any address": 117,
+    "S3 charges a stranger for ever": 27,
     "S4 restarts without the snapshot": 6,
     "S4 drops the listed that died": 122,
     "S4 drops the unregistered": 6,
@@ -295,7 +314,7 @@ SEEDS = {
     "snapshot without quarantine": 122,
     "snapshot without own": 18,
     "snapshot without a lowered budget": 1,
-    "snapshot of the newest limits": 47,
+    "snapshot of the newest limits": 54,
     "S5 own opened although it does not fit": 1,
     "exits while something is charged": 151,
     "registration of the dead": 1810,
@@ -362,6 +381,22 @@ MUTANTS = (
         ((Ledger, "_same_link", _yes), (Supervisor, "_supersede", lambda self, older: None)),
     ),
     Mutant("S3 releases at the link's end", "the process lives", ((Ledger, "unlink", _releases_at_end_of_file),)),
+    Mutant(
+        "S3 nothing is kept to look with",
+        "deaths without a goodbye leave nothing to prove them with",
+        ((inspection, "KEEPS_FROM", 1 << 30),),
+    ),
+    Mutant("S3 exec is not looked for", "nobody ever says so", ((Supervisor, "_look_at", lambda self, tag: None),)),
+    Mutant(
+        "S3 what comes back is another",
+        "its goodbye was not read, or it could say none, and the process lives",
+        ((Supervisor, "_replaced", lambda self, tag: None),),
+    ),
+    Mutant(
+        "S3 what comes back replaces the last only",
+        "that one was never heard of",
+        ((Core, "replaced_by_next", lambda self: self.tag),),
+    ),
     Mutant("S3 no quarantine", "the server has not noticed yet", ((Ledger, "exited", _exits_without_quarantine),)),
     Mutant("S3 no list", "the server has not noticed yet", ((inspection, "judge", _believes_at_once),)),
     Mutant(
@@ -376,6 +411,21 @@ MUTANTS = (
     ),
     Mutant("S3 unnamed not suspected", "it was just being named", ((inspection, "judge", _blind_to_unnamed),)),
     Mutant("S3 leftovers not killed", "half-open ones stay for ever", ((inspection, "judge", _spares_leftovers),)),
+    Mutant(
+        "S3 kills without registration",
+        "anybody may bear a name of that form",
+        ((inspection, "judge", _kills_without_registration),),
+    ),
+    Mutant(
+        "S3 kills from any address",
+        "a clone's process with its memory bears the same name",
+        ((inspection, "judge", _kills_from_any_address),),
+    ),
+    Mutant(
+        "S3 charges a stranger for ever",
+        "he lives, and never registers",
+        ((Quarantine, "due", _only_the_dead),),
+    ),
     Mutant("S4 restarts without the snapshot", "nothing is known", ((recovery, "restore", _restores_nothing),)),
     Mutant(
         "S4 drops the listed that died", "nobody fences them", ((recovery, "restore_member", _restores_only_living),)

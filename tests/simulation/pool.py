@@ -8,7 +8,7 @@ to, and renews a connection whose server has ended it. No connection ages here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
 from poolmgr.member.core import Attachment
@@ -89,6 +89,7 @@ class Permit:
     __slots__ = ("process", "serial")
 
     name = ""
+    permits: Any = None
 
     def __init__(self, process: Process, serial: int) -> None:
         self.process = process
@@ -97,6 +98,9 @@ class Permit:
     def gone(self) -> None:
         if self.process.alive:
             self.process.end(self.serial)
+
+    def hold(self, sock: object, below: int = -1) -> None:
+        raise AssertionError("no socket is held by a permit here")
 
     def close(self, sock: object) -> None:
         raise AssertionError("no socket is given to a permit here")

@@ -40,6 +40,9 @@ class Process:
         self.stopped = False
         self.patience = 5.0
         self.leaving = False
+        self.before: tuple[str, ...] = ()
+        """Tags under which this very program has been a member before."""
+        self._then: Callable[[], object] | None = None
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._turn_at = math.inf
         self._turns = 0
@@ -103,18 +106,39 @@ class Process:
         if not self.alive:
             return
         self.world.note(f"{self.tag} dies")
+        self._end(half)
+        self.world.exited(self)
+
+    def _end(self, half: bool = False) -> None:
         self.alive = False
         for conn, server in self.sockets.values():
             conn.half = conn.half or (half and conn.named)
             server.die(conn)
         if self.link is not None:
             self.link.close_member()
-        self.world.exited(self)
 
-    def leave(self) -> None:
-        """SIGTERM: no new work, close what is idle, say goodbye when nothing is open, exit."""
+    def become_another(self, half: bool = False) -> None:
+        """``exec``: all is closed, and nobody is told that the program is no more."""
+        if self.alive:
+            self.world.note(f"{self.tag} becomes another program")
+            self._end(half)
+            self.world.became_another(self)
+
+    def close_all(self) -> None:
+        """All descriptors are closed, and the program lives on."""
+        if self.alive:
+            self.world.note(f"{self.tag} closes all its descriptors")
+            self._end()
+            self.world.lives_on(self)
+
+    def leave(self, then: Callable[[], object] | None = None) -> None:
+        """SIGTERM: no new work, close what is idle, say goodbye when nothing is open, exit.
+
+        Args:
+            then: what the program does instead of its end.
+        """
         if not self.leaving:
-            self.leaving = True
+            self.leaving, self._then = True, then
             self.world.note(f"{self.tag} is leaving")
             self.run(self._leave)
 
@@ -126,7 +150,13 @@ class Process:
             return
         if self.link is not None:
             self.link.to_supervisor(wire.Bye())
-        self.later(0.0, self.die)
+        self.later(0.0, self.die if self._then is None else self._live_on)
+
+    def _live_on(self) -> None:
+        self._end()
+        self.world.lives_on(self)
+        assert self._then is not None
+        self._then()
 
     # ---- the link --------------------------------------------------------------------------------
 

@@ -43,6 +43,13 @@ THEMES = {
 LOSS = "loss"
 """A kind of its own, in scenarios about lost snapshots only."""
 
+STRANGERS = "strangers"
+"""Others connect under names like ours. A kind of its own, in one scenario of ten."""
+
+
+LIVES = ("exec", "close all", "return", "brief")
+"""Kinds of their own: what processes do with their lives. One scenario in eight has them."""
+
 
 class Fault(msgspec.Struct, frozen=True):
     """``a``, ``b`` and ``c`` choose among what there is at that time; what they mean depends on ``kind``."""
@@ -155,7 +162,51 @@ def draw(seed: int) -> Scenario:
         wild=members < 20 and rng.random() < (0.6 if theme == "links" else 0.2),
         lost_snapshot=lost_snapshot,
     )
-    return _with_losses(scenario) if lost_snapshot and members < 20 else scenario
+    if lost_snapshot and members < 20:
+        scenario = _with_losses(scenario)
+    elif seed % 8 == 5:
+        scenario = _with_lives(scenario)
+    return _with_strangers(scenario) if seed % 10 == 7 and members < 20 else scenario
+
+
+def _with_lives(scenario: Scenario) -> Scenario:
+    """Processes become other programs, close all their descriptors, say goodbye and come back, or live for a moment."""
+    rng = random.Random(-1_000_001 - scenario.seed)
+    lives = [
+        Fault(
+            at=round(rng.uniform(0.0, 0.999 * scenario.duration), 5),
+            kind=rng.choice(LIVES),
+            a=rng.randrange(1 << 16),
+            b=rng.randrange(1 << 16),
+            c=round(rng.uniform(0.0, 0.02), 5),
+        )
+        for _ in range(rng.randint(2, 12))
+    ]
+    return msgspec.structs.replace(
+        scenario, faults=tuple(sorted([*scenario.faults, *lives], key=lambda fault: fault.at))
+    )
+
+
+def _with_strangers(scenario: Scenario) -> Scenario:
+    """From before the first supervisor's first look, or later: then some process dies soon after."""
+    rng = random.Random(-2 - scenario.seed)
+    visits = [
+        Fault(
+            at=round(rng.choice((0.0, 1.0)) * rng.uniform(0.0, 0.9 * scenario.duration), 5),
+            kind=STRANGERS,
+            a=rng.randrange(1 << 16),
+            b=rng.randrange(1 << 16),
+            c=rng.random(),
+        )
+        for _ in range(rng.randint(1, 3))
+    ]
+    deaths = [
+        Fault(at=min(visit.at + 0.02, 0.99 * scenario.duration), kind="kill", a=visit.a)
+        for visit in visits
+        if rng.random() < 0.7
+    ]
+    faults = sorted([*scenario.faults, *visits, *deaths], key=lambda fault: fault.at)
+    return msgspec.structs.replace(scenario, faults=tuple(faults))
 
 
 def _with_losses(scenario: Scenario) -> Scenario:

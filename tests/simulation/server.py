@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from poolmgr.supervisor.proof import Row
 
+HERE = "10.0.0.1"
+"""Our address as servers see it."""
+
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
@@ -22,8 +25,8 @@ class Connection:
     """One socket, both ends."""
 
     __slots__ = (
-        "accepted", "alive", "born", "census", "ended", "half", "id", "key",
-        "named", "on_end", "on_ready", "ready", "shut", "tag",
+        "accepted", "addr", "alive", "born", "census", "ended", "half", "id", "key",
+        "named", "on_end", "on_ready", "ready", "shut", "strange", "tag",
     )  # fmt: skip
 
     def __init__(self, key: int, tag: str, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
@@ -41,6 +44,9 @@ class Connection:
         """The client reads: it hears of readiness and of the end."""
         self.census = False
         """A supervisor's that does not know of everything yet: there is nothing to charge it against."""
+        self.addr = f"{HERE}:1"
+        self.strange = False
+        """Somebody else's, whatever its name says: it is not counted, and must not be killed."""
         self.half = False
         """No packet gets through any more: the server does not learn of the close."""
         self.ended = False
@@ -65,6 +71,7 @@ class Server:
         self.most = 0
         self.connections: dict[int, Connection] = {}
         """Accepted and not ended, by id."""
+        self.strangers: list[Connection] = []
         self._queue: deque[Connection] = deque()
         self._accept_at = 0.0
         self._next = 0
@@ -86,7 +93,7 @@ class Server:
             return
         conn = self._queue.popleft()
         world = self.world
-        self.count += not conn.census
+        self.count += not (conn.census or conn.strange)
         self.most = max(self.most, self.count)
         conn.id = conn.key
         conn.accepted = True
@@ -130,7 +137,7 @@ class Server:
 
     def _end(self, conn: Connection) -> None:
         conn.ended = True
-        self.count -= not conn.census
+        self.count -= not (conn.census or conn.strange)
         del self.connections[conn.id]
         if self.world.tracing:
             self.world.note(f"{self.id} lets go of {conn.tag}: {self.count} of {self.bound}")
@@ -147,7 +154,7 @@ class Server:
         """``CLIENT LIST`` at this moment."""
         now = self.world.clock.now
         return [
-            Row(c.id, "10.0.0.1:1", c.tag if c.named else "", int(now - c.born), "client|setname" if c.named else "")
+            Row(c.id, c.addr, c.tag if c.named else "", int(now - c.born), "client|setname" if c.named else "")
             for c in self.connections.values()
         ]
 
@@ -155,7 +162,26 @@ class Server:
         """``CLIENT KILL ID``."""
         conn = self.connections.get(id)
         if conn is not None:
+            if conn.strange:
+                self.world.violated(f"{self.id} is told to kill {conn.tag} of {conn.addr}, which is a stranger's")
             self._end(conn)
+
+    def visit(self, tag: str, addr: str) -> None:
+        """Somebody else connects, under a name that may look like ours."""
+        conn = self.connect(tag, lambda: None, lambda: None)
+        conn.strange, conn.addr = True, f"{addr}:2"
+        self.strangers.append(conn)
+
+    def strangers_leave(self) -> None:
+        for conn in self.strangers:
+            self.die(conn)
+        self.strangers.clear()
+
+    def keepalive(self) -> None:
+        """It has asked those of whom it has heard nothing for long, and lets go of what nobody answers for."""
+        for conn in list(self.connections.values()):
+            if conn.half and not conn.alive:
+                self._end(conn)
 
     def restart(self) -> None:
         """Every connection ends, the queued ones too."""

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
+from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.budget.ledger import Identity, Ledger, Turn
 from tests.simulation.inspection import GRACE, Inspection
 from tests.simulation.link import Link
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 LINGER = 0.02
 """Seconds without a client after which it looks whether it may exit. Short: exits are to be frequent here."""
+
+
+TICK = 0.05
+"""Seconds between two looks at processes that have no link."""
 
 
 class Killed(Exception):
@@ -73,9 +78,11 @@ class Supervisor:
         for entry in self.ledger.quarantined():
             if not entry.exited:  # found by a census: it may have ended since
                 self.unheard.add(entry.tag)
+                self.after(TO_REGISTER + 0.001, self.wake, 0.0)
         for tag in [*self.ledger.members, *sorted(self.unheard)]:
             if not world.lives_tag(tag):
                 self.event("exit", tag)
+        self.after(TICK, self._tick)
         world.note(f"supervisor {number} starts from {saved}" if world.tracing else "")
         if not world.mute:
             self.event("start")
@@ -169,12 +176,15 @@ class Supervisor:
                     del self.links[tag]
                 link.close_supervisor()
                 ledger.unlink(tag, link.number, now)
+                self._look_at(tag)
             case wire.Hello():
                 if link in self.unread:
                     self.unread.remove(link)
                 holds = {hold.server: hold.stated for hold in message.holds}
                 if self.world.tracing:
                     self.world.note(f"supervisor hears {tag} on link {message.link}: {holds}")
+                if message.replaces and not ledger.is_departed(message.replaces):
+                    self._replaced(message.replaces)
                 opened = {hold.server: hold.open for hold in message.holds}
                 if not ledger.register(Identity(tag, link.member.pid), message.link, holds, now, opened=opened):
                     link.close_supervisor()
@@ -200,6 +210,20 @@ class Supervisor:
     def _supersede(self, older: Link) -> None:
         """Rule S4: links older than a member's newest are dropped."""
         older.close_supervisor()
+
+    def _replaced(self, tag: str) -> None:
+        """The process says that it was that member before."""
+        self._handle("exit", tag, None)
+
+    def _look_at(self, tag: str) -> None:
+        """``exec`` closes a link, and tells nobody else."""
+        if tag in self.world.other_programs and tag in self.ledger.members:
+            self.event("exit", tag)
+
+    def _tick(self) -> None:
+        for tag in [tag for tag, member in self.ledger.members.items() if not member.linked]:
+            self._look_at(tag)
+        self.after(TICK, self._tick)
 
     def _watch(self, member: Process) -> None:
         """Its pidfd, were it not that the world tells of every exit anyway."""

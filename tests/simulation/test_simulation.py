@@ -10,7 +10,7 @@ import pytest
 
 from tests.simulation.__main__ import report, run_parallel
 from tests.simulation.mutants import MUTANTS, applied
-from tests.simulation.scenario import FAULTS, LOSS, draw
+from tests.simulation.scenario import FAULTS, LIVES, LOSS, STRANGERS, draw
 from tests.simulation.shrink import failure, shorter
 from tests.simulation.world import World
 
@@ -59,7 +59,7 @@ def test_a_failing_seed_is_shortened_and_its_trace_ends_with_the_violation():
 
 def test_the_worlds_are_full_of_faults():
     kinds = {fault.kind for seed in range(200) for fault in draw(seed).faults}
-    assert kinds == {*FAULTS, LOSS}
+    assert kinds == {*FAULTS, LOSS, STRANGERS, *LIVES}
     assert any(draw(seed).lost_snapshot for seed in range(200))
     assert any(len(draw(seed).workers) > 100 for seed in range(1000))
     assert any(World(draw(seed)).run().unproven for seed in range(40) if len(draw(seed).workers) < 10)

@@ -12,6 +12,7 @@ Checked at the end, when faults have ceased:
 
 * whoever waits is served within bounded time, while all work;
 * when nobody works: no quarantine, nothing lost, Σ limits within the budget, nobody waits;
+* from a budget of 8 on nothing was looked at over the budget, however many have died;
 * one hot process then gets the whole budget but what the supervisor keeps: no permit is lost;
 * when all have gone, the supervisor finds nothing charged and exits.
 """
@@ -19,6 +20,7 @@ Checked at the end, when faults have ceased:
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +39,12 @@ from tests.simulation.supervisor import Supervisor
 EVERYONE = 12
 """Members up to which every one of them is checked after every step, not only those it touched."""
 
+KEEPALIVE = 0.5
+"""Seconds until servers let go of half-open connections that nobody may kill."""
+
+ALWAYS_KEPT = 8
+"""Budget from which on a supervisor of this simulation keeps something to look with."""
+
 CALM = 8.0
 """Seconds within which everything that a fault broke must be whole again (S5's bounded wait is 5)."""
 
@@ -45,10 +53,15 @@ class Violation(Exception):
     """Something that must hold did not."""
 
 
-def _outstanding(known: Known) -> int:
-    """Everything that rule S1 sums, counted here, not by the code under test."""
+def _outstanding(known: Known, strange: Set[str]) -> int:
+    """Everything that rule S1 sums, counted here, not by the code under test. Without what a census has found of
+    strangers: that is there, whatever the budget."""
     charges = sum(max(limit for _, limit in account.told) for account in known.accounts.values())
-    return charges + sum(entry.charge for entry in known.quarantine.values()) + known.own
+    return (
+        charges
+        + sum(entry.charge for tag, entry in known.quarantine.items() if entry.registered and tag not in strange)
+        + known.own
+    )
 
 
 class World:
@@ -68,6 +81,10 @@ class World:
         self.processes: dict[str, Process] = {}
         """Those that live."""
         self.touched: dict[str, Process] = {}
+        self.memberless: set[str] = set()
+        """Tags of living programs that are members under others by now."""
+        self.other_programs: set[str] = set()
+        """Tags of processes that have become other programs."""
         self.supervisor: Supervisor | None = None
         self.disk: Saved | None = None
         self.clean = True
@@ -84,6 +101,10 @@ class World:
         self.steps = 0
         self.turns = 0
         self.ledger_changed = False
+        self.strange_tags: set[str] = set()
+        """Tags under which somebody else connects."""
+        self.passers_by: set[str] = set()
+        """Tags under which somebody connects who lives and never registers."""
         self.faults = Faults(self)
         self._starting = False
         self._outstanding: dict[str, int] = {}
@@ -143,17 +164,33 @@ class World:
         self.disk, self.clean = None, True
 
     def lives(self, identity: Identity) -> bool:
-        return identity.tag in self.processes
+        return self.lives_tag(identity.tag)
 
     def lives_tag(self, tag: str) -> bool:
-        return tag in self.processes
+        return tag in self.processes or tag in self.memberless or tag in self.passers_by
 
     def exited(self, process: Process) -> None:
         """A process has died; a supervisor that knows it hears of it some time after."""
+        self._gone(process)
+        for tag in (process.tag, *process.before):
+            self.memberless.discard(tag)
+            if self.supervisor is not None and self.supervisor.alive:
+                self.clock.after(self.delay(0.0005), self._tell_exit, self.supervisor, tag)
+
+    def became_another(self, process: Process) -> None:
+        """Nobody hears of it; who looks can see it."""
+        self._gone(process)
+        self.memberless.difference_update(process.before)
+        self.other_programs.update((process.tag, *process.before))
+
+    def lives_on(self, process: Process) -> None:
+        """The program lives; that it was that member is over."""
+        self._gone(process)
+        self.memberless.add(process.tag)
+
+    def _gone(self, process: Process) -> None:
         del self.processes[process.tag]
         self.touched.pop(process.tag, None)
-        if self.supervisor is not None and self.supervisor.alive:
-            self.clock.after(self.delay(0.0005), self._tell_exit, self.supervisor, process.tag)
 
     @staticmethod
     def _tell_exit(supervisor: Supervisor, tag: str) -> None:
@@ -162,12 +199,17 @@ class World:
 
     # ---- processes -------------------------------------------------------------------------------
 
-    def start(self, kind: Worker, core: Any = None) -> Process:
+    def start(self, kind: Worker, core: Any = None, before: Process | None = None) -> Process:
+        """A process, or what has been another member in the same one."""
         self._pids += 1
-        tag = f"pm1.0000000a.00000b.{self._pids}.{self._pids}.0000aa"
+        pid = self._pids if before is None else before.pid
+        tag = f"pm1.0000000a.00000b.{pid}.{pid}.{0xAA if before is None else self._pids:06x}"
         if core is not None:
             core.tag = tag
-        process = self.processes[tag] = Process(self, tag, self._pids, core)
+        process = self.processes[tag] = Process(self, tag, pid, core)
+        if before is not None and before.tag in self.memberless:
+            process.before = (*before.before, before.tag)
+            process.core.replaces = before.core.replaced_by_next()
         for server in self.servers.values():
             load = Load(kind.threads, kind.service, kind.think, kind.on, kind.off, kind.phase, kind.kept, kind.keep)
             for _ in range(kind.pools):
@@ -200,6 +242,16 @@ class World:
         self._rest()
         self._prove_whole()
         self._all_leave()
+        if self.unproven and self._keeps_something_to_look_with():
+            self.violated(f"{self.unproven} looks over the budget")
+
+    def _keeps_something_to_look_with(self) -> bool:
+        """Whether no look may ever have to wait for what members give back, however many die without a goodbye. Without
+        a snapshot nothing can be granted, and a successor has to prove its predecessor's own connection first."""
+        hindered = {"budget", "disk full", "kill supervisor", "stop supervisor", "strangers"} & {
+            f.kind for f in self.scenario.faults
+        }
+        return not hindered and not self.scenario.lost_snapshot and min(self.scenario.budgets) >= ALWAYS_KEPT
 
     def until(self, when: float) -> None:
         step, check = self.clock.step, self.check
@@ -245,7 +297,7 @@ class World:
     def _check_sums(self, supervisor: Supervisor) -> None:
         for id, server in self.servers.items():
             known = supervisor.ledger.servers[id]
-            outstanding = _outstanding(known)
+            outstanding = _outstanding(known, self.strange_tags)
             before = self._outstanding.get(id, outstanding)
             if self.whole:
                 if outstanding > max(known.budget, before) + server.slack:
@@ -261,6 +313,10 @@ class World:
         """All work on. Whoever waits is served within bounded time."""
         self.disk_full = False
         self.half_open = 0
+        for server in self.servers.values():
+            server.strangers_leave()
+            if self.scenario.lost_snapshot:  # nobody can kill what nobody has registered for
+                self.clock.after(KEEPALIVE, server.keepalive)
         if self.supervisor is not None:
             self.supervisor.doom = None
             self.faults.resume_supervisor(self.supervisor)

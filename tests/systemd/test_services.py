@@ -24,7 +24,7 @@ THREADS = 12
 
 
 @contextmanager
-def load(installed: Installed, *, quick: float = 3.0) -> Iterator[None]:
+def load(installed: Installed, *, quick: float = 8.0) -> Iterator[None]:
     """Requests all the while; none may fail, and none may take longer than ``quick`` seconds."""
     stop = installed.machine.share / f"stop-{time.monotonic_ns()}"
     inside = f"/opt/share/{stop.name}"

@@ -11,6 +11,7 @@ class Permit:
     """Counts itself."""
 
     name = ""
+    permits: Any = None
     serial = 0
 
     def __init__(self, out: set[Permit]) -> None:
@@ -19,6 +20,9 @@ class Permit:
 
     def gone(self) -> None:
         self.out.discard(self)
+
+    def hold(self, sock: object, below: int = -1) -> None:
+        pass
 
     def close(self, sock: object) -> None:
         self.gone()

@@ -295,3 +295,42 @@ def test_the_example_file_names_every_variable_once_and_sets_none():
     for variable in VARIABLES:
         assert text.count(f"\n#{variable.name}=") == 1
     assert all(not line or line.startswith("#") for line in text.splitlines())
+
+
+# ---- terminals -------------------------------------------------------------------------------
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\r\x7f"
+
+
+@pytest.mark.parametrize("words", ["status", "status --json", "limits", "limits --json", "config", "config --json"])
+def test_no_command_prints_what_a_terminal_obeys(run, isolated, monkeypatch, words):
+    """What a hostile server answers, a member calls itself and an environment says are others' texts."""
+    member = msgspec.structs.replace(STATUS.servers[0].members[0], title=f"worker {HOSTILE}")
+    health = status.HealthStatus(up=False, since=1.0, error=f"ERR {HOSTILE}")
+    server = msgspec.structs.replace(STATUS.servers[0], members=(member,), health=health, derivation=HOSTILE)
+    answers = {
+        "status": wire.Answer(status.dump(msgspec.structs.replace(STATUS, servers=(server,), notes=(HOSTILE,)))),
+        "limits": wire.Answer(
+            status.dump(status.Limits(servers=(status.ServerLimits(id=HOSTILE, budget=1, parts=(("a", 1, HOSTILE),)),)))
+        ),
+    }
+    monkeypatch.setenv("REDIS_POOL_NAME", f"pool{HOSTILE}")
+    if not words.startswith("config"):
+        monkeypatch.delenv("REDIS_POOL_NAME")
+    with fake_supervisor.in_thread(str(isolated), **answers):
+        _, out, err = run(*words.split())
+    assert "evil" in out + err
+    for character in set(HOSTILE):
+        if not (character.isascii() and character.isprintable()):
+            assert character not in out + err, f"{character!r} in {out + err!r}"
+    if "--json" in words:
+        assert json.loads(out), "and yet it is JSON"
+
+
+@pytest.mark.parametrize("words", ["status", "limits", "budget h 5"])
+def test_an_error_has_nothing_either_that_a_terminal_obeys(run, isolated, words):
+    answers = {name: wire.Answer(f"no: {HOSTILE}", ok=False) for name in ("status", "limits", "SetBudget")}
+    with fake_supervisor.in_thread(str(isolated), **answers):
+        code, _, err = run(*words.split())
+    assert code == 1
+    assert err == "Error: no: \\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202eevil\\r\\x7f\n"

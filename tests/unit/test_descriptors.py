@@ -28,7 +28,7 @@ def run():
     def run(soft: int, hard: int, code: str) -> None:
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         command = [sys.executable, "-c", limit + PRELUDE + textwrap.dedent(code)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.budget.accounts import Identity
+from poolmgr.budget.accounts import TO_REGISTER, Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.wire import Limit
 from tests.unit.book import Book, R, limits
@@ -287,6 +287,31 @@ def test_what_a_census_finds_of_a_living_process_is_replaced_by_what_that_states
     book.join("a", holds=5)
     assert book.server.outstanding == 5
     assert not book.ledger.quarantined()
+
+
+def test_what_a_census_finds_is_to_be_proven_once_its_process_had_time_to_register(book):
+    book.ledger.census(R, "a", 3, book.now, exited=False)
+    entry = book.server.quarantine["a"]
+    assert not entry.registered
+    assert not entry.due(book.now + TO_REGISTER - 0.1)
+    assert entry.due(book.now + TO_REGISTER)
+    assert book.ledger.idle, "it keeps no supervisor"
+    book.join("b")
+    book.settle()
+    book.tell("b", 1)
+    assert not book.ledger.idle
+    book.ledger.proven(R, "a", book.now)
+    assert not book.server.quarantine
+
+
+def test_what_a_census_finds_of_one_that_was_a_member_is_ours(book):
+    """It has said goodbye, and lives on or has ended: there is nobody to wait for."""
+    book.join("a")
+    book.ledger.leave("a", 1, book.now)
+    book.ledger.census(R, "a", 3, book.now, exited=False)
+    entry = book.server.quarantine["a"]
+    assert (entry.registered, entry.exited) == (True, True)
+    assert not book.ledger.idle
 
 
 def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits(book):

@@ -17,7 +17,7 @@ from hypothesis import given, strategies as st
 
 from poolmgr import logs
 from poolmgr.gunicorn_logs import GunicornLogger
-from poolmgr.logs import redact
+from poolmgr.redaction import redact
 from poolmgr.settings import load
 
 

@@ -8,13 +8,16 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from poolmgr import launch, settings, wire
+from poolmgr import launch, rendezvous, settings, wire
 from poolmgr.member import contact
 from poolmgr.member.agent import Member
-from tests.helpers import wait_for
+from poolmgr.member.link import Link
+from tests.helpers import have_lines_written, wait_for
 from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, FakeSupervisor, account, filled
 
 
@@ -42,6 +45,7 @@ def test_it_finds_the_next_supervisor(member, supervisor, caplog):
     second = FakeSupervisor(supervisor.path, limit=3)
     try:
         filled(pool, 2)
+        have_lines_written()
         assert [m for m in caplog.messages if m.startswith("supervisor.")] == ["supervisor.lost", "supervisor.found"]
     finally:
         second.stop()
@@ -114,7 +118,7 @@ def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
 
 def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monkeypatch):
     monkeypatch.setattr(contact, "PING_AFTER", 0.05)
-    monkeypatch.setattr(launch, "SILENT", 0.2)
+    monkeypatch.setattr(rendezvous, "silence", lambda path: 60.0)
     replaced = []
 
     def replace(found, sock=None):
@@ -124,9 +128,9 @@ def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monk
     monkeypatch.setattr(launch, "replace_hung", replace)
     pool = filled(FakePool(member, ENDPOINT), 2)
     supervisor.silent = True
-    pool.waiting = 1
     time.sleep(0.3)
     assert not replaced, "one that nobody waits for may be silent"
+    pool.waiting = 1
     pool.open()
     wait_for(lambda: supervisor.of(wire.Ping))
     wait_for(lambda: replaced)
@@ -136,7 +140,7 @@ def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monk
 
 def test_a_supervisor_that_answers_pings_is_left_in_peace(member, supervisor, monkeypatch):
     monkeypatch.setattr(contact, "PING_AFTER", 0.02)
-    monkeypatch.setattr(launch, "SILENT", 0.1)
+    monkeypatch.setattr(rendezvous, "silence", lambda path: 0.0)  # nor is one that gives signs of life
     monkeypatch.setattr("poolmgr.launch.replace_hung", lambda *args: pytest.fail("it was alive"))
     pool = filled(FakePool(member, ENDPOINT), 2)
     pool.waiting = 1
@@ -301,3 +305,54 @@ def test_a_cut_that_was_seen_late_says_nothing_of_the_next_link(member, supervis
     member.locked(member._cut, old)
     assert account(pool).seq
     assert pool.open()
+
+
+# ---- the lock file ------------------------------------------------------------------------------------
+
+
+def guarded(path: Path) -> tuple[Link, socket.socket]:
+    """A link to a supervisor whose lock that file is, and the supervisor's end."""
+    here, there = socket.socketpair()
+    link = Link(here, 1)
+    found = path.stat()
+    link.guard(str(path), (found.st_dev, found.st_ino))
+    return link, there
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "without its directory"])
+def test_a_link_ends_where_the_lock_file_is_another_ones(tmp_path: Path, how: str) -> None:
+    lock = tmp_path / "run" / "s.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    held = lock.open()  # as the supervisor has it: its number is not used again meanwhile
+    link, there = guarded(lock)
+    assert not link.is_cut()
+    lock.unlink()
+    if how == "replaced":
+        lock.touch()
+    elif how == "without its directory":
+        lock.parent.rmdir()
+    assert link.is_cut()
+    assert link.receive() is None, "the agent reads its end"
+    assert there.recv(1) == b"", "and the supervisor, if it ever runs again"
+    for each in (link, there, held):
+        each.close()
+
+
+def test_who_cannot_see_the_lock_file_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = socket.socketpair()
+    link = Link(here, 1)
+    link.guard(str(tmp_path / "s.lock"), (1, 2))
+    assert not link.is_cut(), "a container may have the socket only"
+    link.guard(str(tmp_path), (0, 0))
+    assert not link.is_cut(), "version 0.1.0 does not say"
+    link.close()
+    there.close()
+    lock = tmp_path / "s.lock"
+    lock.touch()
+    link, there = guarded(lock)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", Mock(side_effect=PermissionError))
+        assert not link.is_cut(), "what cannot be looked at just now says nothing"
+    link.close()
+    there.close()

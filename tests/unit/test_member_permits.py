@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 import time
 
@@ -98,6 +99,24 @@ def test_a_connection_whose_end_is_not_confirmed_stays_counted_until_it_is_prove
     wait_for(pool.open)
 
 
+def test_a_permit_that_is_collected_while_it_holds_a_socket_has_it_closed_with_proof(member, supervisor):
+    """The garbage collector ends the objects of a cycle in any order, the socket before its connection too."""
+    pool = filled(FakePool(member, ENDPOINT), 1)
+    held = account(pool).open
+    permit = pool.permits.take()
+    assert permit is not None
+    here, there = socket.socketpair()
+    with there:
+        permit.hold(here)
+        there.settimeout(10)
+        del here, permit
+        gc.collect()
+        assert there.recv(1) == b"", "our side is shut down"
+        assert account(pool).open == held + 1, "and counts until the server has let go of it"
+    wait_for(lambda: account(pool).open == held)
+    assert not supervisor.of(wire.Lost)
+
+
 def test_a_connection_collected_with_its_permit_is_lost_and_one_never_used_is_not(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 1)
     pool.lent.pop()
@@ -105,7 +124,7 @@ def test_a_connection_collected_with_its_permit_is_lost_and_one_never_used_is_no
     wait_for(lambda: supervisor.of(wire.Lost))
     assert account(pool).open == 1
 
-    permit = permits.SocketPermit(member, member.core.serial())
+    permit = permits.SocketPermit(member, member.core.serial(), pool.permits)
     assert member.core.take(pool.permits, time.monotonic(), None, permit.serial)
     del permit  # as if an exception had struck before the caller had it
     wait_for(lambda: account(pool).open == 1)

@@ -9,7 +9,7 @@ import time
 from poolmgr import wire
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member import desk, permits
-from tests.helpers import wait_for
+from tests.helpers import have_lines_written, wait_for
 from tests.unit.fake_supervisor import ALIAS, ENDPOINT, KEY, FakePool, filled
 
 # ---- sharing a limit ---------------------------------------------------------------------------
@@ -89,6 +89,7 @@ def test_a_pool_that_raises_costs_only_that_call(member, supervisor, caplog):
     good.release()
     supervisor.tell(1)
     wait_for(lambda: not good.idle)
+    have_lines_written()
     assert "pool.failed" in caplog.messages
 
 

@@ -297,13 +297,10 @@ def test_it_works_under_gevent(supervisor):
 
 
 def test_importing_the_member_loads_nothing_heavy():
-    done = python(
-        "import sys; import poolmgr.member.agent; "
-        "print([m for m in ('asyncio', 'structlog', 'psutil', 'typer', 'gevent', 'gunicorn') if m in sys.modules])"
-    )
-    heavy = done.stdout.strip()
-    base = python("import sys, redis; print([m for m in ('asyncio',) if m in sys.modules])").stdout.strip()
-    assert heavy == base
+    """Nothing that redis-py does not load; where OpenTelemetry is installed, it loads that and what that needs."""
+    heavy = "print([m for m in ('asyncio', 'structlog', 'psutil', 'typer', 'gevent', 'gunicorn') if m in sys.modules])"
+    ours, theirs = (python(f"import sys, {name}; {heavy}").stdout for name in ("poolmgr.member.agent", "redis"))
+    assert ours == theirs
 
 
 def test_a_signal_handler_may_use_the_member_while_it_is_being_made(supervisor):

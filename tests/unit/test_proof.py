@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from poolmgr.supervisor.proof import Row, judge, parse
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from poolmgr.supervisor import proof
+from poolmgr.supervisor.proof import Row, UnreadableError, judge, parse
 
 DEAD = "pm1.0123abcd.00ff11.41.1000.abcdef"
 LIVE = "pm1.0123abcd.00ff11.42.1001.abcdef"
@@ -20,7 +26,6 @@ def test_a_real_list_is_understood() -> None:
         "id=4 addr=127.0.0.1:4444 laddr=127.0.0.1:6379 fd=9 name= age=0 idle=0 flags=N db=0 cmd=get user=x "
         f"lib-name=redis-py({DEAD}-9) lib-ver=8\n"
         "id=5 addr=127.0.0.1:4445 fd=9 name= age=1 idle=0 flags=N db=0 cmd=NULL\n"
-        "nonsense\n"
     )
     rows = parse(valkey.encode())
     assert [r.id for r in rows] == [3, 4, 5]
@@ -29,6 +34,45 @@ def test_a_real_list_is_understood() -> None:
     assert rows[1].tag is not None
     assert rows[1].tag.serial == 9
     assert (rows[2].tag, rows[2].host, rows[2].command) == (None, "127.0.0.1", "NULL")
+
+
+@pytest.mark.parametrize("path", ["/tmp/a b/r.sock", "/tmp/two  blanks/r s.sock", "/tmp/a fd=8 name=x age=3 y/r.sock"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        "addr=[{path}:0]:0 laddr=[{path}:0]:0 fd=8",
+        "addr={path}:0 laddr={path}:0 fd=8",
+        "addr={path}:0 fd=8",
+        "addr={path}:0",
+    ],
+)
+def test_the_path_of_a_unix_socket_may_hold_blanks(path: str, places: str) -> None:
+    rest = " age=12 idle=0 flags=U db=0 cmd=client|list user=default lib-name= lib-ver=\n"
+    text = "".join(
+        f"id={n} {places.format(path=path)} name={name}{rest}" for n, name in [(3, f"app-{DEAD}-17"), (4, "")]
+    )
+    named, unnamed = parse(text.encode())
+    assert named.tag is not None
+    assert (named.id, named.tag.process, named.age) == (3, DEAD, 12)
+    assert named.addr in (f"{path}:0", f"[{path}:0]:0")
+    assert (unnamed.id, unnamed.name, unnamed.host, unnamed.command) == (4, "", named.host, "client|list")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "nonsense",
+        "id=4 addr=/tmp/a",  # a line break in the path of the server's socket
+        "b/r.sock:0 fd=8 name= age=1 idle=0 cmd=get",
+        "id=4 addr=10.0.0.1:4 age=1 cmd=get",
+        "id=x addr=10.0.0.1:4 name= age=1 cmd=get",
+        f"addr=10.0.0.1:4 name={DEAD}-1 age=1 cmd=get",
+    ],
+)
+def test_a_row_that_is_not_understood_makes_the_list_unusable(row: str) -> None:
+    good = "id=3 addr=10.0.0.1:3 fd=9 name= age=0 idle=0 flags=N db=0 cmd=get\n"
+    with pytest.raises(UnreadableError, match="not understood"):
+        parse(f"{good}{row}\n{good}".encode())
 
 
 def verdict(*rows: Row, targets: tuple[str, ...] = (DEAD,), fresh: int = 100, host: str | None = "10.0.0.1") -> object:
@@ -89,3 +133,56 @@ def test_what_was_accepted_after_the_first_fresh_connection_is_nobody_deads_at_a
     both = judge([young], {DEAD, f"{DEAD}x"}, anchors={DEAD: 80}, **how)  # type: ignore[arg-type]
     assert both.gone == {DEAD}, "the other one has ended since"
     assert both.suspects == (90,)
+
+
+# ---- asked for by number ---------------------------------------------------------------------------------
+
+FRESH = 50
+OTHER = "pm1.0123abcd.00ff11.43.1002.abcdef"
+NAMES = {"dead": f"{DEAD}-1", "live": f"{LIVE}-1", "foreign": "app", "unnamed": ""}
+
+fates = st.lists(
+    st.tuples(st.sampled_from(sorted(NAMES)), st.sampled_from(["stays", "ends", *sorted(NAMES)])), max_size=8
+)
+"""What each connection is on the first list, and what becomes of it; only those without a name get one."""
+
+
+def lists_of(fated: list[tuple[str, str]], newer: int) -> tuple[list[Row], list[Row]]:
+    """The first list, and a whole one later: others have connected since."""
+    first = [row(number + 1, NAMES[name]) for number, (name, _) in enumerate(fated)]
+    later = []
+    for shown, (name, fate) in zip(first, fated, strict=True):
+        if fate != "ends":
+            renamed = name == "unnamed" and fate in NAMES
+            later.append(row(shown.id, NAMES[fate] if renamed else shown.name))
+    return [*first, row(FRESH, "us")], [*later, row(FRESH, "us"), *(row(FRESH + 1 + n) for n in range(newer))]
+
+
+def proves_the_same(fated: list[tuple[str, str]], newer: int) -> bool:
+    first, later = lists_of(fated, newer)
+    how: dict[str, Any] = {"fresh": FRESH, "host": "10.0.0.1", "handshake": 7.0}
+    before = judge(first, {DEAD, OTHER}, **how)
+    asked = (*before.leftovers, *before.suspects)
+    by_number = proof.merged(first, asked, [shown for shown in later if shown.id in asked])
+    return judge(by_number, {DEAD, OTHER}, **how) == judge(later, {DEAD, OTHER}, **how)
+
+
+@given(fates, st.integers(0, 3))
+def test_what_is_asked_for_by_number_proves_what_a_whole_list_would(fated: list[tuple[str, str]], newer: int) -> None:
+    assert proves_the_same(fated, newer)
+
+
+@pytest.mark.parametrize(
+    ("fated", "wrong"),
+    [
+        ([("unnamed", "dead")], lambda rows, asked, later: [row for row in rows if row.id not in asked]),
+        ([("dead", "ends"), ("unnamed", "live")], lambda rows, asked, later: list(rows)),
+    ],
+    ids=["what is shown again is forgotten", "what is gone is remembered"],
+)
+def test_a_rule_of_it_switched_off_is_noticed(
+    fated: list[tuple[str, str]], wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert proves_the_same(fated, 1)
+    monkeypatch.setattr(proof, "merged", wrong)
+    assert not proves_the_same(fated, 1)

@@ -7,6 +7,7 @@ import itertools
 import random
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -28,10 +29,10 @@ class House:
         self.ledger = Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
         clock = asyncio.get_running_loop().time
         turns: Any = SimpleNamespace(clock=clock, touch=lambda: None)
-        nobody: Any = None
+        nobody: Any = MagicMock()
         self.book = Book(
             self.ledger, turns, settings.load({}), nobody,
-            scope="s", boot="b", serial=itertools.count(),
+            belonging=nobody, scope=nobody, serial=itertools.count(),
         )  # fmt: skip
         members: Any = SimpleNamespace(known={}, send=lambda *_: None, resolved=lambda *_: None, broadcast=lambda *_: 0)
         self.book.members = members
@@ -49,8 +50,7 @@ class House:
 
     def register(self, link: int, holds: int) -> None:
         """A member states what it holds by the name that it was told, as :class:`Members` takes it in."""
-        site = self.book.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
-        assert site is not None
+        (site,) = self.book.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
         assert self.ledger.register(Identity("m", 2), link, {site.id: holds}, self.clock())
         self.book.unknown_permits("m")
 
@@ -80,6 +80,7 @@ class House:
         eye.permit, eye.look, eye.shut = permit, look, shut
         lender: Any = self.book.probes[KNOWN].permits
         lender.acquire = permit
+        lender.release = lambda: None
         await self.probe._resolution.resolve(Work(endpoints=()))
 
 
@@ -105,7 +106,7 @@ def test_who_may_have_been_restarted_since_it_was_asked_is_asked_again(uptime: s
     async def scene() -> bool:
         house = House()
         now = house.clock()
-        house.known.learn(wire.Endpoint(key=KNOWN, host="cache", port=6379))
+        house.known.ways.learn(wire.Endpoint(key=KNOWN, host="cache", port=6379))
         house.known.asked_at = now - 0.5
         found = Findings(answered=True, info={"run_id": "y", "uptime_in_seconds": uptime})
         in_doubt = house.probe._resolution._in_doubt(found, now)

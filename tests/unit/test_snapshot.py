@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from poolmgr import identity
-from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedServer
+from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.supervisor import snapshot
 from poolmgr.supervisor.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
 
@@ -193,7 +194,7 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
             read(path, scope)
         return error.value.reason
 
-    writer(path).write(saved())
+    writer(path).write(msgspec.structs.replace(saved(), scopes=("scope",)))
     assert reason("another") == "scope"
     with monkeypatch.context() as patch:
         patch.setattr(identity, "boot", lambda: "ffffff")
@@ -219,6 +220,64 @@ def test_contents_of_another_shape_are_another_version(path: str, monkeypatch: p
     with pytest.raises(UnusableError) as error:
         read(path, "scope")
     assert error.value.reason == "version"
+
+
+class Quarantine010(msgspec.Struct, frozen=True):
+    """As version 0.1.0 wrote and read it."""
+
+    tag: str
+    charge: int
+    age: float
+    exited: bool = True
+
+
+class Server010(msgspec.Struct, frozen=True):
+    id: str
+    aliases: tuple[str, ...]
+    run_id: str
+    budget: int
+    operator: str | None
+    own: int
+    quarantine: tuple[Quarantine010, ...] = ()
+    search: bool = False
+
+
+class Saved010(msgspec.Struct, frozen=True):
+    owner: Identity
+    servers: tuple[Server010, ...] = ()
+    members: tuple[SavedMember, ...] = ()
+    restarts: int = 0
+    partial: bool = False
+
+
+class Contents010(msgspec.Struct, frozen=True):
+    boot: str
+    namespace: int
+    scope: str
+    saved: Saved010
+
+
+def test_version_0_1_0_reads_what_this_one_writes_and_this_one_what_that_has_written(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback needs no census. What 0.1.0 does not say is not known: nobody is killed for it."""
+    left = SavedQuarantine("tag-9", 2, 1.0, registered=True)
+    server = msgspec.structs.replace(saved().servers[0], quarantine=(left,))
+    here = msgspec.structs.replace(saved(), servers=(server,), scopes=("0123456789abcdef",))
+    writer(path).write(here)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_decoder", msgspec.msgpack.Decoder(Contents010))
+        before: Any = read(path)
+    assert (before.owner, before.members) == (here.owner, here.members)
+    assert before.servers[0].quarantine == (Quarantine010("tag-9", 2, 1.0),)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "Contents", Contents010)
+        writer(path).write(before)
+    after = read(path, "0123456789abcdef")
+    assert after is not None
+    assert after.members == here.members
+    assert after.scopes == ()
+    assert after.servers[0].quarantine == (msgspec.structs.replace(left, registered=False),)
 
 
 def test_nothing_is_written_once_the_lock_is_not_ours(path: str) -> None:

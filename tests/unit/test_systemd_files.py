@@ -105,6 +105,29 @@ def test_systemd_finds_a_service_hardened(name: str):
     assert float(found[1]) <= 1.5, done.stdout
 
 
+def test_both_services_are_hardened_alike():
+    """Memory and requests of callers are in both processes, so neither is weaker than the other, nor dumps its core."""
+    supervisor, worker = (unit(name)["Service"] for name in SERVICES)
+    alike = {
+        key for key in supervisor if key.startswith(("Protect", "Private", "Restrict", "System", "Memory", "Lock"))
+    }
+    alike |= {"LimitCORE", "NoNewPrivileges", "UMask", "CapabilityBoundingSet", "AmbientCapabilities", "RemoveIPC"}
+    assert len(alike) > 20
+    assert {key: worker.get(key) for key in alike} == {key: supervisor.get(key) for key in alike}
+    assert worker["LimitCORE"] == ["0"]
+
+
+def test_the_workers_memory_is_explained_with_the_right_numbers():
+    text = (UNITS / "redis-worker.service").read_text()
+    (most,) = re.findall(r"^#MemoryMax=(\d+)G$", text, re.MULTILINE)
+    found = settings.load({})
+    workers, threads = map(int, re.findall(r"(\d+) workers with (\d+) threads", text)[0])
+    assert threads == found.worker_threads
+    callers = threads * 4 * found.worker_max_reply + (64 << 20)
+    assert 0 < int(most) * 2**30 - workers * callers < 1 << 30
+    assert unit("redis-worker.service")["Service"]["OOMPolicy"] == ["continue"]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_does_not_hide_members_from_the_supervisor(name: str):
     assert not {"PrivateUsers", "ProtectProc", "ProcSubset"} & set(unit(name)["Service"])

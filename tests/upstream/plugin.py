@@ -7,13 +7,17 @@ do has tests of its own, and the tests of redis-py ask for the client name they 
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import redis
 import redis.client
 import redis.cluster
 import redis.connection
 import redis.sentinel
+
+PIPE = pytest.StashKey[int]()
 
 if os.environ.get("POOLMGR_UPSTREAM") == "ours":
     from tests_of_poolmgr.permits import FakeMember  # type: ignore[import-not-found]
@@ -33,6 +37,11 @@ if os.environ.get("POOLMGR_UPSTREAM") == "ours":
             kwargs.pop("queue_class", None)
             super().__init__(max_connections=max_connections, timeout=timeout, **kwargs)
 
+        @property
+        def pool(self) -> Any:
+            """Its idle connections, where redis-py's pool has its queue."""
+            return SimpleNamespace(queue=list(self._available_connections))
+
     class SentinelConnectionPool(OurSentinelConnectionPool):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.setdefault("member", FakeMember(prompt=True))
@@ -42,3 +51,13 @@ if os.environ.get("POOLMGR_UPSTREAM") == "ours":
         for kind in (ConnectionPool, BlockingConnectionPool, SentinelConnectionPool):
             if hasattr(module, kind.__name__):
                 setattr(module, kind.__name__, kind)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let descriptor 1 be a pipe: some mock sockets of redis-py's tests say that they are it, and anything else that
+    may be there (a file, ``/dev/null``) is always readable."""
+    if hasattr(config, "workerinput"):
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(writer)
+        config.stash[PIPE] = reader  # open for as long as the tests run

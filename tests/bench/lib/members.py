@@ -94,7 +94,7 @@ class Troupe:
         _, fds, _, _ = socket.recv_fds(self._near, 16, 1)
         actor = Actor(pid, socket.socket(fileno=fds[0]))
         start, salt = identity.start_time(pid), secrets.token_hex(3)
-        tag = f"pm1.{identity.scope(self._path)}.{identity.boot()}.{pid}.{start}.{salt}"
+        tag = f"pm1.{identity.place(self._path)}.{identity.boot()}.{pid}.{start}.{salt}"
         hello = wire.Hello(tag=tag, link=1, endpoints=(self._endpoint,), title="bench", descriptors=1000)
         actor.sock.sendall(wire.encode(hello))
         actor.sock.setblocking(False)

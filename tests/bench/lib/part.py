@@ -32,7 +32,19 @@ from tests.bench.lib import servers
 from tests.bench.lib.results import Part
 from tests.helpers import ROOT
 
-PARTS = ("clients", "checkout", "get", "instructions", "burst", "fairness", "skew", "service", "moves", "scale")
+PARTS = (
+    "clients",
+    "checkout",
+    "get",
+    "instructions",
+    "burst",
+    "fairness",
+    "skew",
+    "service",
+    "moves",
+    "scale",
+    "crowded",
+)
 """In the order in which they run: the modules of :mod:`tests.bench.parts`."""
 
 

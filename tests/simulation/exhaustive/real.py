@@ -209,7 +209,11 @@ def restored(disk: Disk, dead: tuple[bool, ...]) -> Supervisor:
         servers=(
             SavedServer(
                 SERVER, (), "run", disk.budget, None, 0,
-                tuple(SavedQuarantine(_TAGS[i], charge, 0.0) for i, charge in enumerate(disk.quarantine) if charge),
+                tuple(
+                    SavedQuarantine(_TAGS[i], charge, 0.0, registered=True)
+                    for i, charge in enumerate(disk.quarantine)
+                    if charge
+                ),
             ),
         ),
         members=tuple(

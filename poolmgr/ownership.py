@@ -1,0 +1,66 @@
+"""Whose files lie beside the supervisor's socket. They decide over budgets, and which server is ours.
+
+So whoever may write there is believed. :func:`objection` is asked before anything is read or made there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+FILES = ("", ".lock", ".launch", ".snapshot", ".scope", ".redis", ".redis.lock")
+"""What is added to the socket's path: all that is believed."""
+
+REMEDY = "set POOLMGR_SOCKET to a path in a directory that only you can write to"
+
+
+def objection(path: str) -> str:
+    """Why what lies beside the socket ``path`` cannot be trusted; empty if it can.
+
+    Only root and we may be able to put a file there, or another directory in the place of one above it. What is not
+    there yet is no matter: whoever makes it is told so.
+    """
+    directory = Path(os.path.realpath(os.path.dirname(os.path.abspath(path))))
+    for above in (directory, *directory.parents):
+        try:
+            found = above.lstat()
+        except OSError:
+            continue
+        ours = found.st_uid in (os.getuid(), 0) or (above != directory and found.st_uid == _unmapped())
+        mode = stat.S_IMODE(found.st_mode)
+        if not ours:
+            return f"{above} belongs to {_user(found.st_uid)}, who could forge what lies in it: {REMEDY}"
+        if above == directory and mode & 0o022:
+            return f"{above} (of {_user(found.st_uid)}, mode {mode:04o}) can be written to by others: {REMEDY}"
+        if mode & 0o002 and not mode & stat.S_ISVTX:
+            return (
+                f"{above} (of {_user(found.st_uid)}, mode {mode:04o}) can be written to by others, who could put "
+                f"another directory in the place of {directory}: {REMEDY}"
+            )
+    for suffix in FILES:
+        try:
+            owner = os.lstat(path + suffix).st_uid
+        except OSError:
+            continue
+        if owner not in (os.getuid(), 0):
+            return f"{path}{suffix} belongs to {_user(owner)}: remove it, or {REMEDY}"
+    return ""
+
+
+def _unmapped() -> int:
+    """How a user namespace shows the root outside of it, to whom ``/`` belongs."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _user(number: int) -> str:
+    """For people. Nobody needs it before something is wrong."""
+    import pwd
+
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
+    except KeyError:
+        return f"uid {number}"

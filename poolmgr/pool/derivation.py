@@ -1,0 +1,196 @@
+"""From a connection class, or whatever makes connections, to the class of pooled connections.
+
+A derived class is kept on the class that it derives from, and so lives as long as that one: kombu makes a connection
+class for every channel. It bears its base's name and module, since it stands for it in messages and to agents.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redis.connection import (
+    AbstractConnection,
+    CacheProxyConnection,
+    Connection as RedisConnection,
+    SSLConnection as RedisSSLConnection,
+    UnixDomainSocketConnection as RedisUnixConnection,
+)
+from redis.driver_info import DriverInfo
+
+from poolmgr.loading import load
+from poolmgr.pool.accounting import Accounted, Counted
+from poolmgr.pool.connection import Pooled
+from poolmgr.pool.foreign import Bare, Cached
+from poolmgr.pool.overridden import Before, Behind
+from poolmgr.pool.overrides import (
+    asks_its_own_way,
+    changed,
+    connects_its_own_way,
+    dials_its_own_way,
+    opens_no_socket,
+    reads_as_sentinel,
+)
+from poolmgr.pool.placed import Placed
+from poolmgr.pool.sockets import Ended, Tcp, Unix
+
+_KEPT = "_poolmgr_derived"
+"""The attribute of a connection class that has what was derived from it, by how that was done."""
+
+
+class _Quick(Pooled, Accounted):
+    """For classes that send and read as redis-py does."""
+
+
+class _Managed(Counted, Pooled):
+    """For those whose ``read_response`` is that of redis-py's connections through Sentinel."""
+
+
+class _Plain(Pooled, Before):
+    """For those in which somebody has changed that: redis-py's order of calls, nothing left out."""
+
+    _together = False
+
+
+class _Eager(Placed):
+    """For those that are asked before every checkout: they never count as known to be well."""
+
+    _came: float = 0.0
+
+    @property
+    def _since(self) -> float:
+        return 0.0
+
+    @_since.setter
+    def _since(self, value: float) -> None:
+        self._came = value
+
+    @property
+    def _rested(self) -> float:
+        return self._came
+
+
+def derive(base: type) -> type:
+    """The class of pooled connections for a connection class; the same for the same class.
+
+    It is another one once somebody has changed how the class sends and reads, so it is asked for every connection.
+    """
+    if issubclass(base, Placed):
+        return base
+    shape = _shape(base)
+    kept: dict[_Shape, type] | None = base.__dict__.get(_KEPT)  # its own, not an ancestor's
+    if kept is None:
+        kept = {}
+        try:
+            setattr(base, _KEPT, kept)
+        except (AttributeError, TypeError):  # it takes no attributes: derived for each connection, and kept by nobody
+            return _made(base, shape)
+    made = kept.get(shape)
+    if made is None:
+        made = kept.setdefault(shape, _made(base, shape))
+    return made
+
+
+class _Shape(NamedTuple):
+    """How a class is derived."""
+
+    front: type
+    own_way: bool = False
+    """Its way to a socket is somebody else's."""
+    eager: bool = False
+    asked: bool = False
+
+
+def _shape(base: type) -> _Shape:
+    if not issubclass(base, AbstractConnection):
+        return _Shape(Bare)
+    found = changed(base)
+    if not found:
+        front: type = _Quick
+    elif found == {"read_response"} and reads_as_sentinel(base):
+        front = _Managed
+    else:
+        front = _Plain
+    return _Shape(front, dials_its_own_way(base), connects_its_own_way(base), asks_its_own_way(base))
+
+
+def _made(base: type, shape: _Shape) -> type:
+    front, own_way, eager, asked = shape
+    members: dict[str, Any] = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
+    bases: tuple[type, ...] = (front, base)
+    if front is not Bare:
+        members |= {
+            "_secured": issubclass(base, RedisSSLConnection),
+            "_own_way": own_way,
+            "_eager": eager,
+            "_asked": asked,
+            "_socketless": opens_no_socket(base),
+        }
+        behind: tuple[type, ...] = ()
+        if issubclass(base, RedisConnection):
+            behind = (Tcp,)
+            members["_prepare"] = Tcp._prepare
+        elif issubclass(base, RedisUnixConnection):
+            behind = (Unix,)
+        bases = (front, *behind) if base in (RedisConnection, RedisUnixConnection) else (front, base, *behind)
+        bases += (Ended, Behind) if front is _Plain else (Ended,)
+        if eager:
+            bases = (_Eager, *bases)
+    return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(members))
+
+
+def create(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """A connection from a connection class, or from anything that makes connections; :func:`pooled` makes it ours."""
+    if isinstance(factory, type):
+        return derive(factory)(**with_driver(factory, arguments))
+    return factory(**arguments)
+
+
+def pooled(made: Any) -> Any:
+    """The same connection as a pooled one, whoever has made it: a class, a function, a pool's ``make_connection``.
+
+    Raises:
+        TypeError: it is no connection, or is of a class that cannot be pooled.
+    """
+    if isinstance(made, Placed):
+        return made
+    kind = type(made)
+    if not callable(getattr(made, "connect", None)):
+        raise TypeError(f"{made!r}, made by connection_class or make_connection, is no connection of redis-py's kind")
+    if kind is CacheProxyConnection:
+        made._conn = pooled(made._conn)
+        made.__class__ = Cached
+        return made
+    if getattr(made, "_sock", None) is not None:
+        made.disconnect()  # it is connected again under a permit
+    try:
+        made.__class__ = derive(kind)
+    except TypeError as error:
+        raise TypeError(
+            f"a {kind.__module__}.{kind.__qualname__}, made by connection_class or make_connection, cannot be pooled "
+            f"({error}): pass the class itself as connection_class"
+        ) from None
+    return made
+
+
+@functools.cache
+def _driver() -> DriverInfo:
+    load("email.parser")  # reading a package's metadata loads it
+    return DriverInfo()
+
+
+def with_driver(base: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a connection, the driver's name and version among them.
+
+    redis-py looks its own version up in the package's metadata for every connection, which takes longer
+    than a connect on this host; here it is done once.
+    """
+    if not issubclass(base, AbstractConnection) or arguments.keys() & {"driver_info", "lib_name", "lib_version"}:
+        return arguments
+    return {**arguments, "driver_info": _driver()}

@@ -1,0 +1,94 @@
+"""The option ``max_reply``: what a reply takes is counted while it is read, and too much of it is not read.
+
+redis-py reads a reply as a whole before anybody can say that it is too long. Here its parser is derived from, and its
+reader is fed through a counter. Without the option neither exists.
+
+Counted are bytes, and :data:`ELEMENT` for each element, since Python keeps an object for each: an empty list is four
+bytes on the wire and eighty in memory. All replies that are outstanding together count together, so that a pipeline,
+whose replies are kept until the last one is there, has one allowance.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import weakref
+from typing import Any
+
+from redis.connection import DefaultParser
+
+from poolmgr.exceptions import ReplyTooLargeError
+
+ELEMENT = 48
+"""Bytes that an element counts in addition. What begins a line is counted, so a text whose lines begin with these signs
+counts for more than it is, too."""
+
+ERROR = 384
+"""What an error counts in addition: it is an exception, of 340 bytes (CPython 3.11)."""
+
+_begun = re.compile(rb"\r\n[$*:+_#,%~]").findall
+
+_OUTSTANDING = (1 << 40) - 1
+"""The bits of ``_owed`` that count replies; see :mod:`poolmgr.pool.accounting`."""
+
+
+class _Meter:
+    """Stands before a hiredis reader."""
+
+    def __init__(self, reader: Any, most: int) -> None:
+        self.gets = reader.gets
+        self.has_data = reader.has_data
+        self._feed = reader.feed
+        self._most = most
+        self.taken = 0
+
+    def feed(self, data: Any, start: int = 0, size: int = -1) -> None:
+        end = len(data) if size < 0 else start + size
+        elements, errors = len(_begun(data, start, end)), data.count(b"\r\n-", start, end)
+        self.taken = taken = self.taken + end - start + ELEMENT * elements + ERROR * errors
+        if taken > self._most:
+            raise ReplyTooLargeError(
+                f"a reply takes more than {self._most} bytes (max_reply), so the rest was not read and its connection "
+                "is closed: ask for less at a time (SCAN, LRANGE, GETRANGE), or raise max_reply"
+            )
+        self._feed(data, start, end - start)
+
+
+class Metered(DefaultParser):  # type: ignore[valid-type, misc]
+    """redis-py's parser for hiredis, or one derived from it, with a bound."""
+
+    most = 0
+    _reader: Any
+    _connection: Any = staticmethod(lambda: None)
+
+    def on_connect(self, connection: Any, **options: Any) -> None:
+        super().on_connect(connection, **options)
+        self._reader = _Meter(self._reader, self.most)
+        self._connection = weakref.ref(connection)
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        reply = super().read_response(*arguments, **options)
+        if getattr(self._connection(), "_owed", 0) & _OUTSTANDING <= 1 and self._reader is not None:
+            self._reader.taken = 0  # the last one that was outstanding
+        return reply
+
+
+@functools.cache
+def parser(most: int, base: type = DefaultParser) -> type:
+    """The class of parsers with this bound."""
+    bases = (Metered,) if base is DefaultParser else (Metered, base)
+    return type("Metered", bases, {"most": most})
+
+
+def arguments_of(max_reply: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a connection, with the parser for this bound; unchanged where there is none.
+
+    Raises:
+        ValueError: they name a parser that is not derived from redis-py's for hiredis, so it cannot be bounded.
+    """
+    if not max_reply:
+        return arguments
+    base = arguments.get("parser_class", DefaultParser)
+    if not issubclass(base, DefaultParser):
+        raise ValueError('"max_reply" needs redis-py\'s parser for hiredis, or a "parser_class" derived from it')
+    return {**arguments, "parser_class": parser(max_reply, base)}

@@ -1,0 +1,106 @@
+"""Which of redis-py's methods a connection class still has as redis-py wrote them.
+
+Our quick path (:class:`poolmgr.pool.accounting.Accounted`, :mod:`poolmgr.pool.handshake`) does the work of several of
+redis-py's methods in one. It is for classes that have all of them as redis-py wrote them. Where a subclass or a mixin
+overrides one, or an agent has put a wrapper on redis-py's class, redis-py's own order of calls holds.
+
+A method counts as redis-py's if it is a plain function with the code that redis-py's module was loaded with. A wrapper
+is another object; a tool that rewrites functions in place gives them other code. If an agent wrapped a method before
+this module was imported, the namespace of its function shows that.
+
+The question is asked for every new connection (some microseconds). So a patch counts for all connections made after it;
+``pool.drain()`` replaces those that were made before.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType, ModuleType
+from typing import Any
+
+import redis.connection
+import redis.sentinel
+
+REPLACED = (
+    "send_command", "send_packed_command", "read_response", "pack_command", "pack_commands", "check_health",
+    "on_connect_check_health", "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
+)  # fmt: skip
+"""What the quick path leaves out, or calls in another order."""
+
+ASKED = ("connect", "connect_check_health", "can_read")
+"""What redis-py calls for every checkout."""
+
+SOCKETLESS = frozenset({"fakeredis"})
+"""Packages whose connections derive from redis-py's and open no socket."""
+
+
+def _codes(owner: type, names: tuple[str, ...], module: ModuleType) -> dict[str, Any]:
+    """The code of redis-py's own methods, but for those that somebody has wrapped before."""
+    found = {name: getattr(owner, name, None) for name in names}
+    return {
+        name: method.__code__
+        for name, method in found.items()
+        if type(method) is FunctionType and method.__globals__ is vars(module)
+    }
+
+
+_CODES = _codes(redis.connection.AbstractConnection, REPLACED, redis.connection)
+_SENTINEL = _codes(redis.sentinel.SentinelManagedConnection, ("connect", "read_response"), redis.sentinel)
+_ASKED = _codes(redis.connection.AbstractConnection, ASKED, redis.connection)
+_DIAL: dict[type, Any] = {
+    owner: _codes(owner, ("_connect",), redis.connection).get("_connect")
+    for owner in (
+        redis.connection.Connection,
+        redis.connection.SSLConnection,
+        redis.connection.UnixDomainSocketConnection,
+    )
+}
+
+
+def _is(method: object, code: object) -> bool:
+    return type(method) is FunctionType and method.__code__ is code
+
+
+def changed(connection_class: type) -> set[str]:
+    """Those of :data:`REPLACED` that are not redis-py's own any more."""
+    return {name for name in REPLACED if not _is(getattr(connection_class, name, None), _CODES.get(name, _is))}
+
+
+def reads_as_sentinel(connection_class: type) -> bool:
+    """Whether ``read_response`` is that of redis-py's connections through Sentinel."""
+    return _is(connection_class.read_response, _SENTINEL.get("read_response", _is))  # type: ignore[attr-defined]
+
+
+def connects_its_own_way(connection_class: Any) -> bool:
+    """Whether somebody has changed what redis-py calls for every checkout of a connection that is connected."""
+    names = set(ASKED)
+    if _is(connection_class.connect, _SENTINEL.get("connect", _is)):
+        names.discard("connect")
+    return not all(_is(getattr(connection_class, name, None), _ASKED.get(name, _is)) for name in names)
+
+
+def asks_its_own_way(connection_class: Any) -> bool:
+    """Whether ``can_read``, by which redis-py looks at a connection before it lends it, is somebody else's."""
+    return not _is(connection_class.can_read, _ASKED.get("can_read", _is))
+
+
+def dials_as(connection_class: type) -> bool:
+    """Whether ``_connect`` of this class, one of redis-py's three, is redis-py's own."""
+    return _is(vars(connection_class).get("_connect"), _DIAL.get(connection_class) or _is)
+
+
+def dials_its_own_way(connection_class: type) -> bool:
+    """Whether somebody else's code stands between a connect and the socket."""
+    if not all(dials_as(owner) for owner in _DIAL if issubclass(connection_class, owner)):
+        return True
+    return not any(_is(connection_class._connect, code) for code in _DIAL.values() if code)  # type: ignore[attr-defined]
+
+
+def opens_no_socket(connection_class: object) -> bool:
+    """Whether connections of this class live in the process's memory.
+
+    A class says so of itself by an attribute ``opens_no_socket = True``.
+    """
+    if getattr(connection_class, "opens_no_socket", False) is True:
+        return True
+    modules = (kind.__module__.partition(".")[0] for kind in getattr(connection_class, "__mro__", ()))
+    return not SOCKETLESS.isdisjoint(modules)

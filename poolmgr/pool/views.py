@@ -1,0 +1,126 @@
+"""``_available_connections`` and ``_in_use_connections``: redis-py's private lists, as others read and change them.
+
+Each is made when it is asked for, and shows what is so at that moment. What is done to it is done to the pool: code
+that pops idle connections until there are none comes to an end, and has them to itself.
+
+A connection that is not the pool's, put there by somebody, is shown there and never lent: the pool knows of no permit
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from poolmgr.native import monotonic
+
+if TYPE_CHECKING:
+    from poolmgr.pool.state import State
+
+
+class Strangers:
+    """Connections that somebody has put into a pool's private attributes."""
+
+    def __init__(self) -> None:
+        self.available: list[Any] = []
+        self.in_use: set[Any] = set()
+
+
+def strangers(pool: State) -> Strangers:
+    """Those of a pool; made when they are first asked for."""
+    found: Strangers = pool.__dict__.setdefault("_strangers", Strangers())
+    return found
+
+
+def _take_out(pool: State, connection: Any) -> bool:
+    """Have an idle connection to oneself, as if it had been borrowed; whether it still was idle."""
+    try:
+        pool._idle.remove(connection)
+    except ValueError:
+        return False
+    pool._low = min(pool._low, len(pool._idle))
+    connection._loan.append(monotonic())
+    return True
+
+
+class Available(list[Any]):
+    """The idle connections."""
+
+    def __init__(self, pool: State) -> None:
+        super().__init__([*pool._idle, *strangers(pool).available])
+        self._pool = pool
+
+    def append(self, connection: Any) -> None:
+        """Give back what was taken out; show what is a stranger."""
+        super().append(connection)
+        self._give(connection)
+
+    def insert(self, index: SupportsIndex, connection: Any) -> None:
+        super().insert(index, connection)
+        self._give(connection)
+
+    def extend(self, connections: Iterable[Any]) -> None:
+        for connection in connections:
+            self.append(connection)
+
+    def _give(self, connection: Any) -> None:
+        pool = self._pool
+        if getattr(connection, "_origin", None) is pool._origin and getattr(connection, "_ticket", None) is not None:
+            pool.release(connection)
+        else:
+            strangers(pool).available.append(connection)
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        """An idle connection for oneself. It comes back with ``release``, or when nothing refers to it any more.
+
+        Raises:
+            IndexError: there is none.
+        """
+        while True:
+            connection = super().pop(index)
+            if self._take(connection):
+                return connection
+
+    def _take(self, connection: Any) -> bool:
+        there = strangers(self._pool).available
+        if connection in there:
+            there.remove(connection)
+            return True
+        return _take_out(self._pool, connection)
+
+    def remove(self, connection: Any) -> None:
+        super().remove(connection)
+        if not self._take(connection):
+            raise ValueError("this connection is not idle any more")
+
+    def __delitem__(self, index: Any) -> None:
+        gone = self[index]
+        super().__delitem__(index)
+        for connection in gone if isinstance(index, slice) else [gone]:
+            self._take(connection)
+
+    def clear(self) -> None:
+        del self[:]
+
+
+class InUse(set[Any]):
+    """The connections that are with callers."""
+
+    def __init__(self, pool: State) -> None:
+        super().__init__([*pool._lent(), *strangers(pool).in_use])
+        self._pool = pool
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        if getattr(connection, "_origin", None) is not self._pool._origin:
+            strangers(self._pool).in_use.add(connection)
+        else:
+            _take_out(self._pool, connection)
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        strangers(self._pool).in_use.discard(connection)
+
+    def remove(self, connection: Any) -> None:
+        super().remove(connection)
+        strangers(self._pool).in_use.discard(connection)

@@ -1,0 +1,46 @@
+"""Whose the connections are that a list shows with names of our form.
+
+*Known* are those whose process has registered here: they are ours alone. *Possible* are those that an earlier
+supervisor's member may have made: they bear a scope of ours, or this very place in this boot. They are counted and
+never killed, since a name can be copied. *Neighbours* are of this boot, and neither: another supervisor of this host
+uses the server as well. All others are strangers, clones of this machine among them.
+"""
+
+from __future__ import annotations
+
+from poolmgr import identity
+from poolmgr.budget.ledger import Ledger
+
+
+class Belonging:
+    """See the module's docstring.
+
+    Args:
+        place, boot: as in the supervisor's own tag.
+        path: of its socket.
+    """
+
+    def __init__(self, ledger: Ledger, place: str, boot: str, path: str) -> None:
+        self._ledger = ledger
+        self._place = place
+        self._path = path
+        self.boot = boot
+
+    def known(self, tag: identity.Tag) -> bool:
+        """Whether its process has registered here."""
+        return self._ledger.knows(tag.process)
+
+    def possible(self, tag: identity.Tag) -> bool:
+        """Whether it may be of a supervisor before this one, at this place."""
+        if tag.scope and tag.scope in self._ledger.scopes:
+            return True
+        return (tag.place, tag.boot) == (self._place, self.boot) and not self._elsewhere(tag)
+
+    def neighbour(self, tag: identity.Tag) -> bool:
+        """Whether it is of another supervisor of this host."""
+        return tag.boot == self.boot and not self.known(tag) and not self.possible(tag)
+
+    def _elsewhere(self, tag: identity.Tag) -> bool:
+        """Whether our socket's path leads its process elsewhere (systemd's PrivateTmp=): it is not ours and never
+        will be. What cannot be looked at may be ours."""
+        return identity.finds(tag.pid, self._path) is False and identity.start_time(tag.pid) == tag.start

@@ -1,0 +1,150 @@
+"""Whether two addresses lead to one server, where it does not say who it is (a user without ``INFO``).
+
+A connection that is open by the one address is looked for by the other. Where its name is seen it is there: nobody else
+bears it. Where only numbers can be asked for, a client of that number may be there by chance; so that connection is
+closed, to the server's end-of-file, and must be missing then; and once more with another one. Servers never give a
+number twice. Where neither is allowed it listens on a channel that nobody else knows, if it may.
+
+Two servers that were started together give the same numbers, also to what we open at both to compare a third one with
+them. So what is told by numbers is asked of one server after the other, once it is known which of them may be it.
+
+:class:`Sign` is what can be looked for. Nothing here decides what follows: :mod:`poolmgr.supervisor.resolution` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from poolmgr.supervisor.admin import Admin, AdminError, ReplyError
+
+if TYPE_CHECKING:
+    from poolmgr.supervisor.eye import Eye
+    from poolmgr.supervisor.probe import Probe
+
+
+class Seen(Enum):
+    """What one server says of a connection to another, or to itself."""
+
+    NAMED = "it is there"
+    NUMBERED = "one with its number is there"
+    MISSING = "it is not there"
+    UNTOLD = "no question that is allowed tells"
+
+
+class Sign(msgspec.Struct, frozen=True):
+    """A connection that is open. ``id``: the server's number for it, 0 where it does not say; ``listens``: it listens
+    on the channel of its name."""
+
+    name: str
+    id: int
+    listens: bool = False
+
+    @property
+    def channel(self) -> str:
+        return f"poolmgr:{self.name}"
+
+
+def sees(admin: Admin, sign: Sign) -> Seen:
+    """Ask for it by an open connection. Blocks.
+
+    Raises:
+        AdminError: there was no answer.
+    """
+    if sign.listens:
+        return _listening(admin, sign)
+    if not sign.id:
+        return Seen.UNTOLD
+    try:
+        row = admin.call("CLIENT", "LIST", "ID", sign.id)
+    except ReplyError as error:
+        if error.passing:
+            raise AdminError("unreachable", str(error)) from None
+        return _numbered(admin, sign)
+    if not isinstance(row, bytes) or not row.strip():
+        return Seen.MISSING
+    if sign.name.encode() in row:
+        return Seen.NAMED
+    return Seen.MISSING if b" name= " not in row else Seen.NUMBERED
+
+
+def _numbered(admin: Admin, sign: Sign) -> Seen:
+    """``CLIENT TRACKING ... REDIRECT`` takes only numbers of clients that are there (Redis' tracking.c)."""
+    try:
+        admin.call("CLIENT", "TRACKING", "ON", "REDIRECT", sign.id)
+        admin.call("CLIENT", "TRACKING", "OFF")
+    except ReplyError as error:
+        return Seen.MISSING if "does not exist" in str(error) else Seen.UNTOLD
+    return Seen.NUMBERED
+
+
+def _listening(admin: Admin, sign: Sign) -> Seen:
+    try:
+        reply = admin.call("PUBSUB", "NUMSUB", sign.channel)
+    except ReplyError:
+        return Seen.UNTOLD
+    return Seen.NAMED if isinstance(reply, list) and reply[1:2] and reply[1] not in (0, b"0") else Seen.MISSING
+
+
+def listen(admin: Admin, sign: Sign) -> Sign | None:
+    """Have the connection listen; None if it may not. It is good for nothing else after that. Blocks.
+
+    Raises:
+        AdminError: there was no answer.
+    """
+    try:
+        admin.call("SUBSCRIBE", sign.channel)
+    except ReplyError:
+        return None
+    return msgspec.structs.replace(sign, listens=True)
+
+
+async def alike(asking: Eye, other: Probe, patience: float, turn: asyncio.Lock) -> bool | None:
+    """Whether the server that is asked is the other one. None: that cannot be known now, for want of an answer. Where
+    no question tells, it counts as another one.
+
+    Args:
+        turn: one for each server that is asked.
+
+    Raises:
+        NoPermitError: the other one has had no permit for a connection that could be looked for.
+    """
+    async with other.showing(patience) as eye:
+        sign = eye.sign if eye is not None else None
+        if eye is None or sign is None:
+            return None
+        seen = await asking.sees(sign)
+        if seen is Seen.UNTOLD:
+            listening = await eye.listen(sign)
+            if listening is not None:
+                seen = await asking.sees(listening)
+            await eye.shut()
+        if seen is Seen.NUMBERED:
+            async with turn:
+                return await _alike_by_number(asking, other, eye)
+        return None if seen is None else seen is Seen.NAMED
+
+
+async def _alike_by_number(asking: Eye, other: Probe, eye: Eye) -> bool | None:
+    """The same, where a connection with the right number has been seen."""
+    for _ in range(2):
+        sign = eye.sign
+        if sign is None:
+            return None
+        before = await asking.sees(sign)
+        if before is not Seen.NUMBERED:
+            return None if before is None else before is Seen.NAMED
+        await other.show_another()
+        if eye.in_doubt(sign.name):  # its end is not certain, so it may be there still
+            return None
+        after = await asking.sees(sign)
+        if after is not Seen.MISSING:
+            return None if after is None else False
+    return True
+
+
+class NoPermitError(Exception):
+    """There was none to look with."""

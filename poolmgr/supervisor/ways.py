@@ -1,0 +1,188 @@
+"""The ways to one server that members have named, and which of them the supervisor tries first.
+
+A way is an address with TLS settings and credentials. Each belongs to the clients that have named it, and any of them
+may be wrong: a certificate file that is not there, another one's password. So a way counts for what came of it: what
+works is tried first, and what has failed is tried last, however new it is. A way whose clients are all gone is
+forgotten. Pure; credentials stay in here, and never go into a log, a status or the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from poolmgr.wire import Endpoint
+
+KEPT = 8
+"""How many ways with one key are kept: those that have done worst are dropped."""
+
+NEVER = -1e9
+
+
+class Way(msgspec.Struct):
+    """One way. Times are monotonic seconds.
+
+    Attributes:
+        tags: processes that have named it; empty for one that was taken over from another site.
+        worked: when a connection by it was last taken by the server; failed: when one last was not.
+        error: why not; silent: nobody answered in time.
+        forbidden: commands that the server does not let us give by it.
+    """
+
+    endpoint: Endpoint
+    named: int
+    tags: set[str] = msgspec.field(default_factory=set)
+    worked: float = NEVER
+    failed: float = NEVER
+    error: str = ""
+    silent: bool = False
+    forbidden: frozenset[str] = frozenset()
+
+    @property
+    def works(self) -> bool:
+        return self.worked > self.failed
+
+    @property
+    def tried(self) -> bool:
+        return max(self.worked, self.failed) > NEVER
+
+
+class Ways:
+    """All ways to a server, by their keys. Iterating gives the keys."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[Way]] = {}
+        self._count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._of))
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def of(self, key: str) -> list[Endpoint]:
+        """The ways with that key."""
+        return [way.endpoint for way in self._of.get(key, ())]
+
+    def all(self) -> Iterator[Way]:
+        for ways in self._of.values():
+            yield from ways
+
+    def learn(self, endpoint: Endpoint, tag: str = "") -> bool:
+        """A process has named this way. Whether the key is new."""
+        ways = self._of.setdefault(endpoint.key, [])
+        new = not ways
+        self._count += 1
+        way = next((way for way in ways if way.endpoint == endpoint), None)
+        if way is None:
+            way = Way(endpoint, self._count)
+            ways.append(way)
+        if tag:
+            way.tags.add(tag)
+        if len(ways) > KEPT:
+            ways.remove(max((other for other in ways if other is not way), key=_merit))
+        return new
+
+    def take(self, others: Ways) -> None:
+        """These are ways to the same server."""
+        for theirs in others.all():
+            self.learn(theirs.endpoint)
+            mine = next(way for way in self._of[theirs.endpoint.key] if way.endpoint == theirs.endpoint)
+            mine.tags |= theirs.tags
+            if theirs.worked > mine.worked:
+                mine.worked, mine.forbidden = theirs.worked, theirs.forbidden
+            if theirs.failed > mine.failed:
+                mine.failed, mine.error, mine.silent = theirs.failed, theirs.error, theirs.silent
+
+    def take_out(self, keys: Collection[str]) -> Ways:
+        """The ways with these keys, which are ways to another server."""
+        found = Ways()
+        found._of = {key: self._of.pop(key) for key in list(self._of) if key in keys}
+        found._count = self._count
+        return found
+
+    def leave(self, key: str, tag: str) -> None:
+        """A process goes this way no more."""
+        for way in self._of.get(key, ()):
+            way.tags.discard(tag)
+
+    def worked(
+        self,
+        endpoint: Endpoint,
+        now: float,
+        *,
+        asked: frozenset[str] = frozenset(),
+        forbidden: frozenset[str] = frozenset(),
+    ) -> None:
+        """A connection by it was taken. What was not asked is remembered from before."""
+        for way in self._of.get(endpoint.key, ()):
+            if way.endpoint == endpoint:
+                way.worked, way.forbidden = now, forbidden | (way.forbidden - asked)
+                way.error, way.silent = "", False
+
+    def failed(self, endpoint: Endpoint, error: str, now: float, *, silent: bool = False) -> None:
+        """A connection by it was not taken; ``silent``: nobody answered in time."""
+        for way in self._of.get(endpoint.key, ()):
+            if way.endpoint == endpoint:
+                way.failed, way.error, way.silent = now, error, silent
+
+    def keep(self, tags: Collection[str]) -> list[str]:
+        """Only these processes are here, or have left something: what none of them has named is forgotten. Where that
+        is everything, the best way with each key stays: our own connections may be looked for by it. The keys of which
+        no way is left."""
+        dropped = []
+        for way in self.all():
+            way.tags.intersection_update(tags)
+        used = any(way.tags for way in self.all())
+        for key, ways in list(self._of.items()):
+            left = [way for way in ways if way.tags] if used else [min(ways, key=_merit)]
+            if left:
+                self._of[key] = left
+            else:
+                del self._of[key]
+                dropped.append(key)
+        return dropped
+
+    def own(self, tag: str) -> bool:
+        """Whether this process gets there in a way of its own, which may lead elsewhere than ours."""
+        return any(way.endpoint.own for way in self.all() if tag in way.tags)
+
+    def hopeless(self, tag: str) -> bool:
+        """Whether all that a process has named has failed."""
+        named = [way for way in self.all() if tag in way.tags]
+        return bool(named) and all(way.failed > way.worked for way in named)
+
+    def names_of(self, endpoint: Endpoint) -> set[str]:
+        """Processes that have named this way."""
+        return {tag for way in self._of.get(endpoint.key, ()) if way.endpoint == endpoint for tag in way.tags}
+
+    @property
+    def endpoints(self) -> tuple[tuple[Endpoint, ...], ...]:
+        """What the supervisor can try, by key, best first. The key with the best way comes last: a look that has been
+        answered by all of them ends with one by which it can be listed. After it come those where nobody answers: a
+        connection by one of these keeps its permit, and there may be no other one to look any further with."""
+        found = [sorted((way for way in ways if not way.endpoint.unseen), key=_merit) for ways in self._of.values()]
+        best_last = sorted((ways for ways in found if ways), key=lambda ways: _rank(ways[0]), reverse=True)
+        best_last.sort(key=lambda ways: ways[0].silent)
+        return tuple(tuple(way.endpoint for way in ways) for ways in best_last)
+
+    @property
+    def unseen(self) -> str:
+        """Why the supervisor can try none of them; empty: it can try one, or none is known."""
+        reasons = {way.endpoint.unseen for way in self.all()}
+        return "" if "" in reasons else ", ".join(sorted(reasons))
+
+
+def _rank(way: Way) -> tuple[int, int]:
+    """Smaller is better: it works and lets us list; has not been tried; works and lets us do less; has failed."""
+    if not way.works:
+        return (1, 0) if not way.tried else (3, 0)
+    return (2, len(way.forbidden)) if "CLIENT LIST" in way.forbidden else (0, len(way.forbidden))
+
+
+def _merit(way: Way) -> tuple[tuple[int, int], float]:
+    """Smaller is better. Among equals: what worked latest; the newest; what failed the longest ago."""
+    if way.works:
+        return _rank(way), -way.worked
+    return _rank(way), way.failed if way.tried else -way.named

@@ -1,0 +1,46 @@
+"""Threads of ours: the one place that starts them.
+
+They are daemons, since nothing of ours may hold up the end of a process. A subinterpreter (mod_wsgi, uWSGI) has none: a
+thread that is left at its end aborts the whole process, and Python 3.11 asks nobody to end it before that.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from threading import Thread  # for signatures; what is started is looked up when it is
+
+from poolmgr.loading import load
+
+
+@functools.cache
+def allowed() -> bool:
+    """Whether this is the process's main interpreter."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from Python 3.13 on; before
+        try:
+            interpreters = load(name)
+            return bool(interpreters.get_current() == interpreters.get_main())
+        except (ImportError, AttributeError):
+            continue
+    return True
+
+
+def make(target: Callable[..., object], name: str, *args: object) -> Thread:
+    """A thread that is not started yet."""
+    return threading.Thread(target=target, args=args, name=name, daemon=allowed())
+
+
+def started(thread: Thread) -> bool:
+    """Start it. False: none can be had, by a limit of the system, where Python forbids it, or at the end."""
+    if not allowed() or sys.is_finalizing():  # it would never get its turn, and who starts it would wait for that
+        return False
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
+__all__ = ["Thread", "allowed", "make", "started"]

@@ -1,0 +1,231 @@
+"""Addresses that were one server and are two, or lead to several servers in turn; and those that nobody uses."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from poolmgr import settings, wire
+from poolmgr.member.agent import Member
+from poolmgr.pool.sync import ConnectionPool
+from tests import names as resolver
+from tests.fake_member import endpoint_of
+from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.names import Names
+from tests.pools import client_of, give, take
+from tests.proxy import Proxy, proxy_to
+from tests.supervisor_process import Start, SupervisorProcess, joined
+
+BUDGET = 12
+
+QUICK = "timetable.ASK_EVERY=0.5 timetable.LOOK_EVERY=0.5"
+
+
+def at(port: int) -> wire.Endpoint:
+    return endpoint_of(port=port)
+
+
+def servers(running: SupervisorProcess) -> dict[str, str]:
+    return {server["id"]: server["run_id"] for server in running.status()["servers"]}
+
+
+def are_two(running: SupervisorProcess) -> bool:
+    found = servers(running).values()
+    return len(found) == len(set(found)) == 2 and all(found)
+
+
+@pytest.fixture
+def two(redis_server: Servers) -> Iterator[list[RedisServer]]:
+    found = [redis_server(port=free_port(), maxclients=BUDGET + 2) for _ in range(2)]
+    yield found
+    assert [server.rejected() for server in found] == [0, 0]
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[[], Callable[[int], ConnectionPool]]]:
+    """Makes pools of a process's own."""
+    made: list[tuple[Member, list[ConnectionPool]]] = []
+
+    def make() -> Callable[[int], ConnectionPool]:
+        member = Member(settings.load())
+        pools: list[ConnectionPool] = []
+        made.append((member, pools))
+
+        def pool(port: int) -> ConnectionPool:
+            pools.append(ConnectionPool(host="127.0.0.1", port=port, member=member, timeout=5))
+            return pools[-1]
+
+        return pool
+
+    yield make
+    for member, pools in made:
+        for pool in pools:
+            pool.disconnect()
+        member.stop()
+
+
+Process = Callable[[], Callable[[int], ConnectionPool]]
+
+
+# ---- two that were one ----------------------------------------------------------------------------------
+
+
+def test_two_addresses_of_one_server_part_when_one_leads_elsewhere(
+    supervisor: Start, two: list[RedisServer], process: Process
+) -> None:
+    """What is open goes on: nobody closes it, so nobody is told. Then the supervisor begins anew."""
+    running = supervisor(BUDGET, HASTY=QUICK)
+    pool = process()
+    with proxy_to(two[0].port) as moves:
+        stays, goes = pool(two[0].port), pool(moves.port)
+        kept = take(stays, 3) + take(goes, 3)
+        assert len(servers(running)) == 1
+        moves.target = two[1].port
+        wait_for(lambda: are_two(running), 15, what="they part")
+        assert {server["budget"] for server in running.status()["servers"]} == {BUDGET}
+        new = take(goes, 8)  # with the three that lead to the first one
+        more = take(stays, 4)
+        assert len(running.events("server.parted")) == 1
+        running.kill()
+        running.start()
+        wait_for(lambda: are_two(running), 10, what="they are still two")
+        give(goes, new)
+        give(stays, more)
+        assert client_of(goes).ping()
+        assert client_of(stays).ping()
+        assert not running.events("snapshot.unusable")
+        for connection in kept:
+            connection.disconnect()
+        assert not running.events("server.united")
+
+
+def test_a_member_that_does_not_know_of_it_states_all_by_both(supervisor: Start, two: list[RedisServer]) -> None:
+    """One of an earlier version, whose link is cut when they part."""
+    running = supervisor(BUDGET, HASTY=QUICK)
+    with proxy_to(two[0].port) as moves:
+        member, name = joined(running, at(two[0].port))
+        member.attach(at(moves.port)).until(lambda m: m.resolved.get(at(moves.port).key) == name)
+        member.grow(name, 5)
+        member.close()
+        moves.target = two[1].port
+        wait_for(lambda: are_two(running), 15, what="they part")
+        member.connect().hello(at(two[0].port), at(moves.port))
+        member.until(lambda m: m.resolved.get(at(moves.port).key) != name and len(m.limits) == 2, what="it is told")
+        assert {server["charged"] for server in running.status()["servers"]} == {member.limit(name)}
+        assert not running.events("snapshot.unusable")
+
+
+def test_one_that_moves_to_a_known_server_is_united_with_that(supervisor: Start, two: list[RedisServer]) -> None:
+    running = supervisor(BUDGET, HASTY=QUICK)
+    with proxy_to(two[0].port) as moves:
+        member, one = joined(running, at(two[0].port))
+        _, other = joined(running, at(two[1].port))
+        member.attach(at(moves.port)).until(lambda m: m.resolved.get(at(moves.port).key) == one)
+        moves.target = two[1].port
+        member.until(lambda m: m.resolved.get(at(moves.port).key) == other, 15, what="it is the other one")
+        assert len(servers(running)) == 2
+
+
+def test_a_first_resolution_unites_with_no_older_answer(supervisor: Start, two: list[RedisServer]) -> None:
+    """The one that said so before leads elsewhere by now, and what is open to it has not ended."""
+    running = supervisor(BUDGET)
+    with proxy_to(two[0].port) as moves:
+        joined(running, at(moves.port))
+        moves.target = two[1].port
+        joined(running, at(two[0].port))
+        assert len(servers(running)) == 2
+        assert len(set(servers(running).values())) == 2
+        assert not running.events("server.united")
+
+
+def test_after_a_restart_in_the_middle_they_are_still_one(supervisor: Start, two: list[RedisServer]) -> None:
+    running = supervisor(BUDGET, HASTY=QUICK)
+    with proxy_to(two[0].port) as other:
+        member, name = joined(running, at(two[0].port))
+        member.attach(at(other.port)).until(lambda m: m.resolved.get(at(other.port).key) == name)
+        for _ in range(2):
+            before = servers(running)[name]
+            two[0].stop()
+            two[0].start()
+            wait_for(lambda b=before: servers(running).get(name, b) != b, 15, what="it says so")  # type: ignore[misc]
+        assert len(servers(running)) == 1
+        assert not running.events("server.parted")
+        assert not running.events("server.several")
+
+
+# ---- one that is several --------------------------------------------------------------------------------
+
+
+class Balancer(Proxy):
+    """Each connection goes to the next server."""
+
+    def __init__(self, *targets: int) -> None:
+        self._targets = itertools.cycle(targets)
+        super().__init__(targets[0])
+
+    def _accept(self, listener: object) -> None:
+        self.target = next(self._targets)
+        super()._accept(listener)
+
+
+def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[RedisServer], process: Process) -> None:
+    running = supervisor(BUDGET, HASTY=QUICK + " unproven.WAIT=1")
+    balancer = Balancer(*(server.port for server in two))
+    try:
+        pool = process()(balancer.port)
+        assert client_of(pool).ping()
+        wait_for(lambda: running.events("server.several"), 15, what="it says so")
+        assert "2 servers answer" in running.server()["health"]["unseen"]
+        direct = process()(two[0].port)
+        assert client_of(direct).ping()
+        assert len(servers(running)) == 1, "it may be at the server that another address leads to alone"
+        give(pool, take(pool, 8))
+        time.sleep(1)
+        assert len(running.events("server.restarted")) <= 2, "it is not told at every look"
+        assert not running.events("outage.began")
+    finally:
+        balancer.stop()
+
+
+# ---- those that nobody uses -----------------------------------------------------------------------------
+
+
+def test_addresses_that_come_and_go_do_not_fill_the_books(
+    supervisor: Start, redis_server: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server with many addresses, each of which leads to the same server."""
+    monkeypatch.setattr("poolmgr.pool.names.REMEMBERED", 0.2)
+    monkeypatch.setattr("poolmgr.member.core.FORGET_AFTER", 0.2)
+    server = redis_server(port=free_port(), bind="0.0.0.0", maxclients=BUDGET + 2)
+    running = supervisor(BUDGET, HASTY=QUICK)
+    monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
+    names = Names(Path(running.path).parent / "names")
+    resolver.install(str(names.path))
+    member = Member(settings.load())
+    pool = ConnectionPool(host="cache", port=server.port, member=member, timeout=5)
+    try:
+        for last in range(2, 22):
+            names.lead(cache=f"127.0.0.{last}")
+            pool.drain()
+            assert client_of(pool).ping()
+
+        def few() -> bool:
+            pool.drain()
+            return bool(client_of(pool).ping()) and len(_addresses(running)) <= 2
+
+        wait_for(few, 15, what="the others are forgotten")
+        assert len(member.core._endpoints) == 1
+        assert server.rejected() == 0
+    finally:
+        pool.disconnect()
+        member.stop()
+
+
+def _addresses(running: SupervisorProcess) -> list[str]:
+    (server,) = running.status()["servers"]
+    return [alias for alias in server["aliases"] if "//127." in alias]

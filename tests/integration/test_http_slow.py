@@ -1,0 +1,453 @@
+"""Slow callers of the worker service cost nothing: whatever they send or leave out, a health check is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import RedisServer, free_port, wait_for
+from tests.service import GUNICORN, Service
+
+PROMISED = 2.0
+"""Seconds in which a health check is answered."""
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer the-token\r\nContent-Length: 400\r\n\r\n"
+BLOCKING = ["BLPOP", "nothing", 0]
+
+
+def connect(service: Service, sent: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    made.sendall(sent)
+    return made
+
+
+@contextlib.contextmanager
+def callers(service: Service, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """So many connections that have sent this and say no more."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(connect(service, sent)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def blocked(service: Service, count: int) -> Iterator[None]:
+    """So many callers that wait in a blocking command, again and again."""
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                service.ask(*BLOCKING)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def health(service: Service, path: str = "/healthz") -> float:
+    """The seconds that a health check takes."""
+    began = time.monotonic()
+    answer = service.get(path, timeout=30)
+    assert answer.status == 200, answer.body
+    return time.monotonic() - began
+
+
+def all_in_time(service: Service, times: int = 8) -> None:
+    slowest = max(health(service) for _ in range(times))
+    assert slowest < PROMISED, f"{slowest:.1f} s"
+
+
+@pytest.fixture(scope="module")
+def service(server: RedisServer) -> Iterator[Service]:
+    """As anybody would start it, but for shorter blocking commands: two workers with four threads each."""
+    with running(server, REDIS_SOCKET_TIMEOUT="2") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running(server: RedisServer, *, workers: int = 2, **environ: str) -> Iterator[Service]:
+    """A service for all tests of this file."""
+    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    environ["WORKER_TOKEN"] = "the-token"
+    made = Service(directory, redis_url=server.url, workers=workers, environ=environ)
+    try:
+        yield made.start()
+    finally:
+        made.clean_up()
+        shutil.rmtree(directory)
+
+
+# ---- health checks -------------------------------------------------------------------------------------
+
+
+SLOW: dict[str, tuple[int, bytes]] = {
+    "idle": (60, b""),
+    "one byte": (24, b"P"),
+    "half a head": (24, HEAD[:40]),
+    "a head, and none of its body": (16, HEAD),
+    "half a body": (8, HEAD + b"[" * 200),
+    "half a chunk": (16, HEAD.replace(b"Content-Length: 400", b"Transfer-Encoding: chunked") + b"40\r\n[["),
+    "a body that awaits its 100": (16, HEAD.replace(b"Host", b"Expect: 100-continue\r\nHost")),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_health_is_answered_beside_slow_callers(service: Service, what: str) -> None:
+    count, sent = SLOW[what]
+    with callers(service, count, sent):
+        all_in_time(service)
+
+
+def test_health_is_answered_beside_callers_that_never_close(service: Service) -> None:
+    """Their answers say ``Connection: close``, and it is they who do not."""
+    with callers(service, 40, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
+        all_in_time(service)
+
+
+def test_health_is_answered_while_every_thread_blocks(service: Service, server: RedisServer) -> None:
+    with contextlib.ExitStack() as stack:
+        admin = stack.enter_context(server.observer())
+        stack.enter_context(blocked(service, 12))
+
+        def all_block() -> bool:
+            if admin.info("clients")["blocked_clients"] == 8:
+                return True
+            stack.enter_context(blocked(service, 1))  # the kernel may have given one worker all of them
+            return False
+
+        wait_for(all_block, 60, what="all eight threads are in a blocking command", step=0.2)
+        all_in_time(service)
+
+
+@pytest.mark.parametrize(
+    ("target", "prefix"), [("/healthz", "/healthz"), ("/readyz?x", "/readyz"), ("/healthz", "/"), ("/readyz", "/ready")]
+)
+def test_no_command_runs_in_the_thread_of_a_health_check(service: Service, target: str, prefix: str) -> None:
+    """A prefix is what a proxy says that it has served the application under."""
+    headers = {"Script_Name": prefix, "Authorization": "Bearer the-token"}
+    answer = service.request("POST", target, json.dumps(BLOCKING), headers)
+    assert answer.status == 400 and b"SCRIPT_NAME" in answer.body
+    answer = service.request("POST", "/x", '["PING"]', {**headers, "Script_Name": "/x"})
+    assert answer.json == {"result": "PONG"}, "elsewhere it is no mistake"
+
+
+def test_health_is_answered_beside_all_of_them(service: Service, server: RedisServer) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(blocked(service, 12))
+        for count, sent in SLOW.values():
+            stack.enter_context(callers(service, count, sent))
+        time.sleep(0.5)
+        all_in_time(service)
+
+
+def test_health_is_answered_beside_callers_that_read_no_answer(service: Service) -> None:
+    """Each asks for its health a thousand times and takes none of the answers."""
+    asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            made = stack.enter_context(connect(service))
+            made.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                made.send(asked)
+        all_in_time(service)
+
+
+def test_commands_are_answered_beside_slow_callers(service: Service) -> None:
+    with callers(service, 60), callers(service, 24, b"P"), callers(service, 8, HEAD + b"["):
+        for _ in range(8):
+            began = time.monotonic()
+            assert service.ask("SET", "k", "v").json == {"result": "OK"}
+            assert time.monotonic() - began < PROMISED
+
+
+# ---- deadlines -----------------------------------------------------------------------------------------
+
+
+def received(sock: socket.socket) -> bytes:
+    """Everything until its end."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := sock.recv(65536):
+            data += part
+    return data
+
+
+def trickle(sock: socket.socket, data: bytes, every: float = 0.1) -> float:
+    """Send a byte now and then until the other side has had enough; after how many seconds that is."""
+    began = time.monotonic()
+    sock.settimeout(every)
+    for at in range(len(data)):
+        try:
+            sock.sendall(data[at : at + 1])
+            if sock.recv(1, socket.MSG_PEEK) is not None:
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    sock.settimeout(30)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def hasty(make: Callable[..., Service], server: RedisServer) -> Callable[..., Service]:
+    def start(**options: object) -> Service:
+        environ = {"WORKER_TOKEN": "the-token", "WORKER_REQUEST_TIMEOUT": "1"}
+        return make(redis_url=server.url, environ=environ, **{"workers": 1, **options}).start()
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def in_a_second(server: RedisServer) -> Iterator[Service]:
+    """A service to which a request must come within a second."""
+    with running(server, workers=1, WORKER_REQUEST_TIMEOUT="1") as found:
+        yield found
+
+
+@pytest.mark.parametrize("what", ["one byte", "half a head", "half a body", "half a chunk"])
+def test_what_does_not_come_in_time_is_a_408_and_one_line(in_a_second: Service, what: str) -> None:
+    service, before = in_a_second, len(in_a_second.events("caller.slow"))
+    with connect(service, SLOW[what][1]) as caller:
+        began = time.monotonic()
+        answer = received(caller)
+        assert 0.9 < time.monotonic() - began < 5
+        assert answer.endswith(b'{"error": "the request did not come within 1 s (WORKER_REQUEST_TIMEOUT)"}')
+        assert b"408 Request Timeout" in answer and b"Connection: close" in answer
+    (line,) = wait_for(lambda: service.events("caller.slow")[before:])
+    assert line["phase"] == ("body" if "body" in what or "chunk" in what else "head")
+    assert line["bytes"] == len(SLOW[what][1])
+
+
+@pytest.mark.parametrize("piece", ["%", "%g", "://:", "%e9\u00e9"])
+def test_health_is_answered_while_long_lines_are_written(in_a_second: Service, piece: str) -> None:
+    """Of callers without a token, with as many and as long fields as a head may have."""
+    fields = "".join(f"User-Agent: {piece * (8000 // len(piece))}\r\n" for _ in range(90))
+    target = (piece if piece.isascii() else "%e9") * (6000 // len(piece))
+    asked = f"GET /{target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode("latin-1")
+    with callers(in_a_second, 4, asked) as found:
+        for caller in found:
+            assert caller.recv(12) == b"HTTP/1.1 401"  # its line is written after its answer
+        all_in_time(in_a_second)
+
+
+def test_an_idle_connection_ends_silently(in_a_second: Service) -> None:
+    before = len(in_a_second.events("caller.slow"))
+    with connect(in_a_second) as caller:
+        assert received(caller) == b""
+    assert len(in_a_second.events("caller.slow")) == before
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_the_time_is_for_a_body_as_a_whole_and_not_for_each_byte(
+    hasty: Callable[..., Service], worker_class: str
+) -> None:
+    service = hasty(worker_class=worker_class)
+    with connect(service, HEAD) as caller:
+        assert 0.9 < trickle(caller, b"[" * 100) < 5
+        assert b" 408 " in received(caller)
+    assert service.events("worker.defect") == []
+    assert "Traceback" not in service.log
+
+
+def test_the_time_is_for_a_head_as_a_whole_too(in_a_second: Service) -> None:
+    with connect(in_a_second) as caller:
+        assert 0.9 < trickle(caller, HEAD) < 5
+        assert b" 408 " in received(caller)
+
+
+def test_a_request_in_pieces_that_comes_in_time_is_answered(in_a_second: Service) -> None:
+    """In one connection with others before and behind it, some of them already there."""
+    body = b'["SET","k","v"]'
+    head = HEAD.replace(b"400", str(len(body)).encode())
+    with connect(in_a_second) as caller:
+        for _ in range(3):
+            for part in (head[:30], head[30:], body[:5], body[5:] + head, body):
+                caller.sendall(part)
+                time.sleep(0.02)
+            answers = b""
+            while answers.count(b'{"result":"OK"}') < 2:
+                answers += caller.recv(65536)
+
+
+def test_the_word_that_a_caller_waits_for_comes_once(in_a_second: Service) -> None:
+    body = b'["PING"]'
+    head = HEAD.replace(b"400", str(len(body)).encode()).replace(b"Host", b"Expect: 100-continue\r\nHost")
+    with connect(in_a_second, head) as caller:
+        assert caller.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        caller.sendall(body)
+        assert caller.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [b"FOO /pipeline", b"POST /%72eadyz"])
+def test_answers_that_are_not_taken_hold_no_thread_whoever_gives_them(
+    hasty: Callable[..., Service], asked: bytes
+) -> None:
+    """What is refused before anybody has looked for a token, too. Four callers, one for each thread."""
+    service = hasty()
+    many = (asked + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n") * 60_000
+
+    def flood(made: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            made.sendall(many)
+
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(socket.socket()) for _ in range(4)]
+        threads = [threading.Thread(target=flood, args=(made,)) for made in callers]
+        for made, thread in zip(callers, threads, strict=True):
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            made.connect(("127.0.0.1", service.port))
+            thread.start()
+        try:
+            wait_for(lambda: len(service.events("caller.slow")) >= 4, 60, step=0.1)
+        finally:
+            for made in callers:
+                with contextlib.suppress(OSError):
+                    made.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+    assert {line["phase"] for line in service.events("caller.slow")} == {"answer"}
+    assert service.ask("PING").json == {"result": "PONG"}
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", "sync"])
+def test_an_answer_that_is_not_taken_ends_in_time_and_is_one_line(
+    hasty: Callable[..., Service], server: RedisServer, worker_class: str
+) -> None:
+    service = hasty(worker_class=worker_class)
+    with server.observer() as admin:
+        admin.set("long", b"x" * (6 << 20))
+    ask = b"GET /get/long HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer the-token\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        count = 1 if worker_class == "sync" else 4
+        for _ in range(count):
+            made = stack.enter_context(socket.socket())
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            made.connect(("127.0.0.1", service.port))
+            made.sendall(ask)
+        began = time.monotonic()
+        wait_for(lambda: len(service.events("caller.slow")) == count, 40)
+        assert time.monotonic() - began > 5, "a second and one for each MiB"
+    assert {line["phase"] for line in service.events("caller.slow")} == {"answer"}
+    assert "Traceback" not in service.log
+    assert service.ask("PING").json == {"result": "PONG"}
+
+
+def test_a_stopping_worker_does_not_wait_for_callers_that_send_nothing(
+    make: Callable[..., Service], server: RedisServer
+) -> None:
+    service = make(redis_url=server.url, environ={"WORKER_TOKEN": "the-token"}).start()
+    with callers(service, 20):
+        began = time.monotonic()
+        assert service.stop(15) == 0
+        assert time.monotonic() - began < 6
+
+
+# ---- room ----------------------------------------------------------------------------------------------
+
+
+def test_more_callers_than_a_worker_may_have_do_not_shut_the_others_out(
+    make: Callable[..., Service], server: RedisServer
+) -> None:
+    limits = ("--worker-connections", "30")
+    service = make(redis_url=server.url, workers=1, environ={"WORKER_TOKEN": "the-token"}, arguments=limits).start()
+    with callers(service, 200, b"P"):
+        all_in_time(service)
+        assert service.ask("PING").json == {"result": "PONG"}
+    dropped = service.events("caller.dropped")
+    assert {line["reason"] for line in dropped} == {"connections"}
+    assert len(dropped) <= 20, "a storm is not written out"
+
+
+def test_callers_leave_descriptors_for_everything_else(make: Callable[..., Service], server: RedisServer) -> None:
+    program = ("prlimit", "--nofile=80:80", *GUNICORN)
+    service = make(redis_url=server.url, workers=1, environ={"WORKER_TOKEN": "the-token"}, program=program).start()
+    with callers(service, 120, b"P"):
+        assert service.ask("PING").json == {"result": "PONG"}, "its first connection is opened now"
+        all_in_time(service)
+    assert service.events("worker.defect") == []
+
+
+def test_a_worker_without_descriptors_goes_on(make: Callable[..., Service], server: RedisServer) -> None:
+    """gunicorn's own ends when it cannot accept."""
+    service = make(redis_url=server.url, workers=1, environ={"WORKER_TOKEN": "the-token"}).start()
+    service.ask("PING")
+    (worker,) = service.workers()
+    highest = max(int(path.name) for path in Path(f"/proc/{worker}/fd").iterdir())
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (highest + 10, highest + 10))
+    with callers(service, 40, b"P"):
+        all_in_time(service)
+        assert service.ask("PING").json == {"result": "PONG"}
+    assert service.workers() == [worker]
+    assert "descriptors" in {line["reason"] for line in service.events("caller.dropped")}
+
+
+def test_unfinished_bodies_take_a_bounded_memory(make: Callable[..., Service], server: RedisServer) -> None:
+    """200 callers of 900 KB each would be 180 MB."""
+    environ = {"WORKER_TOKEN": "the-token", "WORKER_REQUEST_TIMEOUT": "60"}
+    service = make(redis_url=server.url, workers=1, environ=environ).start()
+    service.ask("PING")
+    (worker,) = service.workers()
+    before = memory(worker)
+    head = HEAD.replace(b"400", b"1000000")
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            made = stack.enter_context(connect(service))
+            with contextlib.suppress(OSError):
+                made.sendall(head + b"[" * 900_000)
+        assert service.ask("PING").json == {"result": "PONG"}
+        assert memory(worker) - before < 110 << 20
+    assert {line["reason"] for line in service.events("caller.dropped")} == {"memory"}
+    assert service.ask("PING").json == {"result": "PONG"}
+
+
+def memory(pid: int) -> int:
+    """Resident bytes (proc(5))."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+# ---- where it is said ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        ({"environ": {"PORT": "{port}"}}, "0.0.0.0:{port}"),
+        ({"arguments": ("--bind", "0.0.0.0:{other}")}, "0.0.0.0:{other}"),
+        ({"environ": {"PORT": "{port}"}, "worker_class": "sync"}, "0.0.0.0:{port}"),
+        ({}, None),
+        ({"arguments": ("--bind", "unix:{directory}/http")}, None),
+    ],
+)
+def test_a_service_that_all_can_reach_says_what_belongs_in_front(
+    make: Callable[..., Service], server: RedisServer, options: dict[str, Any], address: str | None
+) -> None:
+    port, other, directory = free_port(), free_port(), tempfile.mkdtemp(prefix="pm-", dir="/tmp")
+    given = {
+        key: {k: v.format(port=port) for k, v in value.items()} if isinstance(value, dict)
+        else tuple(v.format(other=other, directory=directory) for v in value) if isinstance(value, tuple) else value
+        for key, value in options.items()
+    }  # fmt: skip
+    service = make(redis_url=server.url, port=port, **given).start()
+    found = service.events("worker.exposed")
+    assert [line["address"] for line in found] == ([] if address is None else [address.format(port=port, other=other)])
+    for line in found:
+        assert "proxy" in line["remedy"] and ("WORKER_CLASS=gthread" in line["remedy"]) == ("worker_class" in options)
+    shutil.rmtree(directory)

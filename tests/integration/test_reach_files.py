@@ -1,0 +1,222 @@
+"""What one client was given cannot be used: only that client's calls fail, and the file is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import ROOT, RedisServer, Servers, debian_redis_binary, free_port, wait_for
+from tests.supervisor_process import SupervisorProcess
+
+CLIENT = """
+import json, os, pathlib, sys
+import redis
+import poolmgr
+from redis.connection import SSLConnection, UnixDomainSocketConnection
+arguments = eval(sys.argv[1])
+secured = "port" in arguments
+pool = poolmgr.ConnectionPool(
+    connection_class=SSLConnection if secured else UnixDomainSocketConnection, socket_timeout=3, **arguments
+)
+for line in sys.stdin:
+    try:
+        pool.disconnect()
+        answer = redis.Redis(connection_pool=pool).ping()
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class Client:
+    """A process with a pool, which connects anew when asked to."""
+
+    def __init__(self, arguments: str, cwd: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ping(self) -> Any:
+        """True, or the error's words."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[[str, Path], Client]]:
+    made: list[Client] = []
+
+    def make(arguments: str, cwd: Path) -> Client:
+        made.append(Client(arguments, cwd))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture
+def running(isolated: Path) -> Iterator[SupervisorProcess]:
+    process = SupervisorProcess(
+        str(isolated), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="20", HASTY="timetable.LOOK_EVERY=0.3"
+    ).start()
+    yield process
+    process.stop()
+
+
+def _certificate(directory: Path, name: str) -> Path:
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return directory / f"{name}.pem"
+
+
+@pytest.fixture
+def secured(short_dir: Path, redis_server: Servers) -> Iterator[tuple[RedisServer, int, Path]]:
+    """A server over TLS, its port there, and the directory in which ``ca.pem`` is right and ``other.pem`` is not."""
+    if shutil.which("openssl") is None or debian_redis_binary() is None:
+        pytest.skip("openssl and redis-server are not both installed")
+    ca = _certificate(short_dir, "ca")
+    _certificate(short_dir, "other")
+    port = free_port()
+    server = redis_server(
+        binary=debian_redis_binary() or "",
+        maxclients=20,
+        tls_port=port,
+        tls_cert_file=str(ca),
+        tls_key_file=str(ca.with_suffix(".key")),
+        tls_ca_cert_file=str(ca),
+        tls_auth_clients="no",
+    )
+    yield server, port, short_dir
+    assert server.rejected() == 0
+
+
+def drops_the_supervisors(server: RedisServer, running: SupervisorProcess) -> None:
+    """It has to connect anew."""
+    with server.observer() as observer:
+        for row in observer.client_list():
+            if f".{running.pid}." in row["name"]:
+                observer.execute_command("CLIENT", "KILL", "ID", row["id"])
+
+
+WRONG = {
+    "missing": '"nowhere.pem"',
+    "another authority": '"other.pem"',
+    "no certificate": '"ca.key"',
+    "a directory": '"."',
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("first", ["right first", "wrong first"])
+def test_a_wrong_file_is_its_clients_and_is_named(
+    secured: tuple[RedisServer, int, Path],
+    running: SupervisorProcess,
+    client: Callable[[str, Path], Client],
+    wrong: str,
+    first: str,
+) -> None:
+    server, port, directory = secured
+    right = f'dict(host="localhost", port={port}, ssl_ca_certs="{directory}/ca.pem")'
+    bad = f'dict(host="localhost", port={port}, ssl_ca_certs={WRONG[wrong]})'
+    if first == "right first":
+        healthy = client(right, directory)
+        assert healthy.ping() is True
+    broken = client(bad, directory)
+    words = broken.ping()
+    assert "ssl_ca_certs" in words
+    assert WRONG[wrong].strip('"') in words
+    if first == "wrong first":
+        healthy = client(right, directory)
+        assert healthy.ping() is True
+    for _ in range(5):
+        drops_the_supervisors(server, running)
+        assert healthy.ping() is True
+        words = broken.ping()
+        assert "ssl_ca_certs" in words, words
+        assert WRONG[wrong].strip('"') in words
+        assert "ServerDown" not in words
+    wait_for(lambda: not running.server()["health"]["unseen"], 10)
+    assert len(running.server()["members"]) == 2
+    broken.end()
+    for _ in range(3):
+        drops_the_supervisors(server, running)
+        assert healthy.ping() is True
+    if first == "right first":
+        assert not running.events("outage.began")
+
+
+@pytest.mark.parametrize(
+    "given", ['"ca.pem"', '"./ca.pem"', 'pathlib.Path("ca.pem")', 'pathlib.Path("ca.pem").absolute()']
+)
+def test_a_relative_file_and_a_path_are_the_clients_own(
+    secured: tuple[RedisServer, int, Path],
+    running: SupervisorProcess,
+    client: Callable[[str, Path], Client],
+    given: str,
+) -> None:
+    _, port, directory = secured
+    assert client(f'dict(host="localhost", port={port}, ssl_ca_certs={given})', directory).ping() is True
+    assert not running.server()["health"]["unseen"]
+
+
+@pytest.mark.parametrize("given", ['"{name}"', '"./{name}"', '"../{directory}/{name}"'])
+def test_a_relative_unix_path_is_the_clients_own(
+    redis_server: Servers, running: SupervisorProcess, client: Callable[[str, Path], Client], given: str
+) -> None:
+    server = redis_server(maxclients=13)
+    path = Path(server.path)
+    relative = given.format(name=path.name, directory=path.parent.name)
+    first = client(f"dict(path={relative})", path.parent)
+    assert first.ping() is True
+    assert client(f'dict(path="{path}")', Path("/")).ping() is True
+    wait_for(lambda: len(running.server()["members"]) == 2, what="both are one server's")
+    assert first.ping() is True
+    assert not running.server()["health"]["unseen"]
+    assert server.rejected() == 0
+
+
+def test_what_only_the_client_can_use_leaves_it_alone_with_its_error(
+    secured: tuple[RedisServer, int, Path], running: SupervisorProcess, client: Callable[[str, Path], Client]
+) -> None:
+    """The others have gone: what is left names its file, and whoever comes next works."""
+    server, port, directory = secured
+    right = f'dict(host="localhost", port={port}, ssl_ca_certs="{directory}/ca.pem")'
+    healthy = client(right, directory)
+    assert healthy.ping() is True
+    broken = client(f'dict(host="localhost", port={port}, ssl_ca_certs="nowhere.pem")', directory)
+    assert "nowhere.pem" in broken.ping()
+    healthy.end()
+    wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 20)
+    drops_the_supervisors(server, running)
+    wait_for(lambda: running.server()["health"]["unseen"], 20, what="it has no way in")
+    words = broken.ping()
+    assert "nowhere.pem" in words
+    assert client(right, directory).ping() is True
+    wait_for(lambda: not running.server()["health"]["unseen"], 10, what="it has a way again")

@@ -1,0 +1,127 @@
+"""A supervisor that hangs, or whose starter was stopped in the middle of it, while no caller lives for long: what has
+been silent is seen by all, so that nobody has to have waited for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poolmgr.rendezvous import holder, silence
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.supervisor_process import Start
+
+CALLER = """
+import os, threading
+import poolmgr, redis
+pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
+redis.Redis(connection_pool=pool, protocol=3)
+import poolmgr.member.agent
+threading.Timer(float(os.environ["LIFE"]), os._exit, (7,)).start()
+redis.Redis(connection_pool=pool).incr("done")
+os._exit(0)
+"""
+
+SCRIPT = """
+import os, sys
+import poolmgr, redis
+import poolmgr.member.agent
+client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
+os.write(1, b".")
+sys.stdin.readline()
+client.ping()
+"""
+"""It ends in good order, so with a goodbye."""
+
+LIFE = "3.5"
+"""Seconds that a caller lives. Who counts for itself never comes to an end with it."""
+
+PATIENCE = 60.0
+
+STOPPED_STARTER = """
+import os, signal, sys, time
+from poolmgr.rendezvous import locked
+with locked(sys.argv[1] + ".launch", time.monotonic() + 5):
+    os.write(1, b"has it")
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.fixture
+def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
+    return redis_server(port=free_port(), maxclients=16)
+
+
+@pytest.fixture
+def call(server: RedisServer) -> Callable[..., bool]:
+    def call(life: str = LIFE) -> bool:
+        environ = {**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), "LIFE": life}
+        return subprocess.run([sys.executable, "-c", CALLER], env=environ, check=False).returncode == 0
+
+    return call
+
+
+def test_one_that_hangs_is_replaced_though_no_caller_lives_for_long(supervisor: Start, call, server) -> None:
+    running = supervisor(8, POOLMGR_LINGER="60")
+    assert call("60")
+    os.kill(running.pid, signal.SIGSTOP)
+    wait_for(call, PATIENCE, what="a caller that is served")
+    assert not running.running
+    assert server.rejected() == 0
+
+
+def test_whoever_was_stopped_while_it_started_one_keeps_nobody_out(isolated: Path, call) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STOPPED_STARTER, isolated],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert starter.stdout is not None
+    with starter.stdout:
+        assert starter.stdout.read(6) == b"has it"
+        try:
+            wait_for(call, PATIENCE, what="a caller that is served")
+            assert alive(starter.pid)
+        finally:
+            kill(starter.pid)
+            starter.wait()
+
+
+def test_scripts_one_after_the_other_find_the_same_one_and_nothing_is_left(isolated: Path, server) -> None:
+    """All are loaded before the first one begins: on a busy machine that takes longer than a supervisor lingers."""
+    found = set()
+    scripts = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    for script in scripts:
+        assert script.stdout is not None
+        assert script.stdout.read(1) == b"."
+    for script in scripts:
+        script.communicate(b"\n", timeout=60)
+        assert script.returncode == 0
+        found.add(holder(f"{isolated}.lock"))
+    assert len(found) == 1 and 0 not in found, "each pays for a start"
+    (pid,) = found
+    ended = time.monotonic()
+    wait_for(lambda: not alive(pid), 20)
+    assert time.monotonic() - ended < 5 + 5, "it lingers for three seconds"
+    assert not [name for name in os.listdir(isolated.parent) if name.startswith("s")]
+
+
+def test_signs_of_life_are_given_by_a_supervisor_that_has_nothing_to_do(supervisor: Start) -> None:
+    running = supervisor(8, POOLMGR_LINGER="60")
+    file = f"{running.path}.lock"
+    os.utime(file, (0, 0))
+    wait_for(lambda: silence(file) < 2, 10, what="another sign")

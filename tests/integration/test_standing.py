@@ -1,0 +1,113 @@
+"""A supervisor has what its starter had: a limit of open files, a niceness, a scheduling class. It harms nobody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from poolmgr import standing
+from poolmgr.rendezvous import holder
+from poolmgr.standing import Standing
+from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
+
+STARTER = """
+import os, resource, sys
+exec(sys.argv[1])
+import poolmgr, redis
+client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
+client.ping()
+os.write(1, b".")
+sys.stdin.readline()
+client.ping()
+"""
+
+
+@pytest.fixture
+def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
+    return redis_server(port=free_port(), maxclients=40)
+
+
+@pytest.fixture
+def member(server: RedisServer) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts a process that first does something to itself, then uses a pool, and stays."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start(first: str = "") -> subprocess.Popen[bytes]:
+        made.append(
+            subprocess.Popen(
+                [sys.executable, "-c", STARTER, first],
+                env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), "REDIS_CONNECTION_BUDGET": "32"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def served(process: subprocess.Popen[bytes]) -> bool:
+    assert process.stdout is not None
+    return process.stdout.read(1) == b"."
+
+
+def test_a_low_limit_of_open_files_refuses_nobody(isolated: Path, server: RedisServer, member) -> None:
+    """Of a limit of 80 a supervisor can take in eight."""
+    first = member("resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))")
+    assert served(first)
+    before = holder(f"{isolated}.lock")
+    others = [member() for _ in range(10)]
+    assert all(served(other) for other in others)
+    now = wait_for(lambda: (pid := holder(f"{isolated}.lock")) not in (0, before) and pid, 20)
+    assert not alive(before)
+    found = standing.of(now)
+    assert found is not None
+    assert found.files > 80
+    for process in (first, *others):
+        process.communicate(b"\n", timeout=60)
+        assert process.returncode == 0
+    assert server.rejected() == 0
+
+
+def test_what_its_starter_wants_for_itself_is_set_back(isolated: Path, member) -> None:
+    """As far as the system lets it: a scheduling class, processors, soft limits."""
+    assert served(
+        member("""
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+resource.setrlimit(resource.RLIMIT_CPU, (60, resource.RLIM_INFINITY))
+""")
+    )
+    pid = holder(f"{isolated}.lock")
+    assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert "Max cpu time              unlimited            unlimited" in limits
+
+
+def test_one_that_somebody_has_placed_is_left_where_it_is(supervisor, member) -> None:
+    running = supervisor(32, POOLMGR_LINGER="60")
+    import resource
+
+    resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (200, 200))
+    assert served(member())
+    assert running.running
+
+
+def test_successors_only_become_better() -> None:
+    """Else two processes would replace each other's for ever."""
+    order = [Standing(80, 0, False), Standing(4096, 0, True), Standing(4096, 10, False), Standing(4096, 0, False)]
+    for i, one in enumerate(order):
+        for j, other in enumerate(order):
+            assert one.exceeds(other) is (i > j)

@@ -1,0 +1,193 @@
+"""Others take what a server has room for, and give it back: the budget follows in seconds, and what is used stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from poolmgr import wire
+from tests.fake_member import Connection, endpoint_of
+from tests.helpers import ROOT, RedisServer, Servers, wait_for
+from tests.supervisor_process import Start, SupervisorProcess, joined
+
+BACK = 5.0
+"""Seconds in which the budget is back when the room is."""
+
+
+def crowd(server: RedisServer, count: int) -> list[Connection]:
+    """So many foreign clients; fewer if the server takes no more."""
+    found: list[Connection] = []
+    with contextlib.suppress(OSError):
+        while len(found) < count:
+            other = Connection(endpoint_of(server.path), "other")
+            if not other.answer.startswith(b"+OK"):
+                other.sock.close()
+                break
+            found.append(other)
+    return found
+
+
+def leave(others: list[Connection]) -> None:
+    for other in others:
+        other.sock.close()
+
+
+def back_after(running: SupervisorProcess, budget: int) -> float:
+    began = time.monotonic()
+    wait_for(lambda: running.server()["budget"] == budget, 20, step=0.05, what=f"a budget of {budget}")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("word", ["200", "auto"])
+def test_the_budget_is_back_when_others_have_left(supervisor: Start, redis_server: Servers, word: str) -> None:
+    """A member has one connection of 200 when others fill the server for some seconds."""
+    server = redis_server(maxclients=300 if word == "200" else 222)
+    running = supervisor(word)
+    member, name = joined(running, server)
+    member.obey(name, in_use=1)
+    mine = member.dial(endpoint_of(server.path))
+    wait_for(lambda: running.server()["budget"] == 200)
+    others = crowd(server, 1000)
+    member.send(wire.Trouble(name, "refused", "max number of clients reached"))
+    wait_for(lambda: running.server()["budget"] <= 2, 5, what="the refusal counts")
+    lasts = time.monotonic() + 3.5
+    while time.monotonic() < lasts:
+        assert running.server()["budget"] <= 4
+    leave(others)
+    assert back_after(running, 200) < BACK
+    mine.close()
+
+
+def test_a_small_budget_is_back_as_soon(supervisor: Start, redis_server: Servers) -> None:
+    """A further case: nothing is kept open to look with, so the look itself is refused meanwhile."""
+    server = redis_server(maxclients=20)
+    running = supervisor(6)
+    member, name = joined(running, server)
+    member.obey(name, in_use=1)
+    mine = member.dial(endpoint_of(server.path))
+    others = crowd(server, 1000)
+    while not running.events("budget.refused"):
+        member.send(wire.Trouble(name, "refused", "max number of clients reached"))
+        time.sleep(0.2)
+    leave(others)
+    assert back_after(running, 6) < BACK
+    mine.close()
+
+
+def test_where_INFO_is_not_allowed_the_room_is_tried_out(supervisor: Start, redis_server: Servers) -> None:
+    """A further case: nobody says what room there is."""
+    server = redis_server(maxclients=300)
+    with server.observer() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-info", "-config")
+    running = supervisor(200)
+    member, name = joined(running, server)
+    member.obey(name, in_use=1)
+    mine = member.dial(endpoint_of(server.path))
+    others = crowd(server, 1000)
+    member.send(wire.Trouble(name, "refused", "max number of clients reached"))
+    wait_for(lambda: running.server()["budget"] <= 8, 5, what="the refusal counts")
+    leave(others)
+    assert back_after(running, 200) < 2 * BACK
+    mine.close()
+
+
+# ---- what is used stays ------------------------------------------------------------------------------------
+
+
+HOLDS = """
+    held = [pool.get_connection() for _ in range(6)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for connection in held:
+        pool.release(connection)
+    again = [pool.get_connection() for _ in range(6)]
+    print({id(connection) for connection in again} == {id(connection) for connection in held}, pool.stats().created)
+"""
+
+WORKS = """
+    client, done = redis.Redis(connection_pool=pool), threading.Event()
+    def work():
+        while not done.is_set():
+            client.execute_command("BLPOP", "nothing", 0.05)
+            time.sleep(0.05)
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    while pool.stats().created < 6:
+        time.sleep(0.01)
+    made = pool.stats().created
+    print("ready", flush=True)
+    sys.stdin.readline()
+    done.set()
+    for thread in threads:
+        thread.join()
+    print(True, 6 + pool.stats().created - made)
+"""
+
+
+@pytest.mark.parametrize("code", [HOLDS, WORKS], ids=["held", "used for half of the time"])
+def test_what_is_used_is_not_taken_for_others_growth(supervisor: Start, redis_server: Servers, code: str) -> None:
+    """Six connections of ours, the supervisor's, and 54 of others at a server that takes 61."""
+    server = redis_server(maxclients=61)
+    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
+    with process(server, code) as ours:
+        assert ours.stdin is not None
+        assert ours.stdout is not None
+        assert ours.stdout.readline() == "ready\n"
+        others = crowd(server, 54)
+        wait_for(lambda: "54 other clients" in running.server()["derivation"], 10, what="others are counted")
+        lasts = time.monotonic() + 1.0
+        while time.monotonic() < lasts:
+            assert running.server()["members"][0]["limit"] >= 6
+        assert "what is open and used, which stays" in running.server()["derivation"]
+        ours.stdin.write("\n")
+        ours.stdin.flush()
+        same, created = ours.stdout.readline().split()
+        assert (same, int(created)) == ("True", 6), "not one was closed and made again"
+        leave(others)
+        assert back_after(running, 61 - 8) < BACK
+
+
+@contextlib.contextmanager
+def process(server: RedisServer, code: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that does this with its ``pool``."""
+    begin = (
+        f"import redis, sys, threading, time, poolmgr\npool = poolmgr.ConnectionPool.from_url({server.unix_url!r})\n"
+    )
+    code = f"{begin}{textwrap.dedent(code)}\nsys.stdin.readline()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.mark.timing
+def test_growth_of_our_own_does_not_look_foreign(supervisor: Start, redis_server: Servers) -> None:
+    """A member opens within its limit and reports that late: the budget stays."""
+    server = redis_server(maxclients=200)
+    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=1")
+    member, name = joined(running, server)
+    member.grow(name, 100)
+    member.report(name, open=0)
+    budget = running.server()["budget"]
+    for count in range(100):
+        member.dial(endpoint_of(server.path))
+        if count % 10 == 9:
+            time.sleep(0.3)
+            member.report(name, open=count - 9)
+            assert running.server()["budget"] == budget
+    member.close()

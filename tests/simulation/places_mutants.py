@@ -1,0 +1,135 @@
+"""Every rule of addresses switched off: the world of :mod:`tests.simulation.places` must notice each one.
+
+``python -m tests.simulation.places_mutants`` shows for each how many seeds it took.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Iterable
+
+from poolmgr.budget.ledger import Ledger
+from poolmgr.member.core import Core
+from poolmgr.supervisor import book
+from poolmgr.supervisor.book import Book
+from poolmgr.supervisor.sameness import Sameness
+from poolmgr.supervisor.site import Site
+from tests.simulation.mutants import Mutant, applied
+from tests.simulation.places import Looks, failure
+
+_part, _dissolve = Ledger.part, Ledger.dissolve
+
+
+def _parts_without_charges(
+    self: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float
+) -> None:
+    self.server(new, aliases=aliases).budget = self.servers[server].budget
+
+
+def _parts_and_tells(
+    self: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float
+) -> None:
+    _part(self, server, new, aliases, tags, now)
+    self.servers[new].unknown = False
+
+
+def _asks_nobody(self: Book, site: Site, run_id: str, met: float, since: float) -> list[Site]:
+    return []
+
+
+def _one_answer(self: Sameness, address: str, run_id: str, began: float, started: float) -> bool:
+    several, again = set(self.several), self.again
+    self.again = 0
+    moved = _one(self, address, run_id, began, started)
+    self.several, self.again = several, again
+    return moved
+
+
+def _only_alike(one: str, several: set[str], other: str, others: set[str]) -> bool:
+    return bool(one) and one == other
+
+
+def _dissolves_the_charge(self: Ledger, server: str, into: str) -> None:
+    old = self.servers[server]
+    for tag in old.accounts.keys() & self.servers[into].accounts.keys():
+        old.charged -= old.accounts[tag].charge
+        old.accounts[tag].told = [(0, 0)]
+    _dissolve(self, server, into)
+
+
+def _asks_once(self: Looks) -> None:
+    if not self.site.resolved:
+        _ask(self)
+
+
+_one, _ask = Sameness._one, Looks.ask
+
+MUTANTS = (
+    Mutant(
+        "parts without charges", "what is open there is charged nowhere", ((Ledger, "part", _parts_without_charges),)
+    ),
+    Mutant(
+        "tells a limit before it is known which server that is",
+        "it may be one whose budget is used",
+        ((Ledger, "part", _parts_and_tells),),
+    ),
+    Mutant(
+        "what goes along leaves room behind",
+        "it is opened once more before the others have gone along",
+        ((Core, "_take_along", staticmethod(lambda desk, sockets: None)),),
+    ),
+    Mutant("unites by an older answer", "they are two by now", ((Book, "doubtful", _asks_nobody),)),
+    Mutant("a balancer is no balancer", "its servers get a budget by each address", ((Sameness, "_one", _one_answer),)),
+    Mutant(
+        "a balancer is alone",
+        "who goes straight to its servers has another budget",
+        ((book, "same", _only_alike),),
+    ),
+    Mutant(
+        "the charge is not taken along", "what is open is not charged", ((Ledger, "dissolve", _dissolves_the_charge),)
+    ),
+    Mutant(
+        "addresses are asked once only",
+        "those that lead elsewhere stay one",
+        ((Looks, "ask", _asks_once),),
+    ),
+)
+
+SEEDS = {
+    "parts without charges": 1,
+    "tells a limit before it is known which server that is": 5,
+    "what goes along leaves room behind": 5,
+    "unites by an older answer": 21,
+    "a balancer is no balancer": 12,
+    "a balancer is alone": 12,
+    "the charge is not taken along": 5,
+    "addresses are asked once only": 0,
+}
+"""A seed that is known to find it."""
+
+
+def hunt(mutant: Mutant, seeds: int, first: int = 0) -> tuple[int, str] | None:
+    """The first seed that finds it, and what it says; one that fails without it too does not count."""
+    for seed in range(first, first + seeds):
+        with applied(mutant):
+            found = failure(seed)
+        if found and not failure(seed):
+            return seed, found
+    return None
+
+
+def main() -> None:
+    words = [word for word in sys.argv[1:] if not word.isdecimal()]
+    seeds = next((int(word) for word in sys.argv[1:] if word.isdecimal()), 200)
+    for mutant in MUTANTS:
+        if words and not any(word in mutant.name for word in words):
+            continue
+        began = time.monotonic()
+        found = hunt(mutant, seeds)
+        verdict = f"seed {found[0]}: {found[1][:90]}" if found else "NOT FOUND"
+        print(f"{mutant.name:55s} {time.monotonic() - began:6.1f} s  {verdict}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

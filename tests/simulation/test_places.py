@@ -1,0 +1,47 @@
+"""The worlds of addresses and of witnesses, and their rules switched off."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from tests.simulation import places, places_mutants, witnesses, witnesses_mutants
+from tests.simulation.mutants import applied
+
+SEEDS = max(10, int(os.environ.get("SIMULATION_SEEDS", "100")) // 50)
+"""Of addresses: each takes one to ten seconds, by how many do the same."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.timeout(600)
+def test_no_seed_breaks_a_rule_of_addresses():
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        found = list(pool.map(places.failure, range(SEEDS)))
+    assert [(seed, text) for seed, text in enumerate(found) if text] == []
+
+
+@pytest.mark.parametrize("mutant", places_mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_rule_of_addresses_switched_off_is_found(mutant):
+    seed = places_mutants.SEEDS[mutant.name]
+    assert places_mutants.hunt(mutant, 1, first=seed), "another seed: python -m tests.simulation.places_mutants"
+
+
+def test_no_seed_breaks_a_rule_of_outages():
+    assert [(seed, text) for seed in range(300) if (text := witnesses.failure(seed))] == []
+
+
+@pytest.mark.parametrize("mutant", witnesses_mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_rule_of_outages_switched_off_is_found(mutant):
+    with applied(mutant):
+        assert any(witnesses.failure(seed) for seed in range(1000))

@@ -1,0 +1,58 @@
+"""What two lists in a row show of a process, compared with what was read between them."""
+
+from __future__ import annotations
+
+import pytest
+
+from poolmgr.supervisor.audit import Listed, Seen
+from poolmgr.supervisor.proof import Row
+from poolmgr.supervisor.site import Site
+
+TAG = "pm1.0a0a0a0a.0b0b0b.7.8.0c0c0c"
+
+
+def listed(*ids: int, run_id: str = "r") -> Listed:
+    site = Site("s")
+    site.run_id = run_id
+    site.rows = [Row(number, "a:1", f"{TAG}-{number}", 1) for number in ids]
+    return Listed(site)
+
+
+def read(kernel: int | None, ledger: int = 9) -> Seen:
+    return Seen("s", 7, "job", ledger, kernel)
+
+
+@pytest.mark.parametrize(
+    ("first", "kernel", "second", "excess"),
+    [
+        ((1, 2, 3), (0,), (1, 2, 3), True),
+        ((1, 2, 3), (3,), (1, 2, 3), False),
+        ((1, 2, 3), (0,), (4, 5, 6), False),
+        ((1, 2, 3), (0,), (), False),
+        ((1, 2, 3), (0, 2), (2, 3), False),
+        ((1, 2, 3), (0, 1), (2, 3), True),
+        ((1, 2, 3), (), (1, 2, 3), False),
+        ((1, 2, 3), (None,), (1, 2, 3), False),
+    ],
+)
+def test_only_what_both_lists_show_was_there_all_the_time(
+    first: tuple[int, ...], kernel: tuple[int | None, ...], second: tuple[int, ...], excess: bool
+) -> None:
+    before = listed(*first)
+    for number in kernel:
+        before.note(TAG, read(number))
+    assert any(seen.excess() for seen in before.and_then(listed(*second))) is excess
+
+
+def test_more_than_is_charged_is_said_of_what_was_charged_at_most() -> None:
+    before = listed(1, 2, 3)
+    before.note(TAG, read(None, ledger=2))
+    assert "charged 2" in before.and_then(listed(1, 2, 3))[0].excess()
+    before.note(TAG, read(None, ledger=3))
+    assert not before.and_then(listed(1, 2, 3))[0].excess()
+
+
+def test_after_a_restart_the_numbers_are_others() -> None:
+    before = listed(1, 2, 3)
+    before.note(TAG, read(0))
+    assert not before.and_then(listed(1, 2, 3, run_id="later"))

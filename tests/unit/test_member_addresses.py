@@ -1,0 +1,100 @@
+"""A process lets go of an address at which nobody was ever reached; nothing of that touches a permit."""
+
+from __future__ import annotations
+
+from poolmgr import wire
+from poolmgr.member.core import FORGET_AFTER, Core
+from poolmgr.member.desk import Attachment
+
+KEY, OTHER = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
+
+
+def attachment(key: str = KEY) -> Attachment:
+    return Attachment(wire.Endpoint(key, host="cache", address=key[6:14], port=1, among=True))
+
+
+def linked() -> Core:
+    core = Core("tag")
+    core.register(0.0)
+    return core
+
+
+def sent(core: Core, kind: type) -> list[wire.Message]:
+    return [message for message in core.outgoing() if isinstance(message, kind)]
+
+
+def test_the_supervisor_is_told_and_a_new_link_does_not_ask_for_it() -> None:
+    core = linked()
+    dead, alive = attachment(), attachment(OTHER)
+    core.attach(dead)
+    core.attach(alive)
+    assert core.spares(KEY)
+    core.detach(dead)
+    assert sent(core, wire.Detach) == [wire.Detach(KEY)]
+    assert [endpoint.key for endpoint in core.register(1.0).endpoints] == [OTHER]
+    assert not core.spares(KEY)
+
+
+def test_it_can_be_asked_for_again() -> None:
+    core = linked()
+    core.attach(dead := attachment())
+    core.detach(dead)
+    core.outgoing()
+    core.attach(attachment())
+    assert [message.endpoint.key for message in sent(core, wire.Attach)] == [KEY]  # type: ignore[attr-defined]
+
+
+def test_not_while_another_pool_wants_it_or_somebody_waits() -> None:
+    core = linked()
+    core.attach(one := attachment())
+    core.attach(two := attachment())
+    core.detach(one)
+    core.queue(two, waiter := core.serial())
+    core.detach(two)
+    assert sent(core, wire.Detach) == []
+    assert [endpoint.key for endpoint in core.register(1.0).endpoints] == [KEY]
+    core.unqueue(waiter)
+
+
+def test_not_once_it_is_known_which_server_that_is() -> None:
+    """What is charged there is told by other messages."""
+    core = linked()
+    core.attach(one := attachment())
+    core.received(core.link, wire.Resolved(KEY, KEY), 0.0)
+    assert not core.spares(KEY)
+    core.received(core.link, wire.Limit(KEY, 1, 3), 0.0)
+    core.detach(one)
+    assert sent(core, wire.Detach) == []
+    assert core.granted == 3
+
+
+def test_an_answer_that_was_under_way_is_heard() -> None:
+    core = linked()
+    core.attach(one := attachment())
+    core.detach(one)
+    core.received(core.link, wire.Resolved(KEY, KEY), 0.0)
+    core.received(core.link, wire.Limit(KEY, 1, 3), 0.0)
+    assert core.granted == 3
+    assert core.register(1.0).holds == (), "nothing is open, and nobody wants it"
+    core.attach(again := attachment())
+    assert core.take(again, 1.0) is None, "the new link has told no number yet"
+
+
+def test_who_comes_again_after_the_goodbye_to_a_server_opens_nothing_by_what_was_told_before() -> None:
+    """Two addresses; of the second one it is known where it leads when the server is about to be forgotten."""
+    core = linked()
+    core.received(core.link, wire.Welcome(1, 1, parts=True), 0.0)
+    core.attach(one := attachment())
+    core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    core.detach(one)
+    core.settle(0.0)
+    core.received(core.link, wire.Resolved(OTHER, "server"), 0.0)
+    core.settle(FORGET_AFTER - 1)
+    core.settle(FORGET_AFTER)
+    goodbyes = sent(core, wire.Detach)
+    assert wire.Detach("", "server", 1) in goodbyes
+    assert {wire.Detach(KEY), wire.Detach(OTHER)} <= set(goodbyes)
+    core.attach(again := attachment(OTHER))
+    assert core.take(again, 30.0) is None
+    assert not core.granted

@@ -1,0 +1,27 @@
+"""How error replies are read: those to a caller's commands are kept in the server's own words, whatever these say.
+
+redis-py makes exceptions of error replies by their first words, and takes some for the end of the connection (LOADING,
+NOAUTH). A script may answer with any words at all. What the server says of itself it says to ECHO too, which is what
+:mod:`worker.exchange` goes by.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.connection import DefaultParser
+from redis.exceptions import ResponseError
+
+
+class Parser(DefaultParser):  # type: ignore[valid-type, misc]
+    """redis-py's, which has its exceptions in the handshake, and while nobody has set :attr:`verbatim`."""
+
+    verbatim = False
+
+    def on_connect(self, connection: Any, **options: Any) -> None:
+        self.verbatim = False
+        super().on_connect(connection, **options)
+
+    def parse_error(self, response: str) -> Exception:
+        error: Exception = ResponseError(response) if self.verbatim else super().parse_error(response)
+        return error
