@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,8 @@ class Phase:
 
 
 def main(arguments: list[str]) -> int:
+    # A shell's ``&`` has SIGINT ignored, and all that is started from there inherits it: the tests send some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     phases = [
         Phase("beside", "-n5", "--dist=loadfile", "-mnot timing"),
         Phase("alone", "-mtiming"),

@@ -233,6 +233,9 @@ class Core:
         """
         serial = serial or self.serial()
         desk, refused_at = attachment.desk, attachment.refused_at
+        if not self._is_placed(attachment):
+            desk.refuse(attachment, now, waiter)
+            return None
         if desk.take(attachment, serial, now, waiter):
             return serial
         self._divide(now)  # now that there is this need
@@ -245,6 +248,11 @@ class Core:
                 self.out.append(report)
                 desk.hurried(report, now)
         return None
+
+    def _is_placed(self, attachment: Attachment) -> bool:
+        """Whether this link's supervisor has said to which server its address leads. What the one before said may be
+        out of date, and a limit at that server says nothing of another one."""
+        return attachment.endpoint.key in self._resolved
 
     def queue(self, attachment: Attachment, waiter: object) -> None:
         """``waiter`` (any object) waits for a permit without a pool; :class:`Wake` will name it."""

@@ -178,6 +178,11 @@ class Desk:
             if not self.account.available:
                 self.dirty = True  # the last spare one: the supervisor may have more
             return True
+        self.refuse(attachment, now, waiter)
+        return False
+
+    def refuse(self, attachment: Attachment, now: float, waiter: object = None) -> None:
+        """Somebody has asked for a permit and gets none now."""
         if waiter is None:
             attachment.refused_at = now  # the newest one: a look that is older than this says nothing of it
         if not self._short_since:
@@ -185,7 +190,6 @@ class Desk:
             self._look_at = now
             self.dirty = True
         self.publish()
-        return False
 
     def hurry(self, now: float) -> wire.Report | None:
         """The report of one who was refused just now, if it needs a larger limit and the supervisor does not

@@ -292,13 +292,13 @@ class Book:
         id = self._id_for(keys[0])
         log.warning("server.parted", extra={"server": site.id, "endpoint": ", ".join(sorted(keys))})
         ways = site.ways.take_out(keys)
-        site.sameness.leave(keys)
+        sameness = site.sameness.part(keys)
         tags = {tag for way in ways.all() for tag in way.tags}
         named = {way.endpoint.named for way in ways.all()}
         self.ledger.part(site.id, id, {*keys, *named}, tags, self.turns.clock())
         self.ledger.servers[site.id].aliases -= set(keys)
         new = self._new(id, ())
-        new.ways, new.lost = ways, dict(site.lost)
+        new.ways, new.lost, new.sameness = ways, dict(site.lost), sameness
         self.by_key.update(dict.fromkeys(keys, new))
         for way in ways.all():
             for tag in sorted(way.tags):

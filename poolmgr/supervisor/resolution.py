@@ -27,6 +27,7 @@ from poolmgr.supervisor.inspection import Findings, Work
 from poolmgr.supervisor.likeness import NoPermitError, alike
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.own import OwnPermits
+from poolmgr.supervisor.sameness import Meetings
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.timetable import BUSY, Timetable
 
@@ -90,8 +91,7 @@ class Resolution:
         self._unheard: set[str] = set()
         """Living processes that hold connections here and have not registered."""
         self._unheard_until = 0.0
-        self._met = "", 0.0
-        """The run_id that was found first, and when."""
+        self._meetings = Meetings()
         self._over: set[Probe] = set()
         """Those over whose budget this look is made."""
 
@@ -268,6 +268,7 @@ class Resolution:
         if twin is not None and twin.id not in self._book.sites:  # it has gone meanwhile, into another one
             self._timetable.retry_at = 0.0
             return
+        self._meetings.end()
         target = self._book.is_resolved(site, found.run_id, twin)
         if target is not site:
             self._hand_over(self._book.probes[target.id])
@@ -357,9 +358,7 @@ class Resolution:
         when it was asked, before this one was: then that one is asked now."""
         if self._site.resolved or not found.run_id:
             return False
-        if self._met[0] != found.run_id:
-            self._met = found.run_id, now
-        met = self._met[1]
+        met = self._meetings.met(found.run_id, now)
         doubtful = self._book.doubtful(self._site, found.run_id, met, min(met, _started(found, now)))
         overdrawn = [probe.site for probe in self._over]  # who has no permit for this look has none to be asked with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]

@@ -30,6 +30,22 @@ class Said(msgspec.Struct, frozen=True):
     since: float
 
 
+class Meetings:
+    """When a server that is being resolved first said each of the names that it has said. Most say one. An address that
+    leads to several servers in turn says another one each time, and none of them is new then."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+
+    def met(self, run_id: str, now: float) -> float:
+        """When it said that first: now, if it never has."""
+        return self._first.setdefault(run_id, now)
+
+    def end(self) -> None:
+        """It is resolved."""
+        self._first.clear()
+
+
 class Sameness:
     """The addresses of one site.
 
@@ -102,6 +118,15 @@ class Sameness:
         if home is None:
             home = max(groups, key=lambda of: len(groups[of]))
         return [group for of, group in groups.items() if of != home]
+
+    def part(self, addresses: list[str]) -> Sameness:
+        """These are another site's from now on, with what is known of them: the servers to which one of them leads in
+        turn are none of those that the rest lead to."""
+        other = Sameness()
+        if any(self._twice.get(address) == "" for address in addresses):
+            other.several, self.several = self.several, set()
+        self.leave(addresses)
+        return other
 
     def leave(self, addresses: list[str]) -> None:
         """These are no addresses of this site any more."""

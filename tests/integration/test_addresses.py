@@ -192,6 +192,24 @@ def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[Redis
         balancer.stop()
 
 
+def test_a_balancer_before_servers_that_are_known_is_resolved(
+    supervisor: Start, two: list[RedisServer], process: Process
+) -> None:
+    """It says something else each time, and each of the two is asked whether it is the one that was heard."""
+    running = supervisor(BUDGET, HASTY=QUICK + " unproven.WAIT=1")
+    pool = process()
+    for server in two:
+        assert client_of(pool(server.port)).ping()
+    assert len(servers(running)) == 2
+    balancer = Balancer(*(server.port for server in two))
+    try:
+        assert client_of(pool(balancer.port)).ping()
+        wait_for(lambda: running.events("server.several"), 15, what="it says so")
+        wait_for(lambda: len(servers(running)) == 1, 15, what="nobody can say at which of them a connection is")
+    finally:
+        balancer.stop()
+
+
 # ---- those that nobody uses -----------------------------------------------------------------------------
 
 

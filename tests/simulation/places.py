@@ -28,6 +28,7 @@ from poolmgr.member.core import Attachment, Core, Grow, Left, Shed
 from poolmgr.member.ports import Usage
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.resolution import DOUBT
+from poolmgr.supervisor.sameness import Meetings
 from poolmgr.supervisor.site import Site
 from tests.simulation.clock import Clock
 from tests.simulation.link import Link
@@ -244,7 +245,7 @@ class Looks:
         self.outages = SimpleNamespace(gone=lambda tag: None, heard=lambda *_: None)
         self.allowance = SimpleNamespace(restored=lambda now: None)
         self._asking = False
-        self._met: tuple[str, float] = "", 0.0
+        self._meetings = Meetings()
 
     def start(self) -> None:
         self.clerk.after(self.world.delay(0.0005), self.ask)
@@ -300,10 +301,9 @@ class Looks:
             return
         run_id = said[max(said)]
         if not site.resolved:
-            if self._met[0] != run_id:
-                self._met = run_id, now
-            others = book.doubtful(site, run_id, self._met[1], min(self._met[1], since[max(said)]))
-            if others and now < self._met[1] + DOUBT:
+            met = self._meetings.met(run_id, now)
+            others = book.doubtful(site, run_id, met, min(met, since[max(said)]))
+            if others and now < met + DOUBT:
                 for other in others:
                     book.probes[other.id].ask_anew()
                 self.clerk.after(0.005, self.ask)
@@ -311,6 +311,7 @@ class Looks:
         settled = site.sameness.asked(said, began, since)
         site.asked_at = site.fresh_at = began
         if not site.resolved:
+            self._meetings.end()
             self.clerk.is_resolved(site, run_id)
         else:
             turned = site.sameness.turned(site.run_id, site.id)
@@ -598,7 +599,8 @@ class World:
             ("move", "move", "swap", "several", "restart", "come", "come", "go", "go", "link", "link", "kill",
              "supervisor", "hang")
         )  # fmt: skip
-        keys, process = list(self.addresses), rng.choice(list(self.processes.values()) or [None])
+        keys = list(self.addresses)
+        process = rng.choice([process for process in self.processes.values() if process.alive] or [None])
         key = rng.choice(keys)
         if kind in ("move", "swap", "several"):
             self.moved = self.clock.now
