@@ -380,8 +380,8 @@ class Core:
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
                 self.scope = scope
-            case wire.Resolved(endpoint=key, server=server):
-                self._resolve(key, server)
+            case wire.Resolved(endpoint=key, server=server) if key in self._endpoints:
+                self._resolve(key, server)  # and not one that it has forgotten while the answer was on its way
             case wire.Ask(server=server, guard=guard, login=key):
                 for desk in self._desks.values():
                     if key and any(attachment.endpoint.key == key for attachment in desk.attachments):

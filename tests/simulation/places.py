@@ -134,6 +134,8 @@ class Process:
 
     def come(self, key: str) -> None:
         if key not in self.attachments:
+            if len(self.world.addresses[key]) > 1:  # one answer does not tell that: the next one does
+                self.world.moved = self.world.clock.now
             self.attachments[key] = Attachment(wire.Endpoint(key, host="h", address=key, port=1))
             self.core.attach(self.attachments[key])
             self.flush()
@@ -216,6 +218,7 @@ class Process:
             return
         hello = self.core.register(self.world.clock.now)
         self.link = Link(self.world, self, self.world.clerk, hello.link)  # type: ignore[arg-type]
+        self.world.clerk.accepted.append(self.link)
         self.link.to_supervisor(hello)
         self.flush()
 
@@ -318,8 +321,10 @@ class Looks:
             if turned:
                 site.run_id, site.changed_at = turned, now
                 self.clerk.ledger.server(site.id, run_id=turned)
+            known = set(book.sites)
             for group in site.sameness.apart(site.id):
                 book.part(site, group)
+            self.world.jumps |= book.sites.keys() - known
             twin = book.twin_of(site)
             if twin is not None:
                 self.clerk.unite(site, twin)
@@ -352,6 +357,8 @@ class Clerk:
         )
         self.book.clerk = self
         self.links: dict[str, Link] = {}
+        self.accepted: list[Link] = []
+        """Links that have been made, some of which have said nothing yet."""
         self.known = self.links
         totals = SimpleNamespace(forget=lambda server: None)
         self.book.members = SimpleNamespace(  # type: ignore[assignment]
@@ -490,7 +497,7 @@ class Clerk:
 
     def die(self) -> None:
         self.alive = False
-        for link in self.links.values():
+        for link in self.accepted:
             link.close_supervisor(lossy=self.world.rng.random() < 0.3)
 
 
@@ -580,6 +587,9 @@ class World:
         self._supervisors += 1
         self.clerk = Clerk(self, self._supervisors)
         self._outstanding.clear()
+        for tag in {tag for known in self.clerk.ledger.servers.values() for tag in known.quarantine}:
+            if tag not in self.processes:
+                self.clock.after(0.05, self._proven, tag)
         for process in list(self.processes.values()):
             self.clock.after(self.delay(0.002), process.run, process.connect)
 
@@ -674,6 +684,8 @@ class World:
             if self.rng.random() < 0.4:
                 self.until(self.clock.now + SETTLED + 0.1)
         self.until(self.clock.now + SETTLED + 1.0)
+        self.resting = True
+        self.until(self.clock.now + 0.3)  # whoever came to an address last knows by now where it leads
         self._check_partition()
         self._check_whole()
 
@@ -751,7 +763,6 @@ class World:
 
     def _check_whole(self) -> None:
         """Nobody else wants anything: one process gets the whole budget of each server."""
-        self.resting = True
         for process in self.processes.values():
             process.wants.clear()
         hot = self.start_process()

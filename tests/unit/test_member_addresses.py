@@ -80,6 +80,39 @@ def test_an_answer_that_was_under_way_is_heard() -> None:
     assert core.take(again, 1.0) is None, "the new link has told no number yet"
 
 
+def test_an_answer_to_a_question_that_was_taken_back_is_not_believed_when_it_is_asked_again() -> None:
+    """Meanwhile the supervisor may have forgotten the address, which may lead elsewhere by now."""
+    core = linked()
+    core.attach(other := attachment(OTHER))
+    core.received(core.link, wire.Resolved(OTHER, "server"), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    core.attach(one := attachment())
+    core.detach(one)
+    core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
+    core.attach(again := attachment())
+    assert core.take(again, 1.0) is None
+    assert core.take(other, 1.0) is not None
+
+
+def test_on_a_new_link_nothing_is_opened_by_an_address_that_has_not_been_placed() -> None:
+    """It has parted from the server while the link was away, and the limit is that of the others."""
+    core = linked()
+    core.attach(one := attachment())
+    core.attach(other := attachment(OTHER))
+    for key in (KEY, OTHER):
+        core.received(core.link, wire.Resolved(key, "server"), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    assert core.take(one, 0.0) is not None
+    core.unlinked()
+    core.register(1.0)
+    core.received(core.link, wire.Resolved(OTHER, "server"), 1.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 1.0)
+    assert core.take(one, 1.0) is None
+    assert core.take(other, 1.0) is not None
+    core.received(core.link, wire.Resolved(KEY, "server"), 1.0)
+    assert core.take(one, 1.0) is not None
+
+
 def test_who_comes_again_after_the_goodbye_to_a_server_opens_nothing_by_what_was_told_before() -> None:
     """Two addresses; of the second one it is known where it leads when the server is about to be forgotten."""
     core = linked()
@@ -87,9 +120,11 @@ def test_who_comes_again_after_the_goodbye_to_a_server_opens_nothing_by_what_was
     core.attach(one := attachment())
     core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
     core.received(core.link, wire.Limit("server", 1, 3), 0.0)
-    core.detach(one)
-    core.settle(0.0)
+    core.attach(two := attachment(OTHER))
     core.received(core.link, wire.Resolved(OTHER, "server"), 0.0)
+    core.detach(one)
+    core.detach(two)
+    core.settle(0.0)
     core.settle(FORGET_AFTER - 1)
     core.settle(FORGET_AFTER)
     goodbyes = sent(core, wire.Detach)
