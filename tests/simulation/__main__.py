@@ -1,8 +1,9 @@
-"""Run many seeds on all cores, or replay one.
+"""Run many seeds of all worlds on all cores, or replay one.
 
 ::
 
-    python -m tests.simulation --seeds 10000          # seeds 0 to 9999
+    python -m tests.simulation --seeds 10000          # seeds 0 to 9999 of each world
+    python -m tests.simulation --world addresses      # of one
     python -m tests.simulation --replay 4711          # one seed, its trace shortened
     python -m tests.simulation --replay 4711 --whole  # as it was
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import re
 import sys
@@ -20,6 +22,7 @@ from multiprocessing import get_context
 
 import msgspec
 
+from tests.simulation import places, witnesses
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.shrink import failure, shorter
 from tests.simulation.world import Violation, World
@@ -66,12 +69,52 @@ def run(seeds: Iterable[int]) -> Tally:
     return tally
 
 
-def run_parallel(first: int, count: int, *, processes: int = 0, told: Callable[[Tally], None] | None = None) -> Tally:
-    """Seeds ``first`` to ``first + count - 1`` on all cores; ``told`` hears of the progress."""
+def _run_addresses(seeds: Iterable[int]) -> Tally:
+    logging.disable(logging.CRITICAL)  # the real book logs
+    tally = Tally()
+    for seed in seeds:
+        world = places.World(seed)
+        try:
+            world.run()
+        except Exception as error:
+            tally.failed.append((seed, f"{type(error).__name__}: {error}"))
+        tally.seeds += 1
+        tally.steps += world.steps
+        tally.faults += world.faults
+    return tally
+
+
+def _run_outages(seeds: Iterable[int]) -> Tally:
+    tally = Tally()
+    for seed in seeds:
+        text = witnesses.failure(seed)
+        if text:
+            tally.failed.append((seed, text))
+        tally.seeds += 1
+        tally.steps += witnesses.STEPS
+    return tally
+
+
+WORLDS: dict[str, Callable[[Iterable[int]], Tally]] = {
+    "members": run,
+    "addresses": _run_addresses,
+    "outages": _run_outages,
+}
+
+
+def run_parallel(
+    first: int,
+    count: int,
+    *,
+    world: str = "members",
+    processes: int = 0,
+    told: Callable[[Tally], None] | None = None,
+) -> Tally:
+    """Seeds ``first`` to ``first + count - 1`` of that world on all cores; ``told`` hears of the progress."""
     whole = Tally()
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
     with get_context("fork").Pool(processes or os.cpu_count() or 1, _collect_seldom) as pool:
-        for tally in pool.imap_unordered(run, chunks):
+        for tally in pool.imap_unordered(WORLDS[world], chunks):
             whole.add(tally)
             if told is not None:
                 told(whole)
@@ -122,7 +165,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=0)
-    parser.add_argument("--replay", type=int)
+    parser.add_argument("--world", choices=[*WORLDS, "all"], default="all")
+    parser.add_argument("--replay", type=int, help="a seed of the members' world")
     parser.add_argument("--whole", action="store_true")
     options = parser.parse_args()
     if options.replay is not None:
@@ -131,17 +175,24 @@ def main() -> int:
             scenario = shorter(scenario)
         print(replay(scenario, last=1 << 30 if options.whole else 80))
         return 0
+    chosen = list(WORLDS) if options.world == "all" else [options.world]
+    return max([_simulate(world, options) for world in chosen])
+
+
+def _simulate(world: str, options: argparse.Namespace) -> int:
     began = time.monotonic()
-    tally = _with_progress(options.first, options.seeds, options.processes)
+    tally = _with_progress(world, options.first, options.seeds, options.processes)
     took = time.monotonic() - began
+    more = f", {tally.turns} ledger turns, {tally.unproven} bounded waits" if tally.turns else ""
     print(
-        f"{tally.seeds} seeds, {tally.faults} faults, {tally.turns} ledger turns, {tally.steps} steps in {took:.1f} s"
-        f" ({tally.seeds / took:.0f} seeds/s, {tally.steps / took:.0f} steps/s);"
-        f" {tally.unproven} bounded waits; {len(tally.failed)} violations"
+        f"{world}: {tally.seeds} seeds, {tally.faults} faults, {tally.steps} steps in {took:.1f} s"
+        f" ({tally.seeds / took:.0f} seeds/s, {tally.steps / took:.0f} steps/s){more};"
+        f" {len(tally.failed)} violations",
+        flush=True,
     )
     for seed, text in tally.failed[:20]:
         print(f"seed {seed}: {legible(text)}", flush=True)
-    for seed, text in tally.failed[:3]:
+    for seed, text in tally.failed[:3] if world == "members" else ():
         print("shortening ...", file=sys.stderr, flush=True)
         print(report(seed, text), flush=True)
     return 1 if tally.failed else 0
@@ -169,13 +220,13 @@ class _Lines:
             )
 
 
-def _with_progress(first: int, count: int, processes: int) -> Tally:
+def _with_progress(world: str, first: int, count: int, processes: int) -> Tally:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not sys.stdout.isatty():
-        return run_parallel(first, count, processes=processes, told=_Lines(count))
+        return run_parallel(first, count, world=world, processes=processes, told=_Lines(count))
     columns = (
-        TextColumn("simulate"),
+        TextColumn(world),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -189,7 +240,7 @@ def _with_progress(first: int, count: int, processes: int) -> Tally:
             rate = f"{tally.steps / (time.monotonic() - began):,.0f} steps/s, {len(tally.failed)} violations"
             progress.update(task, completed=tally.seeds, rate=rate)
 
-        return run_parallel(first, count, processes=processes, told=told)
+        return run_parallel(first, count, world=world, processes=processes, told=told)
 
 
 if __name__ == "__main__":

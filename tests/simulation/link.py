@@ -17,7 +17,7 @@ class Link:
     still be read by the one that has not closed. A dead supervisor's last bytes may be cut short."""
 
     __slots__ = (
-        "_down_at", "_down_count", "_under_way", "_up_at", "deaf", "lag", "lossy",
+        "_down_at", "_down_count", "_under_way", "_up_at", "deaf", "lag", "lag_down", "lossy",
         "member", "member_open", "number", "supervisor", "supervisor_open", "world",
     )  # fmt: skip
 
@@ -31,6 +31,8 @@ class Link:
         self.lossy = False
         """What was under way to the member when the supervisor died is lost."""
         self.lag = world.lag
+        self.lag_down = 0.0
+        """Seconds that each message to the member takes at least."""
         self.deaf = 0.0
         """Seconds for which the member does not notice that the supervisor has closed."""
         self._down_count = 0
@@ -67,7 +69,7 @@ class Link:
         if not self.supervisor_open and message is not None:
             return
         world = self.world
-        self._down_at = max(self._down_at, world.clock.now + world.delay(0.0001))
+        self._down_at = max(self._down_at, world.clock.now + self.lag_down + world.delay(0.0001))
         self._down_count += 1
         world.clock.at(self._down_at, self.member.run, self._down, message)
         if isinstance(message, wire.Limit) and world.repeats():

@@ -158,7 +158,7 @@ class Process:
             self.close_some(attachment, 1)
         if self.attachments and not self.world.resting:
             key = rng.choice(list(self.attachments))
-            self.wants[key] = rng.choice((0, 0, 1, 2, 5, 10))
+            self.wants[key] = rng.choice((0, 0, 1, 1, 2, 3, 10))
         if rng.random() < self.world.churn and not self.world.resting:
             key = rng.choice(list(self.world.addresses))
             self.go(key) if key in self.attachments else self.come(key)
@@ -218,6 +218,7 @@ class Process:
             return
         hello = self.core.register(self.world.clock.now)
         self.link = Link(self.world, self, self.world.clerk, hello.link)  # type: ignore[arg-type]
+        self.link.lag_down = self.world.lag_down
         self.world.clerk.accepted.append(self.link)
         self.link.to_supervisor(hello)
         self.flush()
@@ -505,7 +506,6 @@ class World:
     """One seed's."""
 
     tracing = False
-    lag = 0.0
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)
@@ -517,6 +517,7 @@ class World:
         self.churn = rng.choice((0.0, 0.02, 0.2))
         """How often a member comes to an address or leaves it."""
         self.slow = rng.choice((0.0, 0.05, 0.2))
+        self.lag, self.lag_down = rng.choice((0.0, 0.0, 0.02)), rng.choice((0.0, 0.0, 0.02))
         self.disk: Saved | None = None
         self.clerk: Clerk | None = None
         self.processes: dict[str, Process] = {}
@@ -528,7 +529,7 @@ class World:
         self._supervisors = self._tags = 0
         self._turns: dict[str, int] = {}
         self._outstanding: dict[str, int] = {}
-        self.steps = 0
+        self.steps = self.faults = 0
 
     # ---- used by all parts -----------------------------------------------------------------------
 
@@ -605,6 +606,7 @@ class World:
 
     def fault(self) -> None:
         rng = self.rng
+        self.faults += 1
         kind = rng.choice(
             ("move", "move", "swap", "several", "restart", "come", "come", "go", "go", "link", "link", "kill",
              "supervisor", "hang")
@@ -614,9 +616,10 @@ class World:
         key = rng.choice(keys)
         if kind in ("move", "swap", "several"):
             self.moved = self.clock.now
-            if process is not None and rng.random() < 0.3:
-                process.away = 0.3 * rng.random()
-                process.run(process.drop_link)
+            for member in self.processes.values():
+                if member.alive and rng.random() < 0.2:
+                    member.away = 0.3 * rng.random()
+                    member.run(member.drop_link)
         if kind == "move":
             self.addresses[key] = [rng.choice(self.servers)]
         elif kind == "swap":

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 
+from poolmgr import wire
+from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core import Core
+from poolmgr.member.desk import Desk
 from poolmgr.supervisor import book
 from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.sameness import Sameness
+from poolmgr.supervisor.sameness import Meetings, Sameness
 from poolmgr.supervisor.site import Site
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places import Looks, failure
@@ -63,7 +66,47 @@ def _asks_once(self: Looks) -> None:
         _ask(self)
 
 
+def _counted_at_one(self: Book, hold: wire.Hold) -> dict[Site, tuple[int, int]]:
+    found = _held(self, hold)
+    first = next(iter(found), None)
+    return {} if first is None else {first: found[first]}
+
+
+def _whatever_was_heard(account: Account, seq: int) -> bool:
+    return not account.unanswered
+
+
+def _the_same_id(self: Book, key: str) -> str:
+    self._spent.clear()
+    return _id_for(self, key)
+
+
+def _may_forget_with_unknown(self: Core, desk: Desk) -> bool:
+    return not (desk.account.open or desk.waiters)
+
+
+def _met_just_now(self: Meetings, run_id: str, now: float) -> float:
+    if run_id not in self._first:
+        self._first.clear()
+    return _met(self, run_id, now)
+
+
+def _keeps_the_balancers_servers(self: Sameness, addresses: list[str]) -> Sameness:
+    several = set(self.several)
+    other = _parted(self, addresses)
+    self.several = several
+    return other
+
+
+def _believes_each_answer(self: Core, link: int, message: wire.Message, now: float) -> None:
+    if isinstance(message, wire.Resolved) and self._listens_to(link):
+        self._resolve(message.endpoint, message.server)
+    else:
+        _received(self, link, message, now)
+
+
 _one, _ask = Sameness._one, Looks.ask
+_held, _id_for, _met, _parted, _received = Book.held, Book._id_for, Meetings.met, Sameness.part, Core.received
 
 MUTANTS = (
     Mutant(
@@ -93,6 +136,47 @@ MUTANTS = (
         "addresses are asked once only",
         "those that lead elsewhere stay one",
         ((Looks, "ask", _asks_once),),
+    ),
+    Mutant("never parts", "two servers share a budget for ever", ((Sameness, "apart", lambda self, stays: []),)),
+    Mutant(
+        "a hold is counted at one server only",
+        "what is open elsewhere is not charged",
+        ((Book, "held", _counted_at_one),),
+    ),
+    Mutant(
+        "a goodbye while a limit is on its way",
+        "what the limit allows is not charged",
+        ((Ledger, "_has_heard_all", staticmethod(_whatever_was_heard)),),
+    ),
+    Mutant(
+        "a goodbye while it is not known where addresses lead",
+        "what is open by them may be there",
+        ((Core, "_may_forget", _may_forget_with_unknown),),
+    ),
+    Mutant(
+        "an id is given again",
+        "what was told for the one server counts at the other",
+        ((Book, "_id_for", _the_same_id),),
+    ),
+    Mutant(
+        "a balancer is met anew each time",
+        "it is never known which server it is",
+        ((Meetings, "met", _met_just_now),),
+    ),
+    Mutant(
+        "the rest keeps a balancer's servers",
+        "the two part and unite for ever",
+        ((Sameness, "part", _keeps_the_balancers_servers),),
+    ),
+    Mutant(
+        "opens by an address that has not been placed",
+        "the limit is another server's",
+        ((Core, "_is_placed", lambda self, attachment: True),),
+    ),
+    Mutant(
+        "an answer to a question taken back is believed",
+        "the address may lead elsewhere by now",
+        ((Core, "received", _believes_each_answer),),
     ),
 )
 

@@ -21,6 +21,9 @@ BEGINS = 105.0
 """When connects begin to fail: by then it is known that others have replies of what the supervisor does not see."""
 
 
+STEPS = 400
+
+
 class Violation(Exception):
     """Something that must hold did not."""
 
@@ -49,7 +52,7 @@ class World:
         Raises:
             Violation: something that must hold did not.
         """
-        for step in range(400):
+        for step in range(STEPS):
             self.now += 0.1 * self.rng.random()
             for at, call in [entry for entry in self.late if entry[0] <= self.now]:
                 self.late.remove((at, call))
