@@ -174,6 +174,35 @@ def descriptors_inherited(storm: Storm, rng: random.Random) -> str:
     return f"worker {answer.json['pid']} forked {answer.json['child']}" if answer.status == 200 else ""
 
 
+def guest(storm: Storm, rng: random.Random) -> str:
+    """Another program of the same budget, which says no goodbye; see :mod:`tests.chaos.guest`."""
+    if len(storm.guests) - storm.ended_guests() > 2 or storm.remaining < 10:
+        return ""
+    kind = rng.choice(("exec", "chain", "vanish", "closed"))
+    return f"a guest: {kind}, process {storm.invite(kind, rng.uniform(0.1, 1))}"
+
+
+def stranger(storm: Storm, rng: random.Random) -> str:
+    """A connection with the name of one of ours, but for its number: no permit of ours, and never killed."""
+    with storm.server.observer() as client:
+        names = [row["name"] for row in client.client_list() if "pm1." in row["name"]]
+    if not names or storm.stranger is not None:
+        return ""
+    seconds = rng.uniform(0.2, 2)
+    name = rng.choice(names)
+    storm.receive_stranger(name[:-1] + ("1" if name[-1] != "1" else "2"), seconds)
+    return f"a stranger with the name {name} for {seconds:.1f} s"
+
+
+def socket_removed(storm: Storm, rng: random.Random) -> str:
+    """As a cleaner of temporary files does."""
+    path = Path(storm.service.socket)
+    if not storm.service.supervisor() or not path.exists():
+        return ""
+    path.unlink()
+    return "the supervisor's socket file removed"
+
+
 FAULTS: dict[Fault, float] = {
     worker_killed: 6,
     worker_stopped: 2,
@@ -191,6 +220,9 @@ FAULTS: dict[Fault, float] = {
     connections_killed: 2,
     budget_changed: 1,
     descriptors_inherited: 1,
+    guest: 2,
+    stranger: 0.5,
+    socket_removed: 0.3,
 }
 """Every fault with its weight: how often it is drawn beside the others."""
 

@@ -10,19 +10,22 @@ import contextlib
 import os
 import random
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
+
 from tests.chaos import faults
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.load import Load, Outcome
 from tests.service import Service
 
-OBSERVERS = 2
-"""Connections of the test's own: at most this many at a time."""
+OBSERVERS = 3
+"""Connections of the test's own: at most this many at a time, one of them a stranger's."""
 
 
 @dataclass
@@ -71,6 +74,10 @@ class Storm:
     kills: list[float] = field(default_factory=list)
     hung: list[int] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    guests: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
+    unlucky: list[str] = field(default_factory=list)
+    """Guests whose calls did not all succeed."""
+    stranger: redis.Redis | None = None
     _timers: list[threading.Timer] = field(default_factory=list)
 
     def run(self) -> Report:
@@ -111,6 +118,10 @@ class Storm:
         finally:
             for timer in self._timers:
                 timer.cancel()
+            for _, process in self.guests:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
             self.service.clean_up()
             self.server.stop()
 
@@ -140,6 +151,11 @@ class Storm:
         """Nothing is stopped any more, and the budget is what it was."""
         for timer in self._timers:
             timer.join()
+        for kind, process in self.guests:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            if process.returncode != 0:
+                self.unlucky.append(f"guest {kind} {process.pid} ended with {process.returncode}")
         wait_for(lambda: all(faults.gone(pid) for pid in self.hung), 40, what="the hung supervisor is replaced")
         self.set_budget(self.budget)
 
@@ -147,6 +163,7 @@ class Storm:
         """Stop the service as an operator does; what is left of it afterwards."""
         os.kill(self.master, 15)
         left: list[str] = []
+        unlucky = self.unlucky
 
         def clean() -> bool:
             left[:] = [f"process {pid} {command[:80]}" for pid, command in self.service.processes().items()]
@@ -156,7 +173,7 @@ class Storm:
 
         with contextlib.suppress(AssertionError):
             wait_for(clean, 40, step=0.05)
-        return left
+        return left + unlucky
 
     # ---- for the faults --------------------------------------------------------------------------
 
@@ -179,6 +196,36 @@ class Storm:
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
+
+    def invite(self, kind: str, seconds: float) -> int:
+        """Another program beside the service; its pid."""
+        with self.service.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.guest", kind, f"{seconds:.2f}"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.service.environ,
+                cwd=self.service.cwd,
+            )
+        self.guests.append((kind, process))
+        return process.pid
+
+    def ended_guests(self) -> int:
+        return sum(process.poll() is not None for _, process in self.guests)
+
+    def receive_stranger(self, name: str, seconds: float) -> None:
+        """A connection with that name, for some time."""
+        self.stranger = client = redis.Redis.from_url(
+            self.server.unix_url, single_connection_client=True, client_name=name
+        )
+        client.ping()
+
+        def leave() -> None:
+            client.close()
+            self.stranger = None
+
+        self.later(seconds, leave)
 
     def second_master(self) -> int:
         """USR2; the new master's pid when its workers are there."""
