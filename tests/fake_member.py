@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from poolmgr import identity, wire
+from tests.stopwatch import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -90,13 +91,13 @@ class FakeMember:
 
     def connect(self) -> FakeMember:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        deadline = time.monotonic() + 10
+        watch = Stopwatch()
         while True:
             try:
                 self.sock.connect(self.socket_path)
                 break
             except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > deadline:
+                if watch.fair() > 10:
                     raise
                 time.sleep(0.005)
         self.ended = False
@@ -189,15 +190,14 @@ class FakeMember:
 
     def until(self, found: Callable[[FakeMember], Any], timeout: float = 10.0, what: str = "") -> Any:
         """Read until ``found(self)``."""
-        deadline = time.monotonic() + timeout
+        watch = Stopwatch()
         while True:
             value = found(self)
             if value:
                 return value
-            left = deadline - time.monotonic()
-            if left <= 0 or (self.ended and not found(self)):
+            if watch.fair() > timeout or (self.ended and not found(self)):
                 raise AssertionError(f"not within {timeout} s: {what}; inbox {self.inbox[-8:]}, ended {self.ended}")
-            self.read(min(left, 0.1))
+            self.read(0.1)
 
     def last(self, kind: type[Any]) -> Any:
         return next((message for message in reversed(self.inbox) if isinstance(message, kind)), None)
@@ -276,12 +276,14 @@ class MemberProcess:
 
     def until(self, found: Callable[[dict[str, Any]], Any], timeout: float = 10.0) -> dict[str, Any]:
         """Read its states until one satisfies."""
-        deadline = time.monotonic() + timeout
+        watch = Stopwatch()
         assert self.process.stdout is not None
         while not (self.state and found(self.state)):
             while b"\n" not in self._said:
-                if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                    raise AssertionError(f"member {self.pid} did not get there: {self.state}")
+                if not select.select([self.process.stdout], [], [], 0.1)[0]:
+                    if watch.fair() > timeout:
+                        raise AssertionError(f"member {self.pid} did not get there: {self.state}")
+                    continue
                 data = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not data:
                     raise AssertionError(f"member {self.pid} ended: {self.state}")

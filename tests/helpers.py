@@ -18,6 +18,7 @@ from urllib.parse import quote
 import redis
 
 from poolmgr import journal
+from tests.stopwatch import Stopwatch
 
 T = TypeVar("T")
 
@@ -25,16 +26,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.002) -> T:
-    """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` seconds, saying what for."""
-    deadline = time.monotonic() + timeout
+    """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` fair seconds, saying what for."""
+    watch = Stopwatch()
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if watch.seconds() > timeout and watch.fair() > timeout:
             name = what or getattr(predicate, "__qualname__", repr(predicate))
-            raise AssertionError(f"not within {timeout:g} s: {name} (last value: {value!r})")
+            raise AssertionError(
+                f"not within {timeout:g} s, which took {watch.seconds():.1f}: {name} (last value: {value!r})"
+            )
         time.sleep(step)
+
+
+def status_of(process: subprocess.Popen[Any], timeout: float = 10.0) -> int:
+    """Wait for a process to end by itself; its exit status."""
+    wait_for(lambda: process.poll() is not None, timeout, what=f"{process.args!r} ends")
+    return int(process.returncode)
 
 
 def have_lines_written() -> None:
@@ -183,7 +192,7 @@ def debian_redis_binary() -> str | None:
 
 
 def python(
-    code: str, *, environ: Mapping[str, str] | None = None, timeout: float = 30.0, check: bool = True
+    code: str, *, environ: Mapping[str, str] | None = None, timeout: float = 150.0, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter that finds this tree."""
     return subprocess.run(

@@ -19,9 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from tests.helpers import ROOT
+from tests.stopwatch import scarcity
 
 CACHE = ROOT / ".pytest_cache"
 
@@ -72,12 +72,12 @@ def main(arguments: list[str]) -> int:
         Phase("alone", "-mtiming"),
     ]
     with busy(int(os.environ.get("LOAD") or 0)):
-        began, waited = time.monotonic(), pressure()
+        began, waited = time.monotonic(), scarcity()
         statuses = []
         for phase in phases:
             phase.forget()
             statuses.append(phase.run(arguments))
-        share = (pressure() - waited) / (time.monotonic() - began)
+        share = (scarcity() - waited) / (time.monotonic() - began)
         failed = [phase.failed() for phase in phases]
         if all(status in (0, FAILED) for status in statuses) and os.environ.get("AGAIN") != "0":
             if 0 < sum(map(len, failed)) <= MOST:
@@ -89,13 +89,6 @@ def main(arguments: list[str]) -> int:
         print(f"unsteady: failed beside others, passed alone (a processor was waited for {share:.0%} of the time)")
         print(*(f"  {test}" for test in unsteady), sep="\n", flush=True)
     return max(statuses)
-
-
-def pressure() -> float:
-    """Seconds in which somebody has waited for a processor since the machine started; 0.0 where nobody counts them."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
-    return 0.0
 
 
 @contextlib.contextmanager

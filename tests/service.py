@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import ROOT, alive, free_port, kill, wait_for
+from tests.helpers import ROOT, alive, free_port, kill, status_of, wait_for
 
 CONF = ROOT / "deploy" / "conf.py"
 GUNICORN = (str(Path(sys.executable).with_name("gunicorn")),)
@@ -154,8 +154,7 @@ class Service:
         """Start one that is expected to end by itself; its exit status and what it printed."""
         self.spawn()
         assert self.process is not None
-        status = self.process.wait(timeout)
-        return status, self.log
+        return status_of(self.process, timeout), self.log
 
     @property
     def pid(self) -> int:
@@ -170,7 +169,7 @@ class Service:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout)
+        return status_of(self.process, timeout)
 
     def clean_up(self) -> None:
         """Kill whatever is still there, and forget the log; whoever looks into a failure finds its end."""

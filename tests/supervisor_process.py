@@ -15,7 +15,7 @@ from typing import Any
 
 from poolmgr import wire
 from tests.fake_member import FakeMember, endpoint_of
-from tests.helpers import ROOT, RedisServer, wait_for
+from tests.helpers import ROOT, RedisServer, status_of, wait_for
 
 
 class SupervisorProcess:
@@ -71,11 +71,11 @@ class SupervisorProcess:
     def terminate(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return status_of(self.process)
 
     def wait(self, timeout: float = 10.0) -> int:
         assert self.process is not None
-        return self.process.wait(timeout)
+        return status_of(self.process, timeout)
 
     @property
     def running(self) -> bool:

@@ -270,7 +270,7 @@ def pools(server: RedisServer) -> list[Any]:
     return [ConnectionPool(member=FakeMember(), timeout=0.1, **place), redis.ConnectionPool(**place)]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_code_that_takes_idle_connections_by_hand_comes_to_an_end_and_has_them_to_itself(pools: list[Any]):
     for pool in pools:
         held = [pool.get_connection() for _ in range(3)]

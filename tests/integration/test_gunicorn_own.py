@@ -59,10 +59,11 @@ def test_a_reload_of_the_worker_service_with_a_wrong_environment_does_not_end_th
 def test_a_worker_obeys_a_signal_that_comes_before_it_can_take_one(own, number):
     service, path = own()
     path.write_text(path.read_text().replace('print("theirs: post_fork", flush=True)', "import time; time.sleep(1)"))
+    service.command += ["--graceful-timeout", "90"]
     service.spawn()
-    wait_for(lambda: "Booting worker" in service.log, 10)
+    wait_for(lambda: "Booting worker" in service.log, 20)
     service.send(number)
-    assert service.stop(number, timeout=10) == 0, "else it waits for thirty seconds"
+    assert service.stop(number, timeout=10) == 0, "else it waits for a minute and a half"
 
 
 def test_install_adds_our_hooks_to_theirs(own):

@@ -47,9 +47,7 @@ def reload(service: Service) -> None:
 
 def upgrade(service: Service) -> None:
     service.upgrade()
-    service.send(signal.SIGTERM)
-    assert service.process is not None
-    service.process.wait(15)
+    service.stop(signal.SIGTERM, 15)
 
 
 def lose_a_worker(service: Service) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from tests.helpers import ROOT, RedisServer
+from tests.stopwatch import Stopwatch
 
 PACKAGES = str(Path(msgspec.__file__).parent.parent)
 
@@ -25,7 +26,7 @@ USE = """
 import poolmgr, redis, os, sys, time
 before = time.monotonic()
 try:
-    print(redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=8)).ping())
+    print(redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=50)).ping())
 except redis.RedisError as error:
     print(type(error).__name__, error)
 print(round(time.monotonic() - before, 2))
@@ -47,17 +48,19 @@ def run(bare: str, short_dir: Path, redis_server: Callable[..., RedisServer]) ->
     def run(code: str, *flags: str, python: str = bare, cwd: Path = short_dir, **environ: str) -> list[str]:
         script = short_dir / "script.py"
         script.write_text(code + USE)
+        watch = Stopwatch()
         done = subprocess.run(
             [python, *flags, script],
             env={**os.environ, "URL": url, "PYTHONDONTWRITEBYTECODE": "1", "POOLMGR_LINGER": "0", **environ},
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        *said, took = done.stdout.splitlines()
+        return [*said, str(min(float(took), watch.fair()))]
 
     return run
 
@@ -68,7 +71,7 @@ def works(said: list[str]) -> None:
 
 def fails_at_once(said: list[str], pattern: str) -> None:
     assert re.search(pattern, said[0]), said
-    assert float(said[-1]) < 4, "the pool's timeout is 8 s, and there is nothing to wait for"
+    assert float(said[-1]) < 4, "the pool's timeout is 50 s, and there is nothing to wait for"
 
 
 def test_a_directory_added_by_the_script(run):

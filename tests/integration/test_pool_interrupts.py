@@ -12,7 +12,6 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,6 +23,7 @@ import poolmgr.pool
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.pools import KINDS, answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_of
+from tests.stopwatch import Stopwatch
 
 OURS = str(Path(poolmgr.pool.__file__).parent)
 
@@ -311,7 +311,7 @@ def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisSe
     waiting = threading.Thread(target=lambda: got.append(bool(client_of(pool).ping())))
     waiting.start()
     wait_for(lambda: len(pool._queue) == 1)
-    start = time.monotonic()
+    watch = Stopwatch()
     gc.disable()
     try:
         holder.clear()  # no cycle keeps it: the last reference is enough
@@ -319,6 +319,6 @@ def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisSe
     finally:
         gc.enable()
     assert got == [True]
-    assert time.monotonic() - start < 5, "the finder woke the waiter; it did not wait for its turn to look"
+    assert watch.fair() < 5, "the finder woke the waiter; it did not wait for its turn to look"
     assert pool.stats().closed == {"lost": 1}
     nothing_is_missing(pool)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
+from tests.stopwatch import Stopwatch
 from tests.supervisor_process import SupervisorProcess
 
 CLIENT = """
@@ -101,10 +101,10 @@ def dies(running: SupervisorProcess, process: subprocess.Popen[str], within: flo
     """It is killed, and its permits are back in time."""
     process.kill()
     process.wait()
-    began = time.monotonic()
+    watch = Stopwatch()
     wait_for(lambda: process.pid not in [m["pid"] for m in running.server()["members"]], 10)
     wait_for(lambda: running.server()["quarantine"] == 0, 20, what="its permits are back")
-    assert time.monotonic() - began < within
+    assert watch.fair() < within
 
 
 @pytest.mark.parametrize("kind", ["provider", "slow provider", "arguments"])

@@ -17,6 +17,7 @@ import pytest
 from poolmgr import wire
 from tests.fake_member import Connection, FakeMember, endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, SupervisorProcess, joined
 
 SOON = 1.0
@@ -26,10 +27,10 @@ SOON = 1.0
 def used_within(running: SupervisorProcess, at: wire.Endpoint, seconds: float = SOON) -> float:
     """The first use of a server by a new member: how long until it had a limit."""
     member = running.member()
-    began = time.monotonic()
+    watch = Stopwatch()
     member.hello(at)
     member.until(lambda m: m.limits, 60, what="a first limit")
-    took = time.monotonic() - began
+    took = watch.fair()
     member.close()
     assert took < seconds, f"{at.key} could be used after {took:.2f} s"
     return took

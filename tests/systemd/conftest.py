@@ -122,7 +122,7 @@ def fresh(machine: Machine) -> Installed:
     """Just installed, nothing configured: the README's commands, the download of packages excepted."""
     script = commands("systemctl enable --now")
     assert DOWNLOAD in script
-    machine.run(f"cd checkout\n{script.replace(DOWNLOAD, WITHOUT_NETWORK)}", timeout=110)
+    machine.run(f"cd checkout\n{script.replace(DOWNLOAD, WITHOUT_NETWORK)}", timeout=500)
     return Installed(machine)
 
 

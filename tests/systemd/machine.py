@@ -92,7 +92,7 @@ class Machine:
         self._outer: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
-    def boot(self, timeout: float = 30.0) -> None:
+    def boot(self, timeout: float = 120.0) -> None:
         """Return when systemd is up.
 
         Raises:
@@ -153,7 +153,7 @@ class Machine:
             text=True,
         )
 
-    def run(self, script: str, *, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *, check: bool = True, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Run a shell script in it, as root, and wait for its end."""
         process = self.start(script)
         try:

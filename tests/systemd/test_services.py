@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, wait_for
+from tests.stopwatch import Stopwatch
 from tests.systemd import wheels
 from tests.systemd.conftest import BUDGET, SERVER, TOKEN, WITHOUT_NETWORK, Installed, commands
 
-pytestmark = [pytest.mark.systemd, pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.systemd, pytest.mark.root, pytest.mark.timeout(900)]
 
 SERVICES = ("poolmgr.service", "redis-worker.service")
 THREADS = 12
@@ -25,9 +26,10 @@ THREADS = 12
 
 @contextmanager
 def load(installed: Installed, *, quick: float = 8.0) -> Iterator[None]:
-    """Requests all the while; none may fail, and none may take longer than ``quick`` seconds."""
+    """Requests all the while; none may fail, and none may take longer than ``quick`` fair seconds."""
     stop = installed.machine.share / f"stop-{time.monotonic_ns()}"
     inside = f"/opt/share/{stop.name}"
+    watch = Stopwatch()
     process = installed.machine.start(f"exec /opt/redis-poolmgr/bin/python load.py {TOKEN} {THREADS} {inside}")
     try:
         before = count(installed)
@@ -35,11 +37,11 @@ def load(installed: Installed, *, quick: float = 8.0) -> Iterator[None]:
         yield
     finally:
         stop.touch()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert not err
     result: dict[str, Any] = json.loads(out)
     assert result["failures"] == 0, result
-    assert result["slowest"] < quick, result
+    assert result["slowest"] * watch.fair() / watch.seconds() < quick, result
     assert installed.rejected() == 0
 
 

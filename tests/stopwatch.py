@@ -1,0 +1,39 @@
+"""How long something takes, on a machine that may be short of processors."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+class Stopwatch:
+    """Runs from when it is made."""
+
+    SHARE = 1 / 6
+    """What counts at least of a time in which processors were short: something takes six times as long there, not more.
+    Two behaviours that are further apart than that are told apart on any machine."""
+
+    def __init__(self) -> None:
+        self._began, self._short = time.monotonic(), scarcity()
+
+    def seconds(self) -> float:
+        """That have passed."""
+        return time.monotonic() - self._began
+
+    def fair(self) -> float:
+        """The seconds in which whoever wanted a processor had one. The others say more of the machine than of the code,
+        so what takes "less than" takes less of these."""
+        passed = self.seconds()
+        return max(passed * self.SHARE, passed - (scarcity() - self._short))
+
+
+def scarcity() -> float:
+    """Seconds so far in which a process has waited for a processor (docs.kernel.org, "PSI"), or this machine for one of
+    its host's (proc(5), steal). Where nobody counts the first: all seconds."""
+    try:
+        waited = int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
+    except (OSError, ValueError, IndexError):
+        return time.monotonic()
+    stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+    return waited + stolen / (os.cpu_count() or 1)
