@@ -4,7 +4,8 @@
 2. What measures time runs alone.
 3. What failed runs once more, alone. On two cores that five files share, a process may get no turn for a second, and a
    bound of a second says nothing then. A test that passes alone is named in the end, with how busy the machine was: it
-   is unsteady, and wants a bound that tells two behaviours apart. One that fails alone too has failed.
+   is unsteady, and wants a bound that tells two behaviours apart. One that fails alone too has failed. If others kept
+   the processors busy meanwhile it was not alone, and runs again, three times at most.
 
 Variables: ``LOAD=8`` runs as many busy processes beside the suite; ``AGAIN=0`` leaves phase 3 out.
 """
@@ -17,16 +18,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 from tests.helpers import ROOT
-from tests.stopwatch import scarcity
+from tests.stopwatch import Stopwatch
 
 CACHE = ROOT / ".pytest_cache"
 
-MOST = 20
-"""Tests that may be unsteady. More are no accident of scheduling."""
+MOST = 100
+"""Tests that run again, of some five thousand. More are no accident of scheduling, and take long alone."""
+
+TIMES = 3
+ALONE = 0.25
+"""How often what failed runs again at most, and from which share of time on in which a processor was waited for."""
 
 NOTHING_TO_RUN = 5
 """pytest's exit status (docs.pytest.org, "Exit codes")."""
@@ -72,16 +76,22 @@ def main(arguments: list[str]) -> int:
         Phase("alone", "-mtiming"),
     ]
     with busy(int(os.environ.get("LOAD") or 0)):
-        began, waited = time.monotonic(), scarcity()
+        watch, times = Stopwatch(), 0
         statuses = []
         for phase in phases:
             phase.forget()
             statuses.append(phase.run(arguments))
-        share = (scarcity() - waited) / (time.monotonic() - began)
+        share = watch.shortage()
         failed = [phase.failed() for phase in phases]
-        if all(status in (0, FAILED) for status in statuses) and os.environ.get("AGAIN") != "0":
-            if 0 < sum(map(len, failed)) <= MOST:
-                statuses = [phase.again(arguments) if tests else 0 for phase, tests in zip(phases, failed, strict=True)]
+        again = os.environ.get("AGAIN") != "0" and 0 < sum(map(len, failed)) <= MOST
+        while again and max(statuses) == FAILED:
+            watch = Stopwatch()
+            statuses = [
+                phase.again(arguments) if status and phase.failed() else status
+                for phase, status in zip(phases, statuses, strict=True)
+            ]
+            times += 1
+            again = times < TIMES and watch.shortage() > ALONE
     unsteady = [
         test for phase, tests in zip(phases, failed, strict=True) for test in tests if test not in phase.failed()
     ]

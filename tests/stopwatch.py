@@ -27,6 +27,10 @@ class Stopwatch:
         passed = self.seconds()
         return max(passed * self.SHARE, passed - (scarcity() - self._short))
 
+    def shortage(self) -> float:
+        """The share of the time in which somebody waited for a processor."""
+        return (scarcity() - self._short) / max(self.seconds(), 1e-9)
+
 
 def scarcity() -> float:
     """Seconds so far in which a process has waited for a processor (docs.kernel.org, "PSI"), or this machine for one of
