@@ -7,11 +7,11 @@ Nothing from outside but redis and msgspec may be loaded by any of them.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from poolmgr.loading import load
+from poolmgr.native import at_fork
 
 if TYPE_CHECKING:
     from poolmgr.errors import (
@@ -68,7 +68,7 @@ def _prepare_children() -> None:
             load(name)
 
 
-os.register_at_fork(before=_prepare_children)
+at_fork(before=_prepare_children)
 
 
 def __dir__() -> list[str]:

@@ -15,14 +15,13 @@ import atexit
 import contextlib
 import contextvars
 import logging
-import os
 import sys
 import threading
 from collections import deque
 from typing import Any
 
 from poolmgr import threads
-from poolmgr.native import monotonic, time
+from poolmgr.native import at_fork, monotonic, time
 
 MOST = 1000
 """Lines that may wait to be written; further ones are lost, and counted."""
@@ -62,7 +61,18 @@ class Line:
         )
         record.created, record.msecs = self._at, (self._at - int(self._at)) * 1000
         record.thread, record.threadName = self._thread
+        if not logger.hasHandlers():
+            with contextlib.suppress(Exception):
+                record.msg = self._spelt_out()
         logger.handle(record)
+
+    def _spelt_out(self) -> str:
+        """For an application without any logging: Python then prints the message and no fields
+        (``logging.lastResort``), and an event's name alone helps nobody who reads a cron job's mail."""
+        from poolmgr.redaction import printable, redact  # hardly any process comes here
+
+        fields = ", ".join(f"{name}: {value}" for name, value in (self._extra or {}).items())
+        return printable(redact(f"{self._event} ({fields})" if fields else self._event), line=True)
 
 
 def _name_of_this_thread() -> str:
@@ -168,7 +178,7 @@ atexit.register(_journal.end)
 with contextlib.suppress(RuntimeError):  # it is loaded at the end only
     # Before ``atexit``'s functions, which may end the user's log; and in multiprocessing's children, which call none.
     threading._register_atexit(_journal.end)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_journal.forget)
+at_fork(after_in_child=_journal.forget)
 
 
 catch_up = _journal.catch_up

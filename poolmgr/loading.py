@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 import threading
 from types import ModuleType
+
+from poolmgr.native import at_fork
 
 logging.getLogger(__name__)
 """Loaded here, though nothing is logged: a fork also takes logging's own lock, which imports need, and hooks run
@@ -52,4 +53,4 @@ def importable() -> None:
         _loaded.update({name: sys.modules[name] for name in TO_CONNECT if name in sys.modules})
 
 
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

@@ -11,11 +11,11 @@ that gevent and eventlet have their say.
 
 from __future__ import annotations
 
+import os
 from importlib.machinery import BuiltinImporter, PathFinder
 from importlib.util import module_from_spec
-from posix import read, write
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 def _copy(name: str) -> ModuleType:
@@ -28,12 +28,23 @@ def _copy(name: str) -> ModuleType:
     return module
 
 
+def at_fork(**callables: Any) -> None:
+    """``os.register_at_fork``, where processes can fork at all."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**callables)
+
+
 if TYPE_CHECKING:
+    from posix import read, write
     from select import poll
     from time import monotonic, time
 else:
     _time = _copy("time")
     monotonic, time = _time.monotonic, _time.time
-    poll = _copy("select").poll
+    poll = getattr(_copy("select"), "poll", None)  # Windows has none, and needs none: no budget is enforced there
+    try:
+        from posix import read, write
+    except ImportError:
+        from nt import read, write
 
-__all__ = ["monotonic", "poll", "read", "time", "write"]
+__all__ = ["at_fork", "monotonic", "poll", "read", "time", "write"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from poolmgr.errors import SettingsError
-from poolmgr.values import SOCKET_PATH_MAX
+from poolmgr.values import OFF, SOCKET_PATH_MAX
 from poolmgr.variables import BY_NAME, VARIABLES, default_directory
 
 EMBEDDED_SUFFIX = ".redis"
@@ -37,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The values of all variables, typed. Times in seconds; see :data:`VARIABLES` for the meanings."""
 
     redis_url: str | None
-    budget: int | Literal["auto"]
+    budget: int | Literal["auto", "off"]
     budgets: dict[str, int]
     reserve: int | None
     hosts: int
@@ -69,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_max_reply: int
     worker_request_timeout: float
 
-    def budget_of(self, keys: Iterable[str]) -> int | Literal["auto"]:
+    def budget_of(self, keys: Iterable[str]) -> int | Literal["auto", "off"]:
         """The budget of one server, known by these endpoint keys (``tcp://host:port``, ``unix:///path``).
 
         ``REDIS_CONNECTION_BUDGETS`` goes before ``REDIS_CONNECTION_BUDGET``. Where several keys of one
@@ -189,6 +190,17 @@ def _contradiction(settings: Settings) -> str:
             f"POOLMGR_SOCKET is {settings.socket!r} ({size} bytes long): allowed is at most {longest} bytes "
             "while REDIS_URL is not set, since the embedded server's socket lies beside it"
         )
+    return ""
+
+
+def unenforced(environ: Mapping[str, str] | None = None) -> str:
+    """Why no budget is enforced in a process with this environment; empty: one is. A wrong value of another variable
+    does not matter here."""
+    text = (os.environ if environ is None else environ).get("REDIS_CONNECTION_BUDGET", "").strip()
+    if text.lower() == OFF:
+        return "REDIS_CONNECTION_BUDGET=off"
+    if sys.platform != "linux":
+        return f"a budget needs Linux, and this is {sys.platform}"
     return ""
 
 

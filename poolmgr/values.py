@@ -53,8 +53,12 @@ def one_of(*words: str) -> Callable[[str], str]:
 _one_or_more = whole(1)
 
 
+OFF = "off"
+"""The budget that enforces none."""
+
+
 def budget(text: str) -> int | str:
-    return "auto" if text.lower() == "auto" else _one_or_more(text)
+    return text.lower() if text.lower() in ("auto", OFF) else _one_or_more(text)
 
 
 def flag(text: str) -> bool:

@@ -85,7 +85,8 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
 def default_directory() -> Path:
     """``/tmp/redis-poolmgr-UID``. Not below ``TMPDIR`` or ``XDG_RUNTIME_DIR``: both differ between a
     login session, cron and services, and all of them must find the same supervisor."""
-    return Path("/tmp", f"redis-poolmgr-{os.getuid()}")
+    user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none, and no supervisor
+    return Path("/tmp", f"redis-poolmgr-{user}")
 
 
 def _default_socket() -> str:
@@ -113,10 +114,10 @@ VARIABLES: tuple[Variable, ...] = (
         name="REDIS_CONNECTION_BUDGET",
         attribute="budget",
         parse=values.budget,
-        allowed=f"{_FROM_1}, or auto",
+        allowed=f"{_FROM_1}, or auto, or off",
         default="auto",
         default_text="`auto`",
-        meaning="connections of all processes of this host to one server; `auto` asks the server",
+        meaning="connections of all processes of this host to one server; `auto` asks the server, `off` shares nothing",
         example="200",
     ),
     Variable(

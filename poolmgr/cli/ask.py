@@ -7,7 +7,7 @@ import time
 
 from poolmgr import launch, wire
 from poolmgr.errors import SupervisorError
-from poolmgr.settings import Settings
+from poolmgr.settings import Settings, unenforced
 
 
 def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: float = 5.0) -> wire.Answer:
@@ -19,7 +19,11 @@ def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: floa
     Raises:
         SupervisorError: none runs, it refuses, it does not answer in time, or is of another version.
     """
-    sock = launch.connect(settings, start=False, timeout=timeout)
+    try:
+        sock = launch.connect(settings, start=False, timeout=timeout)
+    except SupervisorError as error:
+        reason = unenforced()
+        raise (SupervisorError(f"no budget is enforced here ({reason}), and {error}") if reason else error) from None
     decoder = wire.Decoder(wire.FromSupervisor)
     deadline = time.monotonic() + timeout
     with sock:

@@ -6,10 +6,11 @@ another thread of the parent held at that instant. It must not connect, log, sta
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from poolmgr.native import at_fork
 
 if TYPE_CHECKING:
     from poolmgr.pool.sync import ConnectionPool
@@ -83,4 +84,4 @@ def _in_child() -> None:
         pool._after_fork()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.connection import Connection as RedisConnection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError
 
-from poolmgr import certificates, threads
+from poolmgr import certificates, settings, threads
 from poolmgr.exceptions import ServerDownError
 from poolmgr.loading import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
@@ -512,8 +512,9 @@ _get_member: Callable[[], ProcessMember] | None = None
 
 def _process_member() -> ProcessMember:
     global _get_member
-    if _get_member is None:
-        _get_member = load("poolmgr.member.agent").get_member  # not before the first checkout
+    if _get_member is None:  # not before the first checkout
+        module = "poolmgr.member.unshared" if settings.unenforced() else "poolmgr.member.agent"
+        _get_member = load(module).get_member
         assert _get_member is not None
     return _get_member()
 

@@ -16,8 +16,9 @@ from poolmgr.pool.core import Core, Waiter
 from poolmgr.pool.origin import Origin
 from poolmgr.pool.stats import Hooks, Tally
 
-UNBOUNDED = 2**31
-"""``max_connections`` of a pool that only the budget bounds."""
+UNBOUNDED, UNSHARED = 2**31, 100
+"""``max_connections`` of a pool that only the budget bounds; of one that no budget bounds, as redis-py's pools have it
+(``redis.connection.ConnectionPool``, 8.1)."""
 
 
 class State(redis.ConnectionPool):

@@ -33,7 +33,7 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr import journal, waiting
+from poolmgr import journal, settings, waiting
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE
@@ -43,8 +43,9 @@ from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket,
 from poolmgr.pool.facade import Facade
 from poolmgr.pool.lifecycle import Lifecycle
 from poolmgr.pool.origin import Member, Origin
+from poolmgr.pool.overrides import opens_no_socket
 from poolmgr.pool.refusal import Refusal, again
-from poolmgr.pool.state import UNBOUNDED
+from poolmgr.pool.state import UNBOUNDED, UNSHARED
 from poolmgr.pool.stats import Hooks, Tally
 from poolmgr.pool.upkeep import Upkeep
 
@@ -73,7 +74,8 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         connection_class: redis-py's, one derived from it, or a callable that makes such connections. What the pool
             makes derives from it.
         max_connections: this pool's own ceiling. None (and, as redis-py reads it, 0): only the budget
-            bounds it; :attr:`max_connections` then reads 2**31.
+            bounds it; :attr:`max_connections` then reads 2**31. Where no budget is enforced
+            (``REDIS_CONNECTION_BUDGET=off``, connections in memory) None means 100, as in redis-py.
         timeout: how long a caller waits for a connection that others hold; None for ever, 0 not at all. What has
             to be done before there can be one has bounds of its own (``docs/times.md``).
         min_idle: connections kept ready, refilled in the background.
@@ -126,7 +128,8 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             max_connecting=max_connecting,
             max_reply=max_reply,
         )
-        self._core = core = Core(ceiling=max_connections or UNBOUNDED, lifo=order == "lifo", max_opening=max_connecting)
+        ceiling = max_connections or self._default_ceiling(connection_class, member)
+        self._core = core = Core(ceiling=ceiling, lifo=order == "lifo", max_opening=max_connecting)
         core.min_idle = min_idle
         core.on_lost = _teller(self)
         self._idle = core.idle
@@ -163,6 +166,12 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         self._watched = bool(leak_after or self.hooks.checked_out)
         self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         forking.watch(self)
+
+    @staticmethod
+    def _default_ceiling(connection_class: Any, member: Member | None) -> int:
+        """``max_connections`` where none is given: as redis-py's, unless a budget bounds the pool."""
+        unshared = settings.unenforced() if member is None else ""
+        return UNSHARED if unshared or opens_no_socket(connection_class) else UNBOUNDED
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> ConnectionPool:

@@ -56,6 +56,9 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
         gid = _group(group)
     except (PoolmgrError, KeyError) as error:
         return _fail(str(error))
+    reason = settings_of.unenforced()
+    if reason:
+        return _fail(f"{reason}, so a supervisor has nothing to do: set REDIS_CONNECTION_BUDGET to a number or to auto")
     logs.configure(settings)
     _tell_starter("")
 

@@ -39,8 +39,11 @@ SETTLED = 1.0
 FORGET_AFTER = 0.01
 """Seconds after which a member says goodbye to what it does not use: short, so that goodbyes are frequent here."""
 
-ASKED = 0.1
+ASKED = 0.5
 """Seconds between two questions to all addresses."""
+
+ASKING = 0.1
+"""Seconds within which those that are asked have answered, where nobody hangs."""
 
 
 class Violation(Exception):
@@ -455,7 +458,9 @@ class Clerk:
     # ---- what addresses say ----------------------------------------------------------------------
 
     def is_resolved(self, site: Site, run_id: str) -> None:
+        keys = set(site.ways)
         target = self.book.is_resolved(site, run_id)
+        self.world.check_union(keys, set(target.ways) - keys, target)
         self.world.jumps.add(target.id)
         if target is not site:
             self.ledger.dissolve(site.id, target.id)
@@ -719,6 +724,13 @@ class World:
         site = None if self.clerk is None else self.clerk.book.by_key.get(attachment.endpoint.key)
         if site is not None and not site.resolved and attachment.desk.account.server == site.id:
             self.violated(f"something is opened at {site.id} before it is known which server that is")
+
+    def check_union(self, new: set[str], known: set[str], site: Site) -> None:
+        """A server that is met is known already only if one of the known addresses leads to it still."""
+        if not known or site.sameness.several or self.clock.now < self.moved + ASKING:
+            return
+        if not {s for key in new for s in self.addresses[key]} & {s for key in known for s in self.addresses[key]}:
+            self.violated(f"{sorted(new)} are united with {sorted(known)}, which lead elsewhere")
 
     def _check_charges(self, clerk: Clerk, process: Process) -> None:
         counts: dict[str, int] = {}

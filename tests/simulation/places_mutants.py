@@ -184,7 +184,7 @@ SEEDS = {
     "parts without charges": 1,
     "tells a limit before it is known which server that is": 5,
     "what goes along leaves room behind": 5,
-    "unites by an older answer": 21,
+    "unites by an older answer": 3,
     "a balancer is no balancer": 12,
     "a balancer is alone": 12,
     "the charge is not taken along": 5,
