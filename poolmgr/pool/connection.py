@@ -97,6 +97,17 @@ class Pooled(Handshake, Placed):
     def pid(self, value: int) -> None:
         self.__dict__["pid"] = value
 
+    def __await__(self) -> Any:
+        """``redis.asyncio.Redis(connection_pool=pool)`` awaits what the pool returns: this says what is wrong, and the
+        connection goes back."""
+        pool = None if self._origin is None else self._origin.pool
+        if pool is not None:
+            pool.release(self)
+        raise TypeError(
+            "this pool is for threads, and redis.asyncio cannot use it: give it to redis.Redis(connection_pool=...), "
+            "or make redis.asyncio.Redis a pool of its own, which no budget bounds"
+        )
+
     # ---- connecting ------------------------------------------------------------------------------
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:

@@ -522,8 +522,8 @@ def _process_member() -> ProcessMember:
 def outage_error(permits: Permits | None) -> ServerDownError | None:
     """The error for a caller that would have to connect to a server known to be down."""
     outage = None if permits is None else permits.outage
-    if outage is None:
+    if permits is None or outage is None:
         return None
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(outage.since))
     seconds = max(0, math.floor(now() - outage.since))
-    return ServerDownError(f"the server is down since {since} ({seconds} s): {outage.error}")
+    return ServerDownError(f"{permits.endpoint} has been down since {since} ({seconds} s): {outage.error}")

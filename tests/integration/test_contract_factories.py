@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+import redis.asyncio
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection, UnixDomainSocketConnection
 
@@ -333,3 +335,18 @@ def test_a_class_of_ones_own_may_say_that_it_opens_no_socket():
     assert client_of(pool).ping()
     assert pool._origin._member.endpoints == []
     assert pool.stats().created == 1
+
+
+def test_redis_asyncio_on_a_pool_of_threads_is_told_what_is_wrong(server: RedisServer):
+    """Python says: object Connection can't be used in 'await' expression. And the connection would be lost."""
+    pool = pool_from(UnixDomainSocketConnection, path=server.path)
+
+    async def call() -> None:
+        client = redis.asyncio.Redis(connection_pool=pool)  # type: ignore[arg-type]
+        await client.ping()
+
+    for _ in range(3):
+        with pytest.raises(TypeError, match=r"this pool is for threads, and redis\.asyncio cannot use it"):
+            asyncio.run(call())
+    assert pool.stats().in_use == 0
+    assert client_of(pool).ping()
