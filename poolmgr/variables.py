@@ -276,7 +276,7 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=f"an absolute path of at most {values.SOCKET_PATH_MAX} bytes",
         default=_default_socket,
         default_text="`/tmp/redis-poolmgr-UID/supervisor`",
-        meaning="the supervisor's Unix socket; whoever uses the same one shares the same budget",
+        meaning="the supervisor's Unix socket; processes with the same one share a budget",
         example="/run/poolmgr/supervisor",
     ),
     Variable(
