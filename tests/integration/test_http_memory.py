@@ -94,7 +94,7 @@ BIG = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("most", [64 << 20])
 def test_eight_callers_of_64_MiB_cost_what_is_allowed_and_no_more(service, server, most, capsys):
     (worker,) = service.workers()

@@ -163,7 +163,7 @@ def world(request, arrangement, tables, short_dir, monkeypatch) -> Iterator[Worl
         client.execute_command(f"ACL SETUSER u {ACL}")
         url = url.replace("unix://", "unix://u:secret@")
     names = [name.replace("|", " ") for name in table.names] + [other for other in renames.values() if other != '""']
-    environ = {"REDIS_SOCKET_TIMEOUT": "150"}
+    environ = {"REDIS_SOCKET_TIMEOUT": "5"}  # what blocks is cut a second earlier: time for its reply
     try:
         with inside(server, monkeypatch, url=url, options={"client_name": "service"}, **environ) as app:
             found = World(app, server, client, table, names)

@@ -48,9 +48,9 @@ def limited(soft: int, hard: int) -> tuple[str, ...]:
 
 
 class Told:
-    """What ``poolmgr limits`` prints."""
+    """What ``poolmgr limits`` prints, once it says ``what``."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, what: str = "") -> None:
         def run(*more: str) -> str:
             environ = {**service.environ, "COLUMNS": "200", "POOLMGR_LOG_LEVEL": "warning"}
             command = [sys.executable, "-m", "poolmgr.cli", "limits", *more]
@@ -60,7 +60,7 @@ class Told:
             """The same from both; a bound that has just risen counts when that has lasted."""
             text = run()
             (server,) = json.loads(run("--json"))["servers"]
-            settled = "until that has lasted" not in server["derivation"]
+            settled = "until that has lasted" not in server["derivation"] and what in server["derivation"]
             if settled and server["derivation"][:60] in text:
                 return text, server
             said.append(f"{text}{server['derivation']}")
@@ -96,7 +96,7 @@ def test_of_debians_redis_7(serve, debian_redis) -> None:
     server = debian_redis(port=free_port(), maxclients=200)
     with server.observer() as other:
         other.ping()
-        told = Told(serve(redis_url=server.url))
+        told = Told(serve(redis_url=server.url), "1 other client")
     assert (
         told.derivation == "budget 179 = redis maxclients 200 \N{MINUS SIGN} reserve 20 \N{MINUS SIGN} 1 other client"
     )

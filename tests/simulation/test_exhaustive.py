@@ -31,7 +31,7 @@ FOUND = {
 the shell."""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("world", SMALL, ids=lambda world: world.name)
 def test_a_small_world_is_safe_in_every_order_of_every_step(world):
     result = explore(world)

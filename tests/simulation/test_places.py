@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_no_seed_breaks_a_rule_of_addresses():
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         found = list(pool.map(places.failure, range(SEEDS)))

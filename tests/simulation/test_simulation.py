@@ -17,7 +17,7 @@ from tests.simulation.world import World
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_no_seed_breaks_a_rule_loses_a_permit_or_starves_a_caller():
     tally = run_parallel(0, SEEDS)
     assert tally.seeds == SEEDS
