@@ -20,6 +20,7 @@ import redis.asyncio
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection, UnixDomainSocketConnection
 
+from poolmgr.member import bounds
 from poolmgr.pool.sentinel import SentinelConnectionPool
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import ROOT, RedisServer
@@ -79,7 +80,10 @@ def pool_from(factory: Any, **options: Any) -> ConnectionPool:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_whatever_makes_the_connections_they_have_permits(server: RedisServer, name: str, protocol: int):
+def test_whatever_makes_the_connections_they_have_permits(
+    server: RedisServer, name: str, protocol: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(bounds.LONGEST, bounds.CONNECTING, 0.3)  # the second one waits for its permit there
     pool = pool_from(
         FACTORIES[name], host="127.0.0.1", port=server.port, protocol=protocol, max_connections=2,
         member=FakeMember(limit=1, tag="tag"), timeout=0.2,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -149,7 +150,7 @@ def test_requests_go_on_while_the_supervisor_is_stopped(server: RedisServer, ser
     assert load.failures(kills) == []
     at = [outcome.end for outcome in load.between(begin, end)]
     gaps = [after - before for before, after in zip([begin, *at], [*at, end], strict=True)]
-    assert max(gaps) < 1.0, "nobody was served for that long"
+    assert max(gaps) < STOPPED * 0.75, "nobody was served for that long"
     all_is_returned(service, server)
 
 
@@ -172,8 +173,8 @@ def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
         )
     assert load.failures() == newcomers.failures() == []
     served = [*load.between(begin, end), *newcomers.between(begin, end)]
-    others = [outcome for outcome in served if outcome.pid != victim]
-    assert len(others) > 20 * STOPPED, "its siblings have served meanwhile"
+    others = Counter(outcome.pid for outcome in served if outcome.start > begin and outcome.pid != victim)
+    assert len(others) == 2 and min(others.values()) > 5, "its siblings have served what came meanwhile"
     all_is_returned(service, server)
 
 

@@ -10,14 +10,14 @@ from tests.helpers import free_port, python
 
 BEGINNING = """
 import faulthandler, logging, os, signal, sys, threading, time
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(150, exit=True)
 import poolmgr, redis
 from poolmgr import rendezvous
 
 def pool_of(**options):
     return poolmgr.ConnectionPool.from_url(os.environ["URL"], **{"timeout": None, **options})
 
-def until(true, seconds=20):
+def until(true, seconds=100):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, true.__code__.co_consts
@@ -134,7 +134,7 @@ print(found == set(written))
 def test_what_is_logged_is_written_through_the_pool_itself(place: str, redis_server, isolated: Path) -> None:
     server = redis_server(port=free_port(), maxclients=9)
     environ = {"URL": server.url, "REDIS_CONNECTION_BUDGET": "8"}
-    ended = python(BEGINNING + PLACES[place] + CAUSES, environ=environ, timeout=60, check=False)
+    ended = python(BEGINNING + PLACES[place] + CAUSES, environ=environ, timeout=200, check=False)
     assert ended.stdout == "True\n", ended.stderr
     assert server.rejected() == 0
 
@@ -183,6 +183,8 @@ kill_supervisor()
 for _ in range(3):
     print(redis.Redis(connection_pool=pool_of(leak_after=0.01, hooks=poolmgr.Hooks(created=1))).ping())
     time.sleep(0.1)
+sys.stdout.flush()
+os._exit(0)  # logging's own end would wait for the handler
 """
     run(code, redis_server(port=free_port(), maxclients=9), "True\n" * 3)
 

@@ -270,20 +270,20 @@ def test_it_works_under_gevent(supervisor):
 
         busy = gevent.spawn(other)
         got = []
-        waiting = gevent.spawn(lambda: got.append(pool.permits.wait(5)))
-        gevent.sleep(0.05)
-        assert len(turns) > 10, "nobody blocks the others"
+        waiting = gevent.spawn(lambda: got.append(pool.permits.wait(60)))
+        wait_for(lambda: len(turns) > 10, step=0.01)
+        assert not waiting.dead, "nobody blocks the others"
         permit, sock = pool.lent.pop()
         pool.peers[-1].close()
         permit.close(sock)
-        waiting.join(5)
+        waiting.join(60)
         assert got and got[0].serial
         pool.waiting = 0
         got[0].gone()
         pool.release()
         peer = pool.peers[0]
         closer = gevent.spawn(lambda: peer.recv(1) == b"" and peer.close())
-        get_member().leave(2)
+        get_member().leave(20)
         wait_for(lambda: get_member().core.open == 0)
         import threading
         assert threading.active_count() >= 1
