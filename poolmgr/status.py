@@ -31,6 +31,10 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
         state: ``live``, ``restored`` (known from the snapshot, not yet registered) or ``silent``
             (has not acknowledged for so long that it gets no headroom).
         ceiling: most connections it could use; 0: no bound.
+        processor: seconds of processor time since the process's start; None: not read yet, as with the next three.
+        memory: resident bytes.
+        descriptors: open files, sockets included; also None where the system does not tell.
+        threads: how many it has.
     """
 
     pid: int
@@ -46,6 +50,10 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
     silent_for: float | None = None
     state: str = "live"
     ceiling: int = 0
+    processor: float | None = None
+    memory: int | None = None
+    descriptors: int | None = None
+    threads: int | None = None
 
 
 class HealthStatus(msgspec.Struct, frozen=True, kw_only=True):

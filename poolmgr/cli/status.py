@@ -19,6 +19,9 @@ from poolmgr.cli.ask import ask
 from poolmgr.cli.output import NARROW, WIDE, console, print_json, table
 from poolmgr.errors import SupervisorError
 
+COSTS = ("cpu", "memory", "files", "threads")
+"""Columns that only a wide terminal has room for: processor time, resident memory, open descriptors, threads."""
+
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the supervisor's whole answer as JSON.")] = False,
@@ -105,18 +108,27 @@ def _server(server: status.ServerStatus, width: int) -> list[RenderableType]:
         # Without anything in it, rich counts a column as wider than it draws it, and folds another one. In a
         # narrow terminal a remark stands below its process's name.
         last = [""] if any(remarks) and width >= NARROW else []
-        rows = table("pid", "process", *numbers[1:], *last, numbers=numbers)
+        costs = COSTS if width >= NARROW and any(member.threads for member in server.members) else ()
+        rows = table("pid", "process", *numbers[1:], *costs, *last, numbers=(*numbers, *costs))
         for member, remark in zip(server.members, remarks, strict=True):
             named = member.title if last or not remark else f"{member.title}\n({remark})"
             rows.add_row(
                 str(member.pid),
                 escape(named),
                 *(str(n) for n in (member.limit, member.charge, member.open, member.in_use, member.waiting)),
+                *(_costs(member) if costs else ()),
                 *(escape(remark) for _ in last),
                 style="bold yellow" if member.waiting else None,
             )
         parts.append(Padding(rows, (0, 0, 0, 2), expand=False))
     return parts
+
+
+def _costs(member: status.MemberStatus) -> tuple[str, ...]:
+    """What the process costs the host, in the columns of :data:`COSTS`; empty where it is not known yet."""
+    processor = "" if member.processor is None else _duration(member.processor)
+    memory = "" if member.memory is None else f"{member.memory / 2**20:.0f} MiB"
+    return (processor, memory, *("" if n is None else str(n) for n in (member.descriptors, member.threads)))
 
 
 def _since(epoch: float) -> str:

@@ -46,6 +46,7 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
     from poolmgr.errors import PoolmgrError
 
     singleton.give_sign()
+    from poolmgr.supervisor import processes
     from poolmgr.supervisor.server import Supervisor
 
     singleton.give_sign()
@@ -56,8 +57,9 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
         gid = _group(group)
     except (PoolmgrError, KeyError) as error:
         return _fail(str(error))
-    reason = settings_of.unenforced()
-    if reason:
+    if reason := processes.unfit():
+        return _fail(f"{reason}; REDIS_CONNECTION_BUDGET=off does without a supervisor")
+    if reason := settings_of.unenforced():
         return _fail(f"{reason}, so a supervisor has nothing to do: set REDIS_CONNECTION_BUDGET to a number or to auto")
     logs.configure(settings)
     _tell_starter("")

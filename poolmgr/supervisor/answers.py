@@ -107,6 +107,7 @@ class Answers:
         account = self._of.ledger.servers[view.id].accounts[member.identity.tag]
         silent = member.recalled is not None and now - member.recalled > SILENT_AFTER
         known = self._of.members.known.get(member.identity.tag)
+        footprint = self._of.footprints.of.get(member.identity.pid)
         return schema.MemberStatus(
             pid=member.identity.pid,
             title=member.identity.title,
@@ -121,11 +122,15 @@ class Answers:
             silent_for=now - account.reported if report else None,
             state="restored" if known is None else "silent" if silent else "live",
             ceiling=report.ceiling if report else 0,
+            processor=footprint.processor if footprint else None,
+            memory=footprint.memory if footprint else None,
+            descriptors=footprint.descriptors if footprint else None,
+            threads=footprint.threads if footprint else None,
         )
 
     def _notes(self) -> list[str]:
         supervisor = self._of
-        notes = [text for text in (supervisor.turns.unwritten, supervisor.watch.weak, supervisor.astray) if text]
+        notes = [text for text in (supervisor.turns.unwritten, supervisor.astray) if text]
         notes += supervisor.notes
         for site in supervisor.book.shown():
             if not site.resolved:

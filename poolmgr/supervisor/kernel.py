@@ -1,8 +1,7 @@
 """What the kernel knows of a process's connections to a server: one of the three truths of the audit.
 
 It reads ``/proc/net/tcp`` once and the descriptors of the processes asked for; psutil would read the
-first anew for each process. Elsewhere psutil is what there is. The peers of Unix sockets cannot be
-seen from outside at all.
+first again for each process. The peers of Unix sockets cannot be seen from outside at all.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable
 
@@ -22,8 +20,6 @@ _ESTABLISHED = "01"
 def connections(pids: Iterable[int], servers: Collection[Address]) -> dict[tuple[int, Address], int]:
     """How many established TCP connections each process has to each of these addresses. Processes
     whose descriptors cannot be read are left out of the keys entirely."""
-    if sys.platform != "linux":
-        return _with_psutil(pids, servers)
     inodes: dict[str, Address] = {}
     for name in ("tcp", "tcp6"):
         inodes.update(_table(f"/proc/net/{name}", servers))
@@ -74,18 +70,3 @@ def _encoded(address: Address) -> str:
     data = socket.inet_pton(family, host.partition("%")[0])
     words = struct.unpack(f"={len(data) // 4}I", data)
     return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
-
-
-def _with_psutil(pids: Iterable[int], servers: Collection[Address]) -> dict[tuple[int, Address], int]:
-    import psutil
-
-    counts: dict[tuple[int, Address], int] = {}
-    for pid in pids:
-        try:
-            found = psutil.Process(pid).net_connections("tcp")
-        except psutil.Error:
-            continue
-        held = Counter(tuple(c.raddr) for c in found if c.raddr and c.status == psutil.CONN_ESTABLISHED)
-        for address in servers:
-            counts[pid, address] = held[address]
-    return counts

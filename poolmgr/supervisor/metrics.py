@@ -147,6 +147,26 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
         for state in STATES:
             members.add_metric([server.id, state], sum(1 for member in server.members if member.state == state))
     yield members
+    yield gauge(
+        "poolmgr_members_processor_seconds",
+        "Processor time of the processes that use the server, those that have ended left out.",
+        lambda s: sum(m.processor or 0.0 for m in s.members),
+    )
+    yield gauge(
+        "poolmgr_members_resident_bytes",
+        "Resident memory of the processes that use the server.",
+        lambda s: sum(m.memory or 0 for m in s.members),
+    )
+    yield gauge(
+        "poolmgr_members_open_files",
+        "Descriptors of the processes that use the server, sockets included.",
+        lambda s: sum(m.descriptors or 0 for m in s.members),
+    )
+    yield gauge(
+        "poolmgr_members_threads",
+        "Threads of the processes that use the server.",
+        lambda s: sum(m.threads or 0 for m in s.members),
+    )
     yield gauge("poolmgr_server_up", "0 while processes cannot connect.", lambda s: int(s.health.up))
     yield gauge(
         "poolmgr_server_unseen",

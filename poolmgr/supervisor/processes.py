@@ -6,9 +6,6 @@ process that becomes another program keeps all three. So whenever its link close
 none, its auxiliary vector is compared, and a mapping is looked for that its program has made (:func:`identity.mark`);
 the vector, which is read quickly, from time to time besides.
 
-Where the system has no pidfds, :class:`PollingWatch` looks at pid and start time with psutil a few
-times a second. That is weaker: an exit is noticed late, and ``exec`` is not noticed at all.
-
 This module must never decide what an exit means; it calls ``gone`` once for each process.
 """
 
@@ -20,9 +17,7 @@ import os
 import select
 import socket
 import struct
-import sys
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -50,8 +45,6 @@ class Peer(msgspec.Struct, frozen=True):
 
 def peer(sock: socket.socket) -> Peer:
     """Who connected. A pid of 0 means a process in a pid namespace that we cannot see."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return _peer_elsewhere(sock)
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     pidfd = -1
     try:
@@ -62,13 +55,6 @@ def peer(sock: socket.socket) -> Peer:
     return Peer(pid, uid, gid, pidfd)
 
 
-def _peer_elsewhere(sock: socket.socket) -> Peer:
-    """macOS: LOCAL_PEERCRED gives the user, LOCAL_PEERPID the process (sys/un.h)."""
-    _, uid, _, gid = struct.unpack_from("IIhI", sock.getsockopt(0, 1, 76))
-    (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))
-    return Peer(pid, uid, gid)
-
-
 def lives(process: Identity) -> bool:
     """Whether the process runs, is not a zombie, and is still the same program.
 
@@ -76,8 +62,6 @@ def lives(process: Identity) -> bool:
     """
     if process.pid <= 0:
         return False
-    if not hasattr(os, "pidfd_open"):
-        return identity.start_time(process.pid) == process.start and not _became_another(process)
     try:
         fd = os.pidfd_open(process.pid)
     except OSError as error:
@@ -111,37 +95,23 @@ def _differs(process: Identity) -> bool:
     return bool(now and process.program and now != process.program)
 
 
-class Watch(Protocol):
-    """Follows processes; calls ``gone(tag)`` in the event loop, once, when one is no longer there."""
-
-    weak: str
-    """Why it is weaker than it should be; empty if it is not."""
-
-    def add(self, process: Identity, pidfd: int = -1) -> bool:
-        """Follow it. False: it is not there any more. Owns ``pidfd`` in either case."""
-
-    def check(self, tag: str) -> None:
-        """Look now: its link has closed, or its pid has come with another tag."""
-
-    def remove(self, tag: str) -> None: ...
-
-    def tick(self) -> None:
-        """Look at some of them; called a few times a second."""
-
-    def close(self) -> None: ...
+def unfit() -> str:
+    """Why this kernel cannot follow processes, with the remedy; empty: it can."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            return f"a supervisor needs pidfds (Linux 5.3 or later), and this system has none: {error.strerror}"
+    return ""
 
 
-def watch(loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> Watch:
-    """The best there is on this system."""
-    if hasattr(os, "pidfd_open") and sys.platform == "linux":
-        return PidfdWatch(loop, gone)
-    return PollingWatch(loop, gone)
+class Watch:
+    """Follows processes by one pidfd each, in the event loop's selector.
 
+    Args:
+        gone: called with the tag, in the event loop, once, when a process is no longer there.
+    """
 
-class PidfdWatch:
-    """Linux: one pidfd for each process, in the event loop's selector."""
-
-    weak = ""
     SLICE = 20
     """How many processes one tick looks at for ``exec``: a thousand take some ten seconds."""
 
@@ -152,6 +122,7 @@ class PidfdWatch:
         self._turn: list[str] = []
 
     def add(self, process: Identity, pidfd: int = -1) -> bool:
+        """Follow it. False: it is not there any more. Owns ``pidfd`` in either case."""
         if process.tag in self._of:
             if pidfd >= 0:
                 os.close(pidfd)
@@ -182,6 +153,7 @@ class PidfdWatch:
         self._gone(tag)
 
     def check(self, tag: str) -> None:
+        """Look now: its link has closed, or its pid has come with another tag."""
         self._check(tag, _became_another)
 
     def _check(self, tag: str, is_another: Callable[[Identity], bool]) -> None:
@@ -201,6 +173,7 @@ class PidfdWatch:
             os.close(known[1])
 
     def tick(self) -> None:
+        """Look at some of them; called a few times a second."""
         if not self._turn:
             self._turn = list(self._of)
         now, self._turn = self._turn[: self.SLICE], self._turn[self.SLICE :]
@@ -210,48 +183,3 @@ class PidfdWatch:
     def close(self) -> None:
         for tag in list(self._of):
             self.remove(tag)
-
-
-class PollingWatch:
-    """Elsewhere: psutil, a few times a second."""
-
-    weak = "this system has no pidfds: exits are noticed late, and a process that execs is not noticed"
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> None:
-        import psutil
-
-        self._psutil = psutil
-        self._gone = gone
-        self._of: dict[str, tuple[Identity, float]] = {}
-
-    def _created(self, pid: int) -> float | None:
-        try:
-            process = self._psutil.Process(pid)
-            if process.status() == self._psutil.STATUS_ZOMBIE:
-                return None
-            return float(process.create_time())
-        except self._psutil.Error:
-            return None
-
-    def add(self, process: Identity, pidfd: int = -1) -> bool:
-        created = self._created(process.pid)
-        if created is None:
-            return False
-        self._of.setdefault(process.tag, (process, created))
-        return True
-
-    def check(self, tag: str) -> None:
-        known = self._of.get(tag)
-        if known is not None and self._created(known[0].pid) != known[1]:
-            del self._of[tag]
-            self._gone(tag)
-
-    def remove(self, tag: str) -> None:
-        self._of.pop(tag, None)
-
-    def tick(self) -> None:
-        for tag in list(self._of):
-            self.check(tag)
-
-    def close(self) -> None:
-        self._of.clear()

@@ -24,6 +24,7 @@ from poolmgr.supervisor.audit import Audit
 from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.door import Door
+from poolmgr.supervisor.footprint import Footprints
 from poolmgr.supervisor.links import Link
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.members import Members
@@ -77,7 +78,7 @@ class Supervisor:
         found = identity.find(self._tag)
         assert found is not None
         self.scope = Scope(self.path)
-        self.watch = processes.watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
+        self.watch = processes.Watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
         file = self.path + ".snapshot"
         self._writer = snapshot.Writer(file, found.place, singleton.ours, singleton.note)
         self.ledger = self._restored(
@@ -116,6 +117,7 @@ class Supervisor:
         )
         self.door = Door(listener, self.members, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
+        self.footprints = Footprints()
         self._notify = Notify()
         self._exposition: Endpoint | None = None
         self._signs = 0.0
@@ -223,6 +225,7 @@ class Supervisor:
             self.turns.close()
             return
         self._notify(STOPPING="1")
+        self.footprints.close()
         if self._exposition is not None:
             self._exposition.stop()
         self.door.close()
@@ -254,6 +257,7 @@ class Supervisor:
             self.book.tick()
             now = self._loop.time()
             self._perhaps_end()
+            self.footprints.tick({member.identity.pid for member in self.members.known.values()}, now)
             await self.audit.tick(now)
             if self._notify.watchdog and now - self._signs >= self._notify.watchdog:
                 self._signs = now

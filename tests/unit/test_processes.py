@@ -19,7 +19,7 @@ atexit.register(other.kill)
 process = Identity("tag", other.pid, identity.start_time(other.pid), identity.program(other.pid))
 gone = []
 loop = asyncio.new_event_loop()
-watch = processes.watch(loop, gone.append)
+watch = processes.Watch(loop, gone.append)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 @contextlib.contextmanager
