@@ -91,6 +91,8 @@ class Consequences:
             if self.outages.blind and not site.own:  # what others close ends there, though we cannot see it
                 left = self._endings.targets() - site.unclosed.keys()
                 self._waits.looked(left, now, fresh=True, blind=True)
+            elif self.outages.helpless:
+                self._waits.nobody_can_look(now)
         self._timetable.retry_at = now + (HIDDEN_AGAIN if site.own else self.outages.pause())
         if found.deserted:
             self._endings.deserted(now)

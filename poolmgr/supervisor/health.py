@@ -2,7 +2,8 @@
 
 The verdict is :mod:`poolmgr.supervisor.verdict`'s; here is who is asked for it, and who is told. Before an outage
 begins all members that have connections are asked when they had a reply last, so that warm pools contradict at once.
-At a server of which no permit is handed out yet nobody but the supervisor can look, and its own look decides.
+At a server of which no permit is handed out yet, or every one is lost, nobody but the supervisor can look, and its own
+look decides.
 
 Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. It is our
 own, since to load redis-py's would stop the event loop for longer than any pause.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -145,9 +147,18 @@ class Outages:
                 self._let_try(now)
         elif not self._others():
             if verdict.unseen_since is not None and not self._site.own:
-                self._begin(self._site.health.unseen)
+                self._nobody_can_look(now)
         else:
             self._accuse(now)
+
+    def _nobody_can_look(self, now: float) -> None:
+        """No member has a permit to try with, so our own look decides. Where they had some, and have lost them all, the
+        outage is as any other: whoever has a permit first tries."""
+        if self.helpless:
+            if self._verdict.blind or self._verdict.ours:
+                return
+            self._verdict.begin(Failure(now, now, "", self._site.health.unseen), now)
+        self._begin(self._site.health.unseen)
 
     def _accuse(self, now: float) -> None:
         verdict, others = self._verdict, self._others()
@@ -173,9 +184,17 @@ class Outages:
             self._later(ALONE)
 
     def _others(self) -> list[str]:
-        """Members that could connect, or have."""
+        """Members that could connect, or have. Who has nothing but connections that are lost cannot."""
         server = self._book.ledger.servers.get(self._site.id)
-        return [] if server is None else [tag for tag, a in server.accounts.items() if a.linked and a.charge]
+        if server is None:
+            return []
+        lost = Counter(name.rpartition("-")[0] for name in self._site.lost)
+        return [tag for tag, a in server.accounts.items() if a.linked and a.charge > lost[tag]]
+
+    @property
+    def helpless(self) -> bool:
+        """Members have lost all their connections, and with each its permit: nobody can find out anything."""
+        return bool(self._site.lost) and not self._others()
 
     def _let_try(self, now: float) -> None:
         """One member at a time is to connect: of those that have failed longest ago the one asked longest ago."""

@@ -1,9 +1,11 @@
 """Where a proof cannot be had: bounded waits that stand in for it, counted and logged (rules S3, S5).
 
-Three cases. The server forbids ``CLIENT LIST``: then a fresh connection was answered after the exit,
+Four cases. The server forbids ``CLIENT LIST``: then a fresh connection was answered after the exit,
 so nothing of the dead process can arrive any more, and what is missing is the sight of its
 connections' end. Quarantine and lost connections leave no permit to look with: even the fresh
-connection is missing. And nobody is there whose credentials could be used, nor anybody who could open a connection.
+connection is missing. Nobody is there whose credentials could be used, nor anybody who could open a
+connection. And members have lost all that they had at a server that is not seen, so that none of them
+could find out whether it is there.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class Waits:
         self._note = note
         self._answered = -1e9
         self._began: dict[str, float] = {}
+        self._let_one_go = -1e9
+        """When a permit was freed that nobody could do without."""
 
     def answered(self, now: float) -> None:
         """The server has said something."""
@@ -88,6 +92,14 @@ class Waits:
         log.warning("quarantine.unproven", extra={"server": self._site.id, "permits": 1, "reason": reason})
         self._ledger.overdraw_own(self._site.id)
         return True
+
+    def nobody_can_look(self, now: float) -> None:
+        """The server is not seen, and members have lost all that they had there: no permit is left to find out with
+        whether they can reach it. After the wait one is free for that. It can be one too many for a moment."""
+        if self._site.lost and now >= max(*self._site.lost.values(), self._let_one_go) + WAIT:
+            self._let_one_go = now
+            oldest = min(self._site.lost, key=self._site.lost.__getitem__)
+            self._free([oldest], now, "no permit is left to find out with whether the server is there")
 
     def nobody_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
         """No endpoint is known, or the server does not answer, and there is nobody who could open a

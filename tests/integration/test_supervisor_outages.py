@@ -294,3 +294,51 @@ def test_a_name_that_no_longer_answers_is_no_outage_of_the_server(supervisor: St
             assert member.last(wire.Health) is None
         finally:
             dies.stop()
+
+
+def test_a_server_that_broke_every_connection_is_down_though_nobody_has_a_permit_to_find_out(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """All of them were reset at once, and whether the server still has them nobody knows."""
+    server = redis_server(maxclients=13, port=free_port())
+    running = supervisor(12)
+    member, name = joined(running, endpoint_of(port=server.port))
+    member.grow(name, 11)
+    server.stop()
+    member.send(wire.Lost(name, tuple(range(1, 12))))
+    health = member.until(lambda m: m.last(wire.Health), 5, "the outage")
+    assert not health.up
+    assert running.server()["health"]["error"]
+    server.start()
+    member.until(lambda m: m.last(wire.Health).up, what="the end of the outage")
+    member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} == set(range(1, 12)))
+    assert [event["event"] for event in running.events() if event["event"].startswith("outage.")] == [
+        "outage.began", "outage.ended",
+    ]  # fmt: skip
+    assert running.server()["unproven"] == 0
+
+
+def test_where_all_permits_are_lost_and_the_supervisor_sees_nothing_one_is_tried_with(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """Only the supervisor's way is shut: after the wait one process can find out that its own is not."""
+    server = redis_server(maxclients=14, port=free_port())
+    with proxy_to(server.port) as proxy:
+        running = supervisor(12)
+        member, name = joined(running, endpoint_of(port=proxy.port))
+        member.grow(name, 11)
+        proxy.refuse()
+        proxy.cut(abruptly=True)
+        at = time.monotonic()
+        member.send(wire.Lost(name, tuple(range(1, 12))))
+        assert member.until(lambda m: m.last(wire.Health), 5, "the outage").up is False
+        (serial,) = member.until(lambda m: m.last(wire.Gone), 10, "a permit to try with").serials
+        assert time.monotonic() >= at + 4
+        trial = member.until(lambda m: m.last(wire.Health) if m.last(wire.Health).trial else None, what="its turn")
+        assert not trial.up
+        member.report(name, in_use=11, open=11, replied=time.monotonic())
+        member.until(lambda m: m.last(wire.Health).up, what="the end of the outage")
+        rest = set(range(1, 12)) - {serial}
+        member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} >= rest, 15)
+        assert running.server()["unproven"] == 11
+        assert len(running.events("outage.began")) == 1
