@@ -100,7 +100,16 @@ class Clients:
         lent = min(usage.lent, here)
         idle = min(usage.idle, here - lent)
         waiting = usage.waiting if client.permits[-1] is permits else 0
-        return msgspec.structs.replace(usage, lent=lent, idle=idle, low=min(usage.low, idle), waiting=waiting)
+        replied = call(permits, "replied", permits)
+        return msgspec.structs.replace(
+            usage,
+            lent=lent,
+            idle=idle,
+            low=min(usage.low, idle),
+            waiting=waiting,
+            pinned=min(usage.pinned, lent),
+            replied=replied if isinstance(replied, float) else 0.0,
+        )
 
     def tick(self, now: float) -> float:
         """Let pools do what is due; when the next one is."""

@@ -62,6 +62,9 @@ class PoolPort(Protocol):
     def usage(self, *, reset: bool) -> Usage:
         """How busy it is; with ``reset`` the low-water mark starts anew."""
 
+    def replied(self, permits: Permits) -> float:
+        """When a reply was last had at the address that these permits are for; see :class:`Usage`."""
+
     def grow(self) -> None:
         """A permit may be free now: open for whoever waits."""
 

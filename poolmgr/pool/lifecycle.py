@@ -62,7 +62,7 @@ class Lifecycle(State):
             connection.disconnect()
             raise
         self._core.opened(ticket, monotonic() - started)
-        self._origin.reached()
+        self._origin.reached(connection)
         self._welcome(connection)
         self._count(ConnectionState.IDLE, 1)
         if recorder._metrics_collector is not None:
@@ -160,7 +160,7 @@ class Lifecycle(State):
             self._attempt_failed(ticket, error)
             raise
         self._core.reached()
-        self._origin.reached()
+        self._origin.reached(connection)
         self._welcome(connection)
         return connection
 

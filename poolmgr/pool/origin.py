@@ -484,11 +484,11 @@ class Origin:
         kind = None if pool is None else pool.connection_class
         return isinstance(kind, type) and issubclass(kind, SSLConnection)
 
-    def reached(self) -> None:
-        """A connection was opened."""
-        own = self._own
-        if own is not None:
-            own.reached()
+    def reached(self, connection: Any) -> None:
+        """A connection was opened. It may have led to another address than the pool's next one."""
+        reached = getattr(connection._draws, "reached", None)
+        if reached is not None:
+            reached()
 
     def tell(self, error: BaseException, began: float) -> None:
         """Tell the member of a failed connect, by an attempt that began then."""

@@ -18,6 +18,7 @@ from redis.connection import (
 )
 
 from poolmgr.exceptions import ServerDownError
+from poolmgr.native import monotonic
 from poolmgr.pool.names import look_up
 from poolmgr.pool.overrides import dials_as
 
@@ -84,6 +85,8 @@ class Tcp(RedisConnection):
     if TYPE_CHECKING:
         _origin: Origin | None
 
+        _draws: Any
+
         def _dial(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket: ...
 
     def _prepare(self, sock: socket.socket) -> None:
@@ -99,12 +102,21 @@ class Tcp(RedisConnection):
             return super()._connect()  # type: ignore[no-untyped-call]
         failure: OSError | ServerDownError | None = None
         found = look_up(self.host, self.port, self.socket_type)
+        failed: list[tuple[Any, OSError, float]] = []
         for family, kind, protocol, _, address in found if self._origin is None else self._origin.ordered(self, found):
+            began = monotonic()
             try:
-                return self._dial(family, kind, protocol, address)
+                sock = self._dial(family, kind, protocol, address)
             except (OSError, ServerDownError) as error:
+                tell = getattr(self._draws, "trouble", None)
+                if tell is not None and isinstance(error, OSError):
+                    failed.append((tell, error, began))
                 if failure is None or isinstance(error, OSError):  # what happened says more than what was known
                     failure = error
+            else:
+                for tell, refusal, at in failed:  # which nobody hears of otherwise: the connect succeeds
+                    tell("unreachable", str(refusal), at)
+                return sock
         raise failure or OSError(f"no address for {self.host}")
 
 

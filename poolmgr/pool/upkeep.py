@@ -60,6 +60,10 @@ class Upkeep(State):
             replied=max([connection._rested for connection in list(self._idle)], default=0.0),
         )
 
+    def replied(self, permits: Any) -> float:
+        """When a reply was last had by a connection that draws on these permits; 0: not known."""
+        return max([c._rested for c in list(self._idle) if c._draws is permits], default=0.0)
+
     def _pinned(self) -> int:
         """Connections that have been out for long."""
         since = monotonic() - PINNED_AFTER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -221,6 +222,58 @@ def test_a_name_whose_first_address_nobody_listens_at(
     wait_for(lambda: running.events("server.forgotten"), 10, what="nothing is kept for the other one")
     assert not running.events("outage.began")
     client.served("1", 100)
+
+
+def test_who_has_gone_on_to_the_next_address_bears_no_witness_for_the_first(
+    supervisor: Start, redis_server: Servers, names: Names, clients: Clients
+) -> None:
+    """It has replies, and none of them is the first one's: that is down, and stays so."""
+    port = free_port()
+    one, two = (
+        server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2"))
+    )
+    names.lead(cache=("127.0.0.2", "127.0.0.3"))
+    running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
+    cache = [clients(running, f"redis://cache:{port}", 4) for _ in range(2)]
+    for client in cache:
+        client.served("1", 20, timeout=20)
+    first = clients(running, f"redis://127.0.0.2:{port}", 4)
+    first.served("1", 20, timeout=20)
+    one.stop()
+    for client in cache:
+        client.served("2", 20)
+    wait_for(lambda: running.events("outage.began"), 4, what="the first address is down")
+    for client in cache:
+        client.served("2", 300, timeout=20)
+    assert not running.events("outage.ended")
+    assert not running.server_of(f"tcp://127.0.0.2:{port}")["health"]["up"]
+    assert any("ServerDownError" in error for error in first.ask()["errors"])
+    one.start()
+    with one.observer() as admin:
+        admin.set("who", "1")
+    first.served("1", 20, timeout=10)
+    assert two.rejected() == 0
+
+
+def test_a_name_that_leads_elsewhere_after_every_permit_was_lost(
+    supervisor: Start, redis_server: Servers, names: Names, clients: Clients
+) -> None:
+    """A hung server: each of its connections is given up, and whether it still has them nobody knows. So no process may
+    open one more to find out that the name has another server by now."""
+    port = free_port()
+    one, _ = (server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2")))
+    names.lead(cache="127.0.0.2")
+    running = supervisor(BUDGET, POOLMGR_LINGER="60", REDIS_SOCKET_TIMEOUT="1", **names.environ)
+    client = clients(running, f"redis://cache:{port}", 20)
+    client.served("1", 100, timeout=20)
+    wait_for(lambda: running.server()["free"] == 0, 10, what="all is in use")
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: not running.server()["health"]["up"], 15, what="it is down")
+        names.lead(cache="127.0.0.3")
+        client.served("2", 100, timeout=15)  # one look over the budget may have to be waited for
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
 
 
 def test_a_name_is_looked_up_again_while_its_server_is_down(
