@@ -92,7 +92,7 @@ class Consequences:
                 left = self._endings.targets() - site.unclosed.keys()
                 self._waits.looked(left, now, fresh=True, blind=True)
             elif self.outages.helpless:
-                self._waits.nobody_can_look(now)
+                self._waits.nobody_can_look(now, self.outages.replied)
         self._timetable.retry_at = now + (HIDDEN_AGAIN if site.own else self.outages.pause())
         if found.deserted:
             self._endings.deserted(now)

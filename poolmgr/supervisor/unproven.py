@@ -93,10 +93,17 @@ class Waits:
         self._ledger.overdraw_own(self._site.id)
         return True
 
-    def nobody_can_look(self, now: float) -> None:
+    def nobody_can_look(self, now: float, replied: float) -> None:
         """The server is not seen, and members have lost all that they had there: no permit is left to find out with
-        whether they can reach it. After the wait one is free for that. It can be one too many for a moment."""
-        if self._site.lost and now >= max(*self._site.lost.values(), self._let_one_go) + WAIT:
+        whether they can reach it. After the wait one is free for that. It can be one too many; so there is none beside
+        one of ours that is, nor another before anybody has had a reply, for what hangs takes each of them.
+
+        Args:
+            replied: when that was last.
+        """
+        if replied < self._let_one_go or self._ledger.servers[self._site.id].free < 0:
+            return
+        if self._site.lost and now >= max(self._site.lost.values()) + WAIT:
             self._let_one_go = now
             oldest = min(self._site.lost, key=self._site.lost.__getitem__)
             self._free([oldest], now, "no permit is left to find out with whether the server is there")

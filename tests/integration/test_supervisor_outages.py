@@ -342,3 +342,28 @@ def test_where_all_permits_are_lost_and_the_supervisor_sees_nothing_one_is_tried
         member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} >= rest, 15)
         assert running.server()["unproven"] == 11
         assert len(running.events("outage.began")) == 1
+
+
+def test_a_server_that_hangs_for_long_has_one_connection_too_many_and_not_one_after_the_other(
+    supervisor: Start, redis_server: Servers
+) -> None:
+    """Whoever tries is accepted by the kernel, and lost as well."""
+    server = redis_server(maxclients=14, port=free_port())
+    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3")
+    member, name = joined(running, endpoint_of(port=server.port))
+    member.grow(name, 11)
+    lost = set(range(1, 12))
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        until = time.monotonic() + 18
+        member.send(wire.Lost(name, tuple(lost)))
+        while time.monotonic() < until:  # each permit that is free is tried with, and lost
+            for message in [*member.read(0.1)]:
+                if isinstance(message, wire.Gone):
+                    lost = lost - set(message.serials) | {max(lost) + 1}
+                    member.send(wire.Lost(name, tuple(lost)))
+        assert running.server()["unproven"] == 1
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} >= lost, 15)
+    assert server.rejected() == 0
