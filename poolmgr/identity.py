@@ -146,6 +146,16 @@ def program(pid: int) -> str:
     return hashlib.blake2s(data).hexdigest()[:16]
 
 
+def is_over(pid: int) -> bool:
+    """Whether every thread of a process has ended, so that it holds no file any more. A debugger may keep such a
+    process for as long as it likes (ptrace(2)), and its pidfd is not readable meanwhile."""
+    try:
+        states = [stat.read_bytes().rpartition(b")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (OSError, IndexError):  # one has gone just now
+        return False
+    return bool(states) and all(state in (b"Z", b"X") for state in states)
+
+
 _marks: list[object] = []
 _mark = 0
 

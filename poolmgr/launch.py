@@ -16,10 +16,10 @@ import socket
 import time
 from pathlib import Path
 
-from poolmgr import standing, wire
+from poolmgr import identity, standing, wire
 from poolmgr.errors import SupervisorError
 from poolmgr.native import monotonic, poll
-from poolmgr.rendezvous import SILENT, STEP, StaysLockedError, dial, holder, is_locked, locked, peer, silence
+from poolmgr.rendezvous import SILENT, STEP, STOPPED, StaysLockedError, dial, holder, is_locked, locked, peer, silence
 from poolmgr.settings import Settings
 from poolmgr.spawning import STARTUP_FD, Birth
 
@@ -31,6 +31,16 @@ hung after that, though it gives signs of life."""
 
 PONG = 1.0
 """Seconds that a supervisor without a sign of life has to answer, before it is killed."""
+
+ANOTHER_LOOK = 0.25
+"""Seconds between two looks for a supervisor that another process has started meanwhile."""
+
+DYING = 3.0
+"""Seconds that one has to end after it was killed. What is frozen, or waits in the kernel, takes longer."""
+
+
+class NoSupervisorError(SupervisorError):
+    """There is none, and whoever looked was not to start one."""
 
 
 def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING) -> socket.socket:
@@ -52,7 +62,7 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
     if found is not None:
         return found
     if not start:
-        raise SupervisorError(f"no supervisor answers at {path}: {_why_none(path)}")
+        raise NoSupervisorError(f"no supervisor answers at {path}: {_why_none(path)}")
     if not settings.autostart:
         raise SupervisorError(
             f"no supervisor answers at {path} and POOLMGR_AUTOSTART is 0: start it (systemctl start poolmgr.socket)"
@@ -113,7 +123,12 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
                     "restart it (systemctl restart poolmgr)"
                 )
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            return _ends(pidfd, STARTING)
+            if _ends(pidfd, pid, DYING):
+                return True
+            raise SupervisorError(
+                f"the supervisor at {path} (process {pid}) did not answer, was killed and does not end: it is frozen "
+                "(thaw its cgroup) or waits for a device (ps: state D)"
+            )
         except ProcessLookupError:
             return False
         except PermissionError:
@@ -150,7 +165,7 @@ def succeed(settings: Settings, pid: int) -> bool:
                 if not _was_started(pid):
                     return False
                 signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-                if not _ends(pidfd, STARTING):
+                if not _ends(pidfd, pid, STARTING):
                     return False
             finally:
                 os.close(pidfd)
@@ -169,12 +184,15 @@ def _was_started(pid: int) -> bool:
     return MODULE in _command(pid) and any(entry.startswith(f"{STARTUP_FD}=".encode()) for entry in environ)
 
 
-def _ends(pidfd: int, timeout: float) -> bool:
-    """Wait until a process has ended: its pidfd is readable then (pidfd_open(2))."""
+def _ends(pidfd: int, pid: int, timeout: float) -> bool:
+    """Wait until a process has ended: its pidfd is readable then (pidfd_open(2)). Where a debugger holds it, that is so
+    only when the debugger has taken note of each thread's end, whenever that may be."""
     poller = poll()  # not select(): a process may have more than 1024 descriptors
     poller.register(pidfd, select.POLLIN)
     deadline = monotonic() + timeout
     while not poller.poll(0):
+        if identity.is_over(pid):
+            return True
         if monotonic() > deadline:
             return False
         time.sleep(STEP)
@@ -205,17 +223,24 @@ def _start(path: str, deadline: float) -> socket.socket:
 def _await(birth: Birth, path: str, deadline: float, *, may_be_killed: bool) -> socket.socket | None:
     """A connection to the supervisor that is starting, or to another one; None if that has ended since.
 
+    After :data:`STOPPED` seconds others start one too, so from then on what answers is the one, though the one that
+    was started here has said nothing.
+
     Args:
         may_be_killed: whether None is the answer, too, when the one that is starting ends without a word.
 
     Raises:
         SupervisorError: as :func:`_start`.
     """
+    look_at = monotonic() + STOPPED
     while True:
-        over, late = birth.is_over(), monotonic() > deadline
-        found = dial(path, deadline) if over or late else None
+        over, late, another = birth.is_over(), monotonic() > deadline, False
+        if monotonic() > look_at:
+            look_at = monotonic() + ANOTHER_LOOK
+            another = _answers(path)
+        found = dial(path, deadline) if over or late or another else None
         taken = is_locked(path + ".lock")
-        if found is not None and (birth.serves or late or taken):
+        if found is not None and (birth.serves or late or another or taken):
             return found
         if found is not None:
             found.close()
@@ -254,6 +279,20 @@ def _hangs(path: str, pid: int) -> bool:
         except OSError:
             return False
     return False
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody serves at ``path``. One that loads only listens."""
+    try:
+        sock = dial(path, monotonic())
+        if sock is None:
+            return False
+        with sock:
+            sock.settimeout(ANOTHER_LOOK)
+            sock.sendall(wire.encode(wire.Ping()))
+            return bool(sock.recv(1))
+    except (OSError, SupervisorError):
+        return False
 
 
 def _command(pid: int) -> list[str]:

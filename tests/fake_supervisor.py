@@ -2,7 +2,7 @@
 
 Run as ``python -m tests.fake_supervisor``. ``FAKE`` in its environment says how it misbehaves:
 ``refuse`` (says why and ends), ``crash`` (ends without a word), ``killed`` (is killed, the first one only), ``deaf``
-(never listens).
+(never listens), ``stuck`` (not even the lock is taken).
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ def main() -> None:
         sys.exit(1)
     if misbehave == "crash":
         sys.exit(1)
+    if misbehave == "stuck":
+        Path(path + ".stuck").write_text(str(os.getpid()))
+        signal.pause()
     with Path(path + ".starts").open("a") as starts:
         starts.write(f"{os.getpid()}\n")
     lock = os.open(path + ".lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -36,6 +36,9 @@ RESTARTING = 3.0
 """Seconds for which one that may not be started from here, and that has just spoken, is waited for: whoever it belongs
 to may be restarting it."""
 
+NOT_YET = "the supervisor that is being started does not serve yet: it is stopped, or this machine is very busy"
+"""What keeps a caller that has waited while one was started."""
+
 NEVER = float("inf")
 
 
@@ -90,6 +93,8 @@ class Finder:
             startable = self._settings.autostart
             try:
                 return launch.connect(self._settings, start=not startable, timeout=0.0)
+            except launch.NoSupervisorError:
+                self.trouble = self.trouble or NOT_YET
             except (PoolmgrError, OSError) as error:
                 self.trouble = self.trouble or str(error)
                 if not startable and now >= self._met + RESTARTING:

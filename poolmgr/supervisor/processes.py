@@ -90,9 +90,12 @@ def _became_another(process: Identity) -> bool:
 
 
 def _differs(process: Identity) -> bool:
-    """The quick half of it, which sees nothing where all programs have the same addresses."""
+    """The quick half of it, which sees nothing where all programs have the same addresses. What has ended in the
+    hands of a debugger has no program any more."""
     now = identity.program(process.pid)
-    return bool(now and process.program and now != process.program)
+    if not now:
+        return identity.is_over(process.pid)
+    return bool(process.program and now != process.program)
 
 
 def unfit() -> str:

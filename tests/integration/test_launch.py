@@ -161,6 +161,21 @@ def test_one_that_never_listens_is_waited_for_until_the_timeout(values, monkeypa
         launch.connect(values, timeout=0.5)
 
 
+def test_who_waits_for_one_that_says_nothing_takes_the_one_that_others_have_started(values, monkeypatch):
+    """It was stopped before it had the lock, so after three seconds another process starts another one."""
+    monkeypatch.setenv("FAKE", "stuck")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(launch.connect, values, timeout=30)
+        wait_for(lambda: Path(values.socket + ".stuck").exists(), 20)
+        monkeypatch.delenv("FAKE")
+        with launch.connect(values, timeout=20) as sock:
+            assert pings(sock)
+            with first.result(10) as found:
+                assert pings(found)
+    assert len(starts(values)) == 1
+    kill(int(Path(values.socket + ".stuck").read_text()))
+
+
 def test_no_python_to_run_is_told(values, monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python3")
     with pytest.raises(SupervisorError, match="/nowhere/python3: No such file"):

@@ -17,7 +17,7 @@ from poolmgr import launch, settings
 from poolmgr.exceptions import ConnectionPoolTimeoutError, SupervisorError
 from poolmgr.member.agent import Member
 from poolmgr.pool.sync import ConnectionPool
-from tests.helpers import ROOT, RedisServer, free_port
+from tests.helpers import ROOT, RedisServer, free_port, kill, python
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start
 
@@ -97,3 +97,17 @@ def test_a_first_link_that_never_spoke_is_no_line_on_standard_error(isolated: Pa
     )
     thread.join()
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_who_waits_for_one_that_does_not_come_up_is_not_told_that_none_is_needed(isolated: Path, server) -> None:
+    """What ``poolmgr status`` says where there is none is no answer to a caller that has had one started."""
+    code = """if True:
+        import os, poolmgr
+        from poolmgr import launch
+        launch.MODULE = "tests.fake_supervisor"
+        poolmgr.ConnectionPool.from_url(os.environ["URL"]).get_connection()"""
+    done = python(code, environ={"URL": server.url, "FAKE": "stuck"}, timeout=60, check=False)
+    kill(int(Path(f"{isolated}.stuck").read_text()))
+    (said,) = [line for line in done.stderr.splitlines() if "ConnectionPoolTimeoutError: " in line]
+    assert "does not serve yet" in said or "does not listen" in said
+    assert "none runs" not in said

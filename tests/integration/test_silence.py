@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from poolmgr.rendezvous import holder, silence
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.debugger import held
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, python, wait_for
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start
 
@@ -53,6 +54,15 @@ with locked(sys.argv[1] + ".launch", time.monotonic() + 5):
 """
 
 
+ONE = """
+import os, poolmgr
+poolmgr.ConnectionPool.from_url(os.environ["URL"]).get_connection()
+"""
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+"""Version 1: what it has frozen dies when it is thawed."""
+
+
 @pytest.fixture
 def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
     return redis_server(port=free_port(), maxclients=16)
@@ -73,6 +83,38 @@ def test_one_that_hangs_is_replaced_though_no_caller_lives_for_long(supervisor: 
     os.kill(running.pid, signal.SIGSTOP)
     wait_for(call, PATIENCE, what="a caller that is served")
     assert not running.running
+    assert server.rejected() == 0
+
+
+def test_one_that_a_debugger_holds_is_replaced_as_soon(supervisor: Start, call, server) -> None:
+    """It has ended as soon as all its threads have, though its debugger has not taken note of it."""
+    running = supervisor(8, POOLMGR_LINGER="60")
+    assert call("60")
+    with held(running.pid):
+        assert call("60"), "a pool's caller waits for ten seconds"
+    assert server.rejected() == 0
+
+
+@pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="there is no freezer of cgroups version 1")
+def test_one_that_is_frozen_is_named_while_nobody_can_replace_it(supervisor: Start, call, server) -> None:
+    running = supervisor(8, POOLMGR_LINGER="60")
+    group = FREEZER / f"poolmgr-{os.getpid()}"
+    group.mkdir()
+    state = group / "freezer.state"
+    try:
+        (group / "cgroup.procs").write_text(str(running.pid))
+        state.write_text("FROZEN")
+        wait_for(lambda: state.read_text().strip() == "FROZEN")
+        said = python(ONE, environ={"URL": server.url}, timeout=60, check=False).stderr.splitlines()[-1]
+        assert f"(process {running.pid}) did not answer, was killed and does not end: it is frozen" in said
+        state.write_text("THAWED")
+        wait_for(lambda: not running.running, 20)
+        assert call("60")
+    finally:
+        state.write_text("THAWED")
+        running.stop()
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 20)
+        group.rmdir()
     assert server.rejected() == 0
 
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from poolmgr import wire
+from tests.debugger import held
 from tests.fake_member import FakeMember, Members, endpoint_of
-from tests.helpers import ROOT, Servers, alive, wait_for
+from tests.helpers import ROOT, Servers, alive, free_port, kill, wait_for
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, joined
 
@@ -204,3 +205,26 @@ def test_a_lost_socket_is_killed_and_its_permit_returned_by_proof(supervisor: St
     with contextlib.suppress(ConnectionResetError):
         assert lost.sock.recv(10) == b"", "the server has closed it"
     assert kept.call("PING") == b"+PONG\r\n"
+
+
+HOLDS_THREE = """if True:
+    import os, time, poolmgr
+    pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
+    connections = [pool.get_connection() for _ in range(3)]
+    os.write(1, b"has them")
+    time.sleep(1000)
+"""
+
+
+def test_one_that_is_killed_in_a_debuggers_hands_holds_nothing(supervisor: Start, redis_server: Servers) -> None:
+    """The debugger has not taken note of its end, so its pidfd says that it is there."""
+    server = redis_server(port=free_port(), maxclients=10)
+    running = supervisor(8, POOLMGR_LINGER="60")
+    environ = {**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", HOLDS_THREE], env=environ, stdout=subprocess.PIPE) as member:
+        assert member.stdout is not None
+        assert member.stdout.read(8) == b"has them"
+        with held(member.pid):
+            kill(member.pid)
+            wait_for(lambda: running.server()["charged"] + running.server()["quarantine"] == 0, 20, what="all is free")
+    assert server.rejected() == 0
