@@ -43,8 +43,8 @@ def test_it_lingers_for_a_member_that_comes_back(supervisor: Start, redis_server
     running = supervisor(12, POOLMGR_LINGER="0.4")
     first = members(redis_server(maxclients=13), 1)
     first.until(lambda s: s["open"] == 1)
-    first.kill()
     watch = Stopwatch()
+    first.kill()
     assert running.wait() == 0
     assert watch.seconds() > 0.3 and watch.fair() < 3
 
