@@ -21,6 +21,23 @@ from tests.helpers import RedisServer, alive, debian_redis_binary, kill, wait_fo
 hypothesis.settings.register_profile("poolmgr", deadline=None)
 hypothesis.settings.load_profile("poolmgr")
 
+LONGEST = (
+    "simulation/test_simulation", "systemd/test_services", "integration/test_gunicorn", "integration/test_http_slow",
+    "integration/test_http_memory", "integration/test_http_refusals", "simulation/test_conserving",
+    "integration/test_gunicorn_settings", "integration/test_supervisor_restart", "integration/test_reach",
+    "integration/test_identity", "integration/test_http_properties", "integration/test_launch_path",
+    "integration/test_upgrade", "integration/test_limits", "integration/test_snapshot_faults",
+)  # fmt: skip
+"""Files that take most, by their own time. Where files run beside each other these begin first: who begins one of them
+last keeps all others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: places.get(str(item.path.relative_to(here).with_suffix("")), len(places)))
+
+
 FOREIGN = (
     "PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS",
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",

@@ -50,7 +50,7 @@ class Phase:
 
     def again(self, arguments: list[str]) -> int:
         """Only what has failed, and alone."""
-        selection = [option for option in self._options if not option.startswith(("-n", "--dist"))]
+        selection = [option for option in self._options if not option.startswith(("-n", "--dist", "--no-"))]
         return self._pytest(*selection, "--last-failed", "--last-failed-no-failures=none", *arguments)
 
     def failed(self) -> list[str]:
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     # A shell's ``&`` has SIGINT ignored, and all that is started from there inherits it: the tests send some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     phases = [
-        Phase("beside", "-n5", "--dist=loadfile", "-mnot timing"),
+        Phase("beside", "-n5", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
         Phase("alone", "-mtiming"),
     ]
     with busy(int(os.environ.get("LOAD") or 0)):
