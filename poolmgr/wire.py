@@ -146,6 +146,8 @@ class Attach(Message, frozen=True):
     """The member wants connections to this endpoint. Answered by :class:`Resolved`."""
 
     endpoint: Endpoint
+    number: int = 0
+    """Of the question, on this link; 0: the member does not number them."""
 
 
 class Detach(Message, frozen=True):
@@ -269,6 +271,10 @@ class Resolved(Message, frozen=True):
 
     endpoint: str
     server: str
+    number: int = 0
+    """Of the last question about this endpoint that the supervisor has heard on this link; 0: it has heard none beside
+    the registration. An answer to an earlier question than the member's last is void: in between the member has said
+    goodbye to the endpoint, and the supervisor may have forgotten where it led."""
 
 
 class Limit(Message, frozen=True):

@@ -103,6 +103,9 @@ class Core:
         """By server; desks of unresolved endpoints are under their endpoint's key and a marker."""
         self._endpoints: dict[str, wire.Endpoint] = {}
         self._resolved: dict[str, Desk] = {}
+        self._questions = 0
+        self._asked: dict[str, int] = {}
+        """By endpoint: the number of the last question about it on this link. Not there: the registration asked."""
         """Desks by endpoint key, as resolved on the present link."""
         self.out: deque[wire.Message] = deque()
         """What is to be sent on the present link, oldest first; or use :meth:`outgoing`."""
@@ -128,7 +131,7 @@ class Core:
         if self._endpoints.get(key) != attachment.endpoint:  # new, or with other credentials
             self._endpoints[key] = attachment.endpoint
             if self.linked:
-                self.out.append(wire.Attach(attachment.endpoint))
+                self._ask(attachment.endpoint)
         desk = self._resolved.get(key) or self._desk(_unresolved(key))
         attachment.desk = desk
         desk.attachments.append(attachment)
@@ -140,7 +143,17 @@ class Core:
         attachment.endpoint = endpoint
         self._endpoints[endpoint.key] = endpoint
         if self.linked:
-            self.out.append(wire.Attach(endpoint))
+            self._ask(endpoint)
+
+    def _ask(self, endpoint: wire.Endpoint) -> None:
+        self._questions += 1
+        self._asked[endpoint.key] = self._questions
+        self.out.append(wire.Attach(endpoint, self._questions))
+
+    def _answers_the_last(self, key: str, number: int) -> bool:
+        """Whether an answer is to the last question about this endpoint, and the endpoint is still wanted. A supervisor
+        of 0.1.0 does not number its answers."""
+        return key in self._endpoints and (not self._parts or number == self._asked.get(key, 0))
 
     def detach(self, attachment: Attachment) -> None:
         """The pool is gone. Sockets taken through it stay counted until their end."""
@@ -153,6 +166,7 @@ class Core:
             # Nothing depends on it: without a server nothing was ever opened there.
             del self._desks[_unresolved(key)]
             self._endpoints.pop(key, None)
+            self._asked.pop(key, None)
             self._unused.pop(key, None)
             if self.linked:
                 self.out.append(wire.Detach(key))
@@ -199,6 +213,7 @@ class Core:
         self._unused.pop(key, None)
         del self._resolved[key]
         self._endpoints.pop(key, None)
+        self._asked.pop(key, None)
         self.out.append(wire.Detach(key))
 
     def _used(self) -> set[str]:
@@ -329,6 +344,8 @@ class Core:
         self.out.clear()
         self._troubles.clear()
         self._resolved.clear()
+        self._asked.clear()
+        self._questions = 0
         holds = []
         for desk in self._desks.values():
             desk.relinked(now)
@@ -380,8 +397,9 @@ class Core:
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
                 self.scope = scope
-            case wire.Resolved(endpoint=key, server=server) if key in self._endpoints:
-                self._resolve(key, server)  # and not one that it has forgotten while the answer was on its way
+            case wire.Resolved(endpoint=key, server=server, number=number):
+                if self._answers_the_last(key, number):
+                    self._resolve(key, server)
             case wire.Ask(server=server, guard=guard, login=key):
                 for desk in self._desks.values():
                     if key and any(attachment.endpoint.key == key for attachment in desk.attachments):

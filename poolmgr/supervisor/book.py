@@ -86,6 +86,8 @@ class Book:
         """Probes with a connection of which it is not known to which server it leads."""
         self.apart: set[frozenset[str]] = set()
         """Pairs of servers that have been asked whether they are one, and are not. Where one does not say who it is."""
+        self._questions: dict[str, dict[str, int]] = {}
+        """By member and endpoint: the number of the last question that it has asked on its link."""
         self._spent: set[str] = set()
         """Ids under which members were told limits, and which are those of no server any more."""
         self.stopping = False
@@ -303,7 +305,7 @@ class Book:
         for way in ways.all():
             for tag in sorted(way.tags):
                 new.waiting.append((tag, way.endpoint.key))
-                self.members.send(tag, wire.Resolved(way.endpoint.key, id))
+                self.members.send(tag, self.placed(tag, way.endpoint.key, id))
         self.turns.touch()
 
     def _merge(self, site: Site, twin: Site) -> None:
@@ -323,7 +325,21 @@ class Book:
             self._spent.add(site.id)
         for tag in self.ledger.servers[site.id].accounts:
             for key in site.ways:
-                self.members.send(tag, wire.Resolved(key, twin.id))
+                self.members.send(tag, self.placed(tag, key, twin.id))
+
+    # ---- questions of members ---------------------------------------------------------------------
+
+    def asked(self, tag: str, key: str, number: int) -> None:
+        """A member has asked where an endpoint leads."""
+        self._questions.setdefault(tag, {})[key] = number
+
+    def asks_anew(self, tag: str) -> None:
+        """A member begins a link, or is none any more."""
+        self._questions.pop(tag, None)
+
+    def placed(self, tag: str, key: str, server: str) -> wire.Resolved:
+        """The answer to what a member has asked last about that endpoint."""
+        return wire.Resolved(key, server, self._questions.get(tag, {}).get(key, 0))
 
     # ---- events -----------------------------------------------------------------------------------
 
@@ -395,6 +411,7 @@ class Book:
 
     def detached(self, tag: str, key: str) -> None:
         """A member has nothing by that address any more, and wants nothing."""
+        self._questions.get(tag, {}).pop(key, None)
         site = self.by_key.get(key)
         if site is None:
             return
@@ -423,6 +440,7 @@ class Book:
 
     def departed(self, tag: str) -> None:
         """A member is none any more."""
+        self.asks_anew(tag)
         for probe in self.probes.values():
             probe.outages.gone(tag)
         for site in self.sites.values():

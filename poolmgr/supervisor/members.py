@@ -183,6 +183,7 @@ class Members:
                 self._book.heard(message.server, link.tag, message.replied)
                 self._turns.touch()
             case wire.Attach():
+                self._book.asked(link.tag, message.endpoint.key, message.number)
                 if not self._attach(link.tag, message.endpoint):
                     link.refuse(TOO_MANY)
             case wire.Detach():
@@ -253,6 +254,7 @@ class Members:
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
+        self._book.asks_anew(hello.tag)
         self._book.unknown_permits(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member
@@ -322,7 +324,7 @@ class Members:
         """It is known which server this is: tell the member, and let it have its share."""
         if tag not in self.known:
             return
-        self.send(tag, wire.Resolved(key, site.id))
+        self.send(tag, self._book.placed(tag, key, site.id))
         self._ledger.attach(tag, site.id, self._turns.clock())
         if not site.health.up:
             self.send(tag, self._book.health_of(site))

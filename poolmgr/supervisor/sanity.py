@@ -46,7 +46,7 @@ def objection(message: wire.Message) -> str:
             if not all(_way(endpoint) for endpoint in message.endpoints):
                 return "a hello with an endpoint that cannot be"
         case wire.Attach():
-            return "" if _way(message.endpoint) else "an endpoint that cannot be"
+            return "" if _way(message.endpoint) and message.number >= 0 else "an endpoint that cannot be"
         case wire.Detach():
             names = [name for name in (message.endpoint, message.server) if name]
             return "" if names and _name(*names) and _counts(message.seq) else "an endpoint that cannot be"

@@ -36,8 +36,9 @@ from tests.simulation.link import Link
 SETTLED = 1.0
 """Seconds after which what has moved is noticed, and taken back where it is too much."""
 
-FORGET_AFTER = 0.01
-"""Seconds after which a member says goodbye to what it does not use: short, so that goodbyes are frequent here."""
+FORGET_AFTER = 0.01, 0.01, 0.3
+"""Seconds after which a member says goodbye to what it does not use: short, so that goodbyes are frequent here; or
+longer than a server takes to part and to be united again."""
 
 ASKED = 0.5
 """Seconds between two questions to all addresses."""
@@ -419,12 +420,14 @@ class Clerk:
                 if older is not None and older is not link:
                     older.close_supervisor()
                 self.links[tag] = link
+                book.asks_anew(tag)
                 link.to_member(wire.Welcome(1, 1, parts=True))
                 for endpoint in message.endpoints:
                     self._attach(tag, endpoint)
             case _ if self.links.get(tag) is not link:
                 pass
-            case wire.Attach(endpoint=endpoint):
+            case wire.Attach(endpoint=endpoint, number=number):
+                book.asked(tag, endpoint.key, number)
                 self._attach(tag, endpoint)
             case wire.Detach(endpoint=key, server=server, seq=seq):
                 if key:
@@ -447,7 +450,7 @@ class Clerk:
 
     def resolved(self, site: Site, tag: str, key: str) -> None:
         if tag in self.links:
-            self.send(tag, wire.Resolved(key, site.id))
+            self.send(tag, self.book.placed(tag, key, site.id))
             self.ledger.attach(tag, site.id, self.world.clock.now)
             self.wake(0.0001)
 
@@ -522,6 +525,7 @@ class World:
         self.churn = rng.choice((0.0, 0.02, 0.2))
         """How often a member comes to an address or leaves it."""
         self.slow = rng.choice((0.0, 0.05, 0.2))
+        self.forget_after = rng.choice(FORGET_AFTER)
         self.lag, self.lag_down = rng.choice((0.0, 0.0, 0.02)), rng.choice((0.0, 0.0, 0.02))
         self.disk: Saved | None = None
         self.clerk: Clerk | None = None
@@ -591,6 +595,8 @@ class World:
 
     def start_clerk(self) -> None:
         self._supervisors += 1
+        if any(len(servers) > 1 for servers in self.addresses.values()):
+            self.moved = self.clock.now  # it has to learn of balancers by itself
         self.clerk = Clerk(self, self._supervisors)
         self._outstanding.clear()
         for tag in {tag for known in self.clerk.ledger.servers.values() for tag in known.quarantine}:
@@ -676,7 +682,7 @@ class World:
         Raises:
             Violation: something that must hold did not.
         """
-        with patch.object(core, "FORGET_AFTER", FORGET_AFTER):
+        with patch.object(core, "FORGET_AFTER", self.forget_after):
             self._run()
         return self
 
@@ -726,8 +732,10 @@ class World:
             self.violated(f"something is opened at {site.id} before it is known which server that is")
 
     def check_union(self, new: set[str], known: set[str], site: Site) -> None:
-        """A server that is met is known already only if one of the known addresses leads to it still."""
-        if not known or site.sameness.several or self.clock.now < self.moved + ASKING:
+        """A server that is met is known already only if one of the known addresses leads to it still, or hangs, so that
+        it cannot be asked."""
+        hangs = any(server.hangs for key in known for server in self.addresses[key])
+        if not known or hangs or site.sameness.several or self.clock.now < self.moved + ASKING:
             return
         if not {s for key in new for s in self.addresses[key]} & {s for key in known for s in self.addresses[key]}:
             self.violated(f"{sorted(new)} are united with {sorted(known)}, which lead elsewhere")

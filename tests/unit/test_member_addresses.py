@@ -94,6 +94,33 @@ def test_an_answer_to_a_question_that_was_taken_back_is_not_believed_when_it_is_
     assert core.take(other, 1.0) is not None
 
 
+def test_nor_when_it_has_been_asked_again_meanwhile() -> None:
+    """Answers are on their way for some time: this one is to the first question, and the second is asked already."""
+    core = linked()
+    core.received(core.link, wire.Welcome(1, 1, parts=True), 0.0)
+    core.attach(other := attachment(OTHER))
+    core.received(core.link, wire.Resolved(OTHER, "server", 1), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    core.attach(one := attachment())
+    core.detach(one)
+    core.attach(again := attachment())
+    assert [m.number for m in core.outgoing() if isinstance(m, wire.Attach)] == [1, 2, 3]
+    core.received(core.link, wire.Resolved(KEY, "server", 2), 0.0)
+    assert core.take(again, 1.0) is None
+    assert core.take(other, 1.0) is not None
+    core.received(core.link, wire.Resolved(KEY, "server", 3), 0.0)
+    assert core.take(again, 1.0) is not None
+
+
+def test_a_supervisor_that_does_not_number_its_answers_is_believed() -> None:
+    core = linked()
+    core.received(core.link, wire.Welcome(1, 1), 0.0)
+    core.attach(one := attachment())
+    core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    assert core.take(one, 0.0) is not None
+
+
 def test_on_a_new_link_nothing_is_opened_by_an_address_that_has_not_been_placed() -> None:
     """It has parted from the server while the link was away, and the limit is that of the others."""
     core = linked()
@@ -118,10 +145,10 @@ def test_who_comes_again_after_the_goodbye_to_a_server_opens_nothing_by_what_was
     core = linked()
     core.received(core.link, wire.Welcome(1, 1, parts=True), 0.0)
     core.attach(one := attachment())
-    core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
+    core.received(core.link, wire.Resolved(KEY, "server", 1), 0.0)
     core.received(core.link, wire.Limit("server", 1, 3), 0.0)
     core.attach(two := attachment(OTHER))
-    core.received(core.link, wire.Resolved(OTHER, "server"), 0.0)
+    core.received(core.link, wire.Resolved(OTHER, "server", 2), 0.0)
     core.detach(one)
     core.detach(two)
     core.settle(0.0)
