@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.helpers import wait_for
+from tests.helpers import status_of, wait_for
 from tests.service import Service, nothing_is_left
 
 GUNICORN = """if True:
@@ -35,7 +35,7 @@ def interrupted(event: str, text: str = "", times: int = 1) -> tuple[str, ...]:
 
 def assert_quiet(service: Service, status: int) -> None:
     assert service.process is not None
-    found = service.process.wait(20)
+    found = status_of(service.process, 20)
     assert [line for line in service.log.splitlines() if not line.startswith("{")] == []
     assert found == status
     wait_for(lambda: nothing_is_left(service), 5, what="no process and no file")
@@ -83,6 +83,6 @@ def test_the_wait_for_a_server_that_says_nothing_is_interrupted(make):
         with silent.accept()[0]:  # the supervisor's: the master waits for what its child will say
             os.killpg(service.pid, signal.SIGINT)
             assert service.process is not None
-            assert service.process.wait(5) == 130
+            assert status_of(service.process, 5) == 130
             assert "Error" not in service.log
             assert "Traceback" not in service.log

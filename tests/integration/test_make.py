@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, wait_for
+from tests.helpers import ROOT, status_of, wait_for
 
 PYTHON = """#!/bin/sh
 # A Python that behaves as a test wants.
@@ -96,7 +96,7 @@ def test_an_interruption_leaves_nothing(tmp_path, fake):
         # Where the tests run in the background of a script it is ignored, and a shell cannot undo that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    assert making.wait(30) == 130
+    assert status_of(making, 30) == 130
     wait_for(lambda: not (tmp_path / "v").exists())
 
 

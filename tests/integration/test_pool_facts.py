@@ -105,7 +105,7 @@ def test_fact_4_a_release_from_a_finalizer_never_blocks(pool: ConnectionPool):
         assert pool.stats().idle == 1
         pool._owner.clear()
         pool._advance(may_open=False)  # what the interrupted advance does when it goes on: it looks again
-    waiting.join(5)
+    waiting.join(60)
     assert not waiting.is_alive()
     nothing_is_missing(pool)
 

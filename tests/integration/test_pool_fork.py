@@ -110,7 +110,7 @@ def test_fork_while_another_thread_holds_every_lock_and_the_turn(pool: Connectio
         for worker in threads:
             worker.start()
         for worker in threads:
-            worker.join(5)
+            worker.join(60)
             assert not worker.is_alive()
         with pool._lock:
             pool.disconnect()

@@ -304,8 +304,8 @@ def test_a_thousand_gets_interrupted_by_signals_at_random_instants(kind: str, re
 
 
 def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolmgr.pool.sync.SLICE", 30.0)  # nobody looks by itself
-    pool: ConnectionPool = direct_pool(server, max_connections=1, timeout=10)
+    monkeypatch.setattr("poolmgr.pool.sync.SLICE", 60.0)  # nobody looks by itself
+    pool: ConnectionPool = direct_pool(server, max_connections=1, timeout=100)
     holder = [pool.get_connection()]
     got: list[bool] = []
     waiting = threading.Thread(target=lambda: got.append(bool(client_of(pool).ping())))
@@ -315,7 +315,7 @@ def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisSe
     gc.disable()
     try:
         holder.clear()  # no cycle keeps it: the last reference is enough
-        waiting.join(5)
+        waiting.join(70)
     finally:
         gc.enable()
     assert got == [True]

@@ -108,8 +108,8 @@ def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
 
 
 def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolmgr.pool.sync.SLICE", 30.0)  # nobody looks by itself
-    pool = direct_pool(server, member=FakeMember(limit=1), timeout=5)
+    monkeypatch.setattr("poolmgr.pool.sync.SLICE", 60.0)  # nobody looks by itself
+    pool = direct_pool(server, member=FakeMember(limit=1), timeout=60)
     held = take(pool, 1)
     served = threading.Event()
 
@@ -122,7 +122,7 @@ def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypa
     wait_for(lambda: pool._core.starved)
     permits(pool).limit = 2
     pool.grow()
-    assert served.wait(4)
+    assert served.wait(30)
     thread.join()
     give(pool, held)
 

@@ -185,7 +185,7 @@ def test_a_goodbye_is_heard_though_the_process_has_ended_since(
         assert leaves.stdout is not None
         assert leaves.stdout.readline() == "holds\n"
         os.kill(running.pid, signal.SIGSTOP)
-        said, _ = leaves.communicate("go\n", timeout=10)
+        said, _ = leaves.communicate("go\n", timeout=60)
         assert int(said) > at_once
         os.kill(running.pid, signal.SIGCONT)
     wait_for(lambda: running.events("member.left") or running.events("member.gone"))

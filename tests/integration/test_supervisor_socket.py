@@ -196,7 +196,7 @@ class Holder:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
 
 def test_a_directory_that_was_removed_ends_it_and_a_successor_loses_nothing(
