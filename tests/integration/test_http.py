@@ -22,7 +22,7 @@ FULL, READER = "the-token", "the-reader"
 STATUSES = {200, 400, 401, 405, 408, 413, 503}
 """What docs/http.md tells of this service; gunicorn itself adds those for what is not HTTP."""
 
-FAST = {"REDIS_SOCKET_TIMEOUT": "1", "REDIS_POOL_TIMEOUT": "1"}
+FAST = {"REDIS_SOCKET_TIMEOUT": "2.5", "REDIS_POOL_TIMEOUT": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_a_blocking_command_ends_before_the_socket_timeout(service, command):
 def test_blocking_commands_of_a_pipeline_share_the_time(service):
     watch = Stopwatch()
     assert service.post([["BLPOP", "k", 0]] * 3, path="/pipeline").json == [{"result": None}] * 3
-    assert watch.fair() < 2
+    assert watch.fair() < 4, "one after the other takes six seconds"
     assert service.post([["BLPOP", "k", 0]] * 3, path="/multi-exec").json == [{"result": None}] * 3
 
 
@@ -310,7 +310,7 @@ def test_a_stalled_server_is_a_503_and_the_next_request_is_clean(service, server
         client.set("k", "v")
         for _ in range(20):  # every worker is connected: a connect is tried again, a command is not
             service.ask("GET", "k")
-        client.execute_command("CLIENT PAUSE", 1500, "ALL")
+        client.execute_command("CLIENT PAUSE", 5000, "ALL")
     answer = service.ask("ECHO", "lost")
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) >= 1
