@@ -134,8 +134,8 @@ class Hello(Message, frozen=True):
     """The budget in the member's own environment; the supervisor's decides, a difference is logged."""
     descriptors: int = 0
     """How many connections the member's file-descriptor limit leaves; 0: unknown."""
-    replaces: str = ""
-    """An earlier tag of this very process, which has said goodbye, or whose descriptors were closed; empty: none."""
+    replaces: tuple[str, ...] = ()
+    """Earlier tags of this very process, which have said goodbye, or whose descriptors were closed."""
     scope: str = ""
     """What an earlier supervisor told, which the names of this member's connections bear; empty: nothing."""
     mark: int = 0

@@ -427,6 +427,11 @@ class Ledger:
             for tag, entry in server.quarantine.items()
         ]
 
+    def persist(self) -> None:
+        """What has just happened is on disk before any member hears of what follows from it. For ends that a successor
+        could not find out: the process lives, and only it knows that it is that member no more."""
+        self._unsaved = True
+
     def proven(self, server: str, tag: str, now: float) -> None:
         """No connection of that tag exists on the server any more: its quarantine is free."""
         known = self.servers[server]

@@ -91,8 +91,11 @@ class Core:
         self.linked = False
         self.scope = ""
         """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.identity`)."""
-        self.replaces = ""
-        """The tag that this process had until its goodbye, or until all its descriptors were closed."""
+        self.replaces: tuple[str, ...] = ()
+        """Tags that this process had until a goodbye, or until all its descriptors were closed, and of which it is not
+        certain that a supervisor has put their end on disk."""
+        self._answered = False
+        """Whether a limit was ever told: the snapshot then shows what this core has stated in its registration."""
         self.mark = 0
         """By what the supervisor sees whether this process has become another program (:func:`identity.mark`)."""
         self.descriptors = 0
@@ -103,10 +106,10 @@ class Core:
         """By server; desks of unresolved endpoints are under their endpoint's key and a marker."""
         self._endpoints: dict[str, wire.Endpoint] = {}
         self._resolved: dict[str, Desk] = {}
+        """Desks by endpoint key, as resolved on the present link."""
         self._questions = 0
         self._asked: dict[str, int] = {}
         """By endpoint: the number of the last question about it on this link. Not there: the registration asked."""
-        """Desks by endpoint key, as resolved on the present link."""
         self.out: deque[wire.Message] = deque()
         """What is to be sent on the present link, oldest first; or use :meth:`outgoing`."""
         self._troubles: dict[tuple[str, str], float] = {}
@@ -119,9 +122,11 @@ class Core:
         """Rule M5: the core of a child process, which has no limit, no link and no socket."""
         return Core(tag, title=self.title, budget=self.budget)
 
-    def replaced_by_next(self) -> str:
-        """The tag that this process's next core replaces, for a goodbye may not have been read."""
-        return self.tag if self.link else self.replaces
+    def replaced_by_next(self) -> tuple[str, ...]:
+        """The tags that this process's next core replaces, for a goodbye may not have been read. Those that this one
+        has replaced are among them, unless a supervisor is certain to remember that."""
+        before = () if self._answered else self.replaces
+        return (*before, self.tag) if self.link else before
 
     # ---- who asks --------------------------------------------------------------------------------
 
@@ -392,6 +397,7 @@ class Core:
             return
         match message:
             case wire.Limit(server=server, seq=seq, limit=limit):
+                self._answered = True
                 self._desk(server).told(seq, limit)
                 self._divide(now)  # before anybody opens within it
             case wire.Welcome(scope=scope, parts=parts):

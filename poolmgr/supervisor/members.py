@@ -232,8 +232,10 @@ class Members:
         process = Identity(hello.tag, pid, start, program, hello.title[:80], mark)
         for other in self.by_pid.get(pid, set()) - {hello.tag}:
             self._watch.check(other)  # the process may have become another program
-        if hello.replaces and _is_another_of(hello.replaces, tag) and not self._ledger.is_departed(hello.replaces):
-            self.gone(hello.replaces)
+        for before in hello.replaces:
+            if _is_another_of(before, tag) and not self._ledger.is_departed(before):
+                self.gone(before)
+                self._ledger.persist()
         pidfd, link.pidfd = link.pidfd, -1
         if not self._watch.add(process, pidfd):
             link.drop()

@@ -36,7 +36,7 @@ def objection(message: wire.Message) -> str:
         case wire.Hello():
             if not _counts(message.link, message.descriptors, *message.versions) or message.mark < 0:
                 return "a hello with a number that cannot be"
-            if len(message.holds) > MANY or len(message.endpoints) > MANY:
+            if max(len(message.holds), len(message.endpoints), len(message.replaces)) > MANY:
                 return "a hello that is too long"
             if not all(
                 _counts(hold.stated, hold.open, *hold.by.values()) and _name(hold.server, *hold.endpoints)

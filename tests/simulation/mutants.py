@@ -293,6 +293,7 @@ SEEDS = {
     "S3 exec is not looked for": 13,
     "S3 what comes back is another": 13,
     "S3 what comes back replaces the last only": 165,
+    "S3 what comes back is replaced in memory only": 2789,
     "S3 no quarantine": 1,
     "S3 no list": 3,
     "S3 list before the fresh connection is answered": 28,
@@ -395,7 +396,12 @@ MUTANTS = (
     Mutant(
         "S3 what comes back replaces the last only",
         "that one was never heard of",
-        ((Core, "replaced_by_next", lambda self: self.tag),),
+        ((Core, "replaced_by_next", lambda self: (self.tag,)),),
+    ),
+    Mutant(
+        "S3 what comes back is replaced in memory only",
+        "the next supervisor finds the process alive",
+        ((Ledger, "persist", lambda self: None),),
     ),
     Mutant("S3 no quarantine", "the server has not noticed yet", ((Ledger, "exited", _exits_without_quarantine),)),
     Mutant("S3 no list", "the server has not noticed yet", ((inspection, "judge", _believes_at_once),)),

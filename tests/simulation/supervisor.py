@@ -183,8 +183,10 @@ class Supervisor:
                 holds = {hold.server: hold.stated for hold in message.holds}
                 if self.world.tracing:
                     self.world.note(f"supervisor hears {tag} on link {message.link}: {holds}")
-                if message.replaces and not ledger.is_departed(message.replaces):
-                    self._replaced(message.replaces)
+                for before in message.replaces:
+                    if not ledger.is_departed(before):
+                        self._replaced(before)
+                        ledger.persist()
                 opened = {hold.server: hold.open for hold in message.holds}
                 if not ledger.register(Identity(tag, link.member.pid), message.link, holds, now, opened=opened):
                     link.close_supervisor()
