@@ -15,6 +15,7 @@ took it for the scope, and refuses who bears another.)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -90,6 +91,17 @@ def pid_namespace() -> int:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+def namespaces() -> int:
+    """A number of the namespaces in which a pid and a start time mean the same process: the pid namespace, and by how
+    many seconds the time of boot is off in the time namespace (time_namespaces(7))."""
+    seconds = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/timens_offsets").read_text().splitlines():
+            if line.startswith("boottime"):
+                seconds = int(line.split()[1])
+    return pid_namespace() + (seconds << 32)
 
 
 def finds(pid: int, path: str) -> bool | None:

@@ -41,7 +41,7 @@ class Scope:
 
     def __init__(self, path: str) -> None:
         self._path = path + SUFFIX
-        self._boot, self._namespace = identity.boot_id(), identity.pid_namespace()
+        self._boot, self._namespace = identity.boot_id(), identity.namespaces()
         self.text = ""
         self.unsearched: set[str] = set()
         with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):

@@ -52,7 +52,7 @@ class Contents(msgspec.Struct, frozen=True):
     """What a slot holds.
 
     Attributes:
-        boot, namespace: as :mod:`poolmgr.identity` gives them; pids mean nothing elsewhere.
+        boot, namespace: as :mod:`poolmgr.identity` gives them; pids and start times mean nothing elsewhere.
         scope: the *place* of :mod:`poolmgr.identity`, which version 0.1.0 compares. A host's name changes, so this one
             does not.
         saved: everything that rule S1 sums and whose it is; its ``owner`` is the supervisor that
@@ -127,8 +127,8 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
     contents = _decode(path, body)
     if contents.boot != identity.boot():
         raise UnusableError("boot", f"{path} was written before this host was last started")
-    if contents.namespace != identity.pid_namespace():
-        raise UnusableError("namespace", f"{path} was written in another pid namespace")
+    if contents.namespace != identity.namespaces():
+        raise UnusableError("namespace", f"{path} was written in another pid or time namespace")
     if scope and contents.saved.scopes and scope not in contents.saved.scopes:
         raise UnusableError("scope", f"{path} was written for another socket")
     if generation < newest:
@@ -190,7 +190,7 @@ class Writer:
         self._ours = ours
         self._note = note
         self._boot = identity.boot()
-        self._namespace = identity.pid_namespace()
+        self._namespace = identity.namespaces()
         self._fd = -1
         self._capacity = 0
         self._generation = generation(path)

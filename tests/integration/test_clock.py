@@ -241,3 +241,38 @@ def test_a_member_whose_start_cannot_be_compared_is_told_so(
         assert "time namespace" in running.events("client.refused")[0]["reason"]
     finally:
         running.stop()
+
+
+HOLDER = """if True:
+    import os, sys, poolmgr
+    connection = poolmgr.ConnectionPool.from_url(os.environ["REDIS_URL"]).get_connection()
+    os.write(1, b"has it")
+    for line in sys.stdin:
+        connection.send_command("PING")
+        print(connection.read_response().decode(), flush=True)
+"""
+
+
+def test_a_supervisor_whose_boot_was_at_another_time_ends_nobodys_connections(
+    isolated: Path, server: RedisServer, in_time_namespace
+) -> None:
+    """It follows another one, and by its clock all of that one's members have started at another time."""
+    environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET), "POOLMGR_LINGER": "60"}
+    running = SupervisorProcess(str(isolated), **environ).start()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": server.url, "POOLMGR_AUTOSTART": "0"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.read(6) == b"has it"
+        kill(running.pid)
+        wait_for(lambda: not running.running)
+        said = in_time_namespace(
+            "--boottime", "500000", environ={"REDIS_URL": server.url, "REDIS_POOL_TIMEOUT": "20", **environ}
+        )
+        assert "True" in said, "it is the first one's successor's member"
+        found, _ = holder.communicate(b"again\n", timeout=20)
+        assert found == b"PONG\n"
+    running.stop()

@@ -200,7 +200,7 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(identity, "boot", lambda: "ffffff")
         assert reason() == "boot"
     with monkeypatch.context() as patch:
-        patch.setattr(identity, "pid_namespace", lambda: 1)
+        patch.setattr(identity, "namespaces", lambda: 1)
         assert reason() == "namespace"
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
