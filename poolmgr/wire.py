@@ -314,12 +314,13 @@ class Health(Message, frozen=True):
 
 class Picture(Message, frozen=True):
     """Who holds what. Sent to a member whose report asks for more than it gets, which it tells that there is no more
-    now; and to all that wait, once a second, for error messages."""
+    now; and to all that wait, once a second, for error messages. With an empty server: why nothing is raised at any."""
 
     server: str
     budget: int
     others: tuple[tuple[str, int], ...] = ()
     """(title and pid, charge) of the largest holders."""
+    stuck: str = ""
 
 
 class Pong(Message, frozen=True):

@@ -91,6 +91,8 @@ class Core:
         self.linked = False
         self.scope = ""
         """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.identity`)."""
+        self._stuck = ""
+        """Why the supervisor raises nothing for anybody, if that is so."""
         self.replaces: tuple[str, ...] = ()
         """Tags that this process had until a goodbye, or until all its descriptors were closed, and of which it is not
         certain that a supervisor has put their end on disk."""
@@ -375,6 +377,7 @@ class Core:
     def unlinked(self) -> None:
         """The link is lost: sequences and acknowledgements of it are void, and nothing more is opened."""
         self.linked = False
+        self._stuck = ""
         self.out.clear()
         for desk in self._desks.values():
             desk.unlinked()
@@ -403,6 +406,7 @@ class Core:
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
                 self.scope = scope
+                self._stuck = ""
             case wire.Resolved(endpoint=key, server=server, number=number):
                 if self._answers_the_last(key, number):
                     self._resolve(key, server)
@@ -423,6 +427,8 @@ class Core:
                 for name in (server, _unresolved(server)):
                     if name in self._desks:
                         self._desks[name].health(message, now)
+            case wire.Picture(server="", stuck=stuck):
+                self._stuck = stuck
             case wire.Picture(server=server) if server in self._desks:
                 self._desks[server].pictured(message)
 
@@ -558,7 +564,10 @@ class Core:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why no permit can be had now."""
-        return explain(attachment.desk, str(attachment.endpoint))
+        found = explain(attachment.desk, str(attachment.endpoint))
+        if self._stuck and found.reason in ("supervisor", "budget"):
+            return Shortage(found.reason, f"{self._stuck}; {found.text}")
+        return found
 
     def desks(self) -> Iterator[Desk]:
         """All desks, for status, tests and the simulation."""

@@ -99,6 +99,7 @@ class Members:
         self._pictured = 0.0
         self._asking: dict[tuple[str, str], None] = {}
         """Members that have just said that somebody waits there, and at which server."""
+        self._stuck = ""
         self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
         """What was refused last: need, limit, and when."""
         self._loop = asyncio.get_running_loop()
@@ -269,6 +270,8 @@ class Members:
         self._ledger.adopt(hello.scope)
         scope = next(iter(self._ledger.scopes), "")
         link.send(wire.Welcome(version, self._pid, self._budget, scope, self._lock, parts=True))
+        if self._stuck:
+            link.send(wire.Picture("", 0, stuck=self._stuck))
         log.info(
             "member.joined",
             extra={
@@ -418,6 +421,13 @@ class Members:
             if now >= at + (REFUSE_EVERY if (need, limit) != (account.need, account.limit) else PICTURE_EVERY):
                 self._refused[tag, id] = account.need, account.limit, now
                 self.send(tag, self._picture(server))
+
+    def stuck(self, why: str) -> None:
+        """After a turn: why nothing is raised, empty when that is over. All are told, for the errors of who waits."""
+        if why != self._stuck:
+            self._stuck = why
+            for tag in self.known:
+                self.send(tag, wire.Picture("", 0, stuck=why))
 
     def _picture(self, server: Server) -> wire.Picture:
         held = heapq.nlargest(PICTURE_OF, ((a.charge, tag) for tag, a in server.accounts.items()))

@@ -211,6 +211,7 @@ class Supervisor:
 
     def _settled(self) -> None:
         """A turn is over: who got less than it asked for is told so; and what kept us may be gone."""
+        self.members.stuck(self.turns.unwritten)
         self.members.refuse()
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()

@@ -18,10 +18,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from poolmgr import wire
 from tests.damage import cut_in_half, of_another_boot, of_another_version, truncated
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.fake_member import FakeMember, endpoint_of
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, python, wait_for
 from tests.load import Load
 from tests.service import GUNICORN, LOAD_APP, Serve, Service
+from tests.supervisor_process import Start
 
 BUDGET = 12
 OBSERVERS = 1
@@ -221,6 +224,51 @@ def test_a_full_disk_stops_growth_and_nothing_else(serve: Serve, server: RedisSe
     (event,) = service.events("snapshot.unwritable")
     for words in (service.socket, "No space left", "free", "POOLMGR_SOCKET"):
         assert words in event["error"]
+
+
+ONE = """
+import os, poolmgr, redis
+print(redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=1)).ping())
+"""
+
+
+def test_a_caller_is_told_why_nothing_is_raised(supervisor: Start, server: RedisServer, isolated: Path) -> None:
+    """By a supervisor that could never write, and by one that could when this process came."""
+    running = supervisor(2, POOLMGR_LINGER="60")
+    snapshot = Path(f"{isolated}.snapshot")
+    snapshot.unlink(missing_ok=True)
+    snapshot.mkdir()
+
+    def said() -> str:
+        done = python(ONE, environ={"URL": server.url}, timeout=60, check=False)
+        return done.stdout + "".join(line for line in done.stderr.splitlines() if "TimeoutError: " in line)
+
+    def is_told() -> bool:
+        return f"the snapshot {snapshot} cannot be written (Is a directory)" in said()
+
+    assert is_told()
+    snapshot.rmdir()
+    assert said() == "True\n"
+    running.stop()
+
+
+def test_who_is_there_when_it_begins_and_when_it_ends_is_told_too(
+    supervisor: Start, server: RedisServer, isolated: Path
+) -> None:
+    running = supervisor(BUDGET, POOLMGR_LINGER="60")
+    snapshot = Path(f"{isolated}.snapshot")
+    member = FakeMember(str(isolated)).connect().hello()
+    snapshot.mkdir()
+    member.attach(endpoint_of(port=server.port))
+    member.until(lambda member: "cannot be written" in _stuck(member), what="it is told")
+    snapshot.rmdir()
+    member.until(lambda member: not _stuck(member), what="it is told that it is over")
+    member.close()
+    running.stop()
+
+
+def _stuck(member: FakeMember) -> str:
+    return next((message.stuck for message in reversed(member.inbox) if isinstance(message, wire.Picture)), "")
 
 
 def serve_in(serve: Serve, mount: Mount) -> Service:
