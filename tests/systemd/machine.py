@@ -3,7 +3,8 @@
 systemd runs as process 1 of its own pid namespace, with a network of its own (loopback only). What it
 writes to is private: /run, /tmp, /var/tmp and /var/log start empty, and /etc, /opt, /srv and /var/lib are
 this machine's with private changes on top. Everything is gone with the machine, and the kernel kills
-all of its processes when this one ends, however it ends. systemd must never be booted without a mount
+all of its processes when this one ends, however it ends. Else the next one would be disturbed: the control
+groups of two machines have the same names. systemd must never be booted without a mount
 namespace of its own: its tmpfiles rules would empty this machine's /tmp.
 
 :attr:`Machine.share` is one directory that both sides see: ``/opt/share`` inside. ``python3`` inside is the
@@ -22,6 +23,9 @@ import time
 from pathlib import Path
 
 from tests.helpers import alive
+
+TIED = ("setpriv", "--pdeathsig", "KILL")
+"""What a program is started with that ends with its starter, however that ends (setpriv(1))."""
 
 SHARE = "/opt/share"
 PYTHON = "/opt/python"
@@ -67,7 +71,7 @@ def systemd() -> str:
     if os.getuid() != 0:
         raise CannotBootError("needs to be root, to make namespaces")
     found = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if Path(path).exists()), None)
-    needed = "unshare nsenter ip systemctl journalctl systemd-analyze systemd-run curl ps pgrep runuser userdel"
+    needed = "setpriv unshare nsenter ip systemctl journalctl systemd-analyze systemd-run curl ps pgrep runuser userdel"
     missing = [name for name in needed.split() if shutil.which(name) is None]
     if found is None or missing:
         raise CannotBootError(f"not installed: {', '.join(missing) or 'systemd'}")
@@ -100,7 +104,7 @@ class Machine:
         """
         log = self.share / "boot.log"
         script = BOOT.replace("{systemd}", systemd())
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc"]
+        unshare = [*TIED, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc"]
         with log.open("wb") as out:
             self._outer = subprocess.Popen(
                 [*unshare, "--cgroup", "--net", "sh", "-c", script, "boot", str(self.share), self._python],
