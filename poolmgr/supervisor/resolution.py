@@ -52,6 +52,9 @@ STILL = 0.05
 SHORT = 0.5
 """Seconds to wait for a permit to look with at a server of which not even the budget is known."""
 
+MEETINGS = 2
+"""How often an address that is not known yet is asked again, since it may lead to several servers in turn."""
+
 DOUBT = 2.0
 """Seconds for which a server that has just been restarted waits for the others to say that they are not it."""
 
@@ -249,6 +252,17 @@ class Resolution:
             self._doubt(borrowed)
             self._timetable.retry_at = now + 0.02
             return
+        several = await self._says_several(work, found)
+        now = self._turns.clock()
+        if several is None or (several and self._are_apart(several, found, now)):
+            if not self._eye.stalled:
+                await self._eye.shut()
+            self._doubt(borrowed)
+            self._timetable.retry_at = self._turns.clock() + STILL
+            return
+        if several:
+            site.sameness.several |= several
+            log.warning("server.several", extra={"server": site.id, "run_ids": len(several)})
         twin = None
         if self._book.twin_of(site) is None:
             twin, waits = await self._compared(found)
@@ -276,6 +290,37 @@ class Resolution:
         self._met_anew(found, now, began)
         if found.error is not None or self._timetable.sparing:
             await self._eye.shut()
+
+    async def _says_several(self, work: Work, found: Findings) -> set[str] | None:
+        """It may be a balancer, and before servers that others use directly: then its first connection may be one too
+        many for one of them. So it is asked a few times more, by the same permits: what it says in turn, if that is not
+        always the same. None: it did not answer."""
+        direct = all(ways[0].path for ways in work.endpoints)
+        if not found.run_id or self._over or direct:
+            return set()
+        said, restarted = [found.run_id], False
+        for _ in range(MEETINGS):
+            began = self._turns.clock()
+            again = await self._eye.look(msgspec.structs.replace(work, fresh=True))
+            if again.error is not None or not again.run_id:
+                return None
+            if again.run_id != said[-1]:
+                said.append(again.run_id)
+                restarted = restarted or _started(again, self._turns.clock()) >= began
+        names = set(said)
+        if restarted and len(names) == len(said):  # it may be one: none of these was said again
+            return set()
+        return names if len(names) > 1 else set()
+
+    def _are_apart(self, several: set[str], found: Findings, now: float) -> bool:
+        """Whether servers to which it leads in turn still have a budget each: they are told that they are one."""
+        sites = [probe for probe in self._lenders() if probe.site.run_id in several]
+        if len(sites) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
+            return False
+        for probe in sites:
+            probe.site.sameness.several |= several
+            probe.ask_anew()
+        return True
 
     def _take_its_word(self, found: Findings, now: float) -> None:
         """Only those who use it have a way to it: what they call it is all that anybody knows. So it is a server of its

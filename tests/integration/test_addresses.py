@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -207,6 +209,43 @@ def test_a_balancer_before_servers_that_are_known_is_resolved(
         wait_for(lambda: running.events("server.several"), 15, what="it says so")
         wait_for(lambda: len(servers(running)) == 1, 15, what="nobody can say at which of them a connection is")
     finally:
+        balancer.stop()
+
+
+def test_a_balancer_before_servers_that_are_in_full_use_opens_nothing_past_their_budgets(
+    supervisor: Start, two: list[RedisServer], process: Process
+) -> None:
+    """Which of them a connection is at nobody can say. It is found out before the first one is made, and not when one
+    of them refuses: then the balancer's address is no witness of that one any more."""
+    running = supervisor(BUDGET)
+    used: Counter[int] = Counter()
+    ended = threading.Event()
+
+    def use(pool: ConnectionPool, which: int) -> None:
+        while not ended.is_set():
+            with pool.connection() as connection:
+                connection.send_command("PING")
+                connection.read_response()
+                time.sleep(0.005)
+            used[which] += 1
+
+    balancer = Balancer(*(server.port for server in two))
+    threads: list[threading.Thread] = []
+    try:
+        for which, port in enumerate([two[0].port, two[1].port, balancer.port]):
+            pool = process()(port)
+            assert client_of(pool).ping()
+            threads += [threading.Thread(target=use, args=(pool, which)) for _ in range(12)]
+            for thread in threads[-12:]:
+                thread.start()
+            wait_for(lambda which=which: used[which] >= 100, 15, what="it is in use")  # type: ignore[misc]
+        assert len(running.events("server.several")) == 1
+        assert len(servers(running)) == 1
+        assert [server.rejected() for server in two] == [0, 0]
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
         balancer.stop()
 
 
