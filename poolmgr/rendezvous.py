@@ -175,7 +175,7 @@ def dial(path: str, deadline: float) -> socket.socket | None:
             if who is not None and who.uid not in (os.getuid(), 0):
                 raise SupervisorError(
                     f"the process listening at {path} belongs to uid {who.uid}, not to us (uid {os.getuid()}): "
-                    "set POOLMGR_SOCKET to a path in a directory of your own"
+                    "run this as that user, or set POOLMGR_SOCKET to a path in a directory of your own"
                 )
             sock.setblocking(True)
             return sock
@@ -212,7 +212,7 @@ def _inspect(path: str) -> None:
     if found.st_uid not in (os.getuid(), 0):
         raise SupervisorError(
             f"{path} belongs to uid {found.st_uid}, not to us (uid {os.getuid()}): "
-            "set POOLMGR_SOCKET to a path in a directory of your own"
+            "run this as that user, or set POOLMGR_SOCKET to a path in a directory of your own"
         )
 
 

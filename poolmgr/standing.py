@@ -16,32 +16,43 @@ ENOUGH = 4096
 """Open files of which more make no difference: each client takes two."""
 
 
+ENOUGH_BYTES = 1 << 26
+"""Of a file, of which more make no difference: a snapshot has 128 KiB and grows with the processes."""
+
+
 class Standing(msgspec.Struct, frozen=True):
     """One process's.
 
     Attributes:
+        bytes: the hard limit of a file's size, at most :data:`ENOUGH_BYTES`.
         files: the hard limit of open files, at most :data:`ENOUGH`.
         nice: its niceness.
         idle: it gets the processor when nobody else wants it.
     """
 
+    bytes: int
     files: int
     nice: int
     idle: bool
 
     def exceeds(self, other: Standing) -> bool:
-        """Whether it is better: in the first of these that differs, for who is refused is worse off than who waits. So
-        successors only become better, and come to an end."""
-        return (self.files, not self.idle, -self.nice) > (other.files, not other.idle, -other.nice)
+        """Whether it is better: in the first of these that differs, for where no snapshot can be written nobody is
+        served, and who is refused is worse off than who waits. So successors only become better, and come to an end."""
+        return self._rank() > other._rank()
+
+    def _rank(self) -> tuple[int, int, bool, int]:
+        return self.bytes, self.files, not self.idle, -self.nice
 
 
 def of(pid: int = 0) -> Standing | None:
     """A process's, by default this one's; None: it cannot be seen."""
     try:
         resource = load("resource")
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        files = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
+        size, files = (
+            most if (hard := resource.prlimit(pid, limit)[1]) == resource.RLIM_INFINITY else min(hard, most)
+            for limit, most in ((resource.RLIMIT_FSIZE, ENOUGH_BYTES), (resource.RLIMIT_NOFILE, ENOUGH))
+        )
         nice = os.getpriority(os.PRIO_PROCESS, pid)
-        return Standing(files, nice, os.sched_getscheduler(pid) == os.SCHED_IDLE)
+        return Standing(size, files, nice, os.sched_getscheduler(pid) == os.SCHED_IDLE)
     except (AttributeError, ImportError, OSError, ValueError):
         return None

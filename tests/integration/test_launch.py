@@ -222,7 +222,9 @@ def test_a_missing_directory_is_told(monkeypatch, short_dir):
 def test_another_users_socket_is_refused(values):
     with fake_supervisor.in_thread(values.socket):
         os.chown(values.socket, 12345, 12345)
-        with pytest.raises(SupervisorError, match=r"belongs to uid 12345, not to us \(uid 0\)"):
+        with pytest.raises(
+            SupervisorError, match=r"belongs to uid 12345, not to us \(uid 0\): run this as that user, or set"
+        ):
             launch.connect(values)
 
 

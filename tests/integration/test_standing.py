@@ -12,7 +12,7 @@ import pytest
 
 from poolmgr import standing
 from poolmgr.rendezvous import holder
-from poolmgr.standing import Standing
+from poolmgr.standing import ENOUGH_BYTES as BYTES, Standing
 from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
 
 STARTER = """
@@ -80,6 +80,15 @@ def test_a_low_limit_of_open_files_refuses_nobody(isolated: Path, server: RedisS
     assert server.rejected() == 0
 
 
+def test_a_low_limit_of_file_sizes_keeps_nobody_from_growing(isolated: Path, server: RedisServer, member) -> None:
+    """Below it no snapshot can be written, and so nothing can be raised."""
+    first = member("resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))")
+    wait_for(lambda: holder(f"{isolated}.lock"), 20)
+    assert served(member())
+    assert served(first)
+    assert server.rejected() == 0
+
+
 def test_what_its_starter_wants_for_itself_is_set_back(isolated: Path, member) -> None:
     """As far as the system lets it: a scheduling class, processors, soft limits."""
     assert served(
@@ -107,7 +116,10 @@ def test_one_that_somebody_has_placed_is_left_where_it_is(supervisor, member) ->
 
 def test_successors_only_become_better() -> None:
     """Else two processes would replace each other's for ever."""
-    order = [Standing(80, 0, False), Standing(4096, 0, True), Standing(4096, 10, False), Standing(4096, 0, False)]
+    order = [
+        Standing(4096, 4096, 0, False), Standing(BYTES, 80, 0, False), Standing(BYTES, 4096, 0, True),
+        Standing(BYTES, 4096, 10, False), Standing(BYTES, 4096, 0, False),
+    ]  # fmt: skip
     for i, one in enumerate(order):
         for j, other in enumerate(order):
             assert one.exceeds(other) is (i > j)
