@@ -216,9 +216,15 @@ def test_while_it_is_down_one_process_at_a_time_tries(
         pools = [process(way.port) for _ in range(6)]
         assert all(anew(pool) for pool in pools)
         way.refuse()
-        with pytest.raises(redis.ConnectionError):
-            anew(pools[0])
-        wait_for(lambda: all(pool._origin.attach().outage for pool in pools), 10)  # type: ignore[union-attr]
+
+        def all_know() -> bool:
+            """One has tried, and again where the supervisor got its turn too late to believe it."""
+            with pytest.raises(redis.ConnectionError):
+                anew(pools[0])
+            return all(pool._origin.attach().outage for pool in pools)  # type: ignore[union-attr]
+
+        wait_for(all_know, 10, step=0.5)
+        tried = sum(pool.stats().connect_errors for pool in pools)
         way.stalled = True  # attempts hang from now on, so that they could be seen to overlap
         with way._lock:
             way._listen(way.port)
@@ -230,7 +236,7 @@ def test_while_it_is_down_one_process_at_a_time_tries(
             for pool in pools:
                 with pytest.raises(ServerDownError):
                     client_of(pool).ping()
-        assert sum(pool.stats().connect_errors for pool in pools) > 1, "and not always the first"
+        assert sum(pool.stats().connect_errors for pool in pools) > tried, "and not always the first"
         way.cut()
         way.restore()
         wait_for(lambda: running.events("outage.ended"), 15)
