@@ -41,6 +41,7 @@ class FakeSupervisor:
         self.links: list[socket.socket] = []
         self.accepted = 0
         self._lock = threading.Lock()  # guards seq and the order of what is told
+        self._answering = threading.local()  # ``link``: the one whose messages this thread answers, which may be closed
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -60,6 +61,7 @@ class FakeSupervisor:
 
     def _serve(self, sock):
         decoder = wire.Decoder(wire.FromMember)
+        self._answering.link = sock
         while True:
             self.listening.wait()
             try:
@@ -95,8 +97,8 @@ class FakeSupervisor:
                 self.say(wire.Pong(nonce))
 
     def say(self, message):
-        wait_for(lambda: self.links)
-        self.links[-1].sendall(wire.encode(message))
+        link = getattr(self._answering, "link", None) or wait_for(lambda: self.links)[-1]
+        link.sendall(wire.encode(message))
 
     def tell(self, limit):
         with self._lock:
