@@ -181,16 +181,24 @@ MUTANTS = (
 )
 
 SEEDS = {
-    "parts without charges": 1,
-    "tells a limit before it is known which server that is": 5,
-    "what goes along leaves room behind": 5,
-    "unites by an older answer": 3,
-    "a balancer is no balancer": 12,
-    "a balancer is alone": 12,
-    "the charge is not taken along": 5,
-    "addresses are asked once only": 0,
+    "parts without charges": 16,
+    "tells a limit before it is known which server that is": 28,
+    "what goes along leaves room behind": 156,
+    "unites by an older answer": 267,
+    "a balancer is no balancer": 26,
+    "a balancer is alone": 0,
+    "the charge is not taken along": 9,
+    "addresses are asked once only": 1,
+    "never parts": 3,
+    "a hold is counted at one server only": 38,
+    "a goodbye while a limit is on its way": 2,
+    "a balancer is met anew each time": 45,
+    "the rest keeps a balancer's servers": 298,
+    "an answer to a question taken back is believed": 22,
 }
-"""A seed that is known to find it."""
+"""A seed that is known to find it. What is not here no seed has found yet: ids that are given again, goodbyes while it
+is not known where addresses lead, and what is opened by an address that has not been placed. The latter two have tests
+of their own (``tests/unit/test_member_addresses.py``)."""
 
 
 def hunt(mutant: Mutant, seeds: int, first: int = 0) -> tuple[int, str] | None:
