@@ -21,6 +21,7 @@ from collections import deque
 from typing import Any
 
 from poolmgr import threads
+from poolmgr.loading import load
 from poolmgr.native import at_fork, monotonic, time
 
 MOST = 1000
@@ -69,10 +70,10 @@ class Line:
     def _spelt_out(self) -> str:
         """For an application without any logging: Python then prints the message and no fields
         (``logging.lastResort``), and an event's name alone helps nobody who reads a cron job's mail."""
-        from poolmgr.redaction import printable, redact  # hardly any process comes here
-
+        redaction = load("poolmgr.redaction")  # hardly any process comes here
         fields = ", ".join(f"{name}: {value}" for name, value in (self._extra or {}).items())
-        return printable(redact(f"{self._event} ({fields})" if fields else self._event), line=True)
+        text = f"{self._event} ({fields})" if fields else self._event
+        return str(redaction.printable(redaction.redact(text), line=True))
 
 
 def _name_of_this_thread() -> str:
