@@ -252,7 +252,7 @@ class Resolution:
             self._doubt(borrowed)
             self._timetable.retry_at = now + 0.02
             return
-        several = await self._says_several(work, found)
+        several = await self._says_several(work, found, borrowed)
         now = self._turns.clock()
         if several is None or (several and self._are_apart(several, found, now)):
             if not self._eye.stalled:
@@ -291,10 +291,12 @@ class Resolution:
         if found.error is not None or self._timetable.sparing:
             await self._eye.shut()
 
-    async def _says_several(self, work: Work, found: Findings) -> set[str] | None:
+    async def _says_several(self, work: Work, found: Findings, borrowed: list[Probe]) -> set[str] | None:
         """It may be a balancer, and before servers that others use directly: then its first connection may be one too
         many for one of them. So it is asked a few times more, by the same permits: what it says in turn, if that is not
-        always the same. None: it did not answer."""
+        always the same. None: it did not answer, and is to be asked again; for :data:`DOUBT` seconds at most, since who
+        wants to connect there may succeed. Where the end of one connection is not proven there is no permit for the
+        next, and what was said first has to do."""
         direct = all(ways[0].path for ways in work.endpoints)
         if not found.run_id or self._over or direct:
             return set()
@@ -302,8 +304,16 @@ class Resolution:
         for _ in range(MEETINGS):
             began = self._turns.clock()
             again = await self._eye.look(msgspec.structs.replace(work, fresh=True))
-            if again.error is not None or not again.run_id:
-                return None
+            if again.error is not None:
+                now = self._turns.clock()
+                if now < self._meetings.met(found.run_id, now) + DOUBT:
+                    return None
+                if self._eye.stalled:
+                    await self._eye.shut()
+                    self._doubt(borrowed)
+                break
+            if not again.run_id:
+                break
             if again.run_id != said[-1]:
                 said.append(again.run_id)
                 restarted = restarted or _started(again, self._turns.clock()) >= began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from poolmgr import settings, wire
 from poolmgr.member.agent import Member
@@ -246,6 +248,46 @@ def test_a_balancer_before_servers_that_are_in_full_use_opens_nothing_past_their
         ended.set()
         for thread in threads:
             thread.join()
+        balancer.stop()
+
+
+class HalfDead(Proxy):
+    """Half of all connections, drawn by lot, are closed at once or hang: one of two servers is gone, and the balancer
+    does not know it."""
+
+    def __init__(self, target: int, *, hangs: bool) -> None:
+        self._lots, self._hangs = random.Random(0), hangs
+        super().__init__(target)
+
+    def _accept(self, listener: object) -> None:
+        dead = self._lots.random() < 0.5
+        self.stalled = dead and self._hangs
+        if dead and not self._hangs:
+            listener.accept()[0].close()  # type: ignore[attr-defined]
+        else:
+            super()._accept(listener)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_balancer_one_of_whose_servers_is_gone_is_resolved_by_the_other(
+    supervisor: Start, redis_server: Servers, process: Process, hangs: bool
+) -> None:
+    """redis-py's own pool has every second connect. What the supervisor would like to know keeps nobody from that."""
+    server = redis_server(port=free_port())
+    running = supervisor(BUDGET, HASTY=QUICK)
+    balancer = HalfDead(server.port, hangs=hangs)
+    try:
+        pool = process()(balancer.port)
+        began = time.monotonic()
+        while time.monotonic() < began + 20:
+            try:
+                assert client_of(pool).ping()
+                break
+            except redis.RedisError:
+                continue
+        assert servers(running)
+        assert time.monotonic() - began < 15
+    finally:
         balancer.stop()
 
 
