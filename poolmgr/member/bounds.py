@@ -37,6 +37,10 @@ CONNECT_WITHIN = 5.0
 """Seconds for :data:`CONNECTING`, after which no further attempt is begun. One that has begun is bounded by
 ``socket_connect_timeout`` and ``socket_timeout``."""
 
+LOOK = 1.0
+"""Seconds that at most are charged to :data:`CONNECTING` from one look to the next. A caller looks four times a second.
+Where it takes longer its process did not run (SIGSTOP, a frozen container, a starved host), nor did its attempts."""
+
 INFINITY = float("inf")
 
 LONGEST: dict[Cause, float] = {SUPERVISOR: JOINING, ANSWER: ANSWERING, CONNECTING: CONNECT_WITHIN}
@@ -68,7 +72,10 @@ class Wait:
             lent: whether other callers of the pool have connections: these come back, whatever it is that keeps more
                 from being opened.
         """
-        self._left[_SHARED.get(self._cause, self._cause)] -= max(0.0, now - self._since)
+        passed = max(0.0, now - self._since)
+        if self._cause == CONNECTING:
+            passed = min(passed, LOOK)
+        self._left[_SHARED.get(self._cause, self._cause)] -= passed
         bound = _SHARED.get(cause, cause)
         if self._left[bound] <= 0 and (cause == ANSWER or (lent and bound == SUPERVISOR)):
             cause = bound = OTHERS

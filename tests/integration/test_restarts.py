@@ -28,9 +28,8 @@ from tests.service import Serve, Service
 
 BUDGET = 12
 OBSERVERS = 1
-STOPPED = min(6.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "8")) / 3)
-"""Seconds for which a process is stopped. Its callers may wait for a connection that is being opened, for ten seconds
-at most (``docs/times.md``)."""
+STOPPED = min(10.0, float(os.environ.get("POOLMGR_ORACLE_SECONDS", "8")) / 3)
+"""Seconds for which a process is stopped."""
 
 
 @pytest.fixture

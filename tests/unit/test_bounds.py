@@ -22,9 +22,17 @@ def test_each_cause_is_charged_to_its_own_bound():
     assert wait.left(SERVER, 104.0) == bounds.JOINING - 4, "one bound for both"
     assert wait.left(OTHERS, 105.0) == 3.0, "what came before is not charged to the others"
     assert wait.left(CONNECTING, 107.0) == bounds.CONNECT_WITHIN
-    assert wait.left(OTHERS, 108.0) == 1.0
-    assert wait.left(OTHERS, 109.5) == -0.5
+    assert wait.left(OTHERS, 107.5) == 1.0
+    assert wait.left(OTHERS, 109.0) == -0.5
     assert wait.left(SUPERVISOR, 110.0) == bounds.JOINING - 5
+
+
+def test_time_in_which_the_process_did_not_run_is_not_charged_to_its_attempts():
+    wait = Wait(3.0, 100.0)
+    assert wait.left(CONNECTING, 100.25) == bounds.CONNECT_WITHIN - 0.25
+    assert wait.left(CONNECTING, 160.25) == bounds.CONNECT_WITHIN - 0.25 - bounds.LOOK, "it was stopped for a minute"
+    assert wait.left(OTHERS, 160.5) == 3.0
+    assert wait.left(OTHERS, 170.5) == -7.0, "what a user has set is time on the clock"
 
 
 def test_an_answer_that_does_not_come_is_waited_for_as_the_others_are():
