@@ -53,12 +53,21 @@ def whole() -> _Whole:
     return _Whole()
 
 
+_turns = 0
+"""How often the lock was taken. Changed by its holder only."""
+
+
 def _take() -> Any:
-    """The lock, held. A lock that stays taken for a :data:`MOMENT` has lost its holder: another one takes its place."""
-    global _noting
-    lock = _noting
-    if lock.acquire(timeout=MOMENT):
-        return lock
+    """The lock, held. A lock that stays taken by the same thread for a :data:`MOMENT` has lost its holder: another one
+    takes its place. Threads that take it one after the other are waited for: it is not fair, and on a busy machine its
+    next holder may be one of them for long."""
+    global _noting, _turns
+    lock, turns = _noting, -1
+    while turns != _turns:
+        turns = _turns
+        if lock.acquire(timeout=MOMENT):
+            _turns += 1
+            return lock
     if _noting is lock:
         _noting = threading.RLock()
     return None

@@ -353,3 +353,33 @@ def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_
         assert client_of(pool).ping()
     assert watch.fair() < 5 * forking.MOMENT, "only once"
     pool.disconnect()
+
+
+def test_threads_that_make_sockets_one_after_the_other_are_waited_for_and_not_taken_for_torn(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """On a busy machine the one that forks may get no turn between them for long: each of them is well."""
+    monkeypatch.setattr(forking, "MOMENT", 0.2)
+    ended = threading.Event()
+
+    def make() -> None:
+        while not ended.is_set():
+            with forking.whole():
+                end = time.monotonic() + 0.03
+                while time.monotonic() < end:
+                    pass
+
+    makers = [threading.Thread(target=make) for _ in range(4)]
+    lock = forking._noting
+    for maker in makers:
+        maker.start()
+    try:
+        for _ in range(20):
+            forking._before()
+            held = forking._waited[-1]
+            forking._in_parent()
+            assert held is lock, "another lock has taken the place of one that is in use"
+    finally:
+        ended.set()
+        for maker in makers:
+            maker.join()
