@@ -36,6 +36,10 @@ from tests.simulation.link import Link
 SETTLED = 1.0
 """Seconds after which what has moved is noticed, and taken back where it is too much."""
 
+KNOWN = 2.0
+"""Seconds after which no more is open than the budget: two questions, which it takes to know a balancer, and the time
+in which what is too much is taken back."""
+
 FORGET_AFTER = 0.01, 0.01, 0.3
 """Seconds after which a member says goodbye to what it does not use: short, so that goodbyes are frequent here; or
 longer than a server takes to part and to be united again."""
@@ -710,7 +714,7 @@ class World:
 
     def check(self) -> None:
         clerk = self.clerk
-        if self.clock.now > self.moved + SETTLED:
+        if self.clock.now > self.moved + KNOWN:
             for server in self.servers:
                 if server.count > self.budget:
                     self.violated(f"{server.name} counts {server.count} of {self.budget}")
