@@ -197,8 +197,8 @@ SEEDS = {
     "an answer to a question taken back is believed": 22,
 }
 """A seed that is known to find it. What is not here no seed has found yet: ids that are given again, goodbyes while it
-is not known where addresses lead, and what is opened by an address that has not been placed. Only the last has a test of
-its own (``tests/unit/test_member_addresses.py``)."""
+is not known where addresses lead, and what is opened by an address that has not been placed. Only the last has a test
+of its own (``tests/unit/test_member_addresses.py``)."""
 
 
 def hunt(mutant: Mutant, seeds: int, first: int = 0) -> tuple[int, str] | None:
