@@ -191,6 +191,20 @@ def debian_redis_binary() -> str | None:
     return shutil.which("redis-server")
 
 
+def run_script(script: Path, **environ: str) -> None:
+    """Run a file in a fresh interpreter that finds this tree. It ends well, and prints no traceback."""
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
 def python(
     code: str, *, environ: Mapping[str, str] | None = None, timeout: float = 150.0, check: bool = True
 ) -> subprocess.CompletedProcess[str]:

@@ -6,16 +6,13 @@ destructor while the interpreter ends, in a log handler that is flushed at the e
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer
+from tests.helpers import RedisServer, run_script
 
 BEGIN = """
 import atexit, logging, os, sys, threading, time
@@ -51,16 +48,7 @@ def run(server: RedisServer, tmp_path: Path) -> Callable[..., float]:
         script = tmp_path / "script.py"
         script.write_text(BEGIN + NO_THREADS + code)
         began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, script],
-            env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
+        run_script(script, **{"URL": server.url, **environ})
         return time.monotonic() - began
 
     return run

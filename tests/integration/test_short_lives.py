@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, free_port, wait_for
+from tests.helpers import RedisServer, free_port, run_script, wait_for
 
 BEGIN = """
 import multiprocessing, os, sys, time
@@ -54,16 +51,7 @@ def run(server: RedisServer, tmp_path: Path) -> Callable[..., None]:
     def run(code: str, **environ: str) -> None:
         script = tmp_path / "script.py"
         script.write_text(BEGIN + "if __name__ == '__main__':\n    " + code.strip().replace("\n", "\n    "))
-        done = subprocess.run(
-            [sys.executable, script],
-            env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
+        run_script(script, **{"URL": server.url, **environ})
 
     return run
 
