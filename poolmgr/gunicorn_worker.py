@@ -38,7 +38,7 @@ from gunicorn.workers import gthread
 
 from poolmgr import callers, settings
 from poolmgr.errors import SettingsError
-from poolmgr.intake import Intake, Limits
+from poolmgr.intake import BodyTooLong, Intake, Limits
 
 log = logging.getLogger("poolmgr.worker")
 
@@ -107,6 +107,15 @@ class _Taken(SocketUnreader):  # type: ignore[misc]
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         return self.pieces.popleft() if self.pieces else b""
+
+
+class _TooLong:
+    """A body of which no more was read than shows that it is too long."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise BodyTooLong
+
+    readline = readlines = __iter__ = read
 
 
 class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
@@ -249,6 +258,8 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         conn.sock.settimeout(self._patience)  # whatever answers, and whoever: a long answer gets more
         if conn.intake.excessive:
             req.force_close()
+        if conn.intake.too_long:
+            req.body = _TooLong()
         if conn.continued:
             req._expected_100_continue = False  # it was told
         if self._lane(conn) is not None:

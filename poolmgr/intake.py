@@ -32,6 +32,10 @@ class Limits(msgspec.Struct, frozen=True):
     body: int
 
 
+class BodyTooLong(Exception):
+    """Raised by ``wsgi.input`` in the place of a body that was given up because it is longer than ``Limits.body``."""
+
+
 class Intake:
     """A request that is coming in.
 
@@ -40,6 +44,7 @@ class Intake:
         size: how many bytes these are.
         whole: nothing more is to be waited for.
         excessive: it was given up before its end, so what follows on its connection is no request.
+        too_long: that end was given up because the chunks announce more than ``Limits.body``.
         expects: its caller waits for ``100 Continue`` before it sends the body.
         target: the request's target, once the head is there.
     """
@@ -55,6 +60,7 @@ class Intake:
         "pieces",
         "size",
         "target",
+        "too_long",
         "whole",
     )
 
@@ -66,7 +72,7 @@ class Intake:
         self._body = 0  # bytes of all chunks
         self.pieces: deque[bytes] = deque()
         self.size = 0
-        self.whole = self.excessive = self.expects = False
+        self.whole = self.excessive = self.too_long = self.expects = False
         self.target = b""
 
     def feed(self, data: bytes) -> bool:
@@ -189,6 +195,7 @@ class Intake:
         length = int(found[1], 16) if found is not None else self._limits.body + 1
         self._body += length
         if self._body > self._limits.body:
+            self.too_long = found is not None
             self._end(excessive=True)
         elif length:
             self._left = length + 2

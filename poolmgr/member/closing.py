@@ -31,6 +31,8 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+from poolmgr.forklock import whole
+
 BOUND = 1.0
 """Seconds to wait for the server's end-of-file."""
 
@@ -154,9 +156,14 @@ def end(sock: socket.socket, raw: socket.socket) -> None:
     with contextlib.suppress(OSError):
         raw.shutdown(socket.SHUT_RDWR)  # whoever waits for something to read has its end
     if raw is not sock:
-        weakref.finalize(sock, raw.close).atexit = False  # threads may be in it then, too
+        weakref.finalize(sock, close, raw).atexit = False  # threads may be in it then, too
         return
-    with contextlib.suppress(OSError):
+    close(raw)
+
+
+def close(raw: socket.socket) -> None:
+    """Python forgets the number of a descriptor first, and closes it without its lock: a fork must not come between."""
+    with whole(), contextlib.suppress(OSError):
         raw.close()
 
 

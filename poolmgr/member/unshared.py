@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from poolmgr import settings
 from poolmgr.journal import Log
 from poolmgr.member.bounds import OTHERS, Cause
-from poolmgr.member.closing import Below, below as second, close_copy
+from poolmgr.member.closing import Below, below as second, close, close_copy
 from poolmgr.member.ports import PoolPort, Shortage
 from poolmgr.native import at_fork
 
@@ -47,8 +47,8 @@ class UnsharedPermit:
         self._member.sockets.pop(self.serial, None)
 
     def close(self, sock: socket.socket) -> None:
+        close(sock)
         self.gone()
-        sock.close()
 
     def __del__(self) -> None:
         kept = self._member.sockets.pop(self.serial, None)

@@ -32,12 +32,12 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
 
 from poolmgr import certificates
+from poolmgr.forklock import whole
 from poolmgr.loading import importable
-from poolmgr.member.closing import close_copy, discard
+from poolmgr.member.closing import close, close_copy, discard
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
 from poolmgr.pool import misdirected
-from poolmgr.pool.forking import whole
 from poolmgr.pool.handlers import loosen
 from poolmgr.pool.handshake import Handshake
 from poolmgr.pool.placed import Placed
@@ -273,7 +273,7 @@ class Pooled(Handshake, Placed):
             if sock is None or self._never_connected(sock):
                 self._raw = None
                 if sock is not None:
-                    sock.close()
+                    close(sock)
                 if permit is not None:
                     permit.gone()
             self._hand_over()

@@ -128,6 +128,30 @@ def test_a_chunked_body(service):
     connection.close()
 
 
+@pytest.mark.parametrize("come", [0, 1, 40_000, 64 << 10])
+def test_a_chunk_that_makes_the_body_too_long_is_refused_for_its_length_however_much_of_it_has_come(service, come):
+    """How its bytes are cut into packets must not decide what the caller is told."""
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {FULL}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for first in (0, 40_000):
+        before = b"%x\r\n%s\r\n" % (first, b"x" * first) if first else b""
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller:
+            caller.sendall(head.encode() + before + b"%x\r\n" % ((64 << 10) + 1) + b"x" * come)
+            answer = http.client.HTTPResponse(caller)
+            answer.begin()
+            assert answer.status == 413, answer.read()
+            assert "WORKER_MAX_BODY" in json.loads(answer.read())["error"]
+
+
+@pytest.mark.parametrize("line", [b"no number\r\n", b"5\r\nabcdeX"])
+def test_a_malformed_chunk_is_no_long_one(service, line):
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {FULL}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller:
+        caller.sendall(head.encode() + line + b"\r\nffffff\r\n")
+        answer = http.client.HTTPResponse(caller)
+        answer.begin()
+        assert (answer.status, b"cannot be read" in answer.read()) == (400, True)
+
+
 def test_a_pipeline_answers_every_item(service):
     found = service.post(
         [["SET", "a", 1], ["INCR", "a"], ["LPUSH", "a", 1], ["CONFIG", "GET", "*"], ["GET", "a"]], path="/pipeline"

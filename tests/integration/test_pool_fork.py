@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import traceback
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from poolmgr.pool import forking
+from poolmgr import forklock
+from poolmgr.member import closing
 from poolmgr.pool.sync import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
@@ -325,6 +327,32 @@ def test_no_child_keeps_a_copy_of_a_socket_that_its_parent_connects(server: Redi
     assert copies(server.url if way == "tcp" else server.unix_url, isolated) == 0
 
 
+def test_nor_of_one_that_is_being_closed(server: RedisServer):
+    """CPython sets the number of a socket's descriptor to -1, lets other threads run, and then closes the descriptor."""
+    begun = threading.Event()
+    numbers: list[int] = []
+
+    class Slow(socket.socket):
+        def close(self) -> None:
+            numbers.append(self.detach())
+            begun.set()
+            time.sleep(0.2)  # another thread runs meanwhile
+            os.close(numbers[0])
+
+    sock = Slow()
+    sock.connect(("127.0.0.1", server.port))
+    closes = threading.Thread(target=closing.end, args=(sock, sock))
+    closes.start()
+    assert begun.wait(30)
+
+    def has_no_copy() -> None:
+        with pytest.raises(OSError):
+            os.fstat(numbers[0])
+
+    ended_well(in_child(has_no_copy))
+    closes.join()
+
+
 def test_nor_of_one_that_is_shaking_hands_in_tls(secured: tuple[int, str], isolated: Path):
     assert copies(f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none", isolated, 20) == 0
 
@@ -334,8 +362,8 @@ def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, then: str
 ):
     """An exception of a signal handler can strike between the acquisition of a lock and the block that it guards."""
-    monkeypatch.setattr(forking, "MOMENT", 0.3)
-    torn = threading.Thread(target=forking.whole().__enter__)
+    monkeypatch.setattr(forklock, "MOMENT", 0.3)
+    torn = threading.Thread(target=forklock.whole().__enter__)
     torn.start()
     torn.join()
     start = time.monotonic()
@@ -351,7 +379,7 @@ def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_
         ended_well(in_child(lambda: client_of(pool).ping()))
         pool.disconnect()
         assert client_of(pool).ping()
-    assert watch.fair() < 5 * forking.MOMENT, "only once"
+    assert watch.fair() < 5 * forklock.MOMENT, "only once"
     pool.disconnect()
 
 
@@ -359,25 +387,25 @@ def test_threads_that_make_sockets_one_after_the_other_are_waited_for_and_not_ta
     monkeypatch: pytest.MonkeyPatch,
 ):
     """On a busy machine the one that forks may get no turn between them for long: each of them is well."""
-    monkeypatch.setattr(forking, "MOMENT", 0.2)
+    monkeypatch.setattr(forklock, "MOMENT", 0.2)
     ended = threading.Event()
 
     def make() -> None:
         while not ended.is_set():
-            with forking.whole():
+            with forklock.whole():
                 end = time.monotonic() + 0.03
                 while time.monotonic() < end:
                     pass
 
     makers = [threading.Thread(target=make) for _ in range(4)]
-    lock = forking._noting
+    lock = forklock._noting
     for maker in makers:
         maker.start()
     try:
         for _ in range(20):
-            forking._before()
-            held = forking._waited[-1]
-            forking._in_parent()
+            forklock._before()
+            held = forklock._waited[-1]
+            forklock._in_parent()
             assert held is lock, "another lock has taken the place of one that is in use"
     finally:
         ended.set()
