@@ -328,7 +328,7 @@ def test_no_child_keeps_a_copy_of_a_socket_that_its_parent_connects(server: Redi
 
 
 def test_nor_of_one_that_is_being_closed(server: RedisServer):
-    """CPython sets the number of a socket's descriptor to -1, lets other threads run, and then closes the descriptor."""
+    """CPython sets the number of a descriptor to -1, lets other threads run, and then closes the descriptor."""
     begun = threading.Event()
     numbers: list[int] = []
 
