@@ -92,6 +92,7 @@ class Book:
         """Ids under which members were told limits, and which are those of no server any more."""
         self.stopping = False
         self.members: Members
+        self._began = turns.clock()
         self._waited = False
         """After a lost snapshot: for those of whom nothing is known."""
         self.whole_since = turns.clock()
@@ -117,8 +118,10 @@ class Book:
         site = self.sites[server] = Site(server)
         self.ledger.server(server, aliases=keys)
         site.used = self.turns.clock()
-        for key in {server, *(key for key in keys if not is_name(key))}:
-            self.by_key.setdefault(key, site)
+        self.by_key[server] = site  # it may be an id that another one has had, of which nobody was told
+        for key in keys:
+            if not is_name(key):
+                self.by_key.setdefault(key, site)
         self.probes[server] = self._probe(site)
         self.probes[server].start()
         return site
@@ -143,7 +146,7 @@ class Book:
         if site is None:
             if self._full():
                 return None
-            site = self._new(self._id_for(endpoint.key), (endpoint.key,))
+            site = self.by_key[endpoint.key] = self._new(self._id_for(endpoint.key), (endpoint.key,))
             log.info("server.new", extra={"server": site.id})
         site.used = self.turns.clock()
         if self.probes[site.id].unwanted:
@@ -419,14 +422,27 @@ class Book:
         site.ways.leave(key, tag)
         self.probes[site.id].wake()
 
-    def forget_keys(self, site: Site, keys: list[str]) -> None:
-        """Nobody uses these addresses of it any more: they may lead elsewhere when somebody comes with them again."""
+    def forget_unused(self, site: Site) -> None:
+        """Addresses of a resolved server that nobody uses any more may lead elsewhere when a process comes with them
+        again. While a process of the snapshot has not registered it may be using any of them."""
+        server = self.ledger.servers[site.id]
+        if not self._have_registered(server.accounts):
+            return
+        users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
+        keys = site.ways.keep(users)
+        if site.ways and self.turns.clock() > self._began + UNUSED:  # who was there before has come by now
+            kept = {site.id, *site.ways}
+            keys += [key for key in server.aliases if key not in kept and self.by_key.get(key) is site]
         for key in keys:
             if key != site.id and self.by_key.get(key) is site:
                 del self.by_key[key]
-                self.ledger.servers[site.id].aliases.discard(key)
+                server.aliases.discard(key)
         if keys:
             site.sameness.leave(keys)
+
+    def _have_registered(self, tags: Iterable[str]) -> bool:
+        """Whether all these have told this supervisor by which addresses they go."""
+        return all(self.ledger.members[tag].link for tag in tags)
 
     def goes_to(self, tag: str, server: str) -> bool:
         """Whether a process has named an address of that server."""

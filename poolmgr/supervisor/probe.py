@@ -249,9 +249,7 @@ class Probe:
         site = self.site
         targets = self._endings.targets()
         if site.resolved:
-            server = self._book.ledger.servers[site.id]
-            users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
-            self._book.forget_keys(site, site.ways.keep(users))
+            self._book.forget_unused(site)
         if site.hidden and site.resolved:  # no look says anything: time stands in for all proofs
             self._waits.looked(targets, now, fresh=True, blind=True)
             targets = self._endings.targets()

@@ -282,9 +282,8 @@ class Looks:
         """By fresh connections, one address after the other."""
         if self._asking or self._over:
             return
-        users = self.clerk.users(self.site)
         if self.site.resolved:
-            self.clerk.book.forget_keys(self.site, self.site.ways.keep(users))
+            self.clerk.book.forget_unused(self.site)
         keys = sorted(self.site.ways)
         if keys:
             self._asking = True
@@ -390,10 +389,6 @@ class Clerk:
     def _tick(self) -> None:
         self.book.tick()
         self.after(0.05, self._tick)
-
-    def users(self, site: Site) -> set[str]:
-        server = self.ledger.servers[site.id]
-        return server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
 
     # ---- from members ----------------------------------------------------------------------------
 

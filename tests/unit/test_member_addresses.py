@@ -160,3 +160,28 @@ def test_who_comes_again_after_the_goodbye_to_a_server_opens_nothing_by_what_was
     core.attach(again := attachment(OTHER))
     assert core.take(again, 30.0) is None
     assert not core.granted
+
+
+def test_no_goodbye_to_a_server_while_something_is_open_by_an_address_that_may_lead_there() -> None:
+    """The address has parted from the others while the link was away: the registration has said what is open by it, and
+    that is charged at the other server. The goodbye would take this back. The process hears where the address leads
+    only when the server says who it is; the limit it is told before."""
+    core = linked()
+    core.attach(one := attachment())
+    core.received(core.link, wire.Resolved(KEY, "server"), 0.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 0.0)
+    serial = core.take(one, 0.0)
+    assert serial is not None
+    core.unlinked()
+    core.register(1.0)
+    core.received(core.link, wire.Welcome(1, 1, parts=True), 1.0)
+    core.received(core.link, wire.Limit("other", 1, 1), 1.0)
+    for now in (1.0, 1.0 + FORGET_AFTER, 30.0):
+        core.settle(now)
+    assert sent(core, wire.Detach) == []
+    core.received(core.link, wire.Resolved(KEY, "server"), 31.0)
+    core.received(core.link, wire.Limit("server", 1, 3), 31.0)
+    for now in (31.0, 31.0 + FORGET_AFTER):
+        core.settle(now)
+    assert sent(core, wire.Detach) == [wire.Detach("", "other", 1)]
+    core.gone(serial)

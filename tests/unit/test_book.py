@@ -1,0 +1,184 @@
+"""What the book remembers of addresses, and which ids it gives."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from types import SimpleNamespace
+from typing import Any
+
+from poolmgr import settings, wire
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.member.core import FORGET_AFTER, Attachment, Core
+from poolmgr.supervisor import book
+from poolmgr.supervisor.site import Site
+
+A, B = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
+
+
+def attachment(key: str) -> Attachment:
+    return Attachment(wire.Endpoint(key, host="h", address=key, port=1))
+
+
+class Book(book.Book):
+    """Nobody is asked anything: what servers say, the test says."""
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.now = 100.0
+        nobody: Any = None
+        turns: Any = SimpleNamespace(clock=lambda: self.now, touch=lambda: None)
+        super().__init__(
+            ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1)), turns, settings.load({}), nobody,
+            belonging=nobody, scope=nobody, serial=itertools.count(),
+        )  # fmt: skip
+        self.members: Any = SimpleNamespace(send=lambda *_: None, resolved=self._resolved)
+
+    def _probe(self, site: Site) -> Any:
+        nothing = lambda *_, **__: None  # noqa: E731
+        return SimpleNamespace(
+            start=nothing, wake=nothing, hurry=nothing, try_anew=nothing, ask_anew=nothing, recalculate=nothing,
+            unwanted=False, allowance=SimpleNamespace(restored=nothing),
+        )  # fmt: skip
+
+    def _resolved(self, site: Site, tag: str, key: str) -> None:
+        self.ledger.attach(tag, site.id, self.now)
+
+    def comes(self, tag: str, key: str) -> Site:
+        """A process comes to an address."""
+        site = self.site_for(attachment(key).endpoint, tag)
+        assert site is not None
+        self._resolved(site, tag, key) if site.resolved else site.waiting.append((tag, key))
+        return site
+
+    def says(self, site: Site, run_id: str) -> Site:
+        """The server behind it says who it is."""
+        target = self.is_resolved(site, run_id)
+        if target is not site:
+            self.ledger.dissolve(site.id, target.id)
+        return target
+
+    def leaves(self, tag: str, key: str) -> None:
+        """It uses that address no more, and nobody else does."""
+        site = self.by_key[key]
+        self.detached(tag, key)
+        self.forget_unused(site)
+        assert key not in self.by_key
+
+    def registers(self, tag: str, link: int = 1, **holds: int) -> None:
+        assert self.ledger.register(Identity(tag, 2), link, holds, self.now)
+
+
+def test_an_id_that_is_given_again_is_the_new_servers_only() -> None:
+    """An address of a server that has been united with another one gets an id with a number when it comes back. Nobody
+    has been told of that one when it leads to the known server still, so it is given again; and who is told of it then
+    means what it leads to by now."""
+    book = Book()
+    book.registers("m")
+    known = book.says(book.comes("m", A), "x")
+    other = book.says(book.comes("m", B), "y")
+    other.run_id = "x"
+    book.unite(other, known)
+    book.ledger.dissolve(other.id, known.id)
+    book.leaves("m", B)
+    assert book.says(book.comes("m", B), "x") is known
+    book.leaves("m", B)
+    third = book.says(book.comes("m", B), "z")
+    assert third.id == f"{B}#2"
+    assert book.held(wire.Hold(third.id, (B,), 5)) == {third: (5, 0)}
+
+
+def test_an_id_that_was_told_is_not_given_again() -> None:
+    """A process that has been told a limit under it, and has not said goodbye to that server yet, would open as many
+    connections to another one, which is charged with none of them."""
+    book, core = Book(), Core("m")
+    core.attach(elsewhere := attachment("tcp://10.0.0.3:1"))
+    book.registers("m")
+    for _ in range(2):  # on the second link it is not known yet where that address leads
+        core.register(0.0)
+        core.received(core.link, wire.Welcome(1, 1, parts=True), 0.0)
+        if core.link == 1:
+            core.received(1, wire.Resolved("tcp://10.0.0.3:1", "third"), 0.0)
+            core.received(1, wire.Limit("third", 1, 1), 0.0)
+            assert core.take(elsewhere, 0.0)
+    core.attach(one := attachment(B))
+    known, other = book.says(book.comes("m", A), "x"), book.says(book.comes("m", B), "y")
+    core.received(2, wire.Resolved(B, other.id, 1), 0.0)
+    core.received(2, wire.Limit(other.id, 1, 3), 0.0)
+    other.run_id = "x"
+    book.unite(other, known)
+    book.ledger.dissolve(other.id, known.id)
+    core.received(2, wire.Resolved(B, known.id, 1), 0.0)
+    core.detach(one)
+    for now in (0.0, FORGET_AFTER):
+        core.settle(now)
+    assert wire.Detach(B) in core.outgoing()
+    book.leaves("m", B)
+    core.attach(again := attachment(B))
+    third = book.says(book.comes("m", B), "z")
+    core.received(2, wire.Resolved(B, third.id, 2), 30.0)
+    assert core.take(again, 30.0) is None
+
+
+def test_an_id_with_a_number_is_found_by_the_name_of_those_who_have_a_way_of_their_own() -> None:
+    """The next process that comes by it would be given a server of its own."""
+    book, name = Book(), "tcp://cache:1"
+    book.registers("m")
+    known = book.says(book.comes("m", A), "x")
+    other = book.says(book.comes("m", name), "y")
+    other.run_id = "x"
+    book.unite(other, known)
+    book.ledger.dissolve(other.id, known.id)
+    book.leaves("m", name)
+    again = book.comes("m", name)
+    assert again.id == f"{name}#2"
+    assert book.comes("n", name) is again
+
+
+def test_who_has_not_registered_again_may_go_by_any_address() -> None:
+    """The snapshot says what it was told, and not by which addresses it goes. Should one of these have moved meanwhile,
+    what it has open there is charged only because the address parts from the known ones."""
+    before = Book()
+    for tag, key in (("m", A), ("n", B)):
+        before.registers(tag)
+        before.says(before.comes(tag, key), "x")
+        before.ledger.servers[A].accounts[tag].told = [(1, 3)]
+    after = Book(Ledger.restored(before.ledger.snapshot(100.0), 100.0, alive=lambda _: True))
+    after.restore()
+    after.comes("o", B)
+    after.registers("m")
+    after.comes("m", A)
+    after.detached("o", B)
+    after.forget_unused(after.sites[A])
+    assert after.by_key[B] is after.sites[A], "n may go by it"
+    after.registers("n", **{A: 3})
+    after.forget_unused(after.sites[A])
+    assert B not in after.by_key
+
+
+def test_an_address_of_the_snapshot_that_nobody_names_again_is_forgotten() -> None:
+    """Else it would be known for ever, from restart to restart, and who comes to it years later would not be kept from
+    opening there what the server has room for to which it led."""
+    before = Book()
+    for tag, key in (("m", A), ("n", B)):
+        before.registers(tag)
+        before.says(before.comes(tag, key), "x")
+    after = Book(Ledger.restored(before.ledger.snapshot(100.0), 100.0, alive=lambda _: True))
+    after.restore()
+    site = after.sites[A]
+    after.registers("m")
+    after.comes("m", A)
+    after.forget_unused(site)
+    assert after.by_key[B] is site, "n had nothing open, so the snapshot does not name it: it may be about to come"
+    after.now += book.UNUSED + 1
+    after.forget_unused(site)
+    assert B not in after.by_key
+    assert B not in after.ledger.servers[A].aliases
+    assert after.by_key[A] is site
+    assert "tcp://h:1" in after.ledger.servers[A].aliases
+    for address in (A, B):
+        after.comes("m", address)
+    for began in (1.0, 2.0):
+        site.sameness.asked({A: "x", B: "y"}, began, {})
+        after.forget_unused(site)
+    assert site.sameness.apart(A) == [[B]], "where nothing is forgotten, what its addresses say is not either"
