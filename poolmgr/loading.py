@@ -7,6 +7,7 @@ ever. So a fork waits for the imports made here, and none begins while it is mad
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (for its lock over forks, see below)
 import importlib
 import logging
 import sys
@@ -17,7 +18,9 @@ from poolmgr.native import at_fork
 
 logging.getLogger(__name__)
 """Loaded here, though nothing is logged: a fork also takes logging's own lock, which imports need, and hooks run
-in the reverse order of their registration. Registered after ours, logging's would be taken first: a deadlock."""
+in the reverse order of their registration. Registered after ours, logging's would be taken first: a deadlock.
+``concurrent.futures.thread`` has one as well. redis-py loads it, which may be in the middle of the first fork
+(:func:`poolmgr._prepare_children`): after the fork its hook would release what none has taken before it."""
 
 _ending = sys.is_finalizing
 

@@ -64,6 +64,13 @@ def test_the_supervisor_and_the_command_load_neither_a_pool_nor_redis(module):
     assert not {"poolmgr.pool", "poolmgr.member", "redis"} & set(json.loads(printed))
 
 
+def test_the_first_fork_says_nothing():
+    """It loads what a pool's first use loads. A module that begins to hold a lock over forks in the middle of one would
+    release what it has not taken."""
+    fork = "import os, poolmgr\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\nelse:\n    os._exit(0)"
+    assert python(fork).stderr == ""
+
+
 @pytest.mark.parametrize("name", sorted(set(poolmgr.__all__)))
 def test_every_public_name_is_there(name):
     assert getattr(poolmgr, name) is not None
