@@ -424,21 +424,21 @@ class Book:
 
     def forget_unused(self, site: Site) -> None:
         """Addresses of a resolved server that nobody uses any more may lead elsewhere when a process comes with them
-        again. While a process of the snapshot has not registered it may be using any of them."""
+        again. While a process of the snapshot has not registered it may be using any of them: they are only asked no
+        more."""
         server = self.ledger.servers[site.id]
-        if not self._have_registered(server.accounts):
-            return
         users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
         keys = site.ways.keep(users)
+        if keys:
+            site.sameness.leave(keys)
+        if not self._have_registered(server.accounts):
+            return
         if site.ways and self.turns.clock() > self._began + UNUSED:  # who was there before has come by now
-            kept = {site.id, *site.ways}
-            keys += [key for key in server.aliases if key not in kept and self.by_key.get(key) is site]
+            keys = [key for key in server.aliases if key not in site.ways]
         for key in keys:
             if key != site.id and self.by_key.get(key) is site:
                 del self.by_key[key]
                 server.aliases.discard(key)
-        if keys:
-            site.sameness.leave(keys)
 
     def _have_registered(self, tags: Iterable[str]) -> bool:
         """Whether all these have told this supervisor by which addresses they go."""
