@@ -132,6 +132,7 @@ class Probe:
         """Something that the budget depends on has changed."""
         if self.site.resolved:
             self.allowance.apply(self._turns.clock(), at_once=at_once)
+            self._keep()  # in the same turn, before members are given what there is more
             self._turns.touch()
 
     async def lend(self, patience: float) -> bool:

@@ -175,6 +175,21 @@ def test_an_alias_of_a_server_whose_permits_are_all_pinned_is_looked_at_within_t
     assert running.server()["unproven"] == 0
 
 
+@pytest.mark.parametrize("budget", [4, 10])
+def test_a_budget_that_grows_keeps_one_back_before_members_get_the_rest(
+    supervisor: Start, redis_server: Servers, budget: int
+) -> None:
+    """Below four there is none. Who waits for all that there is would pin it, and never give it back."""
+    running = supervisor(2)
+    member, name = joined(running, redis_server())
+    member.report(name, waiting=20)
+    member.until(lambda m: m.limit(name) == 2, what="all of two")
+    assert running.member().ask(wire.SetBudget(name, str(budget))).ok
+    member.until(lambda m: m.limit(name) >= budget - 1, what="all that is for members")
+    assert member.limit(name) == budget - 1
+    wait_for(lambda: running.server_of(name)["own"] == 1, what="one is kept back")
+
+
 def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(
     supervisor: Start, redis_server: Servers
 ) -> None:
