@@ -1,7 +1,8 @@
 """The package is replaced by a later version, and by the earlier one again, below a service at work.
 
-A real tree of files is edited: the next version speaks a newer protocol with more fields. Members of either
-version meet supervisors of either, and the server counts every connection too many.
+The files that the service runs from are replaced: this version by a next one, which speaks a newer protocol with
+more fields, and the first version, 0.1.0 as it was, by this one. Members of either version meet supervisors of
+either, and the server counts every connection too many.
 """
 
 from __future__ import annotations
@@ -26,32 +27,74 @@ from tests.service import Service
 
 BUDGET = 12
 
+FIRST = "c3b0537a2038369721fbf4feedc53d6f905163b8"
+"""The last commit of version 0.1.0."""
+
+NAMES = ("poolmgr", "deploy")
+
+
+def _copied(source: Path, directory: Path) -> None:
+    for name in NAMES:
+        shutil.copytree(source / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _as_it_was(commit: str, directory: Path) -> None:
+    """The package of a commit, where the history is there."""
+    command = ["git", "-C", str(ROOT), "archive", commit, *NAMES]
+    found = subprocess.run(command, capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip(f"no history with version 0.1.0: {found.stderr.decode().strip()}")
+    directory.mkdir()
+    subprocess.run(["tar", "-x"], cwd=directory, input=found.stdout, check=True)
+
 
 class Tree:
-    """A copy of the package, in which a service runs."""
+    """Files that a service runs from, of an earlier version or of a later one.
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory
-        directory.mkdir()
-        for name in ("poolmgr", "deploy", "tests/apps"):
-            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (directory / "tests" / "__init__.py").touch()
-        self._before = {name: (directory / name).read_text() for name in ("poolmgr/__init__.py", "poolmgr/wire.py")}
+    Attributes:
+        version: of the later one.
+        speaks: the protocol's version of the earlier one, and of the later one.
+    """
 
-    def install_next(self) -> None:
-        wire = self._before["poolmgr/wire.py"]
+    def __init__(self, directory: Path, pair: str) -> None:
+        self.path = directory / "tree"
+        self.path.mkdir()
+        shutil.copytree(ROOT / "tests/apps", self.path / "tests/apps", ignore=shutil.ignore_patterns("__pycache__"))
+        (self.path / "tests" / "__init__.py").touch()
+        self._earlier, self._later = directory / "earlier", directory / "later"
+        _copied(ROOT, self._later)
+        if pair == "the next version":
+            _copied(ROOT, self._earlier)
+            self._make_next()
+            self.version, self.speaks = "99.0", (wire.VERSION, 99)
+        else:
+            _as_it_was(FIRST, self._earlier)
+            self.version, self.speaks = "98.0", (1, wire.VERSION)
+        package = self._later / "poolmgr/__init__.py"
+        text = _replaced(r'__version__ = "[^"]+"', f'__version__ = "{self.version}"', package.read_text())
+        package.write_text(text)
+        self.install_earlier()
+
+    def _make_next(self) -> None:
+        wire = (self._later / "poolmgr/wire.py").read_text()
         wire = _replaced(r"\nVERSION = \d+\n", "\nVERSION = 99\n", wire)
         wire = _replaced(r"tag=True, omit_defaults=True\)", "tag=True, omit_defaults=False)", wire)
         wire = _replaced(r"(\n    link: int\n)(    versions)", r"\1    of_tomorrow: int = 7\n\2", wire)  # Hello
         wire = _replaced(r"(\n    timeout: float = 5.0\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Report
         wire = _replaced(r"(\n    seq: int\n    limit: int\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Limit
-        (self.path / "poolmgr/wire.py").write_text(wire)
-        package = _replaced(r'__version__ = "[^"]+"', '__version__ = "99.0"', self._before["poolmgr/__init__.py"])
-        (self.path / "poolmgr/__init__.py").write_text(package)
+        (self._later / "poolmgr/wire.py").write_text(wire)
 
-    def install_this(self) -> None:
-        for name, text in self._before.items():
-            (self.path / name).write_text(text)
+    def install_later(self) -> None:
+        self._install(self._later)
+
+    def install_earlier(self) -> None:
+        self._install(self._earlier)
+
+    def _install(self, source: Path) -> None:
+        """As an installer does: the files are replaced below whatever runs from them."""
+        for name in NAMES:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        _copied(source, self.path)
 
 
 def _replaced(pattern: str, by: str, text: str) -> str:
@@ -60,9 +103,9 @@ def _replaced(pattern: str, by: str, text: str) -> str:
     return made
 
 
-@pytest.fixture
-def tree(short_dir: Path) -> Tree:
-    return Tree(short_dir / "tree")
+@pytest.fixture(params=["the next version", "the first version"])
+def tree(short_dir: Path, request: pytest.FixtureRequest) -> Tree:
+    return Tree(short_dir, request.param)
 
 
 @pytest.fixture
@@ -109,8 +152,8 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
     with Load(service, "/hold?ms=4", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 2, 10, what="both workers answer")
         this = status(service)["version"]
-        assert this != "99.0"
-        for version, install in (("99.0", tree.install_next), (this, tree.install_this)):
+        assert this != tree.version
+        for version, install in ((tree.version, tree.install_later), (this, tree.install_earlier)):
             former = service.supervisor()
             install()
             old = set(service.workers(master))
@@ -131,8 +174,8 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         load.wait_for_answers(50)
     assert load.failures() == []
     assert not [event for event in service.events() if event["level"] in ("error", "critical")]
-    assert spoken(supervisors["99.0"]) == {wire.VERSION, 99}, "with each the newest that both know"
-    assert spoken(supervisors[this]) == {wire.VERSION}
+    assert spoken(supervisors[tree.version]) == set(tree.speaks), "with each the newest that both know"
+    assert spoken(supervisors[this]) == {tree.speaks[0]}
     for refused in ("client.refused", "client.malformed", "snapshot.unusable"):
         assert service.events(refused) == []
     kill(master, signal.SIGTERM)
