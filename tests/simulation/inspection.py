@@ -19,8 +19,8 @@ from tests.simulation.server import HERE, Connection, Server
 if TYPE_CHECKING:
     from tests.simulation.supervisor import Supervisor
 
-KEEPS_FROM = 8
-"""Budget from which on a connection is kept between two inspections (rule S5)."""
+KEPT_BACK_FROM, KEEPS_FROM = 4, 8
+"""Budgets from which on a permit is kept to look with, and a connection is kept between two inspections (rule S5)."""
 
 BOUNDED_WAIT = 1.0
 """Seconds after which, when no permit is left to look with, one is taken over the budget. In reality it is
@@ -89,8 +89,7 @@ class Inspection:
         """After every turn: is there something to do?"""
         if self._state != "rest" or self.world.clock.now < self._rest_until:
             return
-        ledger, id = self.supervisor.ledger, self.server.id
-        keeps = ledger.servers[id].budget >= KEEPS_FROM and bool(self.supervisor.links)
+        keeps = self._keeps(KEEPS_FROM)
         if self._counting or self._todo():
             if self.connection is not None and self._afresh():
                 self._close(self._open)
@@ -101,16 +100,34 @@ class Inspection:
                 self._open()
             else:
                 self._acquire()
-        elif keeps and self.connection is None and not self.permit:
-            self._acquire()
+        elif keeps and self.connection is None and self.permit:
+            self._open()
         elif not keeps and self.connection is not None:
-            self._close(self._give_back)
+            self._close(self._keep_permit)
+        else:
+            self.keep()
+
+    def keep(self) -> None:
+        """Have or give back what is kept. Whenever what it depends on has changed, in the same turn: what is asked for
+        later, members have got by then."""
+        if self._state == "rest" and self.connection is None:
+            keeps = self._keeps(KEPT_BACK_FROM)
+            if keeps and not self.permit:
+                self._acquire()
+            elif self.permit and not keeps:
+                self._return()
+
+    def _keeps(self, least: int) -> bool:
+        return self.supervisor.ledger.servers[self.server.id].budget >= least and not self.supervisor.stopping
 
     def granted(self) -> None:
         """A turn has granted the permit, and the snapshot shows it."""
         if self._state == "acquiring":
             self.permit = True
-            self._open()
+            if self._counting or self._todo():
+                self._open()
+            else:
+                self._rest(0.0)
         else:
             self._return()
 
@@ -150,9 +167,11 @@ class Inspection:
         self.supervisor.ledger.return_own(self.server.id, 1, self.world.clock.now)
         self.supervisor.wake(0.00001)
 
-    def _give_back(self) -> None:
-        self._return()
-        self._rest(0.0)
+    def _keep_permit(self) -> None:
+        """Without its connection: for the next look, or until somebody else needs it."""
+        if not self._keeps(KEPT_BACK_FROM):
+            self._return()
+        self._rest(max(0.0, self._rest_until - self.world.clock.now))
 
     def _rest(self, seconds: float) -> None:
         self._state = "rest"
@@ -206,8 +225,8 @@ class Inspection:
         if self._state == "closing":
             self._then()
         else:  # the server's doing
-            self._return()
-            self._rest(AGAIN)
+            self._rest_until = self.world.clock.now + AGAIN
+            self._keep_permit()
 
     # ---- lists -----------------------------------------------------------------------------------
 
@@ -234,7 +253,15 @@ class Inspection:
         if self._targets and self._lists < 7:
             self.supervisor.after(PAUSE * self._lists, self._list)
             return
-        self._rest(AGAIN if self._targets else 0.0)
+        self._done(AGAIN if self._targets else 0.0)
+
+    def _done(self, again: float) -> None:
+        """With a small budget nothing is kept open until the next look, which is in so many seconds."""
+        self._rest_until = self.world.clock.now + again
+        if self._keeps(KEEPS_FROM):
+            self._rest(again)
+        else:
+            self._close(self._keep_permit)
 
     def _excluded(self) -> int:
         assert self.connection is not None
@@ -285,7 +312,7 @@ class Inspection:
             supervisor.after(GRACE + 0.001, supervisor.wake, 0.0)
         self.world.note(f"census of {id}: {found}")
         supervisor.wake(0.00001)
-        self._rest(0.0)
+        self._done(0.0)
 
     def _possible(self, tag: identity.Tag) -> bool:
         """Whether it may be of a supervisor before this one (:mod:`poolmgr.supervisor.belonging`)."""

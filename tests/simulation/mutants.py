@@ -239,6 +239,11 @@ def _lists_at_once(self: Inspection) -> None:
     self.supervisor.after(self.world.delay(0.0001), self._list)
 
 
+def _gives_back(self: Inspection) -> None:
+    self._return()
+    self._rest(max(0.0, self._rest_until - self.world.clock.now))
+
+
 def _proves_by_an_older_list(self: Inspection, rows: Any) -> None:
     self._targets = self._todo()
     _listed(self, rows)
@@ -290,6 +295,7 @@ SEEDS = {
     "S2 ack across links": 313,
     "S3 releases at the link's end": 3,
     "S3 nothing is kept to look with": 0,
+    "S3 what is kept goes with its connection": 141,
     "S3 exec is not looked for": 13,
     "S3 what comes back is another": 13,
     "S3 what comes back replaces the last only": 165,
@@ -384,7 +390,12 @@ MUTANTS = (
     Mutant(
         "S3 nothing is kept to look with",
         "deaths without a goodbye leave nothing to prove them with",
-        ((inspection, "KEEPS_FROM", 1 << 30),),
+        ((inspection, "KEPT_BACK_FROM", 1 << 30), (inspection, "KEEPS_FROM", 1 << 30)),
+    ),
+    Mutant(
+        "S3 what is kept goes with its connection",
+        "members have got it before it is asked for again",
+        ((Inspection, "_keep_permit", _gives_back),),
     ),
     Mutant("S3 exec is not looked for", "nobody ever says so", ((Supervisor, "_look_at", lambda self, tag: None),)),
     Mutant(

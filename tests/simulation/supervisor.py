@@ -44,6 +44,8 @@ class Supervisor:
         self.tag = f"pm1.0000000a.00000b.{number}.{number}.0000aa"
         self.alive = True
         self.stopped = False
+        self.stopping = False
+        """Nobody has been there for a while: nothing is kept to look with."""
         self.doom: int | None = None
         """How many more effects it does before it is killed; None: no end in sight."""
         self.links: dict[str, Link] = {}
@@ -125,6 +127,10 @@ class Supervisor:
 
     def accepted(self, link: Link) -> None:
         self.unread.append(link)
+        if self.stopping:
+            self.stopping = False
+            for inspection in self.inspections.values():
+                inspection.keep()
 
     def arrived(self, link: Link, message: wire.Message | None) -> None:
         self.event("link", link, message)
@@ -155,6 +161,7 @@ class Supervisor:
             if ledger.servers[what].run_id:
                 server.budget = max(server.budget, more)
                 ledger.set_budget(what, more, now)
+                self.inspections[what].keep()
         elif kind == "do":
             what()
 
@@ -295,7 +302,12 @@ class Supervisor:
                 raise Killed
 
     def _exit_if_idle(self) -> None:
-        if self.links or self.unread or self.inbox or not self.ledger.idle:
+        if self.links or self.unread:
+            return
+        if not self.stopping:
+            self.stopping = True
+            self.wake(0.00001)
+        if self.inbox or not self.ledger.idle:
             return
         if any(not inspection.may_exit for inspection in self.inspections.values()):
             return

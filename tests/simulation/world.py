@@ -12,7 +12,7 @@ Checked at the end, when faults have ceased:
 
 * whoever waits is served within bounded time, while all work;
 * when nobody works: no quarantine, nothing lost, Σ limits within the budget, nobody waits;
-* from a budget of 8 on nothing was looked at over the budget, however many have died;
+* from a budget of 4 on nothing was looked at over the budget, however many have died;
 * one hot process then gets the whole budget but what the supervisor keeps: no permit is lost;
 * when all have gone, the supervisor finds nothing charged and exits.
 """
@@ -42,7 +42,7 @@ EVERYONE = 12
 KEEPALIVE = 0.5
 """Seconds until servers let go of half-open connections that nobody may kill."""
 
-ALWAYS_KEPT = 8
+ALWAYS_KEPT = 4
 """Budget from which on a supervisor of this simulation keeps something to look with."""
 
 CALM = 8.0
