@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from poolmgr.loading import load
+from poolmgr.lazy import load
 from poolmgr.native import at_fork
 
 if TYPE_CHECKING:

@@ -35,9 +35,11 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, interrupts, launch, rendezvous, settings, spawning, startup, wire, workers_user
+from poolmgr import embedded, interrupts, launch, settings, startup, wire, workers_user
 from poolmgr.errors import PoolmgrError, SupervisorError
-from poolmgr.redaction import printable
+from poolmgr.kernel.peer import peer
+from poolmgr.launch import spawn
+from poolmgr.logs.redaction import printable
 from poolmgr.workers_user import as_workers
 
 log = logging.getLogger("poolmgr.gunicorn")
@@ -170,7 +172,7 @@ def _leave(timeout: float) -> None:
     if _link is not None:
         with contextlib.suppress(OSError):
             _link.send(wire.encode(wire.Bye()))
-    who = rendezvous.peer(_link) if _link is not None else None
+    who = peer(_link) if _link is not None else None
     pidfd = -1
     with contextlib.suppress(OSError, AttributeError):
         if who is not None and os.path.samestat(os.stat(f"/proc/{who.pid}/fd/2"), os.fstat(2)):
@@ -205,7 +207,7 @@ def on_starting(server: Any) -> None:
         SystemExit: with one line, if the service cannot start as it is configured; with a status, if interrupted.
     """
     _mend_path()
-    spawning.show_output()
+    spawn.show_output()
     atexit.register(_leave, PARTING)  # gunicorn ends without on_exit as long as it does not serve
     try:
         with interrupts.held_back():
@@ -234,10 +236,10 @@ def on_starting(server: Any) -> None:
 
 def _have_events_seen(found: settings.Settings) -> None:
     """Where nobody has set up logging, Python prints warnings and drops what else they carry: the library's
-    events then get a handler of their own. Somebody's own set-up, :mod:`poolmgr.logs` included, stays."""
+    events then get a handler of their own. Somebody's own set-up, :mod:`poolmgr.logs.structured` included, stays."""
     events = logging.getLogger("poolmgr")
     if not events.hasHandlers():
-        from poolmgr.logs import formatter
+        from poolmgr.logs.structured import formatter
 
         handler = logging.StreamHandler()
         handler.setFormatter(formatter(found.log_format, sys.stderr))

@@ -1,7 +1,7 @@
 """gunicorn's ``logger_class``: its error log, its access log and the application's, each line once.
 
 Used by :mod:`poolmgr.conf`; in a configuration of your own: ``logger_class =
-"poolmgr.gunicorn_logs.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs`.
+"poolmgr.gunicorn_logs.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs.structured`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from gunicorn import glogging
 
 from poolmgr import waiting
 from poolmgr.errors import SettingsError
-from poolmgr.logs import formatter, put_on_root
-from poolmgr.redaction import HIDDEN, printable, redact_field
+from poolmgr.logs.redaction import HIDDEN, printable, redact_field
+from poolmgr.logs.structured import formatter, put_on_root
+from poolmgr.settings.table import BY_NAME
 from poolmgr.startup import StartError, check_binds
-from poolmgr.variables import BY_NAME
 
 callers_log = logging.getLogger("poolmgr.worker")
 

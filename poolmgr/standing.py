@@ -10,7 +10,7 @@ import os
 
 import msgspec
 
-from poolmgr.loading import load
+from poolmgr.lazy import load
 
 ENOUGH = 4096
 """Open files of which more make no difference: each client takes two."""

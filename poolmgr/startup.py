@@ -27,7 +27,7 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.agent import get_member, set_title
 from poolmgr.pool.default import get_client
-from poolmgr.values import SOCKET_PATH_MAX, conceal, mask_url
+from poolmgr.settings.parsers import SOCKET_PATH_MAX, conceal, mask_url
 
 DEFAULT = "127.0.0.1", 8000
 """Where gunicorn listens if nobody says anything."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from threading import Thread  # for signatures; what is started is looked up when it is
 
-from poolmgr.loading import load
+from poolmgr.lazy import load
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import msgspec
 
 VERSION = 2
-"""Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.identity`)."""
+"""Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.tags`)."""
 
 OLDEST = 1
 """Oldest version this code still understands."""
@@ -139,7 +139,7 @@ class Hello(Message, frozen=True):
     scope: str = ""
     """What an earlier supervisor told, which the names of this member's connections bear; empty: nothing."""
     mark: int = 0
-    """See :func:`poolmgr.identity.mark`."""
+    """See :func:`poolmgr.kernel.processes.mark`."""
 
 
 class Attach(Message, frozen=True):

@@ -13,8 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from poolmgr.rendezvous import holder
-from poolmgr.variables import BY_NAME
+from poolmgr.kernel.lockfile import holder
+from poolmgr.settings.table import BY_NAME
 from tests.helpers import RedisServer, alive, debian_redis_binary, kill, wait_for
 
 # How long an example takes says something of the machine, not of the code.

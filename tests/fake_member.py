@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
 from tests.stopwatch import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -72,7 +72,7 @@ class FakeMember:
 
     def __init__(self, socket_path: str, *, tag: str = "", title: str = "fake") -> None:
         self.socket_path = socket_path
-        self.tag = tag or identity.make(socket_path)
+        self.tag = tag or tags.make(socket_path)
         self.scope = ""
         self.title = title
         self.link = 0
@@ -226,7 +226,7 @@ class FakeMember:
         """Open one connection with a name."""
         server = self.resolved.get(endpoint.key, endpoint.key)
         self.serial += 1
-        connection = Connection(endpoint, identity.name(self.tag, self.serial, self.scope))
+        connection = Connection(endpoint, tags.name(self.tag, self.serial, self.scope))
         self.open.setdefault(server, []).append(connection)
         return connection
 

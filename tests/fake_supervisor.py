@@ -17,7 +17,8 @@ import sys
 import threading
 from pathlib import Path
 
-from poolmgr import spawning, wire
+from poolmgr import wire
+from poolmgr.launch import spawn
 
 
 def serve(path: str) -> None:
@@ -25,7 +26,7 @@ def serve(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(4)
-    spawning.report_start()
+    spawn.report_start()
     answer_all(listener)
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     path = os.environ["POOLMGR_SOCKET"]
     misbehave = os.environ.get("FAKE", "")
     if misbehave == "refuse":
-        spawning.report_start("the snapshot is another's")
+        spawn.report_start("the snapshot is another's")
         sys.exit(1)
     if misbehave == "crash":
         sys.exit(1)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import redis
 
-from poolmgr import journal
+from poolmgr.logs import journal
 from tests.stopwatch import Stopwatch
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ import os
 import secrets
 from pathlib import Path
 
-from poolmgr import cleaners, redaction
+from poolmgr import cleaners
+from poolmgr.logs import redaction
 from poolmgr.settings import Settings
 
 log = logging.getLogger("poolmgr.worker")

@@ -86,7 +86,7 @@ class Ledger:
         self.partial = False
         """A snapshot was lost: members may live of whom nothing is known, till they have had time to register (S4)."""
         self.scopes: dict[str, None] = {}
-        """What the names of our connections may bear (:mod:`poolmgr.identity`): the supervisor's scope, and those of
+        """What the names of our connections may bear (:mod:`poolmgr.tags`): the supervisor's scope, and those of
         earlier ones that members have brought along."""
         self._departed: dict[str, None] = {}
         self._touched: set[str] = set()

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from poolmgr import settings, values, wire
+from poolmgr import settings, wire
 from poolmgr.cli.ask import ask
 from poolmgr.cli.output import console
 from poolmgr.errors import SettingsError, SupervisorError
+from poolmgr.settings import parsers
 
 
 def command(
@@ -27,14 +28,14 @@ def command(
     """Change a server's budget live. It holds over restarts of the supervisor; connections in use are not cut."""
     loaded = settings.load()
     try:
-        key = values.endpoint_key(server)
+        key = parsers.endpoint_key(server)
     except ValueError:
-        raise SettingsError(f"SERVER is {values.conceal(server)!r}: allowed is HOST:PORT, HOST or /PATH") from None
+        raise SettingsError(f"SERVER is {parsers.conceal(server)!r}: allowed is HOST:PORT, HOST or /PATH") from None
     try:
-        number = "reset" if budget.strip() == "reset" else values.budget(budget.strip())
+        number = "reset" if budget.strip() == "reset" else parsers.budget(budget.strip())
     except ValueError:
         raise SettingsError(
-            f"N is {values.conceal(budget)!r}: allowed is a whole number from 1 to 1000000, auto or reset"
+            f"N is {parsers.conceal(budget)!r}: allowed is a whole number from 1 to 1000000, auto or reset"
         ) from None
     answer = ask(loaded, wire.SetBudget(server=key, budget=str(number)))
     if not answer.ok:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from poolmgr.variables import VARIABLES
+from poolmgr.settings.table import VARIABLES
 
 
 def markdown_table() -> str:

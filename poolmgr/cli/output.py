@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from poolmgr.redaction import printable, printable_json
+from poolmgr.logs.redaction import printable, printable_json
 
 WIDE = 200
 """Columns where there is no terminal: what is piped into a file or another program is not wrapped."""

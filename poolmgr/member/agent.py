@@ -25,7 +25,8 @@ from pathlib import Path
 from threading import get_ident
 from typing import ParamSpec, TypeVar
 
-from poolmgr import identity, settings, threads, wire
+from poolmgr import settings, tags, threads, wire
+from poolmgr.kernel import processes
 from poolmgr.member.closing import Below, close_copy
 from poolmgr.member.core import Core
 from poolmgr.member.link import Link
@@ -61,9 +62,9 @@ class Member:
     def __init__(self, settings: Settings, core: Core | None = None, *, before: Member | None = None) -> None:
         self.settings = settings
         self.again = before is not None
-        self.tag = identity.make(settings.socket)
+        self.tag = tags.make(settings.socket)
         self.core = core or Core(self.tag, title=_title(), budget=str(settings.budget))
-        self.core.mark = identity.mark()
+        self.core.mark = processes.mark()
         if before is not None and before._loop is not None and before._loop.holds_nothing:
             self.core.replaces = before.core.replaced_by_next()
         self.forked = False

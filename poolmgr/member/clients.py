@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from poolmgr import wire
-from poolmgr.journal import Log
+from poolmgr.logs.journal import Log
 from poolmgr.member.permits import ServerPermits
 from poolmgr.member.ports import PoolPort, Usage
 from poolmgr.native import monotonic

@@ -12,8 +12,10 @@ import random
 import selectors
 from typing import TYPE_CHECKING
 
-from poolmgr import launch, rendezvous, wire
-from poolmgr.journal import Log
+from poolmgr import launch, wire
+from poolmgr.kernel import lockfile
+from poolmgr.launch import dial
+from poolmgr.logs.journal import Log
 from poolmgr.member.closing import watch
 from poolmgr.member.finding import Finder
 from poolmgr.member.link import Link
@@ -169,7 +171,7 @@ class Contact:
             self.flush()
         if now < self._pinged + PING_AFTER:
             return self._pinged + PING_AFTER
-        seen_silent = rendezvous.SILENT <= rendezvous.silence(self._member.settings.socket + ".lock") < NEVER
+        seen_silent = dial.SILENT <= lockfile.silence(self._member.settings.socket + ".lock") < NEVER
         if not seen_silent and now < self._heard + launch.STARTING:
             return now + LOOK_EVERY
         log.warning("supervisor.silent", extra={"seconds": round(now - self._heard, 1)})

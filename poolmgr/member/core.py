@@ -76,7 +76,7 @@ class Core:
     """All permits of one process.
 
     Args:
-        tag: the process's name on servers (:func:`poolmgr.identity.make`).
+        tag: the process's name on servers (:func:`poolmgr.tags.make`).
         title: what the process is, for people.
         budget: the budget in its own environment, for a warning if the supervisor has another.
         rng: for the jitter after an outage.
@@ -90,7 +90,7 @@ class Core:
         """Number of the newest link; grows with every registration in this process."""
         self.linked = False
         self.scope = ""
-        """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.identity`)."""
+        """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.tags`)."""
         self._stuck = ""
         """Why the supervisor raises nothing for anybody, if that is so."""
         self.replaces: tuple[str, ...] = ()

@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 from redis.backoff import ExponentialWithJitterBackoff
 
-from poolmgr import launch, rendezvous, standing, threads
+from poolmgr import launch, standing, threads
 from poolmgr.errors import PoolmgrError
-from poolmgr.journal import Log
+from poolmgr.kernel import lockfile
+from poolmgr.kernel.peer import peer
+from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.settings import Settings
 
@@ -120,7 +122,7 @@ class Finder:
         Returns:
             Whether it is, or has ended by now; a helper does it.
         """
-        who = rendezvous.peer(sock) if self._settings.autostart else None
+        who = peer(sock) if self._settings.autostart else None
         mine, theirs = standing.of(), standing.of(who.pid) if who is not None else None
         if who is None or mine is None or (theirs is None and os.path.exists(f"/proc/{who.pid}")):
             return False
@@ -204,9 +206,9 @@ class Finder:
         try:
             return launch.connect(self._settings)
         except PoolmgrError:
-            if monotonic() - began < launch.STARTING and rendezvous.silence(path + ".lock") < rendezvous.STOPPED:
+            if monotonic() - began < launch.STARTING and lockfile.silence(path + ".lock") < lockfile.STOPPED:
                 raise
-            if not rendezvous.holder(path + ".lock"):
+            if not lockfile.holder(path + ".lock"):
                 raise
         launch.replace_hung(self._settings, None)  # so hung that its queue of connections is full
         return launch.connect(self._settings)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from poolmgr import descriptors, threads
-from poolmgr.journal import Log
+from poolmgr.logs.journal import Log
 from poolmgr.member.clients import Clients, call
 from poolmgr.member.closing import Closer
 from poolmgr.member.contact import Contact

@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member import closing
 from poolmgr.member.bounds import OTHERS, SUPERVISOR, Wait
@@ -52,7 +52,7 @@ class SocketPermit:
 
     @property
     def name(self) -> str:
-        return identity.name(self._member.tag, self.serial, self._member.core.scope)
+        return tags.name(self._member.tag, self.serial, self._member.core.scope)
 
     def hold(self, sock: socket.socket, below: int = -1) -> None:
         self._member.sockets[self.serial] = sock, closing.below(below) if below >= 0 else None

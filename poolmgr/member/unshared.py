@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from poolmgr import settings
-from poolmgr.journal import Log
+from poolmgr.logs.journal import Log
 from poolmgr.member.bounds import OTHERS, Cause
 from poolmgr.member.closing import Below, below as second, close, close_copy
 from poolmgr.member.ports import PoolPort, Shortage

@@ -33,7 +33,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ResponseEr
 
 from poolmgr import certificates
 from poolmgr.forklock import whole
-from poolmgr.loading import importable
+from poolmgr.lazy import importable
 from poolmgr.member.closing import close, close_copy, discard
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll

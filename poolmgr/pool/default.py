@@ -17,7 +17,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from poolmgr import settings
-from poolmgr.loading import load
+from poolmgr.lazy import load
 from poolmgr.pool.sync import ConnectionPool
 
 _pools: dict[tuple[int | None, int, type | None], ConnectionPool] = {}

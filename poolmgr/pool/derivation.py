@@ -20,7 +20,7 @@ from redis.connection import (
 )
 from redis.driver_info import DriverInfo
 
-from poolmgr.loading import load
+from poolmgr.lazy import load
 from poolmgr.pool.accounting import Accounted, Counted
 from poolmgr.pool.connection import Pooled
 from poolmgr.pool.foreign import Bare, Cached

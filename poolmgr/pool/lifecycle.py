@@ -17,7 +17,7 @@ from redis.observability.attributes import ConnectionState, get_pool_name
 
 from poolmgr import threads
 from poolmgr.errors import PoolmgrError
-from poolmgr.journal import Log
+from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool.core import Ticket
 from poolmgr.pool.derivation import create, pooled

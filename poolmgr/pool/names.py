@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import Any
 
-from poolmgr.loading import load
+from poolmgr.lazy import load
 
 AGAIN = 0.5
 """Seconds from the end of one look-up to the next, while callers find that the server is down."""

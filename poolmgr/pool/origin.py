@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError
 
 from poolmgr import certificates, settings, threads
 from poolmgr.exceptions import ServerDownError
-from poolmgr.loading import load
+from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic, time as now
 from poolmgr.pool.names import Found, Name, addresses_of

@@ -33,8 +33,9 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr import journal, settings, waiting
+from poolmgr import settings, waiting
 from poolmgr.exceptions import PoolClosedError
+from poolmgr.logs import journal
 from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE
 from poolmgr.native import monotonic

@@ -13,7 +13,7 @@ from typing import Any
 
 from poolmgr import threads
 from poolmgr.exceptions import PoolClosedError
-from poolmgr.journal import Log
+from poolmgr.logs.journal import Log
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.native import monotonic
 from poolmgr.pool.state import State

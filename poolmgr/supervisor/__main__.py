@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run a supervisor; the process's exit status."""
-    from poolmgr.spawning import extend_path
+    from poolmgr.launch.spawn import extend_path
 
     extend_path()
     from poolmgr.supervisor.singleton import Singleton, TakenError, UnfitError
@@ -42,11 +42,12 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
     import asyncio
 
     singleton.give_sign()  # on a busy machine this takes seconds, and nobody is to take it for hung
-    from poolmgr import logs, settings as settings_of
+    from poolmgr import settings as settings_of
     from poolmgr.errors import PoolmgrError
+    from poolmgr.logs import structured
 
     singleton.give_sign()
-    from poolmgr.supervisor import processes
+    from poolmgr.kernel import processes
     from poolmgr.supervisor.server import Supervisor
 
     singleton.give_sign()
@@ -61,7 +62,7 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
         return _fail(f"{reason}; REDIS_CONNECTION_BUDGET=off does without a supervisor")
     if reason := settings_of.unenforced():
         return _fail(f"{reason}, so a supervisor has nothing to do: set REDIS_CONNECTION_BUDGET to a number or to auto")
-    logs.configure(settings)
+    structured.configure(settings)
     _tell_starter("")
 
     async def run() -> None:
@@ -102,13 +103,13 @@ def _group(name: str) -> int | None:
 
 
 def _tell_starter(error: str) -> None:
-    from poolmgr.spawning import report_start
+    from poolmgr.launch.spawn import report_start
 
     report_start(error)
 
 
 def _fail(text: str) -> int:
-    from poolmgr.redaction import printable
+    from poolmgr.logs.redaction import printable
 
     _tell_starter(text)
     sys.stderr.write(f"poolmgr.supervisor: {printable(text)}\n")

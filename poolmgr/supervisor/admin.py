@@ -17,11 +17,11 @@ import errno
 import select
 import socket
 import ssl
-import struct
 import time
 from typing import Any
 
 from poolmgr import certificates
+from poolmgr.kernel.peer import peer
 from poolmgr.wire import Endpoint
 
 CLOSE_BOUND = 1.0
@@ -167,10 +167,8 @@ class Admin:
         endpoint = self.endpoint
         sock = self._dial(self._places or locate(endpoint))
         if endpoint.path:
-            if hasattr(socket, "SO_PEERCRED"):
-                (self.server_pid, _, _) = struct.unpack(
-                    "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                )
+            who = peer(sock)
+            self.server_pid = who.pid if who is not None else 0
             self._dialled = True
             return sock
         self.address = sock.getpeername()[:2]

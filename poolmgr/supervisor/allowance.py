@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget import ceilings
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.others import Others
@@ -99,7 +99,7 @@ class Allowance:
         """With other hosts in the division their connections are no foreign ones."""
         return row.tag is not None and (self._settings.hosts > 1 or self._charged(row.tag))
 
-    def _charged(self, tag: identity.Tag) -> bool:
+    def _charged(self, tag: tags.Tag) -> bool:
         """Whether it is in the ledger. While nothing is raised, some may be of members who are still to come."""
         server = self._ledger.servers[self._site.id]
         known = self._belonging.known(tag) or tag.process in server.quarantine

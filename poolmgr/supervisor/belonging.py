@@ -8,8 +8,9 @@ uses the server as well. All others are strangers, clones of this machine among 
 
 from __future__ import annotations
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget.ledger import Ledger
+from poolmgr.kernel import processes
 
 
 class Belonging:
@@ -26,21 +27,21 @@ class Belonging:
         self._path = path
         self.boot = boot
 
-    def known(self, tag: identity.Tag) -> bool:
+    def known(self, tag: tags.Tag) -> bool:
         """Whether its process has registered here."""
         return self._ledger.knows(tag.process)
 
-    def possible(self, tag: identity.Tag) -> bool:
+    def possible(self, tag: tags.Tag) -> bool:
         """Whether it may be of a supervisor before this one, at this place."""
         if tag.scope and tag.scope in self._ledger.scopes:
             return True
         return (tag.place, tag.boot) == (self._place, self.boot) and not self._elsewhere(tag)
 
-    def neighbour(self, tag: identity.Tag) -> bool:
+    def neighbour(self, tag: tags.Tag) -> bool:
         """Whether it is of another supervisor of this host."""
         return tag.boot == self.boot and not self.known(tag) and not self.possible(tag)
 
-    def _elsewhere(self, tag: identity.Tag) -> bool:
+    def _elsewhere(self, tag: tags.Tag) -> bool:
         """Whether our socket's path leads its process elsewhere (systemd's PrivateTmp=): it is not ours and never
         will be. What cannot be looked at may be ours."""
-        return identity.finds(tag.pid, self._path) is False and identity.start_time(tag.pid) == tag.start
+        return processes.finds(tag.pid, self._path) is False and processes.start_time(tag.pid) == tag.start

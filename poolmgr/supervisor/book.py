@@ -21,11 +21,11 @@ from poolmgr.settings import Settings
 from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.probe import Probe
-from poolmgr.supervisor.processes import Watch
 from poolmgr.supervisor.sameness import same
 from poolmgr.supervisor.scope import Scope
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.turn import Turns
+from poolmgr.supervisor.watch import Watch
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.members import Members

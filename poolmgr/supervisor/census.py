@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
+from poolmgr.kernel import processes
+from poolmgr.kernel.processes import lives
 from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.processes import Watch, lives
 from poolmgr.supervisor.proof import Row
+from poolmgr.supervisor.watch import Watch
 
 
 def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:
@@ -25,11 +27,11 @@ def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belongi
     Returns:
         Tags of living processes that have not registered.
     """
-    counts: Counter[identity.Tag] = Counter()
+    counts: Counter[tags.Tag] = Counter()
     for row in rows:
         tag = row.tag
         if tag is not None and (belonging.known(tag) or belonging.possible(tag)):
-            counts[identity.Tag(tag.place, tag.boot, tag.pid, tag.start, tag.salt)] += 1
+            counts[tags.Tag(tag.place, tag.boot, tag.pid, tag.start, tag.salt)] += 1
     known = ledger.servers[server]
     unheard: set[str] = set()
     for tag, count in counts.items():
@@ -39,7 +41,7 @@ def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belongi
         if name in known.quarantine:  # more may be there than was found, or charged, before
             ledger.census(server, name, count, now, exited=known.quarantine[name].exited)
             continue
-        process = Identity(name, tag.pid, tag.start, identity.program(tag.pid))
+        process = Identity(name, tag.pid, tag.start, processes.program(tag.pid))
         alive = tag.boot == belonging.boot and not ledger.is_departed(name) and lives(process)
         if name in ledger.members:
             continue

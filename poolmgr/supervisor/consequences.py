@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolmgr import identity, wire
+from poolmgr import wire
+from poolmgr.kernel import processes
 from poolmgr.supervisor.allowance import Allowance
 from poolmgr.supervisor.endings import Endings
 from poolmgr.supervisor.health import Outages
@@ -59,7 +60,7 @@ class Consequences:
         """Health, and when to look again, after a look that began then."""
         site = self._site
         if found.server_pid:
-            site.server_process = found.server_pid, identity.start_time(found.server_pid)
+            site.server_process = found.server_pid, processes.start_time(found.server_pid)
         site.address = found.address or site.address
         for tried in found.tried:
             if tried.kind == "auth":

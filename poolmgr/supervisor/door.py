@@ -13,7 +13,8 @@ import struct
 from collections.abc import Callable
 
 from poolmgr import wire
-from poolmgr.supervisor import processes
+from poolmgr.kernel import processes
+from poolmgr.kernel.peer import Peer, caller
 from poolmgr.supervisor.links import Link, Receiver, limited
 
 AT_ONCE = 256
@@ -94,7 +95,7 @@ class Door:
     def _enter(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         try:
-            peer = processes.peer(sock)
+            peer = caller(sock)
         except OSError:
             sock.close()
             return
@@ -116,7 +117,7 @@ class Door:
         task.add_done_callback(self._tasks.discard)
         self._came(link)
 
-    def _objection(self, peer: processes.Peer) -> str:
+    def _objection(self, peer: Peer) -> str:
         """Why this process may not come in; empty if it may."""
         if peer.uid != os.getuid() and peer.uid != 0 and not self._in_group(peer):
             return f"this supervisor serves uid {os.getuid()} only, and you are uid {peer.uid}"
@@ -129,7 +130,7 @@ class Door:
             return f"too many clients ({len(self.links)}): raise the supervisor's limit of open files"
         return ""
 
-    def _in_group(self, peer: processes.Peer) -> bool:
+    def _in_group(self, peer: Peer) -> bool:
         if self._group is None:
             return False
         return peer.gid == self._group or self._group in _groups(peer.pid)

@@ -14,8 +14,9 @@ import os
 from collections.abc import Set
 from typing import TYPE_CHECKING
 
-from poolmgr import identity, wire
+from poolmgr import wire
 from poolmgr.budget.accounts import TO_REGISTER
+from poolmgr.kernel import processes
 from poolmgr.supervisor.own import OwnPermits
 from poolmgr.supervisor.site import Site
 
@@ -94,6 +95,6 @@ class Endings:
         known = self._site.server_process
         if known is None or known[1] == 0:
             return False
-        now = identity.start_time(known[0])
+        now = processes.start_time(known[0])
         # 0 stands for "cannot look" too, when descriptors are short.
         return now != known[1] if now else not os.path.lexists(f"/proc/{known[0]}")

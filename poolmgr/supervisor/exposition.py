@@ -20,9 +20,9 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from poolmgr.settings.parsers import split_host_port
 from poolmgr.supervisor.logs import Limited, log
 from poolmgr.supervisor.metrics import Reading, families
-from poolmgr.values import split_host_port
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -12,8 +12,9 @@ import os
 from typing import Protocol
 
 from poolmgr import wire
+from poolmgr.kernel.peer import Peer
+from poolmgr.kernel.processes import readable
 from poolmgr.supervisor.logs import Limited
-from poolmgr.supervisor.processes import Peer, readable
 
 UNREAD = 4 * wire.MAX_FRAME
 """Bytes that may wait for a client that does not read."""

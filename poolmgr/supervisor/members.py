@@ -13,18 +13,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
 from poolmgr.budget.accounts import Identity, Server
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.turn import Tell
+from poolmgr.kernel import processes
 from poolmgr.supervisor import sanity
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.links import Link, limited
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.processes import Watch
 from poolmgr.supervisor.site import Site
 from poolmgr.supervisor.totals import Totals
 from poolmgr.supervisor.turn import Turns
+from poolmgr.supervisor.watch import Watch
 
 SILENT_STRANGER = 10.0
 """Seconds after which a client that has said nothing is dropped."""
@@ -217,7 +218,7 @@ class Members:
     # ---- registration -----------------------------------------------------------------------------
 
     def _hello(self, link: Link, hello: wire.Hello) -> None:
-        if not identity.start_time(link.peer.pid):
+        if not processes.start_time(link.peer.pid):
             link.drop()  # it has ended since
             return
         reason = self._objection(link, hello)
@@ -225,11 +226,11 @@ class Members:
             link.refuse(reason)
             return
         pid = link.peer.pid
-        tag = identity.find(hello.tag)
+        tag = tags.find(hello.tag)
         assert tag is not None
         known = self.known.get(hello.tag)
-        start, program = tag.start, identity.program(pid)
-        mark = hello.mark if hello.mark and identity.bears(pid, hello.mark) else 0
+        start, program = tag.start, processes.program(pid)
+        mark = hello.mark if hello.mark and processes.bears(pid, hello.mark) else 0
         process = Identity(hello.tag, pid, start, program, hello.title[:80], mark)
         for other in self.by_pid.get(pid, set()) - {hello.tag}:
             self._watch.check(other)  # the process may have become another program
@@ -298,14 +299,14 @@ class Members:
                 f"you speak protocol versions {hello.versions[0]} to {hello.versions[1]}, this supervisor "
                 f"{wire.OLDEST} to {wire.VERSION}: run one version of redis-poolmgr on this host"
             )
-        tag = identity.find(hello.tag)
+        tag = tags.find(hello.tag)
         if tag is None or tag.process != hello.tag:
             return "your tag is not one"
         if tag.boot != self._boot:
             return "your tag was made in another boot"
         if tag.pid != link.peer.pid:
             return f"your tag says process {tag.pid} and the kernel says {link.peer.pid}"
-        if tag.start != identity.start_time(link.peer.pid):
+        if tag.start != processes.start_time(link.peer.pid):
             return (
                 f"your tag's start time is not that of process {tag.pid}: it is another process's, or you run in "
                 "another time namespace; then run a supervisor inside it with a POOLMGR_SOCKET of its own"
@@ -441,9 +442,9 @@ class Members:
         return f"{process.title or 'process'} {process.pid}"
 
 
-def _is_another_of(other: str, tag: identity.Tag) -> bool:
+def _is_another_of(other: str, tag: tags.Tag) -> bool:
     """Whether that is another tag of the same process."""
-    found = identity.find(other)
+    found = tags.find(other)
     if found is None or found.process != other or other == tag.process:
         return False
     return (found.boot, found.pid, found.start) == (tag.boot, tag.pid, tag.start)

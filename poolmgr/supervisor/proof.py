@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from poolmgr import identity
+from poolmgr import tags
 
 _ROW = re.compile(rb"id=(\d+) addr=(\S*) (?:laddr=\S* )?(?:fd=\S* )?name=(\S*) age=(\d+)")
 _ROW_OF_PATH = re.compile(rb"id=(\d+) addr=(\[?/.*?)(?: laddr=.*)?(?: fd=-?\d+)? name=(\S*) age=(\d+)(?!.* name=)")
@@ -24,7 +24,7 @@ _LIBRARY = re.compile(rb" lib-name=(\S*)")
 _FLAGS = re.compile(rb" flags=(\S*)")
 
 _OURS = "pm1."
-"""How every tag begins (:mod:`poolmgr.identity`)."""
+"""How every tag begins (:mod:`poolmgr.tags`)."""
 
 HANDSHAKE = frozenset({"", "NULL", "hello", "auth", "select", "client", "ping"})
 """Last commands that a connection of ours may show before it has a name."""
@@ -40,12 +40,12 @@ class Row(msgspec.Struct, frozen=True):
     command: str = ""
     library: str = ""
     flags: str = ""
-    tag: identity.Tag | None = None
+    tag: tags.Tag | None = None
     """Ours in its name or library name, if it bears one: looked for once, where the list is read."""
 
     def __post_init__(self) -> None:
         if self.tag is None and (_OURS in self.name or _OURS in self.library):
-            msgspec.structs.force_setattr(self, "tag", identity.find(self.name) or identity.find(self.library))
+            msgspec.structs.force_setattr(self, "tag", tags.find(self.name) or tags.find(self.library))
 
     @property
     def host(self) -> str:

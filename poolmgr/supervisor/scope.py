@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from poolmgr import identity
+from poolmgr.kernel import processes
 
 SUFFIX = ".scope"
 """What is added to the socket's path."""
@@ -41,7 +41,7 @@ class Scope:
 
     def __init__(self, path: str) -> None:
         self._path = path + SUFFIX
-        self._boot, self._namespace = identity.boot_id(), identity.namespaces()
+        self._boot, self._namespace = processes.boot_id(), processes.namespaces()
         self.text = ""
         self.unsearched: set[str] = set()
         with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):

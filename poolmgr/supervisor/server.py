@@ -14,11 +14,12 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from poolmgr import descriptors, identity
+from poolmgr import descriptors, tags
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
+from poolmgr.kernel import processes
 from poolmgr.settings import Settings
-from poolmgr.supervisor import processes, snapshot
+from poolmgr.supervisor import snapshot
 from poolmgr.supervisor.answers import Answers
 from poolmgr.supervisor.audit import Audit
 from poolmgr.supervisor.belonging import Belonging
@@ -32,6 +33,7 @@ from poolmgr.supervisor.notify import Notify
 from poolmgr.supervisor.scope import Scope
 from poolmgr.supervisor.singleton import Singleton, UnfitError
 from poolmgr.supervisor.turn import Turns
+from poolmgr.supervisor.watch import Watch
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.exposition import Endpoint
@@ -74,15 +76,15 @@ class Supervisor:
         self._superseded = False
         self.started = self._loop.time()
         limit = descriptors.raise_limit()
-        self._tag = identity.make(self.path)
-        found = identity.find(self._tag)
+        self._tag = tags.make(self.path)
+        found = tags.find(self._tag)
         assert found is not None
         self.scope = Scope(self.path)
-        self.watch = processes.Watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
+        self.watch = Watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
         file = self.path + ".snapshot"
         self._writer = snapshot.Writer(file, found.place, singleton.ours, singleton.note)
         self.ledger = self._restored(
-            Identity(self._tag, found.pid, found.start, identity.program(found.pid), "supervisor")
+            Identity(self._tag, found.pid, found.start, processes.program(found.pid), "supervisor")
         )
         self.ledger.scopes = dict.fromkeys((self._scope(), *self.ledger.scopes))
         self.turns = Turns(
@@ -303,7 +305,7 @@ class Supervisor:
 
 def _process(name: str) -> Identity:
     """The process of a tag, as the program that it is now."""
-    tag = identity.find(name)
+    tag = tags.find(name)
     if tag is None:
         return Identity(name, 0)
-    return Identity(name, tag.pid, tag.start, identity.program(tag.pid))
+    return Identity(name, tag.pid, tag.start, processes.program(tag.pid))

@@ -16,8 +16,8 @@ import socket
 import stat
 
 from poolmgr.cleaners import keep_away
+from poolmgr.kernel.lockfile import give_sign
 from poolmgr.ownership import objection
-from poolmgr.rendezvous import give_sign
 
 BACKLOG = 4096
 
@@ -64,7 +64,7 @@ class Singleton:
             os.close(self._fd)  # the one before us removed it between our opening and locking
 
     def give_sign(self) -> None:
-        """For all to see (:func:`poolmgr.rendezvous.silence`)."""
+        """For all to see (:func:`poolmgr.kernel.lockfile.silence`)."""
         give_sign(self._fd)
 
     def ours(self) -> bool:

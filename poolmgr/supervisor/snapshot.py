@@ -34,8 +34,9 @@ from pathlib import Path
 
 import msgspec
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget.accounts import Saved
+from poolmgr.kernel import processes
 
 FORMAT = 2
 """Number of the file's format. A file of another format is not read."""
@@ -52,8 +53,8 @@ class Contents(msgspec.Struct, frozen=True):
     """What a slot holds.
 
     Attributes:
-        boot, namespace: as :mod:`poolmgr.identity` gives them; pids and start times mean nothing elsewhere.
-        scope: the *place* of :mod:`poolmgr.identity`, which version 0.1.0 compares. A host's name changes, so this one
+        boot, namespace: as :mod:`poolmgr.tags` gives them; pids and start times mean nothing elsewhere.
+        scope: the *place* of :mod:`poolmgr.tags`, which version 0.1.0 compares. A host's name changes, so this one
             does not.
         saved: everything that rule S1 sums and whose it is; its ``owner`` is the supervisor that
             wrote it, by pid and start time.
@@ -88,7 +89,7 @@ class SupersededError(Exception):
 def mark(generation: int, boot: str = "") -> bytes:
     """What the lock file says while this is the number of the newest snapshot. Of one length always, so
     that it is written in one piece."""
-    return f"{boot or identity.boot()} {generation:020d}\n".encode()
+    return f"{boot or tags.boot()} {generation:020d}\n".encode()
 
 
 def marked(text: bytes) -> int:
@@ -102,7 +103,7 @@ def marked(text: bytes) -> int:
     found = _MARK.fullmatch(text)
     if found is None:
         raise UnusableError("older", "the lock file does not say which snapshot is the newest")
-    return int(found[2]) if found[1].decode() == identity.boot() else 0
+    return int(found[2]) if found[1].decode() == tags.boot() else 0
 
 
 def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
@@ -125,9 +126,9 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
         raise UnusableError("unreadable", f"{path}: {error.strerror}") from None
     generation, body = _newest(path, data)
     contents = _decode(path, body)
-    if contents.boot != identity.boot():
+    if contents.boot != tags.boot():
         raise UnusableError("boot", f"{path} was written before this host was last started")
-    if contents.namespace != identity.namespaces():
+    if contents.namespace != processes.namespaces():
         raise UnusableError("namespace", f"{path} was written in another pid or time namespace")
     if scope and contents.saved.scopes and scope not in contents.saved.scopes:
         raise UnusableError("scope", f"{path} was written for another socket")
@@ -189,8 +190,8 @@ class Writer:
         self._place = place
         self._ours = ours
         self._note = note
-        self._boot = identity.boot()
-        self._namespace = identity.namespaces()
+        self._boot = tags.boot()
+        self._namespace = processes.namespaces()
         self._fd = -1
         self._capacity = 0
         self._generation = generation(path)

@@ -21,8 +21,9 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["poolmgr.wire", "poolmgr.budget", "poolmgr.supervisor"]):
-    from poolmgr import identity, settings as settings_of, wire
-    from poolmgr.supervisor import links, processes, server as server_of
+    from poolmgr import settings as settings_of, tags, wire
+    from poolmgr.kernel import peer
+    from poolmgr.supervisor import links, server as server_of
     from poolmgr.supervisor.probe import Probe
     from poolmgr.supervisor.singleton import Singleton
 
@@ -101,7 +102,7 @@ class Stage:
         self.site.resolved = True
         self.supervisor.ledger.set_budget(self.site.id, BUDGET, 0.0)
         self.supervisor.ledger.hold_raises(self.site.id, False)
-        self.process = identity.make(path).rpartition(".")[0]
+        self.process = tags.make(path).rpartition(".")[0]
         self.born = 0
 
     def play(self, data: bytes) -> None:
@@ -116,7 +117,7 @@ class Stage:
             number, body, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
             one = wires[number % LINKS]
             if one.link is None:
-                one.link = links.Link(processes.Peer(os.getpid(), os.getuid(), os.getgid()), members, 0.0)
+                one.link = links.Link(peer.Peer(os.getpid(), os.getuid(), os.getgid()), members, 0.0)
                 one.link.connection_made(one)
             if number & 0x80:
                 self.born += 1

@@ -176,7 +176,7 @@ def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
     found = {str(path.relative_to(ROOT)) for path in (ROOT / "poolmgr").rglob("*.py") if wall.search(path.read_text())}
     assert found == {
         "poolmgr/cli/status.py",
-        "poolmgr/journal.py",
+        "poolmgr/logs/journal.py",
         "poolmgr/native.py",
         "poolmgr/pool/origin.py",
         "poolmgr/supervisor/audit.py",

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
+from poolmgr.kernel import processes
 from tests.clone import Clone, unavailable
 from tests.fake_member import Connection, FakeMember, MemberProcess, Members, endpoint_of
 from tests.helpers import ROOT, Servers, free_port, python, wait_for
@@ -86,7 +87,7 @@ def test_a_scope_lasts_until_nothing_can_bear_it(supervisor: Start, redis_server
     dies = MemberProcess(running.path, endpoint, 3)
     try:
         dies.until(lambda s: s["open"] == 3)
-        (scope,) = {found.scope for client in server.clients() if (found := identity.find(client["name"]))}
+        (scope,) = {found.scope for client in server.clients() if (found := tags.find(client["name"]))}
         server.stop()
     finally:
         dies.stop()
@@ -167,9 +168,9 @@ except Exception as error:
 
 def strangers(running: SupervisorProcess, endpoint: wire.Endpoint, count: int) -> list[Connection]:
     """Connections of this process under names like ours: of a process that lives and will never register."""
-    own = identity.find(identity.make(running.path))
+    own = tags.find(tags.make(running.path))
     assert own is not None
-    tag = msgspec.structs.replace(own, pid=1, start=identity.start_time(1)).process
+    tag = msgspec.structs.replace(own, pid=1, start=processes.start_time(1)).process
     return [Connection(endpoint, f"{tag}-{number}") for number in range(count)]
 
 

@@ -17,7 +17,9 @@ import pytest
 
 from poolmgr import launch, settings, wire
 from poolmgr.exceptions import SupervisorError
-from poolmgr.rendezvous import dial, give_sign, holder, is_locked, locked, peer, silence
+from poolmgr.kernel.lockfile import give_sign, holder, is_locked, silence
+from poolmgr.kernel.peer import peer
+from poolmgr.launch.dial import dial, locked
 from tests import fake_supervisor
 from tests.helpers import ROOT, alive, kill, python, wait_for
 from tests.stopwatch import Stopwatch
@@ -192,8 +194,9 @@ def test_where_another_program_embeds_python_its_interpreter_is_used(values, mon
 def test_a_supervisor_holds_a_starters_standard_error_only_if_it_is_a_service(values, shown):
     """Whoever captures a script's output reads to its end, and must not wait for the supervisor's."""
     code = f"""
-from poolmgr import launch, settings, spawning
-if {shown}: spawning.show_output()
+from poolmgr import launch, settings
+from poolmgr.launch import spawn
+if {shown}: spawn.show_output()
 launch.connect(settings.load())
 """
     script = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT)

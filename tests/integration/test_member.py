@@ -14,8 +14,8 @@ import threading
 import pytest
 
 from poolmgr import settings, wire
+from poolmgr.kernel.lockfile import holder
 from poolmgr.member.agent import Member
-from poolmgr.rendezvous import holder
 from tests.helpers import ROOT, alive, kill, wait_for
 from tests.unit.fake_supervisor import FakePool
 

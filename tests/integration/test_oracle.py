@@ -20,7 +20,7 @@ from collections import Counter
 import pytest
 import redis
 
-from poolmgr import identity
+from poolmgr import tags
 from tests.helpers import ROOT, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Service
@@ -133,7 +133,7 @@ def make_busy(service: Service, pid: int, *, at: float, seconds: float, threads:
 
 def connections(observer: redis.Redis) -> Counter[int]:
     """How many connections the server holds for each process, by the tags in their names."""
-    tags = (identity.find(client["name"]) for client in observer.client_list())
+    tags = (tags.find(client["name"]) for client in observer.client_list())
     return Counter(tag.pid for tag in tags if tag is not None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poolmgr import rendezvous
+from poolmgr.launch import dial
 from tests.helpers import free_port, python
 
 CODE = """
@@ -73,7 +73,7 @@ print(status)
 @pytest.mark.parametrize(
     "module",
     [
-        "redis/connection.py", "pool/sync.py", "poolmgr/embedded.py", "member/agent.py",
+        "redis/connection.py", "pool/sync.py", "poolmgr/embedded/__init__.py", "member/agent.py",
         "encodings/idna.py", "email/feedparser.py",
     ],
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_fork_while_another_thread_loads_what_both_need(redis_server, isolated
     """The lock of an import that is under way at a fork stays taken in the child."""
     server = redis_server(maxclients=9, port=free_port())
     environ = {"AT": module, "REDIS_CONNECTION_BUDGET": "8", "POOLMGR_SOCKET": str(isolated)}
-    if module != "poolmgr/embedded.py":
+    if module != "poolmgr/embedded/__init__.py":
         environ["REDIS_URL"] = server.url
     ended = python(LOADING, environ=environ, timeout=60, check=False)
     assert ended.stdout.strip() == "0", ended.stderr
@@ -135,14 +135,14 @@ def test_nothing_is_loaded_outside_of_the_guard(
 def test_a_lock_is_given_back_though_a_child_has_a_copy_of_it(short_dir: Path) -> None:
     path = str(short_dir / "lock")
     read, write = os.pipe()
-    with rendezvous.locked(path, 0):
+    with dial.locked(path, 0):
         child = os.fork()
         if not child:
             os.close(write)
             os.read(read, 1)
             os._exit(0)
     try:
-        with rendezvous.locked(path, 0):
+        with dial.locked(path, 0):
             pass
     finally:
         os.close(read)

@@ -14,7 +14,7 @@ from poolmgr import settings
 from poolmgr.pool.default import options_of
 from poolmgr.pool.options import PARSERS
 from poolmgr.pool.sync import ConnectionPool
-from poolmgr.variables import VARIABLES
+from poolmgr.settings.table import VARIABLES
 from tests.helpers import ROOT, free_port, python
 from tests.service import Service
 

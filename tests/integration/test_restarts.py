@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from poolmgr import identity
+from poolmgr import tags
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Serve, Service
@@ -57,7 +57,7 @@ def held(server: RedisServer) -> dict[int, int]:
     """Connections that the server holds for each process, by the tags in their names."""
     found: dict[int, int] = {}
     for client in server.clients():
-        tag = identity.find(client["name"])
+        tag = tags.find(client["name"])
         if tag is not None:
             found[tag.pid] = found.get(tag.pid, 0) + 1
     return found

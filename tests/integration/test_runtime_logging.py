@@ -12,7 +12,8 @@ BEGINNING = """
 import faulthandler, logging, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(150, exit=True)
 import poolmgr, redis
-from poolmgr import rendezvous
+from poolmgr.launch import dial
+from poolmgr.kernel import lockfile
 
 def pool_of(**options):
     return poolmgr.ConnectionPool.from_url(os.environ["URL"], **{"timeout": None, **options})
@@ -36,7 +37,7 @@ def write(record):
         written.append(record.getMessage())
 
 def kill_supervisor():
-    os.kill(rendezvous.holder(os.environ["POOLMGR_SOCKET"] + ".lock"), signal.SIGKILL)
+    os.kill(lockfile.holder(os.environ["POOLMGR_SOCKET"] + ".lock"), signal.SIGKILL)
 
 class Raising(redis.connection.Connection):
     raises = False
@@ -308,7 +309,7 @@ def use():
 
 def test_a_log_filter_that_hangs_delays_the_end_of_a_process_by_its_bound_once(redis_server, isolated: Path) -> None:
     code = """
-from poolmgr import journal
+from poolmgr.logs import journal
 pool.hooks = poolmgr.Hooks(created=lambda connection: 1 / 0)
 handler = logging.StreamHandler()
 handler.addFilter(lambda record: threading.Event().wait(100))  # no emit(): logging's own shutdown would wait for that

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from poolmgr.rendezvous import holder, silence
+from poolmgr.kernel.lockfile import holder, silence
 from tests.debugger import held
 from tests.helpers import ROOT, RedisServer, alive, free_port, kill, python, wait_for
 from tests.stopwatch import Stopwatch
@@ -47,7 +47,7 @@ PATIENCE = 60.0
 
 STOPPED_STARTER = """
 import os, signal, sys, time
-from poolmgr.rendezvous import locked
+from poolmgr.kernel.lockfile import locked
 with locked(sys.argv[1] + ".launch", time.monotonic() + 5):
     os.write(1, b"has it")
     os.kill(os.getpid(), signal.SIGSTOP)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from poolmgr import standing
-from poolmgr.rendezvous import holder
+from poolmgr.kernel.lockfile import holder
 from poolmgr.standing import ENOUGH_BYTES as BYTES, Standing
 from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
 

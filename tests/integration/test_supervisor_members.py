@@ -145,7 +145,8 @@ def test_an_older_registration_is_ignored(supervisor: Start, redis_server: Serve
 
 TALKS = """
 import socket, sys
-from poolmgr import identity, wire
+from poolmgr import wire
+from poolmgr import tags
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.supervisor.snapshot import Writer, mark, marked
 from tests.fake_member import FakeMember, endpoint_of

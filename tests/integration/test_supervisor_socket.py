@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from poolmgr import launch, settings, wire
-from poolmgr.rendezvous import holder, peer
+from poolmgr.kernel.lockfile import holder
+from poolmgr.kernel.peer import peer
 from poolmgr.supervisor.server import TICK
 from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, RedisServer, Servers, alive, kill, wait_for

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.supervisor.proof import Row, judge
 from tests.simulation.server import HERE, Connection, Server
@@ -290,7 +290,7 @@ class Inspection:
             return
         found: dict[str, int] = {}
         for row in rows:
-            tag = identity.find(row.name)
+            tag = tags.find(row.name)
             if tag is not None and row.id != ours and self._possible(tag):
                 found[tag.process] = found.get(tag.process, 0) + 1
         supervisor, id, now = self.supervisor, self.server.id, self.world.clock.now
@@ -314,7 +314,7 @@ class Inspection:
         supervisor.wake(0.00001)
         self._done(0.0)
 
-    def _possible(self, tag: identity.Tag) -> bool:
+    def _possible(self, tag: tags.Tag) -> bool:
         """Whether it may be of a supervisor before this one (:mod:`poolmgr.supervisor.belonging`)."""
         return tag.place == PLACE
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from poolmgr import cli, launch, settings, status, wire
 from poolmgr.cli import config as config_command, documents, status as status_command
-from poolmgr.variables import VARIABLES
+from poolmgr.settings.table import VARIABLES
 from tests import fake_supervisor
 from tests.helpers import ROOT
 

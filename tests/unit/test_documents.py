@@ -49,6 +49,6 @@ def test_the_security_policy_is_where_people_look_for_it():
     for document in (ROOT / "README.md", ROOT / "docs" / "http.md"):
         assert "SECURITY.md" in document.read_text(), document.name
     for setting in re.findall(r"`((?:WORKER|REDIS|POOLMGR)_[A-Z_]+)", text):
-        from poolmgr.variables import BY_NAME
+        from poolmgr.settings.table import BY_NAME
 
         assert setting in BY_NAME

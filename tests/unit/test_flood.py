@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolmgr import logs, settings
-from poolmgr.flood import BURST, KINDS, FloodFilter
+from poolmgr import settings
+from poolmgr.logs import structured
+from poolmgr.logs.flood import BURST, KINDS, FloodFilter
 
 
 class Clock:
@@ -76,7 +77,7 @@ def root() -> Iterator[logging.Logger]:
 
 def test_the_configured_log_is_protected(root: logging.Logger):
     stream = io.StringIO()
-    logs.configure(settings.load({"POOLMGR_LOG_FORMAT": "json"}), stream)
+    structured.configure(settings.load({"POOLMGR_LOG_FORMAT": "json"}), stream)
     for _ in range(10 * BURST):
         logging.getLogger("poolmgr.test").warning("worker.unavailable", extra={"error": "x"})
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]

@@ -15,9 +15,9 @@ import structlog
 from gunicorn.config import Config
 from hypothesis import given, strategies as st
 
-from poolmgr import logs
 from poolmgr.gunicorn_logs import GunicornLogger
-from poolmgr.redaction import redact
+from poolmgr.logs import structured
+from poolmgr.logs.redaction import redact
 from poolmgr.settings import load
 
 
@@ -48,7 +48,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_library_event_becomes_one_json_object_with_its_fields():
     out = io.StringIO()
-    logs.configure(load({}), out)
+    structured.configure(load({}), out)
     logging.getLogger("poolmgr.member").info("member.joined", extra={"member": 7, "server": "tcp://h:1"})
     (line,) = lines(out)
     assert line["event"] == "member.joined"
@@ -61,7 +61,7 @@ def test_a_library_event_becomes_one_json_object_with_its_fields():
 
 def test_structlogs_own_loggers_look_the_same():
     out = io.StringIO()
-    logs.configure(load({}), out)
+    structured.configure(load({}), out)
     structlog.get_logger("poolmgr.x").warning("budget.changed", name="a", msg="b", budget=3)
     (line,) = lines(out)
     assert (line["event"], line["level"], line["logger"], line["budget"]) == (
@@ -76,7 +76,7 @@ def test_structlogs_own_loggers_look_the_same():
 def test_a_terminal_gets_text_and_everything_else_json():
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):
-        logs.configure(load({}), stream)
+        structured.configure(load({}), stream)
         logging.getLogger("poolmgr").info("outage.began", extra={"server": "s"})
     assert "outage.began" in terminal.getvalue()
     assert "server" in terminal.getvalue()
@@ -86,7 +86,7 @@ def test_a_terminal_gets_text_and_everything_else_json():
 
 def test_on_a_terminal_fields_stand_in_the_order_they_were_given():
     stream = Terminal()
-    logs.configure(load({}), stream)
+    structured.configure(load({}), stream)
     logging.getLogger("x").info("request", extra={"method": "GET", "path": "/p", "bytes": 1})
     text = stream.getvalue()
     assert text.index("method") < text.index("path") < text.index("bytes")
@@ -95,7 +95,7 @@ def test_on_a_terminal_fields_stand_in_the_order_they_were_given():
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_the_format_can_be_chosen(log_format):
     out = Terminal()
-    logs.configure(load({"POOLMGR_LOG_FORMAT": log_format}), out)
+    structured.configure(load({"POOLMGR_LOG_FORMAT": log_format}), out)
     logging.getLogger("poolmgr").info("a.b")
     assert out.getvalue().startswith("{") == (log_format == "json")
 
@@ -103,15 +103,15 @@ def test_the_format_can_be_chosen(log_format):
 def test_no_colours_where_they_are_not_wanted(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
-    logs.configure(load({}), out)
+    structured.configure(load({}), out)
     logging.getLogger("poolmgr").info("a.b", extra={"x": 1})
     assert "\x1b" not in out.getvalue()
 
 
 def test_configured_twice_each_line_comes_once():
     out = io.StringIO()
-    logs.configure(load({}), out)
-    logs.configure(load({}), out)
+    structured.configure(load({}), out)
+    structured.configure(load({}), out)
     logging.getLogger("poolmgr").info("a.b")
     assert len(lines(out)) == 1
 
@@ -120,7 +120,7 @@ def test_the_level_holds_and_others_handlers_stay():
     other = logging.NullHandler()
     logging.getLogger().addHandler(other)
     out = io.StringIO()
-    logs.configure(load({"POOLMGR_LOG_LEVEL": "warning"}), out)
+    structured.configure(load({"POOLMGR_LOG_LEVEL": "warning"}), out)
     logging.getLogger("poolmgr").info("a.b")
     logging.getLogger("poolmgr").warning("c.d")
     assert [line["event"] for line in lines(out)] == ["c.d"]
@@ -129,7 +129,7 @@ def test_the_level_holds_and_others_handlers_stay():
 
 def test_what_cannot_be_encoded_is_still_written():
     out = io.StringIO()
-    logs.configure(load({}), out)
+    structured.configure(load({}), out)
     logging.getLogger("poolmgr").info("a.b", extra={"o": object, "s": "\ud800", "n": float("nan"), "b": b"\xff"})
     (line,) = lines(out)
     assert line["event"] == "a.b"
@@ -141,7 +141,7 @@ def test_what_cannot_be_encoded_is_still_written():
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_no_secret_passes_whoever_logs_it(log_format):
     out = io.StringIO()
-    logs.configure(load({"POOLMGR_LOG_FORMAT": log_format}), out)
+    structured.configure(load({"POOLMGR_LOG_FORMAT": log_format}), out)
     log = logging.getLogger("an.application")
     log.info("connecting to %s", "redis://user:hunter2@h:1/0")
     log.info("x", extra={"url": "rediss://:hunter2@h", "header": "Authorization: Bearer hunter2"})

@@ -13,7 +13,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from poolmgr import launch, rendezvous, settings, wire
+from poolmgr import launch, settings, wire
+from poolmgr.kernel import lockfile
 from poolmgr.member import contact
 from poolmgr.member.agent import Member
 from poolmgr.member.link import Link
@@ -69,9 +70,9 @@ def test_the_need_to_grow_has_a_supervisor_started_and_idleness_has_not(isolated
     def connect(found, *, start=True, timeout=10.0):
         if start:
             starts.append(time.monotonic())
-        return dial(found, start=False, timeout=timeout)
+        return dialled(found, start=False, timeout=timeout)
 
-    dial = launch.connect
+    dialled = launch.connect
     monkeypatch.setattr(launch, "connect", connect)
     supervisor = FakeSupervisor(isolated)
     member = Member(settings.load())
@@ -93,9 +94,9 @@ def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
     def connect(found, *, start=True, timeout=10.0):
         if start:
             release.wait(10)
-        return dial(found, start=False, timeout=timeout)
+        return dialled(found, start=False, timeout=timeout)
 
-    dial = launch.connect
+    dialled = launch.connect
     monkeypatch.setattr(launch, "connect", connect)
     supervisor = FakeSupervisor(isolated)
     member = Member(settings.load())
@@ -119,7 +120,7 @@ def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
 
 def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monkeypatch):
     monkeypatch.setattr(contact, "PING_AFTER", 0.05)
-    monkeypatch.setattr(rendezvous, "silence", lambda path: 60.0)
+    monkeypatch.setattr(lockfile, "silence", lambda path: 60.0)
     replaced = []
 
     def replace(found, sock=None):
@@ -141,7 +142,7 @@ def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monk
 
 def test_a_supervisor_that_answers_pings_is_left_in_peace(member, supervisor, monkeypatch):
     monkeypatch.setattr(contact, "PING_AFTER", 0.02)
-    monkeypatch.setattr(rendezvous, "silence", lambda path: 0.0)  # nor is one that gives signs of life
+    monkeypatch.setattr(lockfile, "silence", lambda path: 0.0)  # nor is one that gives signs of life
     monkeypatch.setattr("poolmgr.launch.replace_hung", lambda *args: pytest.fail("it was alive"))
     pool = filled(FakePool(member, ENDPOINT), 2)
     pool.waiting = 1
@@ -285,10 +286,10 @@ def test_a_link_is_heard_though_its_number_was_that_of_a_socket_closed_behind_th
     permit.close(high)
     wait_for(lambda: number in member._loop._selector.get_map(), what="the agent waits for its end")
     high.close()  # as a user's code may, which has the connection's socket
-    dial = launch.connect
+    dialled = launch.connect
 
     def connect(*args, **kwargs):
-        with dial(*args, **kwargs) as found:
+        with dialled(*args, **kwargs) as found:
             return socket.socket(fileno=os.dup2(found.fileno(), number))
 
     monkeypatch.setattr(launch, "connect", connect)

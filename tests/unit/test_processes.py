@@ -10,16 +10,18 @@ from tests.helpers import ROOT
 
 PRELUDE = """
 import asyncio, atexit, contextlib, os, resource, subprocess
-from poolmgr import identity
+from poolmgr import tags
+from poolmgr.kernel import processes
+from poolmgr.supervisor.watch import Watch
 from poolmgr.budget.accounts import Identity
-from poolmgr.supervisor import processes
+from poolmgr.kernel import processes
 
 other = subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 atexit.register(other.kill)
-process = Identity("tag", other.pid, identity.start_time(other.pid), identity.program(other.pid))
+process = Identity("tag", other.pid, processes.start_time(other.pid), processes.program(other.pid))
 gone = []
 loop = asyncio.new_event_loop()
-watch = processes.Watch(loop, gone.append)
+watch = Watch(loop, gone.append)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings as hypothesis_settings, strategies as st
 
-from poolmgr import ConnectionPool, cli, logs, redaction, settings, startup
+from poolmgr import ConnectionPool, cli, settings, startup
 from poolmgr.errors import SettingsError
-from poolmgr.redaction import hide, printable, redact, redact_field
-from poolmgr.values import conceal, mask_url
-from poolmgr.variables import BY_NAME, VARIABLES
+from poolmgr.logs import redaction, structured
+from poolmgr.logs.redaction import hide, printable, redact, redact_field
+from poolmgr.settings.parsers import conceal, mask_url
+from poolmgr.settings.table import BY_NAME, VARIABLES
 from tests.unit.test_logs import Terminal, lines, logger, request, unconfigured
 
 __all__ = ["unconfigured"]
@@ -94,7 +95,7 @@ def test_a_token_of_which_the_process_knows_nothing_is_hidden_where_a_token_stan
     """The made one's, before it is read; a wrong one, which may be another service's."""
     redaction._known.clear()
     out = io.StringIO()
-    logs.configure(settings.load({}), out)
+    structured.configure(settings.load({}), out)
     log = logging.getLogger("an.application")
     secret = secret.replace("&", "+")
     log.info("request", extra={"path": f"/get/k?_token={secret}&EX=5", "referer": f"http://h/?_token={secret}"})
@@ -112,7 +113,7 @@ def test_what_is_no_token_is_left_alone() -> None:
 def test_a_line_without_secrets_stays_json_and_a_known_one_is_found_in_a_traceback() -> None:
     hide('correct"horse\\battery')
     out = io.StringIO()
-    logs.configure(settings.load({}), out)
+    structured.configure(settings.load({}), out)
     try:
         raise ValueError('it is correct"horse\\battery')
     except ValueError:
@@ -229,7 +230,7 @@ def test_a_secret_in_any_setting_is_in_no_error_and_no_line(monkeypatch: Any, en
     except SettingsError as error:
         shown.append(str(error))
         loaded = settings.load({})
-    logs.configure(loaded, out)
+    structured.configure(loaded, out)
     shown.append(repr(loaded) + repr(loaded.__rich_repr__()))
     logging.getLogger("poolmgr").warning("a.b", extra={"error": shown[0], "settings": loaded})
     shown.append(out.getvalue())
@@ -291,7 +292,7 @@ def test_what_is_printable_has_nothing_that_a_terminal_obeys(text: str) -> None:
 
 def test_a_console_log_shows_no_terminal_anything() -> None:
     terminal = Terminal()
-    logs.configure(settings.load({"POOLMGR_LOG_FORMAT": "console"}), terminal)
+    structured.configure(settings.load({"POOLMGR_LOG_FORMAT": "console"}), terminal)
     own = logging.getLogger("poolmgr")
     own.warning("outage.began", extra={"error": HOSTILE + "\nfaked.line", HOSTILE: "x", "of": [HOSTILE], "to": object})
     own.warning("%s", HOSTILE)
@@ -308,7 +309,7 @@ def test_a_console_log_shows_no_terminal_anything() -> None:
 
 def test_a_line_of_json_has_none_either() -> None:
     out = io.StringIO()
-    logs.configure(settings.load({}), out)
+    structured.configure(settings.load({}), out)
     logging.getLogger("poolmgr").warning("outage.began", extra={"error": HOSTILE})
     assert not [c for c in OBEYED if c in out.getvalue()]
     assert json.loads(out.getvalue())["error"] == HOSTILE, "and yet it is all there"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
+from poolmgr.kernel import processes
 from poolmgr.supervisor.belonging import Belonging
 from poolmgr.supervisor.scope import Scope
 
@@ -34,7 +35,7 @@ def test_it_is_the_same_until_an_orderly_end(path: str) -> None:
 @pytest.mark.parametrize("what", ["boot_id", "pid_namespace"])
 def test_a_clone_that_has_the_file_makes_its_own(path: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Scope(path).make()
-    monkeypatch.setattr(identity, what, lambda: "another" if what == "boot_id" else 7)
+    monkeypatch.setattr(processes, what, lambda: "another" if what == "boot_id" else 7)
     assert Scope(path).make() != made
 
 
@@ -73,7 +74,7 @@ def test_one_that_cannot_be_written_is_one_all_the_same(tmp_path: Path) -> None:
 def test_names_are_read_back_with_and_without_a_scope() -> None:
     tag = f"pm1.{PLACE}.{BOOT}.41.1000.abcdef"
     for scope in ("", "0123456789abcdef"):
-        found = identity.find("app:" + identity.name(tag, 17, scope))
+        found = tags.find("app:" + tags.name(tag, 17, scope))
         assert found is not None
         assert (found.process, found.serial, found.scope) == (tag, 17, scope)
 
@@ -83,8 +84,8 @@ def test_names_are_read_back_with_and_without_a_scope() -> None:
 OURS, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
-def tag(place: str = PLACE, boot: str = BOOT, scope: str = "", pid: int = 1 << 23) -> identity.Tag:
-    return identity.Tag(place, boot, pid, 1000, "abcdef", 1, scope)
+def tag(place: str = PLACE, boot: str = BOOT, scope: str = "", pid: int = 1 << 23) -> tags.Tag:
+    return tags.Tag(place, boot, pid, 1000, "abcdef", 1, scope)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def tag(place: str = PLACE, boot: str = BOOT, scope: str = "", pid: int = 1 << 2
         (tag(pid=5, place="ffffffff", scope=OTHER), True, False, False),
     ],
 )
-def test_whose_a_name_is(shown: identity.Tag, known: bool, possible: bool, neighbour: bool) -> None:
+def test_whose_a_name_is(shown: tags.Tag, known: bool, possible: bool, neighbour: bool) -> None:
     ledger = Ledger()
     ledger.adopt(OURS)
     member = tag(pid=5, place="ffffffff").process
@@ -115,19 +116,19 @@ def test_whose_a_name_is(shown: identity.Tag, known: bool, possible: bool, neigh
 
 
 def test_whom_our_path_leads_elsewhere_is_none_of_an_earlier_supervisors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "finds", lambda pid, _: {7: None, 8: True, 9: False}[pid])
-    monkeypatch.setattr(identity, "start_time", lambda pid: 1000)
+    monkeypatch.setattr(processes, "finds", lambda pid, _: {7: None, 8: True, 9: False}[pid])
+    monkeypatch.setattr(processes, "start_time", lambda pid: 1000)
     belonging = Belonging(Ledger(), PLACE, BOOT, "/nowhere")
     assert belonging.possible(tag(pid=7))
     assert belonging.possible(tag(pid=8))
     assert belonging.neighbour(tag(pid=9))
-    monkeypatch.setattr(identity, "start_time", lambda pid: 1001)  # that process is gone, and its number is another's
+    monkeypatch.setattr(processes, "start_time", lambda pid: 1001)  # that process is gone, and its number is another's
     assert belonging.possible(tag(pid=9))
 
 
 def test_where_a_path_leads_others(tmp_path: Path) -> None:
     file = tmp_path / "s"
-    assert identity.finds(os.getpid(), str(file)) is None, "it leads nowhere"
+    assert processes.finds(os.getpid(), str(file)) is None, "it leads nowhere"
     file.touch()
-    assert identity.finds(os.getpid(), str(file)) is True
-    assert identity.finds(1 << 23, str(file)) is None, "there is no such process"
+    assert processes.finds(os.getpid(), str(file)) is True
+    assert processes.finds(1 << 23, str(file)) is None, "there is no such process"

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 import poolmgr.settings
-from poolmgr import values, variables
 from poolmgr.exceptions import SettingsError
-from poolmgr.settings import Settings, describe, load, misspelt
-from poolmgr.values import mask_url
-from poolmgr.variables import VARIABLES
+from poolmgr.settings import Settings, describe, load, misspelt, parsers, table
+from poolmgr.settings.parsers import mask_url
+from poolmgr.settings.table import VARIABLES
 
 
 def wrong(**environ: str) -> str:
@@ -126,7 +125,7 @@ def test_values_that_are_allowed(name, text, attribute, value):
 def test_a_wrong_value_is_named_with_what_is_allowed(name, text):
     message = wrong(**{name: text})
     assert message.startswith(f"{name} is {(mask_url(text) if name == 'REDIS_URL' else text.strip())!r}")
-    assert f"allowed is {variables.BY_NAME[name].allowed}" in message
+    assert f"allowed is {table.BY_NAME[name].allowed}" in message
 
 
 def test_a_socket_path_may_have_107_bytes_and_no_more():
@@ -181,7 +180,7 @@ def test_no_password_is_shown_in_a_message_a_row_or_a_repr(url):
         shown = str(error)
     shown += repr(describe(environ))
     assert "hunter2" not in shown
-    assert values.HIDDEN in shown
+    assert parsers.HIDDEN in shown
 
 
 def test_a_wrong_token_is_not_shown():
@@ -236,7 +235,7 @@ def test_a_misspelt_name_is_noticed():
 def default_at(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default directory, moved into the test's own."""
     path = short_dir / "default"
-    for module in (variables, poolmgr.settings):
+    for module in (table, poolmgr.settings):
         monkeypatch.setattr(module, "default_directory", lambda: path)
     return path
 

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from poolmgr import identity
+from poolmgr import tags
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedQuarantine, SavedServer
+from poolmgr.kernel import processes
 from poolmgr.supervisor import snapshot
 from poolmgr.supervisor.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
 
@@ -162,7 +163,7 @@ def test_a_mark_of_another_boot_says_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert marked(text) == 7
     assert marked(b"") == 0
     assert len({len(mark(number)) for number in (0, 9, 10**12)}) == 1, "each is written over the one before"
-    monkeypatch.setattr(identity, "boot", lambda: "ffffff")
+    monkeypatch.setattr(tags, "boot", lambda: "ffffff")
     assert marked(text) == 0
 
 
@@ -197,10 +198,10 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
     writer(path).write(msgspec.structs.replace(saved(), scopes=("scope",)))
     assert reason("another") == "scope"
     with monkeypatch.context() as patch:
-        patch.setattr(identity, "boot", lambda: "ffffff")
+        patch.setattr(tags, "boot", lambda: "ffffff")
         assert reason() == "boot"
     with monkeypatch.context() as patch:
-        patch.setattr(identity, "namespaces", lambda: 1)
+        patch.setattr(processes, "namespaces", lambda: 1)
         assert reason() == "namespace"
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from poolmgr import settings
-from poolmgr.variables import BY_NAME, VARIABLES
+from poolmgr.settings.table import BY_NAME, VARIABLES
 from tests.helpers import ROOT
 
 UNITS = ROOT / "deploy" / "systemd"

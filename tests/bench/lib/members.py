@@ -22,7 +22,8 @@ from array import array
 from collections import deque
 from collections.abc import Iterable
 
-from poolmgr import identity, wire
+from poolmgr import tags, wire
+from poolmgr.kernel import processes
 
 
 class Actor:
@@ -93,8 +94,8 @@ class Troupe:
                 os._exit(1)
         _, fds, _, _ = socket.recv_fds(self._near, 16, 1)
         actor = Actor(pid, socket.socket(fileno=fds[0]))
-        start, salt = identity.start_time(pid), secrets.token_hex(3)
-        tag = f"pm1.{identity.place(self._path)}.{identity.boot()}.{pid}.{start}.{salt}"
+        start, salt = processes.start_time(pid), secrets.token_hex(3)
+        tag = f"pm1.{tags.place(self._path)}.{tags.boot()}.{pid}.{start}.{salt}"
         hello = wire.Hello(tag=tag, link=1, endpoints=(self._endpoint,), title="bench", descriptors=1000)
         actor.sock.sendall(wire.encode(hello))
         actor.sock.setblocking(False)

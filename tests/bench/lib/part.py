@@ -27,7 +27,7 @@ from typing import Protocol
 
 import msgspec
 
-from poolmgr.variables import BY_NAME
+from poolmgr.settings.table import BY_NAME
 from tests.bench.lib import servers
 from tests.bench.lib.results import Part
 from tests.helpers import ROOT

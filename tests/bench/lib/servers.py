@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from poolmgr import launch, settings, status, wire
-from poolmgr.rendezvous import holder
+from poolmgr.kernel.lockfile import holder
 from tests.helpers import ROOT, RedisServer, alive, debian_redis_binary, free_port, kill, wait_for
 
 

@@ -1,9 +1,9 @@
-"""Which process is at the other end of a socket, and when it ends (rule S3).
+"""When a process ends, or becomes another program (rule S3).
 
 A process is named by its pid *and* its start time, and followed by a pidfd, which becomes readable
 when the process has ended (pidfd_open(2)); neither can be fooled by a pid that is used again. A
 process that becomes another program keeps all three. So whenever its link closes (``exec`` closes it), and while it has
-none, its auxiliary vector is compared, and a mapping is looked for that its program has made (:func:`identity.mark`);
+none, its auxiliary vector is compared, and a mapping is looked for that its program has made (:func:`processes.mark`);
 the vector, which is read quickly, from time to time besides.
 
 This module must never decide what an exit means; it calls ``gone`` once for each process.
@@ -12,100 +12,11 @@ This module must never decide what an exit means; it calls ``gone`` once for eac
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import select
-import socket
-import struct
 from collections.abc import Callable
 
-import msgspec
-
-from poolmgr import identity
 from poolmgr.budget.accounts import Identity
-
-SO_PEERPIDFD = 77
-"""Linux 6.5: the pidfd of the process that connected (include/uapi/asm-generic/socket.h)."""
-
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""The system has no more to give at the moment; nothing else is said by it."""
-
-_UCRED = struct.Struct("iII")
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """The process at the other end, as the kernel names it. ``pidfd``: -1 where there is none; the
-    receiver owns it."""
-
-    pid: int
-    uid: int
-    gid: int
-    pidfd: int = -1
-
-
-def peer(sock: socket.socket) -> Peer:
-    """Who connected. A pid of 0 means a process in a pid namespace that we cannot see."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    pidfd = -1
-    try:
-        pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-        os.set_inheritable(pidfd, False)
-    except OSError:  # an older kernel, or the process has ended already
-        pass
-    return Peer(pid, uid, gid, pidfd)
-
-
-def lives(process: Identity) -> bool:
-    """Whether the process runs, is not a zombie, and is still the same program.
-
-    What cannot be found out (descriptors have run out) counts as alive: being gone is what needs proof.
-    """
-    if process.pid <= 0:
-        return False
-    try:
-        fd = os.pidfd_open(process.pid)
-    except OSError as error:
-        return error.errno in EXHAUSTED
-    try:
-        return not readable(fd) and _is_the_one(process) and not _became_another(process)
-    finally:
-        os.close(fd)
-
-
-def _is_the_one(process: Identity) -> bool:
-    """Whether the live process of this pid is meant, and no later one. One that cannot be read proves nothing."""
-    return identity.start_time(process.pid) in (process.start, 0)
-
-
-def readable(fd: int) -> bool:
-    """Whether reading from it would not block: for a pidfd, whether its process has ended."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _became_another(process: Identity) -> bool:
-    """Whether its program differs. What cannot be read (of another user's process) proves nothing."""
-    return _differs(process) or bool(process.mark and not identity.bears(process.pid, process.mark))
-
-
-def _differs(process: Identity) -> bool:
-    """The quick half of it, which sees nothing where all programs have the same addresses. What has ended in the
-    hands of a debugger has no program any more."""
-    now = identity.program(process.pid)
-    if not now:
-        return identity.is_over(process.pid)
-    return bool(process.program and now != process.program)
-
-
-def unfit() -> str:
-    """Why this kernel cannot follow processes, with the remedy; empty: it can."""
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        if error.errno not in EXHAUSTED:
-            return f"a supervisor needs pidfds (Linux 5.3 or later), and this system has none: {error.strerror}"
-    return ""
+from poolmgr.kernel.processes import EXHAUSTED, became_another, differs, is_the_one, readable
 
 
 class Watch:
@@ -143,7 +54,7 @@ class Watch:
             del self._of[process.tag]
             return False
         # The start time is compared after the pidfd is ours: the pid cannot change hands any more.
-        if readable(fd) or not _is_the_one(process):
+        if readable(fd) or not is_the_one(process):
             os.close(fd)
             del self._of[process.tag]
             return False
@@ -157,7 +68,7 @@ class Watch:
 
     def check(self, tag: str) -> None:
         """Look now: its link has closed, or its pid has come with another tag."""
-        self._check(tag, _became_another)
+        self._check(tag, became_another)
 
     def _check(self, tag: str, is_another: Callable[[Identity], bool]) -> None:
         process, fd = self._of.get(tag, (None, -1))
@@ -181,7 +92,7 @@ class Watch:
             self._turn = list(self._of)
         now, self._turn = self._turn[: self.SLICE], self._turn[self.SLICE :]
         for tag in now:
-            self._check(tag, _differs)
+            self._check(tag, differs)
 
     def close(self) -> None:
         for tag in list(self._of):

@@ -4,7 +4,7 @@
 alive. It listens on a Unix socket beside the supervisor's, on no port, and writes nothing to disk. It
 belongs to the *service*, not to a process: it outlives reloads, upgrades and the supervisor, and ends
 when the last process that called :func:`ensure` (or was forked from one that did) is gone, however
-that one died. How that works is told in :mod:`poolmgr.keeper`, whose process owns the server.
+that one died. How that works is told in :mod:`poolmgr.embedded.keeper`, whose process owns the server.
 
 This module must never start the server as a child of its own: an ``atexit`` handler of a gunicorn
 master runs in each of its workers, and its ``waitpid(-1)`` reaps whatever it finds.
@@ -25,11 +25,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from poolmgr.errors import PoolmgrError, SettingsError
+from poolmgr.launch.spawn import interpreter
 from poolmgr.native import monotonic
 from poolmgr.ownership import objection
 from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
-from poolmgr.spawning import interpreter
-from poolmgr.values import SOCKET_PATH_MAX
+from poolmgr.settings.parsers import SOCKET_PATH_MAX
 
 MAXCLIENTS = 1024
 """Connections the server takes. A budget of ``auto`` becomes some nine tenths of it."""

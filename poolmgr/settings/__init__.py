@@ -1,6 +1,6 @@
 """The settings of a process, from its environment.
 
-The table of all variables is :data:`poolmgr.variables.VARIABLES`; this module turns an environment
+The table of all variables is :data:`poolmgr.settings.table.VARIABLES`; this module turns an environment
 into a :class:`Settings` and says where things lie. It must never connect, start or log anything, and
 it loads no package from outside but msgspec, for it stands on every worker's import path.
 
@@ -20,14 +20,14 @@ from typing import Any, Literal
 import msgspec
 
 from poolmgr.errors import SettingsError
-from poolmgr.values import OFF, SOCKET_PATH_MAX
-from poolmgr.variables import BY_NAME, VARIABLES, default_directory
+from poolmgr.settings.parsers import OFF, SOCKET_PATH_MAX
+from poolmgr.settings.table import BY_NAME, VARIABLES, default_directory
 
 EMBEDDED_SUFFIX = ".redis"
 """What is added to the supervisor's socket path to name the embedded server's socket."""
 
 INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_STARTUP_PATH"})
-"""Names that only our own processes hand to each other; see :mod:`poolmgr.spawning`."""
+"""Names that only our own processes hand to each other; see :mod:`poolmgr.launch.spawn`."""
 
 
 ALMOST = 0.9

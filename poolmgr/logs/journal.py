@@ -21,7 +21,7 @@ from collections import deque
 from typing import Any
 
 from poolmgr import threads
-from poolmgr.loading import load
+from poolmgr.lazy import load
 from poolmgr.native import at_fork, monotonic, time
 
 MOST = 1000
@@ -70,7 +70,7 @@ class Line:
     def _spelt_out(self) -> str:
         """For an application without any logging: Python then prints the message and no fields
         (``logging.lastResort``), and an event's name alone helps nobody who reads a cron job's mail."""
-        redaction = load("poolmgr.redaction")  # hardly any process comes here
+        redaction = load("poolmgr.logs.redaction")  # hardly any process comes here
         fields = ", ".join(f"{name}: {value}" for name, value in (self._extra or {}).items())
         text = f"{self._event} ({fields})" if fields else self._event
         return str(redaction.printable(redaction.redact(text), line=True))
@@ -210,4 +210,4 @@ class Log:
             _journal.note(Line(self._logger, level, event, extra, sys._getframe(2)))
 
 
-log = Log("poolmgr.journal")
+log = Log("poolmgr.logs.journal")

@@ -4,7 +4,7 @@ There is one supervisor for each socket path. Whoever finds none takes the ``flo
 (``S`` is the path), looks again, and starts ``python -m poolmgr.supervisor``; the others wait for the
 lock and find it. Nothing here decides who *is* the supervisor: that is the ``flock`` on ``S.lock``
 which the supervisor itself holds for life, and a second one that cannot get it exits at once.
-How one is started is told in :mod:`poolmgr.spawning`.
+How one is started is told in :mod:`poolmgr.launch.spawn`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import socket
 import time
 from pathlib import Path
 
-from poolmgr import identity, standing, wire
+from poolmgr import standing, wire
 from poolmgr.errors import SupervisorError
+from poolmgr.kernel import processes
+from poolmgr.kernel.lockfile import STEP, STOPPED, holder, is_locked, silence
+from poolmgr.kernel.peer import peer
+from poolmgr.launch import dial
+from poolmgr.launch.dial import SILENT, StaysLockedError, locked
+from poolmgr.launch.spawn import STARTUP_FD, Birth
 from poolmgr.native import monotonic, poll
-from poolmgr.rendezvous import SILENT, STEP, STOPPED, StaysLockedError, dial, holder, is_locked, locked, peer, silence
 from poolmgr.settings import Settings
-from poolmgr.spawning import STARTUP_FD, Birth
 
 MODULE = "poolmgr.supervisor"
 
@@ -58,7 +62,7 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
     """
     path = settings.socket
     deadline = monotonic() + timeout
-    found = dial(path, deadline)
+    found = dial.dial(path, deadline)
     if found is not None:
         return found
     if not start:
@@ -69,10 +73,10 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
         )
     try:
         with locked(path + ".launch", monotonic() + timeout / 2):
-            return dial(path, deadline) or _start(path, deadline)
+            return dial.dial(path, deadline) or _start(path, deadline)
     except StaysLockedError:
         # Whoever starts one was stopped in the middle of it. The lock only spares all others from starting one too.
-        found = dial(path, deadline)
+        found = dial.dial(path, deadline)
         if found is None and is_locked(path + ".lock"):
             raise
         return found or _start(path, deadline)
@@ -88,9 +92,9 @@ def _why_none(path: str) -> str:
 def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
     """Kill a supervisor that has given no sign of life for :data:`SILENT` seconds, and does not answer now either.
 
-    Its signs are seen by all (:func:`poolmgr.rendezvous.silence`), so that a process that lives for a moment can find
-    out what it has not waited for itself. It is named by the kernel's credentials of ``sock``, a connection to it, and
-    killed through a pidfd, so that no other process can be hit by a reused number. Nobody ever goes around a hung
+    Its signs are seen by all (:func:`poolmgr.kernel.lockfile.silence`), so that a process that lives for a moment can
+    find out what it has not waited for itself. It is named by the kernel's credentials of ``sock``, a connection to it,
+    and killed through a pidfd, so that no other process can be hit by a reused number. Nobody ever goes around a hung
     supervisor: it holds the ledger, and so it has to be gone before another one reads the snapshot.
 
     Args:
@@ -176,7 +180,7 @@ def succeed(settings: Settings, pid: int) -> bool:
 
 
 def _was_started(pid: int) -> bool:
-    """Whether a process is a supervisor that :mod:`poolmgr.spawning` has started."""
+    """Whether a process is a supervisor that :mod:`poolmgr.launch.spawn` has started."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -191,7 +195,7 @@ def _ends(pidfd: int, pid: int, timeout: float) -> bool:
     poller.register(pidfd, select.POLLIN)
     deadline = monotonic() + timeout
     while not poller.poll(0):
-        if identity.is_over(pid):
+        if processes.is_over(pid):
             return True
         if monotonic() > deadline:
             return False
@@ -238,7 +242,7 @@ def _await(birth: Birth, path: str, deadline: float, *, may_be_killed: bool) -> 
         if monotonic() > look_at:
             look_at = monotonic() + ANOTHER_LOOK
             another = _answers(path)
-        found = dial(path, deadline) if over or late or another else None
+        found = dial.dial(path, deadline) if over or late or another else None
         taken = is_locked(path + ".lock")
         if found is not None and (birth.serves or late or another or taken):
             return found
@@ -261,7 +265,7 @@ def _hangs(path: str, pid: int) -> bool:
     if silence(path + ".lock") < SILENT:
         return False
     try:
-        sock = dial(path, monotonic())
+        sock = dial.dial(path, monotonic())
     except SupervisorError:
         return True  # its queue is full
     if sock is None:  # it may have been stopped before it listened
@@ -284,7 +288,7 @@ def _hangs(path: str, pid: int) -> bool:
 def _answers(path: str) -> bool:
     """Whether somebody serves at ``path``. One that loads only listens."""
     try:
-        sock = dial(path, monotonic())
+        sock = dial.dial(path, monotonic())
         if sock is None:
             return False
         with sock:

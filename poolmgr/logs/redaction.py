@@ -6,7 +6,7 @@ faster. Nothing else runs in a process while an expression is matched.
 Secrets are found in two ways: by where they stand (a URL's user part, ``?_token=``, ``Authorization:``), and by what
 they are, for those that this process knows (:func:`hide`), wherever they stand and however they are percent-encoded.
 
-Used by :mod:`poolmgr.logs` for every line, by the command line and by errors that end a start.
+Used by :mod:`poolmgr.logs.structured` for every line, by the command line and by errors that end a start.
 """
 
 from __future__ import annotations

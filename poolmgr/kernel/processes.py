@@ -1,74 +1,42 @@
-"""Names by which processes and their connections are recognised.
+"""What the kernel tells of a process: when it started, which program it runs, whether it has ended (rule S3).
 
-A *tag* names a process on the server: ``pm1.PLACE.BOOT.PID.START.RANDOM``. A connection's name is
-its process's tag, a dash and a serial number, a dot and the *scope*, after the user's own client name if
-there is one. The supervisor reads these names back from ``CLIENT LIST`` (rule S3) to prove that connections
-are gone.
-
-*Scope* says under which supervisor's ledger a connection was made. It is random, made with the first lock
-file of a boot (:mod:`poolmgr.supervisor.scope`), and told to members when they register. *Boot* is a hash of the
-kernel's boot id, which a clone of this machine does not share. *Place* is a hash of the machine id, the host
-name, the process-id namespace, the user and the supervisor's socket path. An image or a lease can share or
-change these, so it is no identity: it only says that something may be ours, and is to be counted. (Version 0.1.0
-took it for the scope, and refuses who bears another.)
+A process is named by its pid *and* its start time; neither changes when it becomes another program by ``exec``. What
+does is its auxiliary vector, and a mapping that its program has made (:func:`mark`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
-import secrets
-import socket
+import select
 from pathlib import Path
+from typing import Protocol
 
-import msgspec
+from poolmgr.lazy import load
+from poolmgr.native import poll
 
-from poolmgr.loading import load
 
-_TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+)(?:\.([0-9a-f]{16}))?)?")
+class Process(Protocol):
+    """A process as its registration named it; ``mark`` is 0 where it has none."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def program(self) -> str: ...
+    @property
+    def mark(self) -> int: ...
+
 
 _SHARED = re.compile(rb"^\S+ \S+ \S+ \S+ (\d+) +/dev/zero \(deleted\)$", re.MULTILINE)
 
 
-class Tag(msgspec.Struct, frozen=True):
-    """A tag taken apart. ``serial`` is 0 where the text names no single connection; ``scope`` is empty where it
-    bears none."""
-
-    place: str
-    boot: str
-    pid: int
-    start: int
-    salt: str
-    serial: int = 0
-    scope: str = ""
-
-    @property
-    def process(self) -> str:
-        """The tag of the process, without the serial number and the scope."""
-        return f"pm1.{self.place}.{self.boot}.{self.pid}.{self.start}.{self.salt}"
-
-
-def find(text: str) -> Tag | None:
-    """The tag inside a client name or ``LIB-NAME``, or None."""
-    match = _TAG.search(text)
-    if match is None:
-        return None
-    place, boot, pid, start, salt, serial, scope = match.groups()
-    return Tag(place, boot, int(pid), int(start), salt, int(serial or 0), scope or "")
-
-
-def name(tag: str, serial: int, scope: str) -> str:
-    """The name of a connection; the scope is empty where the supervisor has told none (version 0.1.0)."""
-    return f"{tag}-{serial}.{scope}" if scope else f"{tag}-{serial}"
-
-
-def _digest(length: int, *parts: str) -> str:
-    return hashlib.blake2s("\0".join(parts).encode()).hexdigest()[:length]
-
-
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """The text of a small file; empty where it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -77,12 +45,7 @@ def _read(path: str) -> str:
 
 def boot_id() -> str:
     """The kernel's name for this boot; empty where the system has none."""
-    return _read("/proc/sys/kernel/random/boot_id")
-
-
-def boot() -> str:
-    """Six hexadecimal digits that change with every boot of this host."""
-    return _digest(6, boot_id())
+    return read("/proc/sys/kernel/random/boot_id")
 
 
 def pid_namespace() -> int:
@@ -121,18 +84,6 @@ def finds(pid: int, path: str) -> bool | None:
         return None
 
 
-def place(socket_path: str) -> str:
-    """Eight hexadecimal digits, equal for all processes that may share the supervisor at ``socket_path``."""
-    return _digest(
-        8,
-        _read("/etc/machine-id"),
-        socket.gethostname(),
-        str(pid_namespace()),
-        str(os.getuid()),
-        os.path.realpath(socket_path),
-    )
-
-
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks after boot; 0 if unknown or gone.
 
@@ -169,6 +120,8 @@ def is_over(pid: int) -> bool:
 
 
 _marks: list[object] = []
+
+
 _mark = 0
 
 
@@ -214,7 +167,58 @@ def _mapped(process: str) -> set[int]:
     return {int(number) for number in _SHARED.findall(text)}
 
 
-def make(socket_path: str) -> str:
-    """A fresh tag for the calling process."""
-    pid = os.getpid()
-    return f"pm1.{place(socket_path)}.{boot()}.{pid}.{start_time(pid)}.{secrets.token_hex(3)}"
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""The system has no more to give at the moment; nothing else is said by it."""
+
+
+def lives(process: Process) -> bool:
+    """Whether the process runs, is not a zombie, and is still the same program.
+
+    What cannot be found out (descriptors have run out) counts as alive: being gone is what needs proof.
+    """
+    if process.pid <= 0:
+        return False
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError as error:
+        return error.errno in EXHAUSTED
+    try:
+        return not readable(fd) and is_the_one(process) and not became_another(process)
+    finally:
+        os.close(fd)
+
+
+def is_the_one(process: Process) -> bool:
+    """Whether the live process of this pid is meant, and no later one. One that cannot be read proves nothing."""
+    return start_time(process.pid) in (process.start, 0)
+
+
+def readable(fd: int) -> bool:
+    """Whether reading from it would not block: for a pidfd, whether its process has ended."""
+    waits = poll()
+    waits.register(fd, select.POLLIN)
+    return bool(waits.poll(0))
+
+
+def became_another(process: Process) -> bool:
+    """Whether its program differs. What cannot be read (of another user's process) proves nothing."""
+    return differs(process) or bool(process.mark and not bears(process.pid, process.mark))
+
+
+def differs(process: Process) -> bool:
+    """The quick half of it, which sees nothing where all programs have the same addresses. What has ended in the
+    hands of a debugger has no program any more."""
+    now = program(process.pid)
+    if not now:
+        return is_over(process.pid)
+    return bool(process.program and now != process.program)
+
+
+def unfit() -> str:
+    """Why this kernel cannot follow processes, with the remedy; empty: it can."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            return f"a supervisor needs pidfds (Linux 5.3 or later), and this system has none: {error.strerror}"
+    return ""

@@ -1,6 +1,6 @@
 """No storm of one event floods the log: the first few are written, the rest are counted.
 
-A filter for the handlers that :mod:`poolmgr.logs` sets up. It concerns our own events only; what an
+A filter for the handlers that :mod:`poolmgr.logs.structured` sets up. It concerns our own events only; what an
 application or gunicorn logs, the access log included, is not ours to leave out.
 """
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from poolmgr import values
 from poolmgr.errors import SettingsError
+from poolmgr.settings import parsers
 
 
 class Variable(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +48,9 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
         if value is None:
             return ""
         if self.secret == "url":
-            return values.mask_url(str(value))
+            return parsers.mask_url(str(value))
         if self.secret:
-            return values.HIDDEN
+            return parsers.HIDDEN
         if isinstance(value, bool):
             return "1" if value else "0"
         if isinstance(value, dict):
@@ -61,7 +61,7 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
 
     def show_wrong(self, text: str) -> str:
         """The same of a text that is not allowed: it may be anything."""
-        return self.show(text) if self.secret else values.conceal(text)
+        return self.show(text) if self.secret else parsers.conceal(text)
 
     def default_value(self) -> Any:
         return self.default() if callable(self.default) else self.default
@@ -102,7 +102,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_URL",
         attribute="redis_url",
-        parse=values.url,
+        parse=parsers.url,
         allowed="redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH",
         default=None,
         default_text="an embedded server",
@@ -113,7 +113,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_CONNECTION_BUDGET",
         attribute="budget",
-        parse=values.budget,
+        parse=parsers.budget,
         allowed=f"{_FROM_1}, or auto, or off",
         default="auto",
         default_text="`auto`",
@@ -123,7 +123,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_CONNECTION_BUDGETS",
         attribute="budgets",
-        parse=values.budgets,
+        parse=parsers.budgets,
         allowed="SERVER=NUMBER,... with numbers from 1 to 1000000, as in cache:6379=200,queue:6379=50",
         default=dict,
         default_text="",
@@ -133,7 +133,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_CONNECTION_RESERVE",
         attribute="reserve",
-        parse=values.whole(0),
+        parse=parsers.whole(0),
         allowed=_FROM_0,
         default=None,
         default_text="10% of `maxclients`, at least 8",
@@ -143,7 +143,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_CONNECTION_HOSTS",
         attribute="hosts",
-        parse=values.whole(1, 100_000),
+        parse=parsers.whole(1, 100_000),
         allowed="a whole number from 1 to 100000",
         default=1,
         default_text="1",
@@ -153,7 +153,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MAX_CONNECTIONS",
         attribute="pool_max_connections",
-        parse=values.whole(1),
+        parse=parsers.whole(1),
         allowed=_FROM_1,
         default=None,
         default_text="the budget",
@@ -163,7 +163,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_TIMEOUT",
         attribute="pool_timeout",
-        parse=values.seconds(zero=True),
+        parse=parsers.seconds(zero=True),
         allowed=_TIME,
         default=5.0,
         default_text="5",
@@ -172,7 +172,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MIN_IDLE",
         attribute="pool_min_idle",
-        parse=values.whole(0),
+        parse=parsers.whole(0),
         allowed=_FROM_0,
         default=0,
         default_text="0",
@@ -181,7 +181,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MAX_WAITING",
         attribute="pool_max_waiting",
-        parse=values.whole(0),
+        parse=parsers.whole(0),
         allowed=_FROM_0,
         default=0,
         default_text="0 (no bound)",
@@ -190,7 +190,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_IDLE_TIMEOUT",
         attribute="pool_idle_timeout",
-        parse=values.seconds(zero=True),
+        parse=parsers.seconds(zero=True),
         allowed=_TIME,
         default=60.0,
         default_text="60",
@@ -199,7 +199,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MAX_LIFETIME",
         attribute="pool_max_lifetime",
-        parse=values.seconds(zero=True),
+        parse=parsers.seconds(zero=True),
         allowed=_TIME,
         default=3600.0,
         default_text="3600",
@@ -208,7 +208,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_ORDER",
         attribute="pool_order",
-        parse=values.one_of("fifo", "lifo"),
+        parse=parsers.one_of("fifo", "lifo"),
         allowed="fifo or lifo",
         default="fifo",
         default_text="`fifo`",
@@ -217,7 +217,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_LEAK_AFTER",
         attribute="pool_leak_after",
-        parse=values.seconds(zero=True),
+        parse=parsers.seconds(zero=True),
         allowed=_TIME,
         default=0.0,
         default_text="0 (off)",
@@ -226,7 +226,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_NAME",
         attribute="pool_name",
-        parse=values.name,
+        parse=parsers.name,
         allowed="a word of letters, digits and _ . : + -",
         default="default",
         default_text="`default`",
@@ -236,7 +236,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MAX_CONNECTING",
         attribute="pool_max_connecting",
-        parse=values.whole(1),
+        parse=parsers.whole(1),
         allowed=_FROM_1,
         default=2,
         default_text="2",
@@ -245,7 +245,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_POOL_MAX_REPLY",
         attribute="pool_max_reply",
-        parse=values.size_or_none,
+        parse=parsers.size_or_none,
         allowed="bytes up to 64G, with K, M or G (of 1024) if wanted, or 0",
         default=0,
         default_text="0 (no bound)",
@@ -254,7 +254,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_SOCKET_TIMEOUT",
         attribute="socket_timeout",
-        parse=values.seconds(zero=False),
+        parse=parsers.seconds(zero=False),
         allowed=_POSITIVE_TIME,
         default=5.0,
         default_text="5",
@@ -263,7 +263,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="REDIS_SOCKET_CONNECT_TIMEOUT",
         attribute="socket_connect_timeout",
-        parse=values.seconds(zero=False),
+        parse=parsers.seconds(zero=False),
         allowed=_POSITIVE_TIME,
         default=2.0,
         default_text="2",
@@ -272,8 +272,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_SOCKET",
         attribute="socket",
-        parse=values.socket_path,
-        allowed=f"an absolute path of at most {values.SOCKET_PATH_MAX} bytes",
+        parse=parsers.socket_path,
+        allowed=f"an absolute path of at most {parsers.SOCKET_PATH_MAX} bytes",
         default=_default_socket,
         default_text="`/tmp/redis-poolmgr-UID/supervisor`",
         meaning="the supervisor's Unix socket; processes with the same one share a budget",
@@ -282,7 +282,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_LINGER",
         attribute="linger",
-        parse=values.seconds(zero=True),
+        parse=parsers.seconds(zero=True),
         allowed=_TIME,
         default=3.0,
         default_text="3",
@@ -292,7 +292,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_AUTOSTART",
         attribute="autostart",
-        parse=values.flag,
+        parse=parsers.flag,
         allowed="1 or 0",
         default=True,
         default_text="1",
@@ -301,7 +301,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_METRICS",
         attribute="metrics",
-        parse=values.address,
+        parse=parsers.address,
         allowed="HOST:PORT or off",
         default=None,
         default_text="off (`deploy/conf.py`: `127.0.0.1:9108`)",
@@ -311,7 +311,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_LOG_LEVEL",
         attribute="log_level",
-        parse=values.one_of("debug", "info", "warning", "error", "critical"),
+        parse=parsers.one_of("debug", "info", "warning", "error", "critical"),
         allowed="debug, info, warning, error or critical",
         default="info",
         default_text="`info`",
@@ -320,7 +320,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="POOLMGR_LOG_FORMAT",
         attribute="log_format",
-        parse=values.one_of("auto", "console", "json"),
+        parse=parsers.one_of("auto", "console", "json"),
         allowed="auto, console or json",
         default="auto",
         default_text="`auto`",
@@ -329,7 +329,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_CLASS",
         attribute="worker_class",
-        parse=values.name,
+        parse=parsers.name,
         allowed="a worker class of gunicorn: gthread, sync, gevent or a dotted path",
         default="gthread",
         default_text="`gthread`",
@@ -338,7 +338,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_THREADS",
         attribute="worker_threads",
-        parse=values.whole(1, 10_000),
+        parse=parsers.whole(1, 10_000),
         allowed="a whole number from 1 to 10000",
         default=4,
         default_text="4",
@@ -347,7 +347,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_TOKEN",
         attribute="worker_token",
-        parse=values.token,
+        parse=parsers.token,
         allowed="printable ASCII without spaces",
         default=None,
         default_text="made, kept in a private file",
@@ -358,7 +358,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_READONLY_TOKEN",
         attribute="worker_readonly_token",
-        parse=values.token,
+        parse=parsers.token,
         allowed="printable ASCII without spaces",
         default=None,
         default_text="none",
@@ -369,7 +369,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_READONLY_SCRIPTS",
         attribute="worker_readonly_scripts",
-        parse=values.flag,
+        parse=parsers.flag,
         allowed="1 or 0",
         default=False,
         default_text="0",
@@ -378,7 +378,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_MAX_BODY",
         attribute="worker_max_body",
-        parse=values.size,
+        parse=parsers.size,
         allowed="bytes from 1 to 512M, with K, M or G (of 1024) if wanted",
         default=1 << 20,
         default_text="1M",
@@ -387,7 +387,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_MAX_REPLY",
         attribute="worker_max_reply",
-        parse=values.reply_size,
+        parse=parsers.reply_size,
         allowed="bytes from 4M (a server's table of commands needs one) to 64G, with K, M or G (of 1024) if wanted",
         default=64 << 20,
         default_text="64M",
@@ -396,7 +396,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WORKER_REQUEST_TIMEOUT",
         attribute="worker_request_timeout",
-        parse=values.seconds(zero=False),
+        parse=parsers.seconds(zero=False),
         allowed=_POSITIVE_TIME,
         default=10.0,
         default_text="10",

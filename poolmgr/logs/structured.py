@@ -4,8 +4,9 @@ The library logs to the standard :mod:`logging` with an event's name as its mess
 ``extra`` fields, so that it costs its users nothing; here both are rendered: readable on a terminal,
 one JSON object a line elsewhere. What applications log in a worker goes the same way.
 
-No line may hold a secret, nor, on a terminal, a character that the terminal obeys (:mod:`poolmgr.redaction`). Every
-field is redacted, and the rendered text of every line last, whatever logged it, a traceback included.
+No line may hold a secret, nor, on a terminal, a character that the terminal obeys
+(:mod:`poolmgr.logs.redaction`). Every field is redacted, and the rendered text of every line last, whatever
+logged it, a traceback included.
 
 This module must never be imported by the library itself: structlog is slow to load.
 """
@@ -23,8 +24,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from poolmgr.flood import FloodFilter
-from poolmgr.redaction import hide_environment, printable, printable_json, redact, redact_field
+from poolmgr.logs.flood import FloodFilter
+from poolmgr.logs.redaction import hide_environment, printable, printable_json, redact, redact_field
 from poolmgr.settings import Settings
 
 # ---- rendering -------------------------------------------------------------------------------

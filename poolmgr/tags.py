@@ -1,0 +1,87 @@
+"""Names by which processes and their connections are recognised.
+
+A *tag* names a process on the server: ``pm1.PLACE.BOOT.PID.START.RANDOM``. A connection's name is
+its process's tag, a dash and a serial number, a dot and the *scope*, after the user's own client name if
+there is one. The supervisor reads these names back from ``CLIENT LIST`` (rule S3) to prove that connections
+are gone.
+
+*Scope* says under which supervisor's ledger a connection was made. It is random, made with the first lock
+file of a boot (:mod:`poolmgr.supervisor.scope`), and told to members when they register. *Boot* is a hash of the
+kernel's boot id, which a clone of this machine does not share. *Place* is a hash of the machine id, the host
+name, the process-id namespace, the user and the supervisor's socket path. An image or a lease can share or
+change these, so it is no identity: it only says that something may be ours, and is to be counted. (Version 0.1.0
+took it for the scope, and refuses who bears another.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import socket
+
+import msgspec
+
+from poolmgr.kernel import processes
+
+_TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+)(?:\.([0-9a-f]{16}))?)?")
+
+
+class Tag(msgspec.Struct, frozen=True):
+    """A tag taken apart. ``serial`` is 0 where the text names no single connection; ``scope`` is empty where it
+    bears none."""
+
+    place: str
+    boot: str
+    pid: int
+    start: int
+    salt: str
+    serial: int = 0
+    scope: str = ""
+
+    @property
+    def process(self) -> str:
+        """The tag of the process, without the serial number and the scope."""
+        return f"pm1.{self.place}.{self.boot}.{self.pid}.{self.start}.{self.salt}"
+
+
+def find(text: str) -> Tag | None:
+    """The tag inside a client name or ``LIB-NAME``, or None."""
+    match = _TAG.search(text)
+    if match is None:
+        return None
+    place, boot, pid, start, salt, serial, scope = match.groups()
+    return Tag(place, boot, int(pid), int(start), salt, int(serial or 0), scope or "")
+
+
+def name(tag: str, serial: int, scope: str) -> str:
+    """The name of a connection; the scope is empty where the supervisor has told none (version 0.1.0)."""
+    return f"{tag}-{serial}.{scope}" if scope else f"{tag}-{serial}"
+
+
+def _digest(length: int, *parts: str) -> str:
+    return hashlib.blake2s("\0".join(parts).encode()).hexdigest()[:length]
+
+
+def boot() -> str:
+    """Six hexadecimal digits that change with every boot of this host."""
+    return _digest(6, processes.boot_id())
+
+
+def place(socket_path: str) -> str:
+    """Eight hexadecimal digits, equal for all processes that may share the supervisor at ``socket_path``."""
+    return _digest(
+        8,
+        processes.read("/etc/machine-id"),
+        socket.gethostname(),
+        str(processes.pid_namespace()),
+        str(os.getuid()),
+        os.path.realpath(socket_path),
+    )
+
+
+def make(socket_path: str) -> str:
+    """A fresh tag for the calling process."""
+    pid = os.getpid()
+    return f"pm1.{place(socket_path)}.{boot()}.{pid}.{processes.start_time(pid)}.{secrets.token_hex(3)}"
