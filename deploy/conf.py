@@ -10,7 +10,7 @@ from pathlib import Path
 _root = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, _root)
 
-from poolmgr import interrupts  # noqa: E402 (the path comes first)
+from poolmgr.gunicorn import interrupts  # noqa: E402 (the path comes first)
 
 interrupts.end_at_once()
 

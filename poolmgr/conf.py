@@ -11,7 +11,7 @@ back to its default here, and ``on_starting`` refuses to start with it.
 
 from __future__ import annotations
 
-from poolmgr import interrupts
+from poolmgr.gunicorn import interrupts
 
 interrupts.end_at_once()  # before anything that takes time
 
@@ -19,12 +19,12 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from poolmgr import callers, workers_user
 from poolmgr.errors import SettingsError
-from poolmgr.gunicorn import bound_quick_shutdown, install
+from poolmgr.gunicorn import callers, install, workers_user
+from poolmgr.gunicorn.checks import StartError, check_worker_class
+from poolmgr.gunicorn.hooks import bound_quick_shutdown
+from poolmgr.gunicorn.workers_user import as_workers
 from poolmgr.settings import Settings, load
-from poolmgr.startup import StartError, check_worker_class
-from poolmgr.workers_user import as_workers
 
 
 def _settings() -> Settings:
@@ -48,11 +48,11 @@ if not os.environ.get("WEB_CONCURRENCY"):
     workers = max(2, os.cpu_count() or 1)
 
 # gunicorn's own lets slow callers hold its threads.
-worker_class = "poolmgr.gunicorn_worker.ThreadWorker" if _found.worker_class == "gthread" else _found.worker_class
+worker_class = "poolmgr.gunicorn.worker.ThreadWorker" if _found.worker_class == "gthread" else _found.worker_class
 # gunicorn turns a sync worker with more than one thread into a gthread one.
 threads = 1 if worker_class == "sync" else _found.worker_threads
 
-logger_class = "poolmgr.gunicorn_logs.GunicornLogger"
+logger_class = "poolmgr.gunicorn.logger.GunicornLogger"
 accesslog = "-"
 
 # It leaves a file behind, and an old and a new master would share it.

@@ -18,3 +18,8 @@ class SettingsError(PoolmgrError, ValueError):
 
 class SupervisorError(PoolmgrError):
     """The supervisor cannot be reached or started, or refuses this process. One line, with the remedy."""
+
+
+class BodyTooLongError(PoolmgrError):
+    """Raised by the ``wsgi.input`` of a request whose body was given up because it is longer than
+    ``WORKER_MAX_BODY``."""

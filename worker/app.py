@@ -16,7 +16,7 @@ from urllib.parse import quote
 import falcon
 
 from poolmgr import SettingsError
-from poolmgr.intake import BodyTooLong
+from poolmgr.errors import BodyTooLongError
 from poolmgr.settings import Settings, load
 from worker import answer, protocol
 from worker.auth import Gate
@@ -112,7 +112,7 @@ class Service:
                 raise Problem(
                     408, f"ERR the body did not come within {self.patience:g} s (WORKER_REQUEST_TIMEOUT)"
                 ) from None
-            except BodyTooLong:
+            except BodyTooLongError:
                 raise self._too_long() from None
             except Exception as error:  # a reset, or malformed chunks: a caller's doing, whatever gunicorn calls it
                 raise Problem(400, f"ERR the body cannot be read: {str(error) or type(error).__name__}") from None

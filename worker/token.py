@@ -18,7 +18,7 @@ import os
 import secrets
 from pathlib import Path
 
-from poolmgr import cleaners
+from poolmgr.kernel import cleaners
 from poolmgr.logs import redaction
 from poolmgr.settings import Settings
 

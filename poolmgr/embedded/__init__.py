@@ -25,9 +25,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from poolmgr.errors import PoolmgrError, SettingsError
+from poolmgr.launch.ownership import objection
 from poolmgr.launch.spawn import interpreter
 from poolmgr.native import monotonic
-from poolmgr.ownership import objection
 from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
 from poolmgr.settings.parsers import SOCKET_PATH_MAX
 

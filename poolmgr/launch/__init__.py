@@ -16,12 +16,12 @@ import socket
 import time
 from pathlib import Path
 
-from poolmgr import standing, wire
+from poolmgr import wire
 from poolmgr.errors import SupervisorError
 from poolmgr.kernel import processes
 from poolmgr.kernel.lockfile import STEP, STOPPED, holder, is_locked, silence
 from poolmgr.kernel.peer import peer
-from poolmgr.launch import dial
+from poolmgr.launch import dial, standing
 from poolmgr.launch.dial import SILENT, StaysLockedError, locked
 from poolmgr.launch.spawn import STARTUP_FD, Birth
 from poolmgr.native import monotonic, poll

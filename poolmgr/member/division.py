@@ -58,7 +58,7 @@ def divide(left: int, stakes: Sequence[Stake]) -> list[Part]:
 
     The rooms of all, or what is open where that is more, come to no more than ``left``. One exception keeps
     everybody going: a server may always have one connection, be it at the cost of the descriptors that are kept
-    for everything else (:data:`poolmgr.descriptors.MARGIN`).
+    for everything else (:data:`poolmgr.kernel.nofile.MARGIN`).
 
     Args:
         left: connections that the limit of open files leaves, those that are open among them.

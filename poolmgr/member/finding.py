@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 from redis.backoff import ExponentialWithJitterBackoff
 
-from poolmgr import launch, standing, threads
+from poolmgr import launch, threads
 from poolmgr.errors import PoolmgrError
 from poolmgr.kernel import lockfile
 from poolmgr.kernel.peer import peer
+from poolmgr.launch import standing
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.settings import Settings

@@ -22,7 +22,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
-from poolmgr import descriptors, threads
+from poolmgr import threads
+from poolmgr.kernel import nofile
 from poolmgr.logs.journal import Log
 from poolmgr.member.clients import Clients, call
 from poolmgr.member.closing import Closer
@@ -233,7 +234,7 @@ class Loop:
         if now >= self._counted + COUNT_EVERY:
             self._counted = now
             self._room = 0  # others use descriptors too
-            self._core.descriptors = descriptors.left(self._open())
+            self._core.descriptors = nofile.left(self._open())
         looks = cast("list[ServerPermits]", self._member.locked(self._core.looks, now))
         usages = [(permits, self.clients.usage(permits)) for permits in looks]
         settled = self._member.locked(self._decide, usages, now)
@@ -243,7 +244,7 @@ class Loop:
 
     def _make_room(self, granted: int) -> None:
         """More may be opened than the soft limit of open files was known to leave."""
-        if descriptors.make_room(self._open(), granted):
+        if nofile.make_room(self._open(), granted):
             log.info("descriptors.raised", extra={"connections": granted})
         self._room = granted
 

@@ -33,13 +33,13 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr import settings, waiting
+from poolmgr import settings
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
 from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE
 from poolmgr.native import monotonic
-from poolmgr.pool import forking, metering, options
+from poolmgr.pool import forking, metering, options, request_wait
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
 from poolmgr.pool.facade import Facade
 from poolmgr.pool.lifecycle import Lifecycle
@@ -270,7 +270,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             try:
                 connection = self._queue_up(started, timeout)
             finally:
-                waiting.add(monotonic() - started)
+                request_wait.add(monotonic() - started)
         connection._loan.append(monotonic())
         self._checkouts += 1
         self._count(ConnectionState.IDLE, -1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from poolmgr import status
-from poolmgr.supervisor import kernel
+from poolmgr.kernel import tcp
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.thread import Thread
 
@@ -152,9 +152,9 @@ class Audit:
         sites = [site for site in self._book.sites.values() if site.resolved]
         addresses = {site.address for site in sites if site.address is not None}
         pids = {members[tag].identity.pid for tag in turn}
-        counts: dict[tuple[int, kernel.Address], int] = {}
+        counts: dict[tuple[int, tcp.Address], int] = {}
         if addresses and pids:
-            counts = await self._thread.run(kernel.connections, pids, addresses)
+            counts = await self._thread.run(tcp.connections, pids, addresses)
         judged: list[Seen] = []
         for site in sites:
             if site.id in self._book.ledger.servers:
@@ -162,7 +162,7 @@ class Audit:
         self._lists = {id: known for id, known in self._lists.items() if id in self._book.sites}
         self._conclude(judged)
 
-    def _compare(self, site: Site, turn: set[str], counts: dict[tuple[int, kernel.Address], int]) -> list[Seen]:
+    def _compare(self, site: Site, turn: set[str], counts: dict[tuple[int, tcp.Address], int]) -> list[Seen]:
         judged: list[Seen] = []
         before = self._lists.get(site.id)
         new = before is None or before.at != site.rows_at

@@ -14,10 +14,10 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from poolmgr import descriptors, tags
+from poolmgr import tags
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
-from poolmgr.kernel import processes
+from poolmgr.kernel import nofile, processes
 from poolmgr.settings import Settings
 from poolmgr.supervisor import snapshot
 from poolmgr.supervisor.answers import Answers
@@ -75,7 +75,7 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._superseded = False
         self.started = self._loop.time()
-        limit = descriptors.raise_limit()
+        limit = nofile.raise_limit()
         self._tag = tags.make(self.path)
         found = tags.find(self._tag)
         assert found is not None

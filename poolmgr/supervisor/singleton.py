@@ -15,9 +15,9 @@ import os
 import socket
 import stat
 
-from poolmgr.cleaners import keep_away
+from poolmgr.kernel.cleaners import keep_away
 from poolmgr.kernel.lockfile import give_sign
-from poolmgr.ownership import objection
+from poolmgr.launch.ownership import objection
 
 BACKLOG = 4096
 

@@ -50,7 +50,7 @@ def test_what_gunicorns_own_variable_says_is_looked_at_as_well() -> None:
 
 def test_a_port_that_is_none_in_a_configuration_with_gunicorns_own_logs(short_dir: Path) -> None:
     conf = short_dir / "own.py"
-    conf.write_text("from poolmgr.gunicorn import install\nbind = '127.0.0.1:65536'\ninstall(globals())\n")
+    conf.write_text("from poolmgr.gunicorn.hooks import install\nbind = '127.0.0.1:65536'\ninstall(globals())\n")
     done = started("worker.app:app", conf=str(conf))
     assert done.returncode == 1
     (last,) = [line for line in done.stderr.splitlines() if "Error" in line]

@@ -166,7 +166,7 @@ def test_all_worker_classes_serve(make, worker_class):
     if worker_class in ("gevent", "tornado"):
         pytest.importorskip(worker_class)
     service = make(worker_class=worker_class).start()
-    shown = "poolmgr.gunicorn_worker.ThreadWorker" if worker_class == "gthread" else worker_class
+    shown = "poolmgr.gunicorn.worker.ThreadWorker" if worker_class == "gthread" else worker_class
     assert f"Using worker: {shown}" in service.log
     for number in range(20):
         assert service.ask("INCR", "n").json == {"result": number + 1}

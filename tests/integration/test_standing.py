@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from poolmgr import standing
 from poolmgr.kernel.lockfile import holder
-from poolmgr.standing import ENOUGH_BYTES as BYTES, Standing
+from poolmgr.launch import standing
+from poolmgr.launch.standing import ENOUGH_BYTES as BYTES, Standing
 from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
 
 STARTER = """

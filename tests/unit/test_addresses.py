@@ -10,9 +10,10 @@ import sys
 import pytest
 from gunicorn import util
 
-from poolmgr import settings, startup
+from poolmgr import settings
 from poolmgr.exceptions import PoolmgrError
-from poolmgr.startup import StartError, check_addresses, check_binds
+from poolmgr.gunicorn import checks
+from poolmgr.gunicorn.checks import StartError, check_addresses, check_binds
 
 ADDRESS = "allowed is HOST:PORT or [IPV6]:PORT with a port from 1 to 65535"
 
@@ -92,6 +93,6 @@ def test_the_remedy_fits_how_the_address_was_given(monkeypatch, arguments, port,
     monkeypatch.setattr(sys, "argv", ["gunicorn", *arguments])
     monkeypatch.setenv("PORT", port)
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
-    told = startup._why_not("127.0.0.1", 8000, OSError(errno.EADDRINUSE, "in use"))
+    told = checks._why_not("127.0.0.1", 8000, OSError(errno.EADDRINUSE, "in use"))
     for word in words:
         assert word in told

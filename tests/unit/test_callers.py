@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from poolmgr.callers import bound_body, exposed, unbound_body
+from poolmgr.gunicorn.callers import bound_body, exposed, unbound_body
 from tests.stopwatch import Stopwatch
 
 

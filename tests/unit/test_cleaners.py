@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from poolmgr import cleaners
+from poolmgr.kernel import cleaners
 from poolmgr.supervisor.singleton import Singleton
 
 

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 
 PRELUDE = """
 import os, resource
-from poolmgr import descriptors
+from poolmgr.kernel import nofile
 used = len(os.listdir("/proc/self/fd")) - 1  # reading it takes one
 def soft():
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -39,15 +39,15 @@ def test_the_hard_limit_is_what_leaves_room(run) -> None:
         64,
         300,
         """
-        assert abs(descriptors.left(0) - (300 - used - descriptors.MARGIN)) <= 1
-        assert descriptors.left(5) == descriptors.left(0) + 5
+        assert abs(nofile.left(0) - (300 - used - nofile.MARGIN)) <= 1
+        assert nofile.left(5) == nofile.left(0) + 5
         assert soft() == 64, "asking changes nothing"
         """,
     )
 
 
 def test_there_is_always_room_for_one(run) -> None:
-    run(20, 20, "assert descriptors.left(0) == 1")
+    run(20, 20, "assert nofile.left(0) == 1")
 
 
 def test_the_soft_limit_is_raised_when_more_is_needed_and_not_before(run) -> None:
@@ -55,13 +55,13 @@ def test_the_soft_limit_is_raised_when_more_is_needed_and_not_before(run) -> Non
         100,
         300,
         """
-        room = 100 - used - descriptors.MARGIN - 1
-        assert not descriptors.make_room(0, room)
-        assert not descriptors.make_room(3, room + 3)
+        room = 100 - used - nofile.MARGIN - 1
+        assert not nofile.make_room(0, room)
+        assert not nofile.make_room(3, room + 3)
         assert soft() == 100
-        assert descriptors.make_room(0, room + 2)
+        assert nofile.make_room(0, room + 2)
         assert soft() == 300
-        assert not descriptors.make_room(0, 1000), "there is no more to be had"
+        assert not nofile.make_room(0, 1000), "there is no more to be had"
         """,
     )
 
@@ -73,16 +73,16 @@ def test_where_it_cannot_be_raised_the_soft_limit_is_what_leaves_room(run) -> No
         """
         def refuse(*_):
             raise ValueError("not allowed to raise maximum limit")
-        descriptors.resource.setrlimit = refuse
-        assert not descriptors.make_room(0, 200)
-        assert abs(descriptors.left(0) - (100 - used - descriptors.MARGIN)) <= 1
+        nofile.resource.setrlimit = refuse
+        assert not nofile.make_room(0, 200)
+        assert abs(nofile.left(0) - (100 - used - nofile.MARGIN)) <= 1
         """,
     )
 
 
 def test_no_limit_is_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    from poolmgr import descriptors
+    from poolmgr.kernel import nofile
 
     monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY,) * 2)
-    assert descriptors.left(0) == 0
-    assert not descriptors.make_room(0, 10**6)
+    assert nofile.left(0) == 0
+    assert not nofile.make_room(0, 10**6)

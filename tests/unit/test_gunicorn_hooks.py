@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from poolmgr import gunicorn
 from poolmgr.exceptions import SupervisorError
+from poolmgr.gunicorn import hooks
 from tests.helpers import python
 
 NAMES = {
@@ -27,7 +27,7 @@ NAMES = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What ran, ours in capitals; ours do nothing else."""
     found: list[str] = []
-    for table in (gunicorn._BEFORE, gunicorn._AFTER):
+    for table in (hooks._BEFORE, hooks._AFTER):
         for name, (arity, _) in table.items():
             monkeypatch.setitem(table, name, (arity, lambda *_, name=name: found.append(name.upper())))
     return found
@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_gunicorn_takes_every_hook(calls):
     space: dict[str, Any] = {}
-    gunicorn.install(space)
+    hooks.install(space)
     assert space.keys() == NAMES.keys()
     config = Config()
     for name, hook in space.items():
@@ -49,7 +49,7 @@ def test_hooks_that_were_there_run_too(calls, name):
     space: dict[str, Any] = {
         name: (lambda server: calls.append(name)) if NAMES[name] == 1 else (lambda server, worker: calls.append(name))
     }
-    gunicorn.install(space)
+    hooks.install(space)
     space[name](*range(NAMES[name]))
     ours_first = name not in ("post_worker_init", "child_exit", "on_exit")
     assert calls == ([name.upper(), name] if ours_first else [name, name.upper()])
@@ -57,7 +57,7 @@ def test_hooks_that_were_there_run_too(calls, name):
 
 def test_a_hook_may_be_a_dotted_path(calls):
     space: dict[str, Any] = {"post_fork": "tests.unit.test_gunicorn_hooks.somebodys"}
-    gunicorn.install(space)
+    hooks.install(space)
     space["post_fork"](1, 2)
     assert seen == [(1, 2)]
     seen.clear()
@@ -73,14 +73,14 @@ def somebodys(server: Any, worker: Any) -> None:
 def test_a_hook_that_gunicorn_would_refuse_is_left_for_it_to_refuse(calls):
     wrong = lambda: None  # noqa: E731
     space: dict[str, Any] = {"post_fork": wrong}
-    gunicorn.install(space)
+    hooks.install(space)
     assert space["post_fork"] is wrong
 
 
 def test_installing_twice_runs_ours_once(calls):
     space: dict[str, Any] = {}
-    gunicorn.install(space)
-    gunicorn.install(space)
+    hooks.install(space)
+    hooks.install(space)
     space["post_fork"](1, 2)
     assert calls == ["POST_FORK"]
 
@@ -91,11 +91,11 @@ def test_nothing_of_ours_is_raised(monkeypatch, caplog, name, error):
     def fail(*_: Any) -> None:
         raise error
 
-    for table in (gunicorn._BEFORE, gunicorn._AFTER):
+    for table in (hooks._BEFORE, hooks._AFTER):
         if name in table:
             monkeypatch.setitem(table, name, (NAMES[name], fail))
     space: dict[str, Any] = {}
-    gunicorn.install(space)
+    hooks.install(space)
     if name in ("on_starting", "post_worker_init") and isinstance(error, SystemExit):
         with pytest.raises(SystemExit):
             space[name](1)
@@ -110,7 +110,7 @@ def test_what_somebodys_hook_raises_is_raised(calls):
         raise ZeroDivisionError
 
     space: dict[str, Any] = {"post_fork": fails}
-    gunicorn.install(space)
+    hooks.install(space)
     with pytest.raises(ZeroDivisionError):
         space["post_fork"](1, 2)
 
@@ -119,7 +119,7 @@ def test_a_second_signal_does_not_strike_the_quick_shutdown_that_the_first_began
     """gunicorn's handler takes a lock of the executor's: within itself it would wait for ever."""
     code = """if True:
         import os, signal
-        from poolmgr.gunicorn import bound_quick_shutdown
+        from poolmgr.gunicorn.hooks import bound_quick_shutdown
         def quits(number, frame):
             print("quits", number, flush=True)
             os.kill(os.getpid(), signal.SIGQUIT)

@@ -11,7 +11,7 @@ from gunicorn.http import RequestParser
 from gunicorn.http.errors import NoMoreData
 from hypothesis import given, settings, strategies as st
 
-from poolmgr.intake import Intake, Limits
+from poolmgr.gunicorn.intake import Intake, Limits
 
 CONFIG = Config()
 CONFIG.set("limit_request_line", 120)

@@ -16,7 +16,7 @@ def test_who_reads_the_configuration_and_is_no_gunicorn_keeps_its_own_interrupts
 def test_a_master_that_serves_though_somebody_has_caught_the_exit_is_not_ended_by_its_starts_alarm():
     code = """if True:
         import os, signal, gunicorn.app.base
-        from poolmgr import interrupts
+        from poolmgr.gunicorn import interrupts
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing)

@@ -15,7 +15,7 @@ import structlog
 from gunicorn.config import Config
 from hypothesis import given, strategies as st
 
-from poolmgr.gunicorn_logs import GunicornLogger
+from poolmgr.gunicorn.logger import GunicornLogger
 from poolmgr.logs import structured
 from poolmgr.logs.redaction import redact
 from poolmgr.settings import load

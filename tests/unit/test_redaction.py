@@ -17,8 +17,9 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings as hypothesis_settings, strategies as st
 
-from poolmgr import ConnectionPool, cli, settings, startup
+from poolmgr import ConnectionPool, cli, settings
 from poolmgr.errors import SettingsError
+from poolmgr.gunicorn import checks
 from poolmgr.logs import redaction, structured
 from poolmgr.logs.redaction import hide, printable, redact, redact_field
 from poolmgr.settings.parsers import conceal, mask_url
@@ -234,8 +235,8 @@ def test_a_secret_in_any_setting_is_in_no_error_and_no_line(monkeypatch: Any, en
     shown.append(repr(loaded) + repr(loaded.__rich_repr__()))
     logging.getLogger("poolmgr").warning("a.b", extra={"error": shown[0], "settings": loaded})
     shown.append(out.getvalue())
-    with pytest.raises(startup.StartError) as caught:
-        startup.check_worker_class(environ.get("WORKER_CLASS", "redis://:s3cr3t@h"))
+    with pytest.raises(checks.StartError) as caught:
+        checks.check_worker_class(environ.get("WORKER_CLASS", "redis://:s3cr3t@h"))
     shown.append(str(caught.value))
     if loaded.redis_url:
         try:
@@ -316,12 +317,12 @@ def test_a_line_of_json_has_none_either() -> None:
 
 
 def test_an_error_that_ends_a_start_has_none(monkeypatch: Any) -> None:
-    from poolmgr import gunicorn as hooks
+    from poolmgr.gunicorn import hooks
 
     def fail(*_: Any) -> None:
-        raise startup.StartError(f"the server says {HOSTILE}")
+        raise checks.StartError(f"the server says {HOSTILE}")
 
-    monkeypatch.setattr(startup, "check_worker_class", fail)
+    monkeypatch.setattr(checks, "check_worker_class", fail)
     monkeypatch.setattr(hooks, "_leave", lambda _: None)
     with pytest.raises(SystemExit) as caught:
         hooks.on_starting(SimpleNamespace(cfg=None))

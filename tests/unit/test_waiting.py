@@ -9,34 +9,34 @@ import pytest
 import redis
 
 import poolmgr
-from poolmgr import waiting
+from poolmgr.pool import request_wait
 from tests.permits import FakeMember
 
 
 def test_taking_begins_anew():
-    waiting.take()
-    waiting.add(0.25)
-    waiting.add(0.5)
-    assert waiting.take() == 0.75
-    assert waiting.take() == 0.0
+    request_wait.take()
+    request_wait.add(0.25)
+    request_wait.add(0.5)
+    assert request_wait.take() == 0.75
+    assert request_wait.take() == 0.0
 
 
 def test_each_thread_has_its_own():
-    waiting.take()
-    waiting.add(1.0)
+    request_wait.take()
+    request_wait.add(1.0)
     seen: list[float] = []
-    thread = threading.Thread(target=lambda: seen.append(waiting.take()))
+    thread = threading.Thread(target=lambda: seen.append(request_wait.take()))
     thread.start()
     thread.join()
     assert seen == [0.0]
-    assert waiting.take() == 1.0
+    assert request_wait.take() == 1.0
 
 
 def test_each_task_has_its_own():
     async def request(seconds: float) -> float:
-        waiting.add(seconds)
+        request_wait.add(seconds)
         await asyncio.sleep(0)
-        return waiting.take()
+        return request_wait.take()
 
     async def both() -> list[float]:
         return list(await asyncio.gather(request(1.0), request(2.0)))
@@ -49,11 +49,11 @@ def test_a_pool_counts_the_wait_of_who_got_none(redis_server):
     pool = poolmgr.ConnectionPool.from_url(server.unix_url, max_connections=1, timeout=10, member=FakeMember())
     first = pool.get_connection()
     pool.timeout = 0.2
-    waiting.take()
+    request_wait.take()
     with pytest.raises(redis.exceptions.TimeoutError):
         pool.get_connection()
-    assert 0.2 <= waiting.take() < 2
+    assert 0.2 <= request_wait.take() < 2
     pool.release(first)
     pool.release(pool.get_connection())
-    assert waiting.take() == 0.0
+    assert request_wait.take() == 0.0
     pool.close()

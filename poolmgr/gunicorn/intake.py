@@ -32,10 +32,6 @@ class Limits(msgspec.Struct, frozen=True):
     body: int
 
 
-class BodyTooLong(Exception):
-    """Raised by ``wsgi.input`` in the place of a body that was given up because it is longer than ``Limits.body``."""
-
-
 class Intake:
     """A request that is coming in.
 

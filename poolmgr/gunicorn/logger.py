@@ -1,7 +1,7 @@
 """gunicorn's ``logger_class``: its error log, its access log and the application's, each line once.
 
 Used by :mod:`poolmgr.conf`; in a configuration of your own: ``logger_class =
-"poolmgr.gunicorn_logs.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs.structured`.
+"poolmgr.gunicorn.logger.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs.structured`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from gunicorn import glogging
 
-from poolmgr import waiting
 from poolmgr.errors import SettingsError
+from poolmgr.gunicorn.checks import StartError, check_binds
 from poolmgr.logs.redaction import HIDDEN, printable, redact_field
 from poolmgr.logs.structured import formatter, put_on_root
+from poolmgr.pool import request_wait
 from poolmgr.settings.table import BY_NAME
-from poolmgr.startup import StartError, check_binds
 
 callers_log = logging.getLogger("poolmgr.worker")
 
@@ -91,7 +91,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         """One event ``request`` for each request, or one line of the user's own format."""
         # For a format of the user's own: %({poolmgr.waited}e)s
-        waited = environ.setdefault("poolmgr.waited", waiting.take())
+        waited = environ.setdefault("poolmgr.waited", request_wait.take())
         if self._plain_access:
             super().access(resp, req, environ, request_time)
             return

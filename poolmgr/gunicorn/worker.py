@@ -2,8 +2,8 @@
 
 gunicorn's own gives each connection to a thread, which then reads: four callers that say half of something stop
 a worker of four threads. Here the worker's main loop reads, without waiting, and a thread gets a request when it
-is whole (:mod:`poolmgr.intake`). So a caller that sends nothing, a byte or half a body costs a descriptor and what
-it has sent, until its time is over. The health checks have a thread each, so that they are answered while all
+is whole (:mod:`poolmgr.gunicorn.intake`). So a caller that sends nothing, a byte or half a body costs a descriptor and
+what it has sent, until its time is over. The health checks have a thread each, so that they are answered while all
 others block. A connection that is to be closed is waited for in the main loop as well: gunicorn's waits up to two
 seconds for each in turn, and does nothing else meanwhile.
 
@@ -36,9 +36,10 @@ from gunicorn.http.message import MAX_REQUEST_LINE
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
-from poolmgr import callers, settings
-from poolmgr.errors import SettingsError
-from poolmgr.intake import BodyTooLong, Intake, Limits
+from poolmgr import settings
+from poolmgr.errors import BodyTooLongError, SettingsError
+from poolmgr.gunicorn import callers
+from poolmgr.gunicorn.intake import Intake, Limits
 
 log = logging.getLogger("poolmgr.worker")
 
@@ -113,7 +114,7 @@ class _TooLong:
     """A body of which no more was read than shows that it is too long."""
 
     def read(self, size: int = -1) -> bytes:
-        raise BodyTooLong
+        raise BodyTooLongError
 
     readline = readlines = __iter__ = read
 

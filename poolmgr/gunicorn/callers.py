@@ -1,7 +1,7 @@
 """Callers of the worker service: whether slow ones cost something, and how long they may take in worker classes
 that are not ours.
 
-:mod:`poolmgr.gunicorn_worker` reads whole requests before a thread gets them. Where another class serves (gevent,
+:mod:`poolmgr.gunicorn.worker` reads whole requests before a thread gets them. Where another class serves (gevent,
 sync, gunicorn's own gthread) a thread or greenlet reads the body from the socket, and here is its deadline. It is a
 deadline for the body as a whole: a socket's own timeout would begin again with each byte.
 """
@@ -27,7 +27,7 @@ HEALTH = ("/healthz", "/readyz")
 
 
 def is_guarded(app: Any, cfg: Any) -> bool:
-    """Whether :class:`poolmgr.gunicorn_worker.ThreadWorker` can serve this application so that slow callers cost
+    """Whether :class:`poolmgr.gunicorn.worker.ThreadWorker` can serve this application so that slow callers cost
     nothing: it reads plain HTTP/1 only."""
     return (
         getattr(app, "app_uri", None) == SERVICE

@@ -35,12 +35,13 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, interrupts, launch, settings, startup, wire, workers_user
+from poolmgr import embedded, launch, settings, wire
 from poolmgr.errors import PoolmgrError, SupervisorError
+from poolmgr.gunicorn import checks, interrupts, workers_user
+from poolmgr.gunicorn.workers_user import as_workers
 from poolmgr.kernel.peer import peer
 from poolmgr.launch import spawn
 from poolmgr.logs.redaction import printable
-from poolmgr.workers_user import as_workers
 
 log = logging.getLogger("poolmgr.gunicorn")
 
@@ -215,11 +216,11 @@ def on_starting(server: Any) -> None:
             _have_events_seen(found)
             for name, meant in settings.misspelt(os.environ).items():
                 log.warning("setting.unknown", extra={"variable": name, "remedy": f"is {meant} meant?"})
-            startup.check_worker_class(found.worker_class)
-            startup.check_workers(server.cfg.workers)
+            checks.check_worker_class(found.worker_class)
+            checks.check_workers(server.cfg.workers)
             if _binds(server):
                 with interrupts.let_through():
-                    startup.check_addresses(server.cfg.address)
+                    checks.check_addresses(server.cfg.address)
             with as_workers(server.cfg):
                 found = settings.load()  # its default directory is the user's
                 if found.redis_url is None:
@@ -228,8 +229,8 @@ def on_starting(server: Any) -> None:
                 _connect_at_start(found)
                 interrupts.check()
                 if found.redis_url is not None:
-                    startup.check_server(found.redis_url)
-    except (PoolmgrError, startup.StartError) as error:
+                    checks.check_server(found.redis_url)
+    except (PoolmgrError, checks.StartError) as error:
         _leave(LAST_WORDS)
         raise SystemExit(f"Error: {printable(str(error))}") from None
 
