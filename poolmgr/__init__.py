@@ -26,20 +26,20 @@ if TYPE_CHECKING:
         ServerDownError as ServerDownError,
     )
     from poolmgr.pool.default import get_client as get_client, get_pool as get_pool
-    from poolmgr.pool.sentinel import SentinelConnectionPool as SentinelConnectionPool
     from poolmgr.pool.stats import Hooks as Hooks, Stats as Stats
-    from poolmgr.pool.sync import ConnectionPool as ConnectionPool
+    from poolmgr.pool.sync.pool import ConnectionPool as ConnectionPool
+    from poolmgr.pool.sync.sentinel import SentinelConnectionPool as SentinelConnectionPool
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConnectionPool": "poolmgr.pool.sync",
+    "ConnectionPool": "poolmgr.pool.sync.pool",
     "ConnectionPoolTimeoutError": "poolmgr.exceptions",
     "Hooks": "poolmgr.pool.stats",
     "PoolClosedError": "poolmgr.exceptions",
     "PoolmgrError": "poolmgr.errors",
     "ReplyTooLargeError": "poolmgr.exceptions",
-    "SentinelConnectionPool": "poolmgr.pool.sentinel",
+    "SentinelConnectionPool": "poolmgr.pool.sync.sentinel",
     "ServerDownError": "poolmgr.exceptions",
     "SettingsError": "poolmgr.errors",
     "Stats": "poolmgr.pool.stats",
@@ -64,7 +64,7 @@ def _prepare_children() -> None:
     """Before a fork: load what a pool's first use loads. Else each child would do so, which takes it far longer than
     its task, and would share none of that memory."""
     if not sys.is_finalizing():
-        for name in ("poolmgr.pool.sync", "poolmgr.member.agent", "mmap"):
+        for name in ("poolmgr.pool.sync.pool", "poolmgr.member.agent", "mmap"):
             load(name)
 
 

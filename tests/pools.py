@@ -16,8 +16,8 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
-from poolmgr.pool.sentinel import SentinelConnectionPool
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import RedisServer, debian_redis_binary, free_port, valkey_binary, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.proxy import Proxy

@@ -1,7 +1,7 @@
 """One pool's state machine, shared by every flavour: who waits, what is idle, who gets what.
 
 Pure: no I/O, no clock, no threads; time is an argument. Events go in as method calls, effects come out
-of :meth:`Core.advance`, and a shell (:mod:`poolmgr.pool.sync`) carries them out. It must never touch a
+of :meth:`Core.advance`, and a shell (:mod:`poolmgr.pool.sync.pool`) carries them out. It must never touch a
 socket, sleep, log or call a user's code.
 
 Theory of operation

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from poolmgr import settings
 from poolmgr.lazy import load
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 
 _pools: dict[tuple[int | None, int, type | None], ConnectionPool] = {}
 """By the arguments of :func:`get_pool`."""

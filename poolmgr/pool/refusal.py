@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.bounds import SERVER, SUPERVISOR, Cause
-from poolmgr.pool.state import UNBOUNDED, State
+from poolmgr.pool.host import UNBOUNDED, State
 
 
 class Refusal(State):

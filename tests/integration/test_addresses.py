@@ -16,7 +16,7 @@ import redis
 
 from poolmgr import settings, wire
 from poolmgr.member.agent import Member
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests import names as resolver
 from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for

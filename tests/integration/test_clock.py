@@ -178,7 +178,7 @@ def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
         "poolmgr/cli/status.py",
         "poolmgr/logs/journal.py",
         "poolmgr/native.py",
-        "poolmgr/pool/origin.py",
+        "poolmgr/pool/permit_source.py",
         "poolmgr/supervisor/audit.py",
         "poolmgr/supervisor/health.py",
     }

@@ -17,8 +17,8 @@ from redis.connection import CacheProxyConnection, Connection, UnixDomainSocketC
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from poolmgr.pool.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.pool.sync.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 

@@ -18,10 +18,10 @@ import redis
 from redis.connection import Connection, SSLConnection
 from redis.credentials import CredentialProvider
 
-from poolmgr.pool.accounting import _kinds
-from poolmgr.pool.derivation import derive
 from poolmgr.pool.stats import Hooks
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.derivation import derive
+from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.pool.sync.replies import _kinds
 from tests.helpers import ROOT, RedisServer
 from tests.permits import FakeMember
 

@@ -21,8 +21,8 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection, UnixDomainSocketConnection
 
 from poolmgr.member import bounds
-from poolmgr.pool.sentinel import SentinelConnectionPool
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import ROOT, RedisServer
 from tests.permits import FakeMember
 from tests.pools import answers_are_its_own, client_of, nothing_is_missing, permits

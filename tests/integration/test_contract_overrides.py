@@ -201,9 +201,9 @@ def test_an_agent_that_was_there_before_us_is_called(server: RedisServer):
         wrap(redis.connection.Connection, "send_packed_command")
         wrap(redis.connection.AbstractConnection, "read_response")
         wrap(redis.connection.Connection, "_connect")
-        import poolmgr.pool.sync
+        import poolmgr.pool.sync.pool
         from tests.permits import FakeMember
-        pool = poolmgr.pool.sync.ConnectionPool(host="127.0.0.1", port={server.port}, member=FakeMember(limit=1))
+        pool = poolmgr.pool.sync.pool.ConnectionPool(host="127.0.0.1", port={server.port}, member=FakeMember(limit=1))
         client = redis.Redis(connection_pool=pool)
         client.ping()
         del calls[:]

@@ -130,7 +130,7 @@ def test_a_module_of_the_script_that_is_called_like_one_of_the_standard_library_
     (short_dir / "own" / "asyncio.py").write_text("raise ImportError('this is not the one')")
     works(
         run(
-            f"import sys; sys.path += [{PACKAGES!r}, {str(ROOT)!r}]; import poolmgr.pool.sync\n"
+            f"import sys; sys.path += [{PACKAGES!r}, {str(ROOT)!r}]; import poolmgr.pool.sync.pool\n"
             f"sys.path.insert(0, '{short_dir}/own')"
         )
     )

@@ -20,7 +20,7 @@ CHURN = """
 import gc, json, random, sys, threading, time
 import redis
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 
 port, seed, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 pools = [ConnectionPool(host="127.0.0.1", port=port, db=db, timeout=20, socket_timeout=10) for db in (0, 1)]

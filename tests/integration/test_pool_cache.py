@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from redis.cache import CacheConfig
 
-from poolmgr.pool.foreign import Cached
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.adapters import Cached
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.pools import client_of, direct_pool, nothing_is_missing
 

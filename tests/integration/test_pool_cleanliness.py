@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.pools import KINDS, answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_of
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis
 
-from poolmgr.pool import connection as module
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync import connection as module
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.pools import direct_pool, nothing_is_missing, permits

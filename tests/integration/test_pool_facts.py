@@ -18,8 +18,8 @@ from redis.event import AfterConnectionReleasedEvent, EventDispatcher, EventList
 from redis.observability import recorder
 from redis.sentinel import Sentinel
 
-from poolmgr.pool.sentinel import SentinelConnectionPool
-from poolmgr.pool.sync import UNBOUNDED, ConnectionPool
+from poolmgr.pool.sync.pool import UNBOUNDED, ConnectionPool
+from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember
 from tests.pools import (

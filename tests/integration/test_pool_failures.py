@@ -16,8 +16,8 @@ from redis.retry import Retry
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member import bounds
-from poolmgr.pool.derivation import derive
-from poolmgr.pool.sync import FRESH, ConnectionPool
+from poolmgr.pool.sync.derivation import derive
+from poolmgr.pool.sync.pool import FRESH, ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.permits import FakeMember
 from tests.pools import (

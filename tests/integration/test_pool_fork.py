@@ -15,7 +15,7 @@ import pytest
 
 from poolmgr import forklock
 from poolmgr.member import closing
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
 from tests.stopwatch import Stopwatch
@@ -233,8 +233,8 @@ def test_a_pool_made_before_gevent_patches_works_in_greenlets(server: RedisServe
         f"""
 import sys
 sys.path.insert(0, {os.getcwd()!r})
-from poolmgr.pool import forking
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool import fork
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.permits import FakeMember
 pool = ConnectionPool(host="127.0.0.1", port={server.port}, max_connections=3, member=FakeMember(), timeout=5)
 from gevent import monkey

@@ -10,7 +10,7 @@ from redis.connection import DefaultParser
 
 import poolmgr
 from poolmgr import ConnectionPool
-from poolmgr.pool.metering import ELEMENT
+from poolmgr.pool.sync.metering import ELEMENT
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 

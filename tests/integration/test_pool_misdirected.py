@@ -21,8 +21,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from poolmgr import ConnectionPool
-from poolmgr.pool.foreign import Cached
-from poolmgr.pool.sentinel import SentinelConnectionPool
+from poolmgr.pool.sync.adapters import Cached
+from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember
 from tests.pools import client_of, nothing_is_missing, pool_on, running_sentinel, running_server, warm

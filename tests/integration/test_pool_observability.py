@@ -11,7 +11,7 @@ import pytest
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool.stats import REASONS, Hooks, Stats
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.wire import WAIT_BOUNDS
 from tests.helpers import RedisServer, have_lines_written
 from tests.permits import FakeMember

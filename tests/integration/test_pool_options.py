@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import poolmgr
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 

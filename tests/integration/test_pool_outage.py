@@ -16,7 +16,7 @@ from poolmgr import settings, wire
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member.agent import Member
 from poolmgr.member.desk import Attachment, Desk
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.pools import client_of
 from tests.proxy import Proxy

@@ -19,7 +19,7 @@ from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.kernel.lockfile import holder
 from poolmgr.member import bounds
 from poolmgr.member.agent import Member
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.permits import FakeMember
 from tests.pools import client_of, direct_pool

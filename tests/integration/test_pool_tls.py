@@ -9,7 +9,7 @@ import time
 import pytest
 import redis
 
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing

@@ -12,7 +12,7 @@ import redis
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member import bounds
 from poolmgr.pool.core import Served, Waiter
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.wire import Endpoint
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember, FakePermits
@@ -108,7 +108,7 @@ def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
 
 
 def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolmgr.pool.sync.SLICE", 60.0)  # nobody looks by itself
+    monkeypatch.setattr("poolmgr.pool.sync.pool.SLICE", 60.0)  # nobody looks by itself
     pool = direct_pool(server, member=FakeMember(limit=1), timeout=60)
     held = take(pool, 1)
     served = threading.Event()

@@ -16,7 +16,7 @@ from redis.connection import Connection
 
 from poolmgr import settings
 from poolmgr.member.agent import Member
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
 from tests.pools import client_of, give, take
 from tests.supervisor_process import SupervisorProcess

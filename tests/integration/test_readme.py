@@ -13,7 +13,7 @@ import pytest
 from poolmgr import settings
 from poolmgr.pool.default import options_of
 from poolmgr.pool.options import PARSERS
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.settings.table import VARIABLES
 from tests.helpers import ROOT, free_port, python
 from tests.service import Service

@@ -1,6 +1,6 @@
 """A pool of a process and the callers that use it: the real :class:`poolmgr.pool.core.Core` in virtual time.
 
-The shell around it does what :mod:`poolmgr.pool.sync` does, with delays where threads are woken or started:
+The shell around it does what :mod:`poolmgr.pool.sync.pool` does, with delays where threads are woken or started:
 a caller takes what is idle or joins the queue, looks for itself every slice, connects itself if it is told
 to, and renews a connection whose server has ended it. No connection ages here.
 """
@@ -14,7 +14,7 @@ from poolmgr import wire
 from poolmgr.member.core import Attachment
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter
-from poolmgr.pool.sync import SLICE
+from poolmgr.pool.sync.pool import SLICE
 from tests.simulation.server import Connection, Server
 
 if TYPE_CHECKING:

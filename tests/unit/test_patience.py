@@ -10,7 +10,7 @@ import pytest
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-from poolmgr.pool.patience import Until
+from poolmgr.pool.sync.retries import Until
 
 
 class Attempts:

@@ -22,8 +22,8 @@ PIPE = pytest.StashKey[int]()
 if os.environ.get("POOLMGR_UPSTREAM") == "ours":
     from tests_of_poolmgr.permits import FakeMember  # type: ignore[import-not-found]
 
-    from poolmgr.pool.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
-    from poolmgr.pool.sync import ConnectionPool as OurConnectionPool
+    from poolmgr.pool.sync.pool import ConnectionPool as OurConnectionPool
+    from poolmgr.pool.sync.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
 
     class ConnectionPool(OurConnectionPool):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from poolmgr.pool import sync
+from poolmgr.pool.sync import pool as sync
 from tests.bench.lib import pools, servers
 from tests.bench.lib.measure import blocks
 from tests.bench.lib.part import Context

@@ -14,9 +14,9 @@ user's class, a mixin or an agent overrides is called in between, in redis-py's 
 The socket is kept in ``_raw`` from the instant it can be connected, so that no exception, wherever it
 strikes, loses a connected socket together with the knowledge of its permit.
 
-What makes a connection clean is in :mod:`poolmgr.pool.accounting`; what makes it stale is here
+What makes a connection clean is in :mod:`poolmgr.pool.sync.replies`; what makes it stale is here
 (:meth:`Pooled._look`). Neither decides what becomes of it. Which class gets which of these parts is in
-:mod:`poolmgr.pool.derivation`.
+:mod:`poolmgr.pool.sync.derivation`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from poolmgr.lazy import importable
 from poolmgr.member.closing import close, close_copy, discard
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
-from poolmgr.pool import misdirected
-from poolmgr.pool.handlers import loosen
-from poolmgr.pool.handshake import Handshake
-from poolmgr.pool.placed import Placed
-from poolmgr.pool.sockets import HandedOver, ending
+from poolmgr.pool.entry import Placed
+from poolmgr.pool.sync import misdirected
+from poolmgr.pool.sync.handlers import loosen
+from poolmgr.pool.sync.handshake import Handshake
+from poolmgr.pool.sync.sockets import HandedOver, ending
 
 _CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -318,7 +318,7 @@ class Pooled(Handshake, Placed):
     # ---- disconnecting ---------------------------------------------------------------------------
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """As the class's; the socket is handed over behind it, by :class:`poolmgr.pool.sockets.Ended`."""
+        """As the class's; the socket is handed over behind it, by :class:`poolmgr.pool.sync.sockets.Ended`."""
         try:
             super().disconnect(*args, **kwargs)
         finally:

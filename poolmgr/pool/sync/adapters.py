@@ -10,7 +10,7 @@ from redis.connection import CacheProxyConnection
 from redis.exceptions import RedisError
 
 from poolmgr.member.ports import Permit
-from poolmgr.pool.placed import Placed
+from poolmgr.pool.entry import Placed
 
 
 class Bare(Placed):

@@ -15,9 +15,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from poolmgr.pool.core import Served
-from poolmgr.pool.state import UNBOUNDED, State
+from poolmgr.pool.host import UNBOUNDED, State
 from poolmgr.pool.stats import Stats
-from poolmgr.pool.views import Available, InUse, strangers
+from poolmgr.pool.sync.views import Available, InUse, strangers
 
 
 def _name_of(factory: Any) -> str:
@@ -89,7 +89,7 @@ class Facade(State):
     def _fork_lock(self, value: Any) -> None: ...
 
     def _checkpid(self) -> None:
-        """Nothing to check: a forked child has been told (:mod:`poolmgr.pool.forking`)."""
+        """Nothing to check: a forked child has been told (:mod:`poolmgr.pool.fork`)."""
 
     def _connections(self) -> list[Any]:
         """All connections there are, lent and idle."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
-    from poolmgr.pool.state import State
+    from poolmgr.pool.host import State
 
 
 class Strangers:

@@ -1,8 +1,8 @@
 """Which of redis-py's methods a connection class still has as redis-py wrote them.
 
-Our quick path (:class:`poolmgr.pool.accounting.Accounted`, :mod:`poolmgr.pool.handshake`) does the work of several of
-redis-py's methods in one. It is for classes that have all of them as redis-py wrote them. Where a subclass or a mixin
-overrides one, or an agent has put a wrapper on redis-py's class, redis-py's own order of calls holds.
+Our quick path (:class:`poolmgr.pool.sync.replies.Accounted`, :mod:`poolmgr.pool.sync.handshake`) does the work of
+several of redis-py's methods in one. It is for classes that have all of them as redis-py wrote them. Where a subclass
+or a mixin overrides one, or an agent has put a wrapper on redis-py's class, redis-py's own order of calls holds.
 
 A method counts as redis-py's if it is a plain function with the code that redis-py's module was loaded with. A wrapper
 is another object; a tool that rewrites functions in place gives them other code. If an agent wrapped a method before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis.sentinel
 
-from poolmgr.pool.sync import ConnectionPool
+from poolmgr.pool.sync.pool import ConnectionPool
 
 
 class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPool):

@@ -174,7 +174,7 @@ class Counts(_Base):  # type: ignore[misc]
 class Accounted(Counts):
     """For classes in which all methods that send and read are redis-py's: their work, in fewer calls.
 
-    Where somebody has changed one of them, :mod:`poolmgr.pool.overridden` counts instead.
+    Where somebody has changed one of them, :mod:`poolmgr.pool.sync.overridden` counts instead.
     """
 
     # ---- sending ---------------------------------------------------------------------------------

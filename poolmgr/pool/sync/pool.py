@@ -39,16 +39,17 @@ from poolmgr.logs import journal
 from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE
 from poolmgr.native import monotonic
-from poolmgr.pool import forking, metering, options, request_wait
+from poolmgr.pool import fork, options, request_wait
 from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
-from poolmgr.pool.facade import Facade
-from poolmgr.pool.lifecycle import Lifecycle
-from poolmgr.pool.origin import Member, Origin
-from poolmgr.pool.overrides import opens_no_socket
+from poolmgr.pool.host import UNBOUNDED, UNSHARED
+from poolmgr.pool.housekeeping import Upkeep
+from poolmgr.pool.permit_source import Member, Origin
 from poolmgr.pool.refusal import Refusal, again
-from poolmgr.pool.state import UNBOUNDED, UNSHARED
 from poolmgr.pool.stats import Hooks, Tally
-from poolmgr.pool.upkeep import Upkeep
+from poolmgr.pool.sync import metering
+from poolmgr.pool.sync.connector import Lifecycle
+from poolmgr.pool.sync.overrides import opens_no_socket
+from poolmgr.pool.sync.redis_interface import Facade
 
 FRESH = 0.001
 """Seconds of idleness after which a connection is looked at before it is used."""
@@ -166,7 +167,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             self._usual = None  # somebody listens
         self._watched = bool(leak_after or self.hooks.checked_out)
         self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
-        forking.watch(self)
+        fork.watch(self)
 
     @staticmethod
     def _default_ceiling(connection_class: Any, member: Member | None) -> int:

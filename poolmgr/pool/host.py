@@ -1,7 +1,7 @@
 """What a pool consists of, declared once for the parts that its methods are spread over.
 
-No behaviour: :mod:`poolmgr.pool.sync` fills it, :mod:`poolmgr.pool.upkeep` and :mod:`poolmgr.pool.facade`
-work on it.
+No behaviour: :mod:`poolmgr.pool.sync.pool` fills it, :mod:`poolmgr.pool.housekeeping` and
+:mod:`poolmgr.pool.sync.redis_interface` work on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from poolmgr.pool.core import Core, Waiter
-from poolmgr.pool.origin import Origin
+from poolmgr.pool.permit_source import Origin
 from poolmgr.pool.stats import Hooks, Tally
 
 UNBOUNDED, UNSHARED = 2**31, 100

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from poolmgr.pool.core import Ticket
 
 if TYPE_CHECKING:
-    from poolmgr.pool.origin import Origin
+    from poolmgr.pool.permit_source import Origin
 
 
 class _NoPermits:

@@ -21,11 +21,11 @@ from redis.connection import (
 from redis.driver_info import DriverInfo
 
 from poolmgr.lazy import load
-from poolmgr.pool.accounting import Accounted, Counted
-from poolmgr.pool.connection import Pooled
-from poolmgr.pool.foreign import Bare, Cached
-from poolmgr.pool.overridden import Before, Behind
-from poolmgr.pool.overrides import (
+from poolmgr.pool.entry import Placed
+from poolmgr.pool.sync.adapters import Bare, Cached
+from poolmgr.pool.sync.connection import Pooled
+from poolmgr.pool.sync.overridden import Before, Behind
+from poolmgr.pool.sync.overrides import (
     asks_its_own_way,
     changed,
     connects_its_own_way,
@@ -33,8 +33,8 @@ from poolmgr.pool.overrides import (
     opens_no_socket,
     reads_as_sentinel,
 )
-from poolmgr.pool.placed import Placed
-from poolmgr.pool.sockets import Ended, Tcp, Unix
+from poolmgr.pool.sync.replies import Accounted, Counted
+from poolmgr.pool.sync.sockets import Ended, Tcp, Unix
 
 _KEPT = "_poolmgr_derived"
 """The attribute of a connection class that has what was derived from it, by how that was done."""

@@ -20,12 +20,12 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool.core import Ticket
-from poolmgr.pool.derivation import create, pooled
-from poolmgr.pool.foreign import Cached
-from poolmgr.pool.misdirected import MISDIRECTED
-from poolmgr.pool.patience import patient
-from poolmgr.pool.placed import set_up
-from poolmgr.pool.state import State
+from poolmgr.pool.entry import set_up
+from poolmgr.pool.host import State
+from poolmgr.pool.sync.adapters import Cached
+from poolmgr.pool.sync.derivation import create, pooled
+from poolmgr.pool.sync.misdirected import MISDIRECTED
+from poolmgr.pool.sync.retries import patient
 
 log = Log("poolmgr.pool")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from poolmgr.native import at_fork
 
 if TYPE_CHECKING:
-    from poolmgr.pool.sync import ConnectionPool
+    from poolmgr.pool.sync.pool import ConnectionPool
 
 _pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
 

@@ -26,13 +26,13 @@ from poolmgr.exceptions import ServerDownError
 from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic, time as now
+from poolmgr.pool.entry import Placed
 from poolmgr.pool.names import Found, Name, addresses_of
-from poolmgr.pool.overrides import dials_its_own_way, opens_no_socket
-from poolmgr.pool.placed import Placed
+from poolmgr.pool.sync.overrides import dials_its_own_way, opens_no_socket
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
-    from poolmgr.pool.sync import ConnectionPool
+    from poolmgr.pool.sync.pool import ConnectionPool
 
 
 ending = sys.is_finalizing

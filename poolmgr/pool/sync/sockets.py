@@ -2,7 +2,7 @@
 
 They stand next to redis-py's own code in the order of methods: :class:`Tcp` and :class:`Unix` in its place, and only
 while it is redis-py's own; :class:`Ended` before it. What they know of the connection is
-:class:`poolmgr.pool.connection.Pooled`'s.
+:class:`poolmgr.pool.sync.connection.Pooled`'s.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from redis.connection import (
 from poolmgr.exceptions import ServerDownError
 from poolmgr.native import monotonic
 from poolmgr.pool.names import look_up
-from poolmgr.pool.overrides import dials_as
+from poolmgr.pool.sync.overrides import dials_as
 
 if TYPE_CHECKING:
     from poolmgr.member.ports import Permit
-    from poolmgr.pool.origin import Origin
+    from poolmgr.pool.permit_source import Origin
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only
@@ -49,7 +49,7 @@ class Ending(threading.local):
 
 
 ending = Ending()
-"""See :attr:`poolmgr.pool.connection.Pooled.pid`."""
+"""See :attr:`poolmgr.pool.sync.connection.Pooled.pid`."""
 
 
 class Ended(_Abstract):  # type: ignore[misc]

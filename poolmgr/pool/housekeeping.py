@@ -16,7 +16,7 @@ from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs.journal import Log
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.native import monotonic
-from poolmgr.pool.state import State
+from poolmgr.pool.host import State
 from poolmgr.pool.stats import Tally
 from poolmgr.wire import Counters
 
