@@ -64,7 +64,7 @@ def _prepare_children() -> None:
     """Before a fork: load what a pool's first use loads. Else each child would do so, which takes it far longer than
     its task, and would share none of that memory."""
     if not sys.is_finalizing():
-        for name in ("poolmgr.pool.sync.pool", "poolmgr.member.agent", "mmap"):
+        for name in ("poolmgr.pool.sync.pool", "poolmgr.member.member", "mmap"):
             load(name)
 
 

@@ -3,7 +3,7 @@
 This file is the whole protocol between a member and its supervisor: what may be said, and how it is
 put into bytes. It must never decide anything: who may hold how many connections is the ledger's
 business (:mod:`poolmgr.budget.ledger`), and what to do with an answer is the member's
-(:mod:`poolmgr.member.core`).
+(:mod:`poolmgr.member.core.process`).
 
 Messages carry *states, not deltas*, so that loss, repetition and a restart of either side are
 harmless. A frame is a four-byte big-endian length and one msgpack value. A frame that is too long,

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
-from poolmgr.member.bounds import Cause
+from poolmgr.member.core.bounds import Cause
 from poolmgr.member.ports import Outage, PoolPort, Shortage
 from poolmgr.wire import Endpoint
 

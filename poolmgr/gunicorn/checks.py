@@ -25,7 +25,7 @@ from gunicorn import util
 from poolmgr.errors import PoolmgrError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.gunicorn import interrupts
-from poolmgr.member.agent import get_member, set_title
+from poolmgr.member.member import get_member, set_title
 from poolmgr.pool.default import get_client
 from poolmgr.settings.parsers import SOCKET_PATH_MAX, conceal, mask_url
 

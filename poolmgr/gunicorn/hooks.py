@@ -273,7 +273,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    from poolmgr.member.agent import set_title  # a master needs none
+    from poolmgr.member.member import set_title  # a master needs none
 
     set_title("gunicorn worker")
     # gevent patches after this. What the master has loaded of redis-py is patched with it, but for one

@@ -2,7 +2,7 @@
 
 It never decides. Each turn: wait for something to happen, take in what has come back, look at the
 pools that the core wants to know of, let the core decide, do what it says. Nothing in it blocks:
-sockets are non-blocking, starting a supervisor is a helper's (:mod:`poolmgr.member.finding`), and
+sockets are non-blocking, starting a supervisor is a helper's (:mod:`poolmgr.member.discovery`), and
 pools promise not to block either.
 
 Where no thread can be had, or none runs any more (the interpreter's end), a caller that waits does its
@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, cast
 from poolmgr import threads
 from poolmgr.kernel import nofile
 from poolmgr.logs.journal import Log
-from poolmgr.member.clients import Clients, call
-from poolmgr.member.closing import Closer
-from poolmgr.member.contact import Contact
-from poolmgr.member.core import Effect, Grow, Left, Login, Settled, Shed, Try, Wake
+from poolmgr.member.closer import Closer
+from poolmgr.member.core.process import Effect, Grow, Left, Login, Settled, Shed, Try, Wake
 from poolmgr.member.permits import ServerPermits
+from poolmgr.member.pools import Pools, call
 from poolmgr.member.ports import Usage
+from poolmgr.member.session import Session
 from poolmgr.member.waker import Waker
 from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
-    from poolmgr.member.agent import Member
+    from poolmgr.member.member import Member
 
 log = Log("poolmgr.member")
 
@@ -71,10 +71,10 @@ class Loop:
         self._member = member
         self._core = member.core
         self.waker = Waker()
-        self.clients = Clients(member.locked, again=member.again)
+        self.pools = Pools(member.locked, again=member.again)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.waker.fileno(), selectors.EVENT_READ, lambda events, at: self.waker.clear())
-        self.contact = Contact(member, self._selector, self.waker)
+        self.session = Session(member, self._selector, self.waker)
         self._closer = Closer(self._selector, self._gone, self._lost)
         self._thread: threads.Thread | None = None
         self._starting = threading.RLock()
@@ -171,7 +171,7 @@ class Loop:
         """In a forked child: close our copies, touch nothing that the parent uses too."""
         self._stopping = True
         self.waker.close()
-        self.contact.abandon()
+        self.session.abandon()
         self._closer.abandon()
         with contextlib.suppress(Exception):  # gevent's refers to an event loop that the fork has changed
             self._selector.close()
@@ -201,13 +201,13 @@ class Loop:
         now = monotonic()
         self._take_back(now)
         settled = self._settle(now)
-        self.contact.flush()
+        self.session.flush()
         self._carry_out(settled.effects)
-        self._wake = min(settled.wake, self._closer.expire(now), self.clients.tick(now), self._stats(now))
+        self._wake = min(settled.wake, self._closer.expire(now), self.pools.tick(now), self._stats(now))
         if self._leaving:
             self._leave()
         if not self._leaving or self._member.locked(lambda: self._core.wanting):
-            self._wake = min(self._wake, self.contact.mind(now, idle=not self.clients))
+            self._wake = min(self._wake, self.session.mind(now, idle=not self.pools))
 
     def _stirred(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """What can be read, or written; waits for it."""
@@ -236,7 +236,7 @@ class Loop:
             self._room = 0  # others use descriptors too
             self._core.descriptors = nofile.left(self._open())
         looks = cast("list[ServerPermits]", self._member.locked(self._core.looks, now))
-        usages = [(permits, self.clients.usage(permits)) for permits in looks]
+        usages = [(permits, self.pools.usage(permits)) for permits in looks]
         settled = self._member.locked(self._decide, usages, now)
         if self._granted > self._room:
             self._make_room(self._granted)
@@ -262,12 +262,12 @@ class Loop:
 
     def _forget(self, permits: ServerPermits) -> None:
         """Under the member's lock."""
-        self.clients.forget(permits)
+        self.pools.forget(permits)
         self._core.detach(permits)
 
     def drop(self, permits: ServerPermits) -> None:
         """The pool uses another address. Under the member's lock."""
-        if self.clients.drop(permits):
+        if self.pools.drop(permits):
             self._core.detach(permits)
         else:
             permits.leaving = False
@@ -294,17 +294,17 @@ class Loop:
 
     def _stats(self, now: float) -> float:
         """Send counters that have changed; when to come again."""
-        if self.contact.link is None or not self.clients:
+        if self.session.link is None or not self.pools:
             return NEVER
-        if self._registration != self.contact.registrations:
-            self._registration = self.contact.registrations
-            self.clients.tell_anew()
+        if self._registration != self.session.registrations:
+            self._registration = self.session.registrations
+            self.pools.tell_anew()
         elif now < self._reported + STATS_EVERY:
             return self._reported + STATS_EVERY
         self._reported = now
-        for stats in self.clients.stats():
-            self._member.locked(self.contact.post, stats)
-        self.contact.flush()
+        for stats in self.pools.stats():
+            self._member.locked(self.session.post, stats)
+        self.session.flush()
         return now + STATS_EVERY
 
     def _open(self) -> int:
@@ -323,13 +323,13 @@ class Loop:
         """Close what is idle; with nothing open, say goodbye."""
         if self._left.is_set():
             return
-        for client in self.clients:
+        for client in self.pools:
             call(client.permits[0], "shed", ALL)
         if not self._open():
             self._reported = 0.0
             self._stats(monotonic())
             if self._member.locked(self._say_goodbye):
-                self.contact.end()
+                self.session.end()
                 self._left.set()
 
     def _say_goodbye(self) -> bool:
@@ -337,5 +337,5 @@ class Loop:
         bye = self._core.goodbye()
         if bye is None:
             return False
-        self.contact.post(bye)
+        self.session.post(bye)
         return True

@@ -1,7 +1,7 @@
 """Permits as a pool sees them: the implementation of :mod:`poolmgr.member.ports`.
 
 Thin: what a permit means is the core's, and every call here ends at the process's
-:class:`~poolmgr.member.agent.Member`. What the garbage collector may call (``Permit.close``, ``gone``, the
+:class:`~poolmgr.member.member.Member`. What the garbage collector may call (``Permit.close``, ``gone``, the
 finalizer) appends to a deque and pokes the agent, and does nothing else: the collector may have
 interrupted a thread that holds any lock of ours.
 """
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from poolmgr import tags, wire
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
-from poolmgr.member import closing
-from poolmgr.member.bounds import OTHERS, SUPERVISOR, Wait
-from poolmgr.member.desk import Attachment
+from poolmgr.member import closer
+from poolmgr.member.core.bounds import OTHERS, SUPERVISOR, Wait
+from poolmgr.member.core.dispatcher import Attachment
 from poolmgr.member.ports import SERVES_HERE, Permit, PoolPort, Shortage
 from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
     import socket
 
-    from poolmgr.member.agent import Member
+    from poolmgr.member.member import Member
 
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting caller looks for itself, should a wake-up have been lost."""
@@ -55,7 +55,7 @@ class SocketPermit:
         return tags.name(self._member.tag, self.serial, self._member.core.scope)
 
     def hold(self, sock: socket.socket, below: int = -1) -> None:
-        self._member.sockets[self.serial] = sock, closing.below(below) if below >= 0 else None
+        self._member.sockets[self.serial] = sock, closer.below(below) if below >= 0 else None
 
     def gone(self) -> None:
         if self._held:
@@ -83,7 +83,7 @@ class SocketPermit:
         return f"<SocketPermit {self.serial}{'' if self._held else ' given back'}>"
 
 
-class Bell:
+class Parker:
     """Wakes one waiting caller. A bare lock, and not a :class:`threading.Event`: an exception of a signal
     handler inside an Event's methods can leave it locked, and then whoever sets it hangs."""
 
@@ -138,7 +138,7 @@ class ServerPermits(Attachment):
             return permit
         if self.serves_here:
             raise ConnectionPoolTimeoutError(f"no permit to reconnect: {SERVES_HERE}", reason="supervisor")
-        bell = Bell()
+        bell = Parker()
         began = monotonic()
         wait = Wait(timeout, began)
         waiter = self._member.queue(self, bell)
@@ -165,7 +165,7 @@ class ServerPermits(Attachment):
 
     @property
     def unreached(self) -> bool:
-        return self.outage is not None and not self.desk.account.server
+        return self.outage is not None and not self.dispatcher.account.server
 
     def leave(self) -> None:
         self._member.leave_address(self)
@@ -183,7 +183,7 @@ class ServerPermits(Attachment):
         self._member.renew(self, endpoint)
 
     def reached(self) -> None:
-        if self.outage is not None or self.desk.trying:
+        if self.outage is not None or self.dispatcher.trying:
             self._member.reached(self)
 
     def explain(self) -> Shortage:

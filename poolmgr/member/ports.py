@@ -2,7 +2,7 @@
 
 A pool asks the member for permits and hands it sockets to close; the member asks a pool how busy it
 is and to open or close connections. Nothing else passes between them. The member's side is
-:mod:`poolmgr.member.agent`, the pool's is :mod:`poolmgr.pool.sync.pool`.
+:mod:`poolmgr.member.member`, the pool's is :mod:`poolmgr.pool.sync.pool`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from poolmgr.member.bounds import Cause
+from poolmgr.member.core.bounds import Cause
 from poolmgr.wire import Counters, Endpoint
 
 PINNED_AFTER = 0.25
@@ -147,7 +147,8 @@ class Permits(Protocol):
 
     pending: Cause
     """Why a refusal of :meth:`take` is not the others' doing: ``supervisor``, ``server``, ``answer`` (see
-    :mod:`poolmgr.member.bounds`). ``others``: it is. A plain attribute, true whenever a permit has been refused."""
+    :mod:`poolmgr.member.core.bounds`). ``others``: it is. A plain attribute, true whenever a permit has been
+    refused."""
 
     @property
     def obstacle(self) -> str:
@@ -173,7 +174,7 @@ class Permits(Protocol):
         """Like :meth:`take` but waits, for reconnects that redis-py makes inside a command. None: it is :attr:`over`.
 
         Args:
-            timeout: seconds to wait for others; None: for ever. Further bounds are :mod:`poolmgr.member.bounds`'.
+            timeout: seconds to wait for others; None: for ever. Further bounds are :mod:`poolmgr.member.core.bounds`'.
 
         Raises:
             ConnectionPoolTimeoutError: none came in time.

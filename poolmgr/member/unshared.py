@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from poolmgr import settings
 from poolmgr.logs.journal import Log
-from poolmgr.member.bounds import OTHERS, Cause
-from poolmgr.member.closing import Below, below as second, close, close_copy
+from poolmgr.member.closer import Below, below as second, close, close_copy
+from poolmgr.member.core.bounds import OTHERS, Cause
 from poolmgr.member.ports import PoolPort, Shortage
 from poolmgr.native import at_fork
 
@@ -99,7 +99,7 @@ class UnsharedPermits:
 
 
 class UnsharedMember:
-    """The process's own, in place of :class:`poolmgr.member.agent.Member`.
+    """The process's own, in place of :class:`poolmgr.member.member.Member`.
 
     Attributes:
         sockets: by permit, every socket that may be connected, so that a forked child can close its copies.

@@ -1,7 +1,7 @@
 """One pool's state machine, shared by every flavour: who waits, what is idle, who gets what.
 
 Pure: no I/O, no clock, no threads; time is an argument. Events go in as method calls, effects come out
-of :meth:`Core.advance`, and a shell (:mod:`poolmgr.pool.sync.pool`) carries them out. It must never touch a
+of :meth:`PoolCore.advance`, and a shell (:mod:`poolmgr.pool.sync.pool`) carries them out. It must never touch a
 socket, sleep, log or call a user's code.
 
 Theory of operation
@@ -10,15 +10,15 @@ Theory of operation
 A *connection* is any object the shell likes. Its place in the pool is a :class:`Ticket`, which the
 connection keeps alive and the core only knows weakly: a connection that vanishes, because an exception
 struck between two instructions of its holder, takes its ticket along, and the garbage collector tells
-(:attr:`Core.lost`). The size of the pool is the number of living tickets, so no place can be lost.
+(:attr:`PoolCore.lost`). The size of the pool is the number of living tickets, so no place can be lost.
 
-Two deques are all that the warm path touches, without a lock: :attr:`Core.idle` and
-:attr:`Core.queue`. A caller that finds the queue empty takes from ``idle``; whoever finds it not empty
+Two deques are all that the warm path touches, without a lock: :attr:`PoolCore.idle` and
+:attr:`PoolCore.queue`. A caller that finds the queue empty takes from ``idle``; whoever finds it not empty
 joins it (nobody barges). A connection that comes back is appended to ``idle``; then, if the queue is
 not empty, the core is *advanced*. A waiter appends itself and then advances likewise: each makes its
 own move visible before it looks at the other's, so at least one of them sees both (Dekker's rule).
 
-:meth:`Core.advance` must be run by one thread at a time; the shell sees to that without blocking.
+:meth:`PoolCore.advance` must be run by one thread at a time; the shell sees to that without blocking.
 What becomes of a waiter is decided once, by one atomic operation (:meth:`Waiter.settle`), whoever comes
 first: the advance that serves it or the waiter that leaves. Everything is written so that an exception
 between any two instructions leaves a state from which the next advance goes on.
@@ -159,7 +159,7 @@ Effect = Wake | Open
 Take = Callable[[], Permit | None]
 
 
-class Core:
+class PoolCore:
     """The state of one pool.
 
     Args:
@@ -224,7 +224,7 @@ class Core:
         pace = f" failures={self.failures}" if self.failures else ""
         flags = "".join(f" {word}" for word, on in (("starved", self.starved), ("closed", self.closed)) if on)
         return (
-            f"<Core lent={self.lent} idle={len(self.idle)} opening={len(self.opening)} waiting={self.waiting} "
+            f"<PoolCore lent={self.lent} idle={len(self.idle)} opening={len(self.opening)} waiting={self.waiting} "
             f"ceiling={self.ceiling}{pace}{flags}>"
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from poolmgr.pool.core import Ticket
 
 if TYPE_CHECKING:
-    from poolmgr.pool.permit_source import Origin
+    from poolmgr.pool.permit_source import PermitSource
 
 
 class _NoPermits:
@@ -20,13 +20,13 @@ class _NoPermits:
 NO_PERMITS = _NoPermits()
 
 
-class Placed:
+class PoolEntry:
     """What the pool keeps on every connection, whatever its class."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """The user's is not called for what is derived from their class: it may want arguments, or keep a list."""
 
-    _origin: Origin | None = None
+    _origin: PermitSource | None = None
     """Whose it is; another pool's, an earlier process's or nobody's is refused at release."""
     _ticket: Ticket | None = None
     _loan: list[float]
@@ -51,7 +51,7 @@ class Placed:
     """Where it was checked out, if the pool wants to know."""
 
 
-def set_up(connection: Any, origin: Origin, ticket: Ticket, now: float, expires: float) -> None:
+def set_up(connection: Any, origin: PermitSource, ticket: Ticket, now: float, expires: float) -> None:
     """Give a fresh connection its place."""
     connection._loan = []
     connection._since = now

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from poolmgr.pool.core import Core, Waiter
-from poolmgr.pool.permit_source import Origin
+from poolmgr.pool.core import PoolCore, Waiter
+from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.stats import Hooks, Tally
 
 UNBOUNDED, UNSHARED = 2**31, 100
@@ -38,7 +38,7 @@ class State(redis.ConnectionPool):
     """Seconds after which a holder is reported; 0 off. Set it with the constructor."""
     hooks: Hooks
 
-    _core: Core
+    _core: PoolCore
     _idle: deque[Any]
     """The core's, for the warm path."""
     _queue: deque[Waiter]
@@ -48,7 +48,7 @@ class State(redis.ConnectionPool):
     order of decisions; everything decided is published by single atomic steps."""
     _dirty: bool
     """A note to whoever has the turn: look again."""
-    _origin: Origin
+    _origin: PermitSource
     _tally: Tally
     _checkouts: int
     _low: int

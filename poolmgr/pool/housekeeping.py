@@ -26,7 +26,7 @@ RESTLESS = 1.0
 """Seconds between two ticks of a pool that has something due soon."""
 
 
-class Upkeep(State):
+class Housekeeping(State):
     """Part of :class:`poolmgr.ConnectionPool`."""
 
     def _begin_upkeep(self) -> None:

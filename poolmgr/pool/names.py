@@ -1,8 +1,8 @@
 """Where the name of a pool's server leads. A name is looked up at every connect, and can lead elsewhere each time.
 
 A permit is for an address. So the pool takes one for the address that it believes to be next, and the connect, which
-looks the name up, exchanges it if that has changed (:meth:`poolmgr.pool.permit_source.Origin.claim`). Here is what is
-known of one name in one process; who connects, and with which permit, is decided there.
+looks the name up, exchanges it if that has changed (:meth:`poolmgr.pool.permit_source.PermitSource.claim`). Here is
+what is known of one name in one process; who connects, and with which permit, is decided there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How connections get their permits: the one link from a connection back to its pool and the member.
 
-A connection refers to its :class:`Origin`, never to its pool, and the origin to its pool only weakly:
+A connection refers to its :class:`PermitSource`, never to its pool, and the origin to its pool only weakly:
 no cycle keeps sockets alive. One origin belongs to one pool in one process; after a fork it begins anew
-(:meth:`Origin.forget`), so that a connection which the child inherited and uses asks the child's member.
+(:meth:`PermitSource.forget`), so that a connection which the child inherited and uses asks the child's member.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from poolmgr.exceptions import ServerDownError
 from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic, time as now
-from poolmgr.pool.entry import Placed
+from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.names import Found, Name, addresses_of
 from poolmgr.pool.sync.overrides import dials_its_own_way, opens_no_socket
 from poolmgr.wire import Endpoint
@@ -150,7 +150,7 @@ def endpoint_of(
 
 def has_own_way(connection_class: type) -> bool:
     """Whether connections of this class, pooled or not, get to a server in a way of their own: by a tunnel, perhaps."""
-    if issubclass(connection_class, Placed):
+    if issubclass(connection_class, PoolEntry):
         return bool(getattr(connection_class, "_own_way", False))
     return hasattr(connection_class, "_connect") and dials_its_own_way(connection_class)
 
@@ -173,7 +173,7 @@ def arguments_of(connection: Any) -> dict[str, Any]:
     return found
 
 
-class Origin:
+class PermitSource:
     """A pool, as its connections know it."""
 
     def __init__(self, pool: ConnectionPool, member: Member | None) -> None:
@@ -366,7 +366,7 @@ class Origin:
             place: the address as the kernel takes it; None where that is not known, and the host stands for it.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in time (:mod:`poolmgr.member.bounds`).
+            ConnectionPoolTimeoutError: none came in time (:mod:`poolmgr.member.core.bounds`).
             ServerDownError: the server is known to be down.
         """
         ticket = connection._ticket
@@ -513,7 +513,7 @@ _get_member: Callable[[], ProcessMember] | None = None
 def _process_member() -> ProcessMember:
     global _get_member
     if _get_member is None:  # not before the first checkout
-        module = "poolmgr.member.unshared" if settings.unenforced() else "poolmgr.member.agent"
+        module = "poolmgr.member.unshared" if settings.unenforced() else "poolmgr.member.member"
         _get_member = load(module).get_member
         assert _get_member is not None
     return _get_member()

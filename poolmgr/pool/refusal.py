@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.member.bounds import SERVER, SUPERVISOR, Cause
+from poolmgr.member.core.bounds import SERVER, SUPERVISOR, Cause
 from poolmgr.pool.host import UNBOUNDED, State
 
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from poolmgr import settings, wire
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests import names as resolver
 from tests.fake_member import endpoint_of
@@ -299,7 +299,7 @@ def test_addresses_that_come_and_go_do_not_fill_the_books(
 ) -> None:
     """A name server with many addresses, each of which leads to the same server."""
     monkeypatch.setattr("poolmgr.pool.names.REMEMBERED", 0.2)
-    monkeypatch.setattr("poolmgr.member.core.FORGET_AFTER", 0.2)
+    monkeypatch.setattr("poolmgr.member.core.process.FORGET_AFTER", 0.2)
     server = redis_server(port=free_port(), bind="0.0.0.0", maxclients=BUDGET + 2)
     running = supervisor(BUDGET, HASTY=QUICK)
     monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)

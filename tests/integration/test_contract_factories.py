@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection, UnixDomainSocketConnection
 
-from poolmgr.member import bounds
+from poolmgr.member.core import bounds
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import ROOT, RedisServer

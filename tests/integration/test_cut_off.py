@@ -12,7 +12,7 @@ from tests.helpers import RedisServer, free_port, run_script
 BEGIN = """
 import os, sys, threading, time
 import poolmgr, redis
-from poolmgr.member.agent import get_member
+from poolmgr.member.member import get_member
 
 def client(**options):
     return redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"], **{"timeout": 60, **options}))

@@ -15,7 +15,7 @@ import pytest
 
 from poolmgr import launch, settings
 from poolmgr.exceptions import ConnectionPoolTimeoutError, SupervisorError
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import ROOT, RedisServer, free_port, kill, python
 from tests.stopwatch import Stopwatch

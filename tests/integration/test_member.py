@@ -15,7 +15,7 @@ import pytest
 
 from poolmgr import settings, wire
 from poolmgr.kernel.lockfile import holder
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from tests.helpers import ROOT, alive, kill, wait_for
 from tests.unit.fake_supervisor import FakePool
 
@@ -49,7 +49,7 @@ def members():
 def pool_at(member, server):
     endpoint = wire.Endpoint(key=f"unix://{server.path}", path=server.path)
     pool = FakePool(member, endpoint, address=server.path)
-    wait_for(lambda: pool.permits.desk.account.seq, 10)
+    wait_for(lambda: pool.permits.dispatcher.account.seq, 10)
     return pool
 
 
@@ -79,7 +79,7 @@ class Other:
         prelude = f"""
             import sys
             from poolmgr import settings
-            from poolmgr.member.agent import Member
+            from poolmgr.member.member import Member
             from tests.helpers import wait_for
             from tests.integration.test_member import fill, pool_at
             class server: path = {server.path!r}
@@ -218,7 +218,7 @@ def test_a_killed_member_returns_its_permits(server, members):
 
 def test_a_connection_that_the_server_holds_on_to_is_proven_gone(server, members, monkeypatch):
     """A server that is busy confirms no close in time; the supervisor sees to it when it is back."""
-    monkeypatch.setattr("poolmgr.member.closing.BOUND", 0.05)
+    monkeypatch.setattr("poolmgr.member.closer.BOUND", 0.05)
     pool = pool_at(members(), server)
     fill(pool, 2)
     wait_for(lambda: len(pool.lent) == 2)
@@ -226,12 +226,12 @@ def test_a_connection_that_the_server_holds_on_to_is_proven_gone(server, members
     try:
         permit, sock = pool.lent.pop()
         permit.close(sock)
-        wait_for(lambda: pool.permits.desk.account.lost)
+        wait_for(lambda: pool.permits.dispatcher.account.lost)
     finally:
         os.kill(server.pid, signal.SIGCONT)
-    wait_for(lambda: not pool.permits.desk.account.lost, 10)
+    wait_for(lambda: not pool.permits.dispatcher.account.lost, 10)
     pool.waiting = 0
-    wait_for(lambda: pool.permits.desk.account.open == 1)
+    wait_for(lambda: pool.permits.dispatcher.account.open == 1)
 
 
 def test_a_goodbye_ends_the_supervisor_at_once(server, members):

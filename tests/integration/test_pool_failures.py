@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.member import bounds
+from poolmgr.member.core import bounds
 from poolmgr.pool.sync.derivation import derive
 from poolmgr.pool.sync.pool import FRESH, ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from poolmgr import forklock
-from poolmgr.member import closing
+from poolmgr.member import closer
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
@@ -341,7 +341,7 @@ def test_nor_of_one_that_is_being_closed(server: RedisServer):
 
     sock = Slow()
     sock.connect(("127.0.0.1", server.port))
-    closes = threading.Thread(target=closing.end, args=(sock, sock))
+    closes = threading.Thread(target=closer.end, args=(sock, sock))
     closes.start()
     assert begun.wait(30)
 

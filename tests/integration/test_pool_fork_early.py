@@ -73,7 +73,7 @@ print(status)
 @pytest.mark.parametrize(
     "module",
     [
-        "redis/connection.py", "pool/sync/pool.py", "poolmgr/embedded/__init__.py", "member/agent.py",
+        "redis/connection.py", "pool/sync/pool.py", "poolmgr/embedded/__init__.py", "member/member.py",
         "encodings/idna.py", "email/feedparser.py",
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ import redis
 
 from poolmgr import ConnectionPool, settings, status, wire
 from poolmgr.cli.ask import ask
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from tests.helpers import RedisServer, free_port, wait_for
 
 USERS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from poolmgr.member import bounds
+from poolmgr.member.core import bounds
 from tests.helpers import RedisServer, wait_for
 from tests.pools import client_of, direct_pool, nothing_is_missing, warm
 from tests.stopwatch import Stopwatch

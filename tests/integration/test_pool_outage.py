@@ -14,8 +14,8 @@ import redis
 
 from poolmgr import settings, wire
 from poolmgr.exceptions import ServerDownError
-from poolmgr.member.agent import Member
-from poolmgr.member.desk import Attachment, Desk
+from poolmgr.member.core.dispatcher import Attachment, Dispatcher
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.pools import client_of
@@ -63,10 +63,10 @@ def down(pool: ConnectionPool) -> bool:
     return permits is not None and permits.outage is not None
 
 
-def desk_of(pool: ConnectionPool) -> Desk:
+def dispatcher_of(pool: ConnectionPool) -> Dispatcher:
     permits = pool._origin.attach()
     assert isinstance(permits, Attachment)
-    return permits.desk
+    return permits.dispatcher
 
 
 def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by_one(
@@ -97,18 +97,18 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     assert errors_before <= 1 + 10 * (watch.seconds() + 1), "one process at a time tries"
     # Everybody wants to come back as soon as it may.
     ready = threading.Barrier(WORKERS + 1)
-    ends: dict[Desk, tuple[float, float]] = {}  # when it was told, and until when it is to wait
+    ends: dict[Dispatcher, tuple[float, float]] = {}  # when it was told, and until when it is to wait
 
-    def told(desk: Desk, health: wire.Health, now: float) -> None:
-        of_desk(desk, health, now)
+    def told(dispatcher: Dispatcher, health: wire.Health, now: float) -> None:
+        of_dispatcher(dispatcher, health, now)
         if health.up:
-            ends[desk] = now, desk._lift_at
+            ends[dispatcher] = now, dispatcher._lift_at
 
-    of_desk = Desk.health
-    monkeypatch.setattr(Desk, "health", told)
+    of_dispatcher = Dispatcher.health
+    monkeypatch.setattr(Dispatcher, "health", told)
 
     def come_back(pool: ConnectionPool) -> None:
-        desk = desk_of(pool)
+        dispatcher = dispatcher_of(pool)
         ready.wait()
         while True:
             try:
@@ -116,10 +116,10 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
             except redis.RedisError:
                 time.sleep(random.uniform(0.005, 0.03))  # if all asked all the time, they would measure themselves
             else:
-                back[desk] = time.monotonic()
+                back[dispatcher] = time.monotonic()
                 return
 
-    back: dict[Desk, float] = {}
+    back: dict[Dispatcher, float] = {}
     threads = [threading.Thread(target=come_back, args=(pool,)) for pool in pools]
     for thread in threads:
         thread.start()
@@ -128,7 +128,7 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     for thread in threads:
         thread.join()
     assert len(ends) == len(back) == WORKERS
-    assert all(back[desk] >= until for desk, (_, until) in ends.items())
+    assert all(back[dispatcher] >= until for dispatcher, (_, until) in ends.items())
     pauses = sorted(until - at for at, until in ends.values())
     half = pauses[WORKERS * 3 // 4] - pauses[WORKERS // 4]
     assert half > 0.06, f"half of them within {half * 1e3:.0f} ms"  # an eighth of a second, as pauses are drawn

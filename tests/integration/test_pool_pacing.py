@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
-from poolmgr.member import bounds
+from poolmgr.member.core import bounds
 from poolmgr.member.ports import Outage
 from poolmgr.pool.sync import connector
 from tests.helpers import RedisServer, free_port, wait_for

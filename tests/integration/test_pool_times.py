@@ -17,8 +17,8 @@ import redis
 from poolmgr import launch, settings
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.kernel.lockfile import holder
-from poolmgr.member import bounds
-from poolmgr.member.agent import Member
+from poolmgr.member.core import bounds
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.permits import FakeMember

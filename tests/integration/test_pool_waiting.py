@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.member import bounds
+from poolmgr.member.core import bounds
 from poolmgr.pool.core import Served, Waiter
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.wire import Endpoint

@@ -12,7 +12,7 @@ import redis
 
 from poolmgr import settings
 from poolmgr.exceptions import ServerDownError
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.fake_member import MemberProcess, endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for

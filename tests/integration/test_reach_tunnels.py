@@ -15,7 +15,7 @@ import pytest
 from redis.connection import Connection
 
 from poolmgr import settings
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
 from tests.pools import client_of, give, take

@@ -68,7 +68,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20),) * 2)
 """,
     "processes": """
-from poolmgr.member.agent import get_member
+from poolmgr.member.member import get_member
 get_member()  # its tag says whose it is
 os.setresuid(54321, 0, 0)  # whose processes are counted; those of root are not
 libc = ctypes.CDLL(None, use_errno=True)

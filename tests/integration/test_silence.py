@@ -23,7 +23,7 @@ import os, threading
 import poolmgr, redis
 pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
 redis.Redis(connection_pool=pool, protocol=3)
-import poolmgr.member.agent
+import poolmgr.member.member
 threading.Timer(float(os.environ["LIFE"]), os._exit, (7,)).start()
 redis.Redis(connection_pool=pool).incr("done")
 os._exit(0)
@@ -32,7 +32,7 @@ os._exit(0)
 SCRIPT = """
 import os, sys
 import poolmgr, redis
-import poolmgr.member.agent
+import poolmgr.member.member
 client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
 os.write(1, b".")
 sys.stdin.readline()

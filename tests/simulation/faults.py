@@ -280,5 +280,5 @@ class Faults:
 
 
 def _unopened(process: Process) -> int:
-    accounts = [desk.account for desk in process.core.desks()]
+    accounts = [dispatcher.account for dispatcher in process.core.dispatchers()]
     return sum(max(0, account.limit - account.open) for account in accounts)

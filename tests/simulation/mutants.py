@@ -21,8 +21,8 @@ from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, Server
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.turn import Turn
-from poolmgr.member.account import Account as MemberAccount
-from poolmgr.member.core import Core
+from poolmgr.member.core.account import Account as MemberAccount
+from poolmgr.member.core.process import MemberCore
 from poolmgr.supervisor.proof import Verdict, judge
 from tests.simulation import inspection
 from tests.simulation.__main__ import legible
@@ -71,14 +71,14 @@ def _yes(*_: Any, **__: Any) -> bool:
     return True
 
 
-def _inheriting(self: Core, tag: str) -> Core:
-    child = Core(tag, rng=self._rng)
-    for desk in self.desks():
-        if desk.account.server:
-            account = child._desk(desk.account.server).account
-            account.limit, account.seq = desk.account.limit, desk.account.seq
-            for attachment in desk.attachments:
-                child._resolved[attachment.endpoint.key] = child._desk(desk.account.server)
+def _inheriting(self: MemberCore, tag: str) -> MemberCore:
+    child = MemberCore(tag, rng=self._rng)
+    for dispatcher in self.dispatchers():
+        if dispatcher.account.server:
+            account = child._dispatcher(dispatcher.account.server).account
+            account.limit, account.seq = dispatcher.account.limit, dispatcher.account.seq
+            for attachment in dispatcher.attachments:
+                child._resolved[attachment.endpoint.key] = child._dispatcher(dispatcher.account.server)
     return child
 
 
@@ -348,7 +348,11 @@ MUTANTS = (
         ),
     ),
     Mutant("M2 acks early", "the permit is used twice", ((MemberAccount, "_obeyed", _yes),)),
-    Mutant("M3 counts gone at the bound", "a half-open connection is still counted", ((Core, "lost", Core.gone),)),
+    Mutant(
+        "M3 counts gone at the bound",
+        "a half-open connection is still counted",
+        ((MemberCore, "lost", MemberCore.gone),),
+    ),
     Mutant("M4 opens unanswered", "the new supervisor does not know of it", ((MemberAccount, "_answered", _yes),)),
     Mutant(
         "M4 states its limit only",
@@ -363,14 +367,14 @@ MUTANTS = (
     Mutant(
         "M4 reads the old link after registering",
         "a limit is obeyed that is not charged any more",
-        ((Core, "_listens_to", _yes), (Link, "_read_after_close", _yes)),
+        ((MemberCore, "_listens_to", _yes), (Link, "_read_after_close", _yes)),
     ),
     Mutant(
         "M4 opens on a link that is cut",
         "a process that was stopped opens what is another's by now",
         ((Process, "notice_a_cut", lambda self: None),),
     ),
-    Mutant("M5 child inherits the limit", "nobody has charged the child", ((Core, "forked", _inheriting),)),
+    Mutant("M5 child inherits the limit", "nobody has charged the child", ((MemberCore, "forked", _inheriting),)),
     Mutant("S1 no sum check", "more is told than there is", ((Ledger, "_fits", _not_held),)),
     Mutant(
         "S1 quarantine not counted",
@@ -406,7 +410,7 @@ MUTANTS = (
     Mutant(
         "S3 what comes back replaces the last only",
         "that one was never heard of",
-        ((Core, "replaced_by_next", lambda self: (self.tag,)),),
+        ((MemberCore, "replaced_by_next", lambda self: (self.tag,)),),
     ),
     Mutant("S3 no quarantine", "the server has not noticed yet", ((Ledger, "exited", _exits_without_quarantine),)),
     Mutant("S3 no list", "the server has not noticed yet", ((inspection, "judge", _believes_at_once),)),

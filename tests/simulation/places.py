@@ -23,8 +23,8 @@ from unittest.mock import patch
 from poolmgr import settings, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
-from poolmgr.member import core
-from poolmgr.member.core import Attachment, Core, Grow, Left, Shed
+from poolmgr.member.core import process as core
+from poolmgr.member.core.process import Attachment, Grow, Left, MemberCore, Shed
 from poolmgr.member.ports import Usage
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.resolution import DOUBT
@@ -81,7 +81,7 @@ class Process:
 
     def __init__(self, world: World, tag: str) -> None:
         self.world, self.tag = world, tag
-        self.core = Core(tag, rng=world.rng)
+        self.core = MemberCore(tag, rng=world.rng)
         self.link: Link | None = None
         self.attachments: dict[str, Attachment] = {}
         self.leaving: list[Attachment] = []
@@ -727,7 +727,7 @@ class World:
     def check_known(self, attachment: Attachment) -> None:
         """Nothing is opened at a server of which it is not known which one it is."""
         site = None if self.clerk is None else self.clerk.book.by_key.get(attachment.endpoint.key)
-        if site is not None and not site.resolved and attachment.desk.account.server == site.id:
+        if site is not None and not site.resolved and attachment.dispatcher.account.server == site.id:
             self.violated(f"something is opened at {site.id} before it is known which server that is")
 
     def check_union(self, new: set[str], known: set[str], site: Site) -> None:
@@ -741,8 +741,8 @@ class World:
 
     def _check_charges(self, clerk: Clerk, process: Process) -> None:
         counts: dict[str, int] = {}
-        for desk in process.core.desks():
-            account = desk.account
+        for dispatcher in process.core.dispatchers():
+            account = dispatcher.account
             for states in (account.live, account.closing, account.lost):
                 for owner in states.values():
                     site = clerk.book.by_key.get(owner.endpoint.key)

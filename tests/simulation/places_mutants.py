@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from poolmgr import wire
 from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger
-from poolmgr.member.core import Core
-from poolmgr.member.desk import Desk
+from poolmgr.member.core.dispatcher import Dispatcher
+from poolmgr.member.core.process import MemberCore
 from poolmgr.supervisor import book
 from poolmgr.supervisor.book import Book
 from poolmgr.supervisor.sameness import Meetings, Sameness
@@ -89,8 +89,8 @@ def _leaves_the_id_to_the_other(self: Book, server: str, keys: Iterable[str]) ->
     return site
 
 
-def _may_forget_with_unknown(self: Core, desk: Desk) -> bool:
-    return not (desk.account.open or desk.waiters)
+def _may_forget_with_unknown(self: MemberCore, dispatcher: Dispatcher) -> bool:
+    return not (dispatcher.account.open or dispatcher.waiters)
 
 
 def _met_just_now(self: Meetings, run_id: str, now: float) -> float:
@@ -106,7 +106,7 @@ def _keeps_the_balancers_servers(self: Sameness, addresses: list[str]) -> Samene
     return other
 
 
-def _believes_each_answer(self: Core, link: int, message: wire.Message, now: float) -> None:
+def _believes_each_answer(self: MemberCore, link: int, message: wire.Message, now: float) -> None:
     if isinstance(message, wire.Resolved) and self._listens_to(link):
         self._resolve(message.endpoint, message.server)
     else:
@@ -115,7 +115,7 @@ def _believes_each_answer(self: Core, link: int, message: wire.Message, now: flo
 
 _one, _ask = Sameness._one, Looks.ask
 _new = Book._new
-_held, _id_for, _met, _parted, _received = Book.held, Book._id_for, Meetings.met, Sameness.part, Core.received
+_held, _id_for, _met, _parted, _received = Book.held, Book._id_for, Meetings.met, Sameness.part, MemberCore.received
 
 MUTANTS = (
     Mutant(
@@ -129,7 +129,7 @@ MUTANTS = (
     Mutant(
         "what goes along leaves room behind",
         "it is opened once more before the others have gone along",
-        ((Core, "_take_along", staticmethod(lambda desk, sockets: None)),),
+        ((MemberCore, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
     ),
     Mutant("unites by an older answer", "they are two by now", ((Book, "doubtful", _asks_nobody),)),
     Mutant("a balancer is no balancer", "its servers get a budget by each address", ((Sameness, "_one", _one_answer),)),
@@ -160,7 +160,7 @@ MUTANTS = (
     Mutant(
         "a goodbye while it is not known where addresses lead",
         "what is open by them may be there",
-        ((Core, "_may_forget", _may_forget_with_unknown),),
+        ((MemberCore, "_may_forget", _may_forget_with_unknown),),
     ),
     Mutant(
         "an id is given again",
@@ -190,12 +190,12 @@ MUTANTS = (
     Mutant(
         "opens by an address that has not been placed",
         "the limit is another server's",
-        ((Core, "_is_placed", lambda self, attachment: True),),
+        ((MemberCore, "_is_placed", lambda self, attachment: True),),
     ),
     Mutant(
         "an answer to a question taken back is believed",
         "the address may lead elsewhere by now",
-        ((Core, "received", _believes_each_answer),),
+        ((MemberCore, "received", _believes_each_answer),),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""A pool of a process and the callers that use it: the real :class:`poolmgr.pool.core.Core` in virtual time.
+"""A pool of a process and the callers that use it: the real :class:`poolmgr.pool.core.PoolCore` in virtual time.
 
 The shell around it does what :mod:`poolmgr.pool.sync.pool` does, with delays where threads are woken or started:
 a caller takes what is idle or joins the queue, looks for itself every slice, connects itself if it is told
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment
+from poolmgr.member.core.process import Attachment
 from poolmgr.member.ports import PINNED_AFTER, Usage
-from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter
+from poolmgr.pool.core import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter
 from poolmgr.pool.sync.pool import SLICE
 from tests.simulation.server import Connection, Server
 
@@ -135,7 +135,7 @@ class Pool:
         self.server = server
         self.load = load
         self.patience = patience
-        self.core = Core(ceiling=ceiling, lifo=lifo)
+        self.core = PoolCore(ceiling=ceiling, lifo=lifo)
         self.attachment = Attachment(wire.Endpoint(f"tcp://{server.id}"))
         self.lent: set[Held] = set()
         self.connecting: set[Held] = set()

@@ -1,6 +1,6 @@
-"""A member process: the real :class:`poolmgr.member.core.Core` with a shell around it, and its pools.
+"""A member process: the real :class:`poolmgr.member.core.process.MemberCore` with a shell around it, and its pools.
 
-The shell does what :mod:`poolmgr.member.agent` and :mod:`poolmgr.member.loop` do, with delays in between.
+The shell does what :mod:`poolmgr.member.member` and :mod:`poolmgr.member.loop` do, with delays in between.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from poolmgr import wire
-from poolmgr.member.core import Core, Grow, Shed, Wake
+from poolmgr.member.core.process import Grow, MemberCore, Shed, Wake
 from tests.simulation.link import Link
 from tests.simulation.pool import Caller, Load, Pool
 from tests.simulation.server import Connection, Server
@@ -25,11 +25,11 @@ CONFIRM = 1.0
 class Process:
     """See the module's docstring."""
 
-    def __init__(self, world: World, tag: str, pid: int, core: Core | None = None) -> None:
+    def __init__(self, world: World, tag: str, pid: int, core: MemberCore | None = None) -> None:
         self.world = world
         self.tag = tag
         self.pid = pid
-        self.core = core or Core(tag, rng=world.rng)
+        self.core = core or MemberCore(tag, rng=world.rng)
         self.pools: list[Pool] = []
         self.sockets: dict[int, tuple[Connection, Server]] = {}
         """Every socket that is open here, closing ones included."""

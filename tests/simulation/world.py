@@ -283,8 +283,8 @@ class World:
         if not self.touched:
             return
         for process in self.touched.values():
-            for desk in process.core.desks():
-                account = desk.account
+            for dispatcher in process.core.dispatchers():
+                account = dispatcher.account
                 if not account.server or not self.whole:
                     continue
                 count = len(account.live) + len(account.closing) + len(account.lost)  # counted here too
@@ -347,8 +347,8 @@ class World:
             if callers:
                 return f"{callers} callers wait"
             for process in self.processes.values():
-                for desk in process.core.desks():
-                    a = desk.account
+                for dispatcher in process.core.dispatchers():
+                    a = dispatcher.account
                     if a.lost or a.closing:
                         return f"{process.tag} has {len(a.closing)} closing, {len(a.lost)} lost"
                 for pool in process.pools:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolmgr import settings
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from tests.unit.book import Book
 from tests.unit.fake_supervisor import FakeSupervisor
 

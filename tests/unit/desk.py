@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poolmgr.pool.core import Core, Granted, Open, Ticket, Waiter, Wake
+from poolmgr.pool.core import Granted, Open, PoolCore, Ticket, Waiter, Wake
 
 
 class Permit:
@@ -38,7 +38,7 @@ class Desk:
     """A core with permits: carries effects out in the plainest way."""
 
     def __init__(self, ceiling: int = 100, permits: int = 100, **options: Any) -> None:
-        self.core = Core(ceiling=ceiling, **options)
+        self.core = PoolCore(ceiling=ceiling, **options)
         self.limit = permits
         self.permits: set[Permit] = set()
         self.woken: list[Waiter] = []

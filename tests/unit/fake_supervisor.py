@@ -203,7 +203,7 @@ class FakePool:
 
 
 def account(pool):
-    return pool.permits.desk.account
+    return pool.permits.dispatcher.account
 
 
 def filled(pool, count):

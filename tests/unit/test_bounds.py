@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from poolmgr import wire
-from poolmgr.member import bounds
-from poolmgr.member.bounds import ANSWER, CONNECTING, OTHERS, SERVER, SUPERVISOR, Wait
-from poolmgr.member.core import Attachment, Core
-from poolmgr.pool.core import LEFT, Core as PoolCore, Ticket, Waiter
+from poolmgr.member.core import bounds
+from poolmgr.member.core.bounds import ANSWER, CONNECTING, OTHERS, SERVER, SUPERVISOR, Wait
+from poolmgr.member.core.process import Attachment, MemberCore
+from poolmgr.pool.core import LEFT, PoolCore, Ticket, Waiter
 from tests.helpers import ROOT
 
 
@@ -64,8 +64,8 @@ def test_none_waits_for_ever_for_others_only():
     assert wait.left(SUPERVISOR, 2e9 + bounds.JOINING) == 0
 
 
-def member() -> tuple[Core, Attachment]:
-    core, attachment = Core("tag"), Attachment(wire.Endpoint(key="tcp://a:1", host="a", port=1))
+def member() -> tuple[MemberCore, Attachment]:
+    core, attachment = MemberCore("tag"), Attachment(wire.Endpoint(key="tcp://a:1", host="a", port=1))
     core.attach(attachment)
     return core, attachment
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from poolmgr import wire
-from poolmgr.member.core import FORGET_AFTER, Core
-from poolmgr.member.desk import Attachment
+from poolmgr.member.core.dispatcher import Attachment
+from poolmgr.member.core.process import FORGET_AFTER, MemberCore
 
 KEY, OTHER = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
 
@@ -13,13 +13,13 @@ def attachment(key: str = KEY) -> Attachment:
     return Attachment(wire.Endpoint(key, host="cache", address=key[6:14], port=1, among=True))
 
 
-def linked() -> Core:
-    core = Core("tag")
+def linked() -> MemberCore:
+    core = MemberCore("tag")
     core.register(0.0)
     return core
 
 
-def sent(core: Core, kind: type) -> list[wire.Message]:
+def sent(core: MemberCore, kind: type) -> list[wire.Message]:
     return [message for message in core.outgoing() if isinstance(message, kind)]
 
 

@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-from poolmgr.member import closing
-from poolmgr.member.closing import Closer
+from poolmgr.member import closer
+from poolmgr.member.closer import Closer
 from tests.helpers import free_port, wait_for
 
 
@@ -112,9 +112,9 @@ def test_a_peer_that_never_answers_makes_the_socket_lost_after_the_bound(closing
     with theirs:
         began = time.monotonic()
         closings.closer.add(1, ours, began)
-        assert closings.closer.expire(began + closing.BOUND - 0.01) == pytest.approx(began + closing.BOUND)
+        assert closings.closer.expire(began + closer.BOUND - 0.01) == pytest.approx(began + closer.BOUND)
         assert not closings.lost
-        closings.turn(began + closing.BOUND)
+        closings.turn(began + closer.BOUND)
         assert closings.lost == [1]
         assert ours.fileno() < 0
     closings.turn()
@@ -133,7 +133,7 @@ def test_what_the_peer_still_sends_is_read_away(closings, listener):
 
 
 def test_a_flood_is_read_in_turns_and_is_no_end(closings, listener, monkeypatch):
-    monkeypatch.setattr(closing, "_CHUNK", 10)
+    monkeypatch.setattr(closer, "_CHUNK", 10)
     ours, theirs = connected(listener)
     theirs.sendall(b"x" * 10_000)
     wait_for(lambda: len(ours.recv(10_000, socket.MSG_PEEK)) == 10_000)
@@ -236,7 +236,7 @@ def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
     assert secured.fileno() < 0, "the TLS object can do nothing any more"
     closings.turn()
     assert not closings.gone
-    raw = closing.bare(secured_theirs)
+    raw = closer.bare(secured_theirs)
     wait_for(lambda: raw.recv(100) == b"", what="end-of-file without any farewell of TLS")
     raw.close()
     wait_for(lambda: closings.turn() and closings.gone == [1])
@@ -267,7 +267,7 @@ def test_a_number_below_tls_is_nobody_elses_while_a_thread_is_in_the_tls_layer(c
         wait_for(lambda: not unread(number), what="the holder has read it and waits for the rest")
         began = time.monotonic()
         closings.closer.add(1, secured, began)
-        closings.turn(began + closing.BOUND)
+        closings.turn(began + closer.BOUND)
         assert closings.lost == [1]
         ours, theirs = socket.socketpair()
         with ours, theirs:

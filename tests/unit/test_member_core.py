@@ -8,7 +8,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment, Core, Grow, Shed, Wake
+from poolmgr.member.core.process import Attachment, Grow, MemberCore, Shed, Wake
 from poolmgr.member.ports import Usage
 
 SERVER = "tcp://localhost:6379"
@@ -44,7 +44,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(limit=st.integers(1, BUDGET))
     def start(self, limit):
         self.now = 100.0
-        self.core = Core("tag", rng=random.Random(7))
+        self.core = MemberCore("tag", rng=random.Random(7))
         self.pools = [FakePool(Attachment(ENDPOINTS[i % 2])) for i in range(3)]
         for pool in self.pools:
             self.core.attach(pool.attachment)
@@ -339,7 +339,7 @@ TestCore = Machine.TestCase
 
 def test_a_server_that_is_believed_to_be_down_needs_a_supervisor_to_come_back() -> None:
     """Who fails fast wants no connection; else the outage would last as long as there is no supervisor."""
-    core = Core("tag")
+    core = MemberCore("tag")
     attachment = Attachment(wire.Endpoint("tcp://a:1", host="a", port=1))
     core.attach(attachment)
     hello = core.register(0.0)

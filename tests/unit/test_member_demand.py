@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from poolmgr.member.demand import Demand
+from poolmgr.member.core.demand import Demand
 from poolmgr.member.ports import Usage
 
 USED = Usage(lent=1, idle=0, waiting=0, low=0, quiet=0.0, ceiling=10, timeout=math.inf)

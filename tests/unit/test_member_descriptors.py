@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment, Core, Grow, Shed
-from poolmgr.member.division import Stake, divide
+from poolmgr.member.core.division import Stake, divide
+from poolmgr.member.core.process import Attachment, Grow, MemberCore, Shed
 from poolmgr.member.ports import Usage
 
 
@@ -158,7 +158,7 @@ class World:
 
     def __init__(self, descriptors: int) -> None:
         self.now = 100.0
-        self.core = Core("tag", rng=random.Random(7))
+        self.core = MemberCore("tag", rng=random.Random(7))
         self.core.descriptors = descriptors
         self.pools = [Pool(self, port) for port in (1, 2)]
         for pool in self.pools:

@@ -15,9 +15,9 @@ import pytest
 
 from poolmgr import launch, settings, wire
 from poolmgr.kernel import lockfile
-from poolmgr.member import contact
-from poolmgr.member.agent import Member
+from poolmgr.member import session
 from poolmgr.member.link import Link
+from poolmgr.member.member import Member
 from tests.helpers import have_lines_written, wait_for
 from tests.stopwatch import Stopwatch
 from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, FakeSupervisor, account, filled
@@ -54,7 +54,7 @@ def test_it_finds_the_next_supervisor(member, supervisor, caplog):
 
 
 def test_lost_connections_are_told_to_the_next_supervisor_again(member, supervisor, monkeypatch):
-    monkeypatch.setattr("poolmgr.member.closing.BOUND", 0.02)
+    monkeypatch.setattr("poolmgr.member.closer.BOUND", 0.02)
     pool = filled(FakePool(member, ENDPOINT), 2)
     permit, sock = pool.lent.pop()
     permit.close(sock)
@@ -105,7 +105,7 @@ def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
         supervisor.stop()
         wait_for(lambda: not account(pool).seq)
         pool.open()
-        wait_for(lambda: member._loop and member._loop.contact._finder._helper)
+        wait_for(lambda: member._loop and member._loop.session._finder._helper)
         permit, sock = pool.lent.pop()
         permit.close(sock)
         pool.peers[-1].settimeout(1)
@@ -119,7 +119,7 @@ def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
 
 
 def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monkeypatch):
-    monkeypatch.setattr(contact, "PING_AFTER", 0.05)
+    monkeypatch.setattr(session, "PING_AFTER", 0.05)
     monkeypatch.setattr(lockfile, "silence", lambda path: 60.0)
     replaced = []
 
@@ -141,7 +141,7 @@ def test_a_silent_supervisor_is_asked_and_then_replaced(member, supervisor, monk
 
 
 def test_a_supervisor_that_answers_pings_is_left_in_peace(member, supervisor, monkeypatch):
-    monkeypatch.setattr(contact, "PING_AFTER", 0.02)
+    monkeypatch.setattr(session, "PING_AFTER", 0.02)
     monkeypatch.setattr(lockfile, "silence", lambda path: 0.0)  # nor is one that gives signs of life
     monkeypatch.setattr("poolmgr.launch.replace_hung", lambda *args: pytest.fail("it was alive"))
     pool = filled(FakePool(member, ENDPOINT), 2)
@@ -186,27 +186,27 @@ def test_a_refusal_is_not_asked_for_again_at_once(member, supervisor, caplog):
 
 def test_a_supervisor_that_does_not_read_does_not_block_anybody(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
-    contact = member._loop.contact
+    session = member._loop.session
     supervisor.listening.clear()
     big = wire.Trouble(KEY, "unreachable", "x" * 1000)
     for _ in range(2000):
-        member.locked(contact.post, big)
+        member.locked(session.post, big)
     watch = Stopwatch()
     pool.permits.trouble("unreachable", "x")
     assert not pool.open()
     assert watch.fair() < 5
-    wait_for(lambda: contact._writing, what="the kernel is asked to tell when it takes more")
+    wait_for(lambda: session._writing, what="the kernel is asked to tell when it takes more")
     supervisor.listening.set()
     wait_for(lambda: len(supervisor.of(wire.Trouble)) >= 2001, what="everything arrives, in order and whole")
-    wait_for(lambda: not contact.link.pending and not contact._writing)
+    wait_for(lambda: not session.link.pending and not session._writing)
     supervisor.tell(3)
     wait_for(pool.open)
 
 
 def test_a_sender_torn_out_of_the_middle_costs_the_link_only(member, supervisor, monkeypatch):
-    monkeypatch.setattr(contact, "STUCK", 0.05)
+    monkeypatch.setattr(session, "STUCK", 0.05)
     pool = filled(FakePool(member, ENDPOINT), 1)
-    member._loop.contact.link._sending.acquire()  # and never released
+    member._loop.session.link._sending.acquire()  # and never released
     pool.permits.trouble("unreachable", "x")
     wait_for(lambda: len(supervisor.of(wire.Hello)) == 2)
     filled(pool, 1)
@@ -234,8 +234,8 @@ def test_nothing_is_opened_on_a_link_that_is_cut_though_its_end_has_not_been_rea
     pool = filled(FakePool(member, ENDPOINT), 1)
     loop = member._loop
     unread = threading.Event()
-    noticed = loop.contact._stirs
-    loop.contact._stirs = lambda *args: unread.wait(5) and noticed(*args)
+    noticed = loop.session._stirs
+    loop.session._stirs = lambda *args: unread.wait(5) and noticed(*args)
     try:
         supervisor.say(wire.Welcome(wire.VERSION, 1, ""))  # its end comes after something that has not been read either
         supervisor.stop()
@@ -251,8 +251,8 @@ def test_between_a_goodbye_and_its_sending_nothing_is_opened(member, supervisor,
     pool = filled(FakePool(member, ENDPOINT), 1)
     pool.release()
     pool.peers[0].close()
-    contact = member._loop.contact
-    post, flush = contact.post, contact.flush
+    session = member._loop.session
+    post, flush = session.post, session.flush
     said: list[wire.Message] = []
     opened: list[bool] = []
 
@@ -266,8 +266,8 @@ def test_between_a_goodbye_and_its_sending_nothing_is_opened(member, supervisor,
             opened[:] = [pool.open()]
         flush()
 
-    monkeypatch.setattr(contact, "post", posts)
-    monkeypatch.setattr(contact, "flush", flushes)
+    monkeypatch.setattr(session, "post", posts)
+    monkeypatch.setattr(session, "flush", flushes)
     member.leave(5)
     wait_for(lambda: supervisor.of(wire.Bye), what="the goodbye")
     assert opened
@@ -295,13 +295,13 @@ def test_a_link_is_heard_though_its_number_was_that_of_a_socket_closed_behind_th
     monkeypatch.setattr(launch, "connect", connect)
     supervisor.cut()
     wait_for(lambda: account(pool).seq and member.core.link == 2, what="the second link is heard")
-    assert member._loop.contact.link.sock.fileno() == number
+    assert member._loop.session.link.sock.fileno() == number
 
 
 def test_a_cut_that_was_seen_late_says_nothing_of_the_next_link(member, supervisor, monkeypatch):
     """A thread may be held up between its look and the lock for as long as it takes to find another supervisor."""
     pool = filled(FakePool(member, ENDPOINT), 1)
-    old = member._loop.contact.link
+    old = member._loop.session.link
     supervisor.cut()
     wait_for(lambda: len(supervisor.of(wire.Hello)) == 2 and account(pool).seq, what="another link")
     member.locked(member._cut, old)

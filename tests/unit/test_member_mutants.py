@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from poolmgr.member.account import Account
-from poolmgr.member.core import Core
-from poolmgr.member.desk import Desk
+from poolmgr.member.core.account import Account
+from poolmgr.member.core.dispatcher import Dispatcher
+from poolmgr.member.core.process import MemberCore
 from tests.unit.test_member_core import Machine
 
 
@@ -41,7 +41,7 @@ def states_its_limit_only(patch):
 
 
 def hears_old_links(patch):
-    patch.setattr(Core, "_listens_to", lambda self, link: True)
+    patch.setattr(MemberCore, "_listens_to", lambda self, link: True)
 
 
 def acknowledges_across_links(patch):
@@ -53,11 +53,13 @@ def does_not_close_surplus(patch):
 
 
 def does_not_tell_of_lost_sockets(patch):
-    patch.setattr(Core, "lost", lambda self, serial: [d.account.give_up_waiting(serial) for d in self.desks()])
+    patch.setattr(
+        MemberCore, "lost", lambda self, serial: [d.account.give_up_waiting(serial) for d in self.dispatchers()]
+    )
 
 
 def forgets_who_was_refused(patch):
-    patch.setattr(Desk, "serve", lambda self, effects: None)
+    patch.setattr(Dispatcher, "serve", lambda self, effects: None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from poolmgr import settings, wire
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member import loop, permits
-from poolmgr.member.agent import Member
+from poolmgr.member.member import Member
 from tests.helpers import wait_for
 from tests.stopwatch import Stopwatch
 from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, account, filled
@@ -89,7 +89,7 @@ def test_what_is_in_use_is_given_up_at_its_release(member, supervisor):
 
 
 def test_a_connection_whose_end_is_not_confirmed_stays_counted_until_it_is_proven(member, supervisor, monkeypatch):
-    monkeypatch.setattr("poolmgr.member.closing.BOUND", 0.05)
+    monkeypatch.setattr("poolmgr.member.closer.BOUND", 0.05)
     pool = filled(FakePool(member, ENDPOINT), 2)
     permit, sock = pool.lent.pop()
     permit.close(sock)  # the peer never closes
@@ -213,7 +213,7 @@ def test_waiting_without_a_pool_comes_before_growth(member, supervisor):
 def test_waiting_ends_with_a_reason(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
     supervisor.say(wire.Picture(KEY, 7, (("gunicorn worker 12", 5),)))
-    wait_for(lambda: pool.permits.desk.picture)
+    wait_for(lambda: pool.permits.dispatcher.picture)
     watch = Stopwatch()
     with pytest.raises(ConnectionPoolTimeoutError) as caught:
         pool.permits.wait(0.05)
@@ -222,12 +222,12 @@ def test_waiting_ends_with_a_reason(member, supervisor):
     assert "holds 2 of its limit 2" in str(caught.value)
     assert "budget of 7" in str(caught.value)
     assert "gunicorn worker 12 5" in str(caught.value)
-    assert not pool.permits.desk.waiters
+    assert not pool.permits.dispatcher.waiters
 
 
 def test_an_interrupted_waiter_is_not_waited_for(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
-    member.queue(pool.permits, permits.Bell())  # torn away before it could leave the queue
+    member.queue(pool.permits, permits.Parker())  # torn away before it could leave the queue
     permit, sock = pool.lent.pop()
     sock.close()
     permit.gone()

@@ -8,7 +8,8 @@ import time
 
 from poolmgr import wire
 from poolmgr.exceptions import ServerDownError
-from poolmgr.member import desk, permits
+from poolmgr.member import permits
+from poolmgr.member.core import dispatcher
 from tests.helpers import have_lines_written, wait_for
 from tests.unit.fake_supervisor import ALIAS, ENDPOINT, KEY, FakePool, filled
 
@@ -19,7 +20,7 @@ def test_endpoints_of_one_server_share_its_limit(member, supervisor):
     first, second = FakePool(member, ENDPOINT), FakePool(member, ALIAS)
     filled(first, 1)
     filled(second, 1)
-    assert first.permits.desk is second.permits.desk
+    assert first.permits.dispatcher is second.permits.dispatcher
     assert not first.open()
     assert not second.open()
 
@@ -72,9 +73,9 @@ def test_a_collected_pool_is_forgotten_and_its_sockets_stay_counted(member, supe
     permits, kept = pool.permits, pool.lent
     del pool
     gc.collect()
-    wait_for(lambda: not permits.desk.attachments)
-    assert permits.desk.account.open == 1
-    assert not member._loop.clients
+    wait_for(lambda: not permits.dispatcher.attachments)
+    assert permits.dispatcher.account.open == 1
+    assert not member._loop.pools
     again = FakePool(member, ENDPOINT)
     wait_for(again.open)
     del kept
@@ -96,7 +97,7 @@ def test_a_pool_that_raises_costs_only_that_call(member, supervisor, caplog):
 def test_a_pool_on_several_addresses_is_counted_once(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
     second = member.attach(ALIAS, pool)
-    wait_for(lambda: second.desk is pool.permits.desk)
+    wait_for(lambda: second.dispatcher is pool.permits.dispatcher)
     supervisor.say(wire.Ask(KEY))
     wait_for(lambda: supervisor.report.in_use == 2)
     time.sleep(0.1)
@@ -104,7 +105,7 @@ def test_a_pool_on_several_addresses_is_counted_once(member, supervisor):
 
 
 def test_idle_connections_are_reported_as_spare_only_after_the_guard(member, supervisor, monkeypatch):
-    monkeypatch.setattr(desk, "PATIENCE", 0.4)  # the guard before any was told
+    monkeypatch.setattr(dispatcher, "PATIENCE", 0.4)  # the guard before any was told
     pool = filled(FakePool(member, ENDPOINT), 2)
     pool.release()
     pool.active_at = time.monotonic() + 1000  # busy all the time, and yet one is never needed
@@ -160,7 +161,7 @@ def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monk
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_for(lambda: pool.permits.desk.waiters)
+    wait_for(lambda: pool.permits.dispatcher.waiters)
     supervisor.say(wire.Health(KEY, up=False, since=1.0, error="connection refused"))
     wait_for(lambda: failed)
     assert "connection refused" in failed[0]
@@ -172,7 +173,7 @@ def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monk
 
 
 def test_the_end_of_an_outage_is_paced(member, supervisor, monkeypatch):
-    monkeypatch.setattr(desk, "PACE", 0.5)
+    monkeypatch.setattr(dispatcher, "PACE", 0.5)
     monkeypatch.setattr(member.core._rng, "uniform", lambda low, high: high)
     pool = filled(FakePool(member, ENDPOINT), 1)
     supervisor.say(wire.Health(KEY, up=False, since=1.0, error="x"))

@@ -10,7 +10,7 @@ from tests.helpers import python, wait_for
 START = """
 import gc, os, signal, socket, sys, threading, time
 from poolmgr import wire
-from poolmgr.member.agent import get_member
+from poolmgr.member.member import get_member
 from tests.helpers import wait_for
 from tests.unit.fake_supervisor import FakePool
 
@@ -18,7 +18,7 @@ ENDPOINT = wire.Endpoint(key="tcp://server:1", host="server", port=1)
 
 def pool_of(count, member=None):
     pool = FakePool(member or get_member(), ENDPOINT)
-    wait_for(lambda: pool.permits.desk.account.seq)
+    wait_for(lambda: pool.permits.dispatcher.account.seq)
     for _ in range(count):
         assert pool.open()
     return pool
@@ -55,9 +55,9 @@ def test_a_child_begins_with_nothing_and_closes_its_copies(supervisor):
         permit, sock = pool.lent.pop()
         permit.close(sock)  # its peer does not answer: it is closing while we fork
         member = get_member()
-        wait_for(lambda: pool.permits.desk.account.closing)
+        wait_for(lambda: pool.permits.dispatcher.account.closing)
         loop = member._loop
-        numbers = (loop.contact.link.sock.fileno(), loop.waker.fileno(), sock.fileno(), loop._selector.fileno())
+        numbers = (loop.session.link.sock.fileno(), loop.waker.fileno(), sock.fileno(), loop._selector.fileno())
         mine = {os.readlink(f"/proc/self/fd/{number}") for number in numbers}
 
         def child():
@@ -80,7 +80,7 @@ def test_a_child_begins_with_nothing_and_closes_its_copies(supervisor):
 
         assert in_child(child) == 0
         assert member.core.open == 2
-        assert member._loop.contact.link is not None
+        assert member._loop.session.link is not None
         assert pool.lent[0][1].send(b"x") == 1, "the parent's connection has not been shut by the child"
         """
     )
@@ -93,13 +93,13 @@ def test_a_child_begins_with_nothing_and_closes_its_copies(supervisor):
 def test_a_fork_while_another_thread_holds_every_lock(supervisor):
     run(
         """
-        from poolmgr.member import agent
+        from poolmgr.member import member as module
         pool = pool_of(1)
         member = get_member()
         held, go_on = threading.Event(), threading.Event()
 
         def hold():
-            with agent._making, member._lock, member._loop.contact.link._sending:
+            with module._making, member._lock, member._loop.session.link._sending:
                 held.set()
                 go_on.wait(10)
 
@@ -207,7 +207,7 @@ def test_permits_survive_exceptions_of_signal_handlers_at_random_instants(superv
                 raise Interrupt
 
         pool = pool_of(0)
-        permits, account = pool.permits, pool.permits.desk.account
+        permits, account = pool.permits, pool.permits.dispatcher.account
         signal.signal(signal.SIGALRM, interrupt)
         interrupted = 0
         import random
@@ -240,12 +240,12 @@ def test_permits_survive_exceptions_of_signal_handlers_at_random_instants(superv
         gc.collect()
         # Those collected between "handed out" and our hands are lost by the rule, and proven in the end.
         wait_for(lambda: not account.live, what=f"live: {account!r}")
-        from poolmgr.member.agent import get_member
+        from poolmgr.member.member import get_member
         for serial in list(account.lost):
             get_member().locked(get_member().core.gone, serial)
         taken = [wait_for(permits.take) for _ in range(3)]
         assert permits.take() is None
-        assert not pool.permits.desk.waiters
+        assert not pool.permits.dispatcher.waiters
         print(interrupted)
         """
     )
@@ -299,24 +299,24 @@ def test_it_works_under_gevent(supervisor):
 def test_importing_the_member_loads_nothing_heavy():
     """Nothing that redis-py does not load; where OpenTelemetry is installed, it loads that and what that needs."""
     heavy = "print([m for m in ('asyncio', 'structlog', 'psutil', 'typer', 'gevent', 'gunicorn') if m in sys.modules])"
-    ours, theirs = (python(f"import sys, {name}; {heavy}").stdout for name in ("poolmgr.member.agent", "redis"))
+    ours, theirs = (python(f"import sys, {name}; {heavy}").stdout for name in ("poolmgr.member.member", "redis"))
     assert ours == theirs
 
 
 def test_a_signal_handler_may_use_the_member_while_it_is_being_made(supervisor):
     done = run(
         """
-        from poolmgr.member import agent
+        from poolmgr.member import member as module
         signal.alarm(10)
-        real = agent.settings.load
+        real = module.settings.load
 
         def load():
-            agent.settings.load = real
+            module.settings.load = real
             os.kill(os.getpid(), signal.SIGUSR1)
             return real()
 
         seen = []
-        agent.settings.load = load
+        module.settings.load = load
         signal.signal(signal.SIGUSR1, lambda *_: seen.append(get_member()))
         print(get_member() is get_member() is seen[0])
         """
@@ -328,7 +328,7 @@ def test_two_threads_that_start_it_at_once_start_one(supervisor):
     run(
         """
         from poolmgr import settings
-        from poolmgr.member.agent import Member
+        from poolmgr.member.member import Member
         from poolmgr.member.loop import Loop
 
         assigned, raised = threading.Event(), []

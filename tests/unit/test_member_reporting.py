@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment, Core
-from poolmgr.member.desk import REFUSAL
+from poolmgr.member.core.dispatcher import REFUSAL
+from poolmgr.member.core.process import Attachment, MemberCore
 from poolmgr.member.ports import Usage
 
 ENDPOINT = wire.Endpoint("redis://127.0.0.1:6379")
 
 
-def connected(limit: int) -> tuple[Core, Attachment]:
-    core = Core("pm1.0000000a.00000b.1.1.0000aa")
+def connected(limit: int) -> tuple[MemberCore, Attachment]:
+    core = MemberCore("pm1.0000000a.00000b.1.1.0000aa")
     attachment = Attachment(ENDPOINT)
     core.attach(attachment)
     core.register(0.0)
@@ -30,7 +30,7 @@ def reports(messages: list[wire.Message]) -> list[wire.Report]:
     return [message for message in messages if isinstance(message, wire.Report)]
 
 
-def sent(core: Core) -> list[wire.Message]:
+def sent(core: MemberCore) -> list[wire.Message]:
     list(core.outgoing())
     core.settle(1.0)
     return list(core.outgoing())
@@ -40,7 +40,7 @@ def test_a_refusal_is_told_at_once_although_an_older_look_said_that_somebody_wai
     """While the last permits are taken one after the other, a look finds a caller whose connection is just being
     made. That is no news of a want: who is refused a moment later must not wait for the next report."""
     core, attachment = connected(limit=3)
-    attachment.desk.observe(attachment, usage(lent=1, waiting=1), 1.0)
+    attachment.dispatcher.observe(attachment, usage(lent=1, waiting=1), 1.0)
     for _ in range(3):
         assert core.take(attachment, 1.0)
     (told,) = reports(sent(core))
@@ -73,16 +73,16 @@ def test_a_refusal_is_not_forgotten_for_a_look_that_was_made_before_it():
     core.observe(attachment, looked, now)
     core.settle(now)
     assert all(report.waiting for report in reports(list(core.outgoing())))
-    assert attachment.desk.wanting
+    assert attachment.dispatcher.wanting
     core.observe(attachment, looked, now + 0.001 + 2 * REFUSAL)
-    assert not attachment.desk.wanting, "a later look shows that nobody waits"
+    assert not attachment.dispatcher.wanting, "a later look shows that nobody waits"
 
 
 def test_a_want_that_closing_connections_will_serve_is_no_reason_to_hurry():
     """All are taken, and some of them are being closed: the limit has room as soon as they are."""
     core, attachment = connected(limit=3)
     serials = [core.take(attachment, 1.0) for _ in range(3)]
-    attachment.desk.observe(attachment, usage(lent=1, waiting=0), 1.0)
+    attachment.dispatcher.observe(attachment, usage(lent=1, waiting=0), 1.0)
     sent(core)
     for serial in serials[:2]:
         assert serial is not None

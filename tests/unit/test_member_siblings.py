@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from poolmgr import wire
-from poolmgr.member.core import Attachment, Core, Grow, Shed
+from poolmgr.member.core.process import Attachment, Grow, MemberCore, Shed
 from poolmgr.member.ports import Usage
 
 SERVER = "r0"
 ENDPOINT = wire.Endpoint("tcp://r0")
 
 
-def core_with(pools: list[Attachment], limit: int) -> Core:
-    core = Core("tag")
+def core_with(pools: list[Attachment], limit: int) -> MemberCore:
+    core = MemberCore("tag")
     for pool in pools:
         core.attach(pool)
     core.register(0.0)
@@ -25,7 +25,7 @@ def busy(waiting: int, lent: int) -> Usage:
     return Usage(lent=lent, idle=0, waiting=waiting, low=0, quiet=0.0, ceiling=100, timeout=5.0)
 
 
-def until_robbed(core: Core, holder: Attachment, starved: Attachment) -> float:
+def until_robbed(core: MemberCore, holder: Attachment, starved: Attachment) -> float:
     """One has the only permit in use, the other waits, until the first is to give it up; when that is."""
     now = 1.0
     while not holder.robbed:

@@ -396,5 +396,5 @@ def test_the_repr_answers_what_state_it_is_in():
     desk = Desk(ceiling=1, permits=1)
     held = desk.first()
     desk.call()
-    assert repr(desk.core) == "<Core lent=1 idle=0 opening=0 waiting=1 ceiling=1>"
+    assert repr(desk.core) == "<PoolCore lent=1 idle=0 opening=0 waiting=1 ceiling=1>"
     assert held is not None

@@ -10,10 +10,10 @@ from redis.connection import CacheProxyConnection
 from redis.exceptions import RedisError
 
 from poolmgr.member.ports import Permit
-from poolmgr.pool.entry import Placed
+from poolmgr.pool.entry import PoolEntry
 
 
-class Bare(Placed):
+class Bare(PoolEntry):
     """In front of a connection class that is not redis-py's: what it does is its own, one permit each."""
 
     _permit: Permit | None = None
@@ -50,7 +50,7 @@ class Bare(Placed):
             return "stale"
 
 
-class Cached(Placed, CacheProxyConnection):
+class Cached(PoolEntry, CacheProxyConnection):
     """A connection with redis-py's client-side cache around it; the pool's questions go to the inner one.
 
     Before it answers from the cache, redis-py reads the invalidations of the connection that filled the

@@ -34,10 +34,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ResponseEr
 from poolmgr import certificates
 from poolmgr.forklock import whole
 from poolmgr.lazy import importable
-from poolmgr.member.closing import close, close_copy, discard
+from poolmgr.member.closer import close, close_copy, discard
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
-from poolmgr.pool.entry import Placed
+from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync import misdirected
 from poolmgr.pool.sync.handlers import loosen
 from poolmgr.pool.sync.handshake import Handshake
@@ -47,7 +47,7 @@ _CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | se
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class Pooled(Handshake, Placed):
+class Pooled(Handshake, PoolEntry):
     """In front of a class that derives from :class:`redis.connection.AbstractConnection`."""
 
     if TYPE_CHECKING:  # redis-py's

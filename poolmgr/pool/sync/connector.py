@@ -38,7 +38,7 @@ BACKOFF = FullJitterBackoff(cap=1.0, base=0.008)
 """Pauses between attempts to connect while they fail."""
 
 
-class Lifecycle(State):
+class Connector(State):
     """Part of :class:`poolmgr.ConnectionPool`."""
 
     # ---- making connections ----------------------------------------------------------------------

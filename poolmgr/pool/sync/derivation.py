@@ -21,7 +21,7 @@ from redis.connection import (
 from redis.driver_info import DriverInfo
 
 from poolmgr.lazy import load
-from poolmgr.pool.entry import Placed
+from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync.adapters import Bare, Cached
 from poolmgr.pool.sync.connection import Pooled
 from poolmgr.pool.sync.overridden import Before, Behind
@@ -54,7 +54,7 @@ class _Plain(Pooled, Before):
     _together = False
 
 
-class _Eager(Placed):
+class _Eager(PoolEntry):
     """For those that are asked before every checkout: they never count as known to be well."""
 
     _came: float = 0.0
@@ -77,7 +77,7 @@ def derive(base: type) -> type:
 
     It is another one once somebody has changed how the class sends and reads, so it is asked for every connection.
     """
-    if issubclass(base, Placed):
+    if issubclass(base, PoolEntry):
         return base
     shape = _shape(base)
     kept: dict[_Shape, type] | None = base.__dict__.get(_KEPT)  # its own, not an ancestor's
@@ -158,7 +158,7 @@ def pooled(made: Any) -> Any:
     Raises:
         TypeError: it is no connection, or is of a class that cannot be pooled.
     """
-    if isinstance(made, Placed):
+    if isinstance(made, PoolEntry):
         return made
     kind = type(made)
     if not callable(getattr(made, "connect", None)):

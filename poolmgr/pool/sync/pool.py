@@ -36,20 +36,20 @@ from redis.observability.attributes import ConnectionState, get_pool_name
 from poolmgr import settings
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
-from poolmgr.member.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
+from poolmgr.member.core.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE
 from poolmgr.native import monotonic
 from poolmgr.pool import fork, options, request_wait
-from poolmgr.pool.core import LEFT, Core, Failed, Granted, Open, Served, Ticket, Waiter, Wake
+from poolmgr.pool.core import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter, Wake
 from poolmgr.pool.host import UNBOUNDED, UNSHARED
-from poolmgr.pool.housekeeping import Upkeep
-from poolmgr.pool.permit_source import Member, Origin
+from poolmgr.pool.housekeeping import Housekeeping
+from poolmgr.pool.permit_source import Member, PermitSource
 from poolmgr.pool.refusal import Refusal, again
 from poolmgr.pool.stats import Hooks, Tally
 from poolmgr.pool.sync import metering
-from poolmgr.pool.sync.connector import Lifecycle
+from poolmgr.pool.sync.connector import Connector
 from poolmgr.pool.sync.overrides import opens_no_socket
-from poolmgr.pool.sync.redis_interface import Facade
+from poolmgr.pool.sync.redis_interface import RedisInterface
 
 FRESH = 0.001
 """Seconds of idleness after which a connection is looked at before it is used."""
@@ -67,7 +67,7 @@ STUCK = 1.0
 """Seconds after which the turn to advance is taken for abandoned. A turn takes microseconds."""
 
 
-class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
+class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
     """A pool of Redis connections, first come first served, under the budget of its host.
 
     It takes the arguments of redis-py's pools, and these. Times are in seconds.
@@ -131,7 +131,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
             max_reply=max_reply,
         )
         ceiling = max_connections or self._default_ceiling(connection_class, member)
-        self._core = core = Core(ceiling=ceiling, lifo=order == "lifo", max_opening=max_connecting)
+        self._core = core = PoolCore(ceiling=ceiling, lifo=order == "lifo", max_opening=max_connecting)
         core.min_idle = min_idle
         core.on_lost = _teller(self)
         self._idle = core.idle
@@ -139,7 +139,7 @@ class ConnectionPool(Upkeep, Lifecycle, Refusal, Facade):
         self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
         self._owner: dict[int, float] = {}
         self._dirty = False
-        self._origin = Origin(self, member)
+        self._origin = PermitSource(self, member)
         self._tally = Tally()
         self._checkouts = 0
         self._low = self._low_for_member = self._low_for_shrink = 0

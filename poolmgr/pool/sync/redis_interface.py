@@ -28,7 +28,7 @@ def _name_of(factory: Any) -> str:
     return f"{named.__module__}.{named.__name__}"
 
 
-class Facade(State):
+class RedisInterface(State):
     """Part of :class:`poolmgr.ConnectionPool`."""
 
     OMIT_REPR_KEYS = frozenset(

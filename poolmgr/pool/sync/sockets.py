@@ -24,7 +24,7 @@ from poolmgr.pool.sync.overrides import dials_as
 
 if TYPE_CHECKING:
     from poolmgr.member.ports import Permit
-    from poolmgr.pool.permit_source import Origin
+    from poolmgr.pool.permit_source import PermitSource
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only
@@ -83,7 +83,7 @@ class Tcp(RedisConnection):
     """Our dialling, behind whatever derives from redis-py's TCP connection."""
 
     if TYPE_CHECKING:
-        _origin: Origin | None
+        _origin: PermitSource | None
 
         _draws: Any
 

@@ -2,7 +2,7 @@
 
 Breadth first, so that the first violation found is a shortest trace. A state is a plain value
 (:mod:`states`); for each step the real objects (:class:`poolmgr.budget.ledger.Ledger`,
-:class:`poolmgr.member.core.Core` and its account) are made from it, one method is called, and the new
+:class:`poolmgr.member.core.process.MemberCore` and its account) are made from it, one method is called, and the new
 state is read from them (:mod:`real`). The policy is left open: anybody may be raised or lowered to
 anything at any time, if the rules allow (:mod:`steps`).
 

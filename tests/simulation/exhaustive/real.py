@@ -15,7 +15,7 @@ from poolmgr import wire
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.budget.ledger import Ledger, Member
 from poolmgr.budget.turn import Turn
-from poolmgr.member.core import Attachment, Core
+from poolmgr.member.core.process import Attachment, MemberCore
 from poolmgr.supervisor import proof
 from poolmgr.supervisor.proof import Row
 from tests.simulation.exhaustive.states import Disk, Process, Record, Supervisor
@@ -74,12 +74,12 @@ def holding(p: Process) -> Holding:
     return Holding(p.limit, p.seq, p.acked, p.live + p.queued, p.closing + p.ended, link, linked)
 
 
-def _core(h: Holding) -> tuple[Core, Attachment]:
-    core = Core(_TAGS[0], rng=_RNG)
+def _core(h: Holding) -> tuple[MemberCore, Attachment]:
+    core = MemberCore(_TAGS[0], rng=_RNG)
     attachment = Attachment(ENDPOINT)
     core.attach(attachment)
     core._resolve(ENDPOINT.key, SERVER)
-    account = attachment.desk.account
+    account = attachment.dispatcher.account
     account.limit, account.seq, account.acked, account.high = h.limit, h.seq, h.acked, h.limit
     account.live = dict.fromkeys(range(1, h.live + 1), attachment)
     account.closing = {100 + n: attachment for n in range(h.closing)}
@@ -87,8 +87,8 @@ def _core(h: Holding) -> tuple[Core, Attachment]:
     return core, attachment
 
 
-def _numbers(core: Core) -> Numbers:
-    account = next(desk.account for desk in core.desks() if desk.account.server == SERVER)
+def _numbers(core: MemberCore) -> Numbers:
+    account = next(dispatcher.account for dispatcher in core.dispatchers() if dispatcher.account.server == SERVER)
     return Numbers(account.limit, account.seq, account.acked)
 
 
@@ -116,8 +116,8 @@ def reads_end_of_file(h: Holding) -> Numbers:
 def bears(h: Holding) -> tuple[int, int]:
     """Limit and sequence of a child that it forks."""
     core, _ = _core(h)
-    desks = [desk for desk in core.forked(_TAGS[1]).desks() if desk.account.server]
-    return (desks[0].account.limit, desks[0].account.seq) if desks else (0, 0)
+    dispatchers = [dispatcher for dispatcher in core.forked(_TAGS[1]).dispatchers() if dispatcher.account.server]
+    return (dispatchers[0].account.limit, dispatchers[0].account.seq) if dispatchers else (0, 0)
 
 
 @_kept
@@ -138,7 +138,7 @@ def loses_link(h: Holding) -> Numbers:
 def acknowledges(h: Holding) -> tuple[int, Numbers]:
     """The sequence that a report made now acknowledges for the first time, or 0."""
     core, attachment = _core(h)
-    account = attachment.desk.account
+    account = attachment.dispatcher.account
     seq = account.ackable()
     if seq <= account.acked:
         return 0, _numbers(core)

@@ -28,7 +28,7 @@ SOONEST = 0.005
 """Shortest time in seconds between two ticks of a pool."""
 
 
-class Client:
+class AttachedPool:
     """A pool with all its attachments: usually one, several if its connections go to several addresses. The last one is
     that to which its next connections lead."""
 
@@ -40,7 +40,7 @@ class Client:
         self.since = since
 
 
-class Clients:
+class Pools:
     """All pools. Methods are the agent thread's, but for :meth:`adopt`.
 
     Args:
@@ -51,20 +51,20 @@ class Clients:
     def __init__(self, locked: Callable[[Callable[[], int]], int], *, again: bool = False) -> None:
         self._locked = locked
         self._again = again
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, AttachedPool] = {}
         """By the pool's id; changed under the member's lock, and iterated over as a copy."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def __iter__(self) -> Iterator[Client]:
+    def __iter__(self) -> Iterator[AttachedPool]:
         return iter(list(self._clients.values()))
 
     def adopt(self, permits: ServerPermits, pool: PoolPort) -> None:
         """Look after a pool. Under the member's lock."""
         client = self._clients.get(id(pool))
         if client is None or client.pool() is not pool:
-            client = self._clients[id(pool)] = Client(pool, 0.0 if self._again else monotonic())
+            client = self._clients[id(pool)] = AttachedPool(pool, 0.0 if self._again else monotonic())
         client.permits.append(permits)
 
     def prefer(self, permits: ServerPermits) -> None:
@@ -125,7 +125,7 @@ class Clients:
         """Counters that have changed since they were last asked for."""
         for client in self:
             permits = client.permits[-1]
-            server, pool = permits.desk.account.server, client.pool()
+            server, pool = permits.dispatcher.account.server, client.pool()
             counters = call(permits, "counters")
             if pool is not None and server and isinstance(counters, wire.Counters) and counters != client.counters:
                 client.counters = counters

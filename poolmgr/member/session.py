@@ -1,4 +1,4 @@
-"""The contact to the supervisor: found, registered with, listened to, watched, lost and found again.
+"""The session to the supervisor: found, registered with, listened to, watched, lost and found again.
 
 Of the rules it carries out M4: the old link is closed, or at least never read again, before the next
 one is registered. What the core says goes out here and what the supervisor says comes in; nothing is
@@ -16,13 +16,13 @@ from poolmgr import launch, wire
 from poolmgr.kernel import lockfile
 from poolmgr.launch import dial
 from poolmgr.logs.journal import Log
-from poolmgr.member.closing import watch
-from poolmgr.member.finding import Finder
+from poolmgr.member.closer import watch
+from poolmgr.member.discovery import Finder
 from poolmgr.member.link import Link
 from poolmgr.member.waker import Waker
 
 if TYPE_CHECKING:
-    from poolmgr.member.agent import Member
+    from poolmgr.member.member import Member
 
 log = Log("poolmgr.member")
 
@@ -46,8 +46,8 @@ STUCK = 1.0
 """Seconds after which bytes that nobody sends mean that a sender was torn out of the middle of it."""
 
 
-class Contact:
-    """One process's contact to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
+class Session:
+    """One process's session to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
     rest is the agent's."""
 
     def __init__(self, member: Member, selector: selectors.BaseSelector, waker: Waker) -> None:

@@ -1,7 +1,7 @@
 """How busy one pool is and was: what it needs now, what it needed lately, what it does not need.
 
 Pure: it is fed :class:`~poolmgr.member.ports.Usage` with a time, and answers. It must never decide what
-is done about the answer; that is :mod:`poolmgr.member.core`'s.
+is done about the answer; that is :mod:`poolmgr.member.core.process`'s.
 
 Two questions are asked of it. *How much was needed at most in the last second?* is kept in four slots of
 a quarter of a second. *What has nobody needed for so long?* is the low-water mark of idle connections

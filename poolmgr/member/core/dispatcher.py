@@ -1,6 +1,6 @@
 """What is done for the pools at one server: who is served, who must shed, and what is reported at once.
 
-Pure, like everything under :mod:`poolmgr.member.core`. The *rules* (what may be opened, what may be
+Pure, like everything under :mod:`poolmgr.member.core.process`. The *rules* (what may be opened, what may be
 acknowledged) are the account's; here is the *policy* between them: the order of service and the patience
 with a sibling pool. A mistake here can make somebody wait, never overspend.
 """
@@ -12,12 +12,12 @@ import random
 import msgspec
 
 from poolmgr import wire
-from poolmgr.member.account import Account
-from poolmgr.member.bounds import ANSWER, OTHERS, SERVER, SUPERVISOR, Cause
-from poolmgr.member.demand import SLOT, Demand
-from poolmgr.member.division import Part, Stake
+from poolmgr.member.core.account import Account
+from poolmgr.member.core.bounds import ANSWER, OTHERS, SERVER, SUPERVISOR, Cause
+from poolmgr.member.core.demand import SLOT, Demand
+from poolmgr.member.core.division import Part, Stake
+from poolmgr.member.core.reporting import Told, describe, exceeds
 from poolmgr.member.ports import Outage, Usage
-from poolmgr.member.reporting import Told, describe, exceeds
 
 NEVER = float("inf")
 
@@ -31,7 +31,7 @@ LOOK_WHILE_SHORT = (PATIENCE, 0.05)
 """Seconds between two looks at the pools while somebody waits: soon at first, then less often."""
 
 LOOK_WHILE_QUIET = 1.0
-"""The same while nothing happens; :data:`~poolmgr.member.demand.SLOT` when neither holds."""
+"""The same while nothing happens; :data:`~poolmgr.member.core.demand.SLOT` when neither holds."""
 
 PROMISE = 0.25
 """Seconds after which a caller that was told to close and has not done so is asked no more: the next is."""
@@ -87,10 +87,10 @@ Effect = Shed | Grow | Wake | Try | Login | Left
 
 
 class Attachment:
-    """One pool's (or one pool-less endpoint's) place at a desk. The shell subclasses it.
+    """One pool's (or one pool-less endpoint's) place at a dispatcher. The shell subclasses it.
 
     Attributes:
-        surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the desk.
+        surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the dispatcher.
         outage: likewise.
         pending: likewise.
         pooled: whether a pool stands behind it, whose usage can be observed.
@@ -111,19 +111,19 @@ class Attachment:
         self.served_at = 0.0
         self.robbed = False
         self.leaving = False
-        self.desk = Desk()
+        self.dispatcher = Dispatcher()
 
     @property
     def sockets(self) -> int:
         """Live sockets taken through this attachment."""
-        return sum(1 for owner in self.desk.account.live.values() if owner is self)
+        return sum(1 for owner in self.dispatcher.account.live.values() if owner is self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.endpoint.key} surplus={self.surplus} {self.desk!r}>"
+        return f"<{type(self).__name__} {self.endpoint.key} surplus={self.surplus} {self.dispatcher!r}>"
 
 
-class Desk:
-    """Pools, waiters and reports of one :class:`~poolmgr.member.account.Account`."""
+class Dispatcher:
+    """Pools, waiters and reports of one :class:`~poolmgr.member.core.account.Account`."""
 
     def __init__(self, server: str = "", rng: random.Random | None = None, *, linked: bool = False) -> None:
         self.account = Account(server)
@@ -164,7 +164,7 @@ class Desk:
     def __repr__(self) -> str:
         a = self.account
         return (
-            f"<Desk {a.server or '(unresolved)'} limit={a.limit} seq={a.seq} acked={a.acked} live={len(a.live)} "
+            f"<Dispatcher {a.server or '(unresolved)'} limit={a.limit} seq={a.seq} acked={a.acked} live={len(a.live)} "
             f"closing={len(a.closing)} lost={len(a.lost)} waiters={len(self.waiters)}>"
         )
 

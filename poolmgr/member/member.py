@@ -2,7 +2,7 @@
 
 :func:`get_member` is the process's :class:`Member`. Nothing exists before the first attach: no thread, no
 descriptor, no lock worth the name; and a forked child begins anew (rule M5). The thread that carries its
-messages is in :mod:`poolmgr.member.loop`; what is right is decided by :mod:`poolmgr.member.core`.
+messages is in :mod:`poolmgr.member.loop`; what is right is decided by :mod:`poolmgr.member.core.process`.
 
 Locks: there is one, ``Member._lock``, and it guards the core. Under it there is no I/O, no logging and
 no user's code, only the core's arithmetic. Two things can still come in between: the garbage collector
@@ -27,11 +27,11 @@ from typing import ParamSpec, TypeVar
 
 from poolmgr import settings, tags, threads, wire
 from poolmgr.kernel import processes
-from poolmgr.member.closing import Below, close_copy
-from poolmgr.member.core import Core
+from poolmgr.member.closer import Below, close_copy
+from poolmgr.member.core.process import MemberCore
 from poolmgr.member.link import Link
 from poolmgr.member.loop import Loop, ending
-from poolmgr.member.permits import Bell, ServerPermits, SocketPermit
+from poolmgr.member.permits import Parker, ServerPermits, SocketPermit
 from poolmgr.member.ports import PoolPort, Shortage
 from poolmgr.native import monotonic
 from poolmgr.settings import Settings
@@ -59,11 +59,11 @@ class Member:
         before: this process's member until now, which has said goodbye or has been cut off.
     """
 
-    def __init__(self, settings: Settings, core: Core | None = None, *, before: Member | None = None) -> None:
+    def __init__(self, settings: Settings, core: MemberCore | None = None, *, before: Member | None = None) -> None:
         self.settings = settings
         self.again = before is not None
         self.tag = tags.make(settings.socket)
-        self.core = core or Core(self.tag, title=_title(), budget=str(settings.budget))
+        self.core = core or MemberCore(self.tag, title=_title(), budget=str(settings.budget))
         self.core.mark = processes.mark()
         if before is not None and before._loop is not None and before._loop.holds_nothing:
             self.core.replaces = before.core.replaced_by_next()
@@ -77,7 +77,7 @@ class Member:
         """By permit: every socket that may be connected, until it is closed; and ``Permit.hold``'s ``below``."""
         self.held: dict[int, weakref.ref[SocketPermit]] = {}
         """Permits by serial, for the audit of those whose finalizer was interrupted."""
-        self.waiters: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
+        self.waiters: weakref.WeakValueDictionary[int, Parker] = weakref.WeakValueDictionary()
         """Callers that wait without a pool. Weak: one that an exception has torn away is not waited for."""
         self.vanished: deque[ServerPermits] = deque()
         """Attachments whose pool has been collected."""
@@ -108,7 +108,7 @@ class Member:
     def _begin(self, permits: ServerPermits, pool: PoolPort | None) -> None:
         loop = self.locked(self._attach, permits, pool)
         loop.start()
-        loop.contact.flush()
+        loop.session.flush()
         loop.waker.poke()
 
     def _attach(self, permits: ServerPermits, pool: PoolPort | None) -> Loop:
@@ -116,7 +116,7 @@ class Member:
         if loop is None:
             loop = self._loop = Loop(self)
         if pool is not None:
-            loop.clients.adopt(permits, pool)
+            loop.pools.adopt(permits, pool)
         self.core.attach(permits)
         return loop
 
@@ -125,7 +125,7 @@ class Member:
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(_Interrupted):
-                self.locked(loop.clients.prefer, permits)
+                self.locked(loop.pools.prefer, permits)
 
     def leave_address(self, permits: ServerPermits) -> None:
         """The pool behind these wants none of them any more."""
@@ -158,21 +158,21 @@ class Member:
         """Rule M4: without a link nothing is opened. A process that was stopped for long may open something before its
         agent has run again, and a supervisor that has lost its snapshot waits no longer than it can."""
         loop = self._loop
-        link = loop.contact.link if loop is not None else None
+        link = loop.session.link if loop is not None else None
         if link is not None and link.is_cut():
             self.locked(self._cut, link)
 
     def _cut(self, link: Link) -> None:
         """Under the lock: that link is no more. By now there may be another one, which is none of its business."""
         loop = self._loop
-        if loop is not None and loop.contact.link is link:
+        if loop is not None and loop.session.link is link:
             self.core.unlinked()
 
     def _take(self, permits: ServerPermits, serial: int, waiter: object) -> bool:
         self.absorb()
         return self.core.take(permits, monotonic(), waiter, serial) is not None
 
-    def queue(self, permits: ServerPermits, bell: Bell) -> int:
+    def queue(self, permits: ServerPermits, bell: Parker) -> int:
         """``bell`` is rung when a permit may be had; the number is for :meth:`take` and :meth:`unqueue`."""
         waiter = self.core.serial()
         self.waiters[waiter] = bell
@@ -217,7 +217,7 @@ class Member:
         except _Interrupted:
             return Shortage("budget", "the shared budget has no permit to spare")
         loop = self._loop
-        trouble = loop.contact.trouble if loop is not None and found.reason == "supervisor" else ""
+        trouble = loop.session.trouble if loop is not None and found.reason == "supervisor" else ""
         return Shortage(found.reason, f"{trouble}; {found.text}") if trouble else found
 
     @property
@@ -237,7 +237,7 @@ class Member:
     def obstacle(self) -> str:
         """Why no supervisor can be had, while that is known; empty: it is not."""
         loop = self._loop
-        return loop.contact.obstacle if loop is not None else ""
+        return loop.session.obstacle if loop is not None else ""
 
     @property
     def serves_here(self) -> bool:
@@ -298,7 +298,7 @@ class Member:
             finally:
                 out, loop = self.core.out, self._loop
                 while out and loop is not None:
-                    loop.contact.post(out[0])
+                    loop.session.post(out[0])
                     out.popleft()  # after it, so that an exception in between repeats and loses nothing
                 self._stirred = self.core.dirty
                 self._owner = 0
@@ -335,7 +335,7 @@ class Member:
         """After the lock: the thread that has something to say writes it, and wakes the loop if needed."""
         loop = self._loop
         if loop is not None:
-            loop.contact.flush()
+            loop.session.flush()
             if self._stirred:
                 loop.waker.poke()
 
@@ -350,7 +350,7 @@ class Member:
         """All our descriptors have been closed below us. Who has an object of one gets an error, and nobody closes what
         has its number now."""
         loop = self._loop
-        link = loop.contact.link if loop is not None else None
+        link = loop.session.link if loop is not None else None
         for sock in [*(sock for sock, _ in list(self.sockets.values())), *([link.sock] if link is not None else ())]:
             sock.detach()
         self.sockets.clear()

@@ -2,7 +2,7 @@
 
 Pure, and small on purpose: every rule is one named method, so that a test can switch it off and watch
 the simulation find the violation. It must never know of links' lives, messages or pools' wishes; those
-are :mod:`poolmgr.member.core`'s and :mod:`poolmgr.member.desk`'s.
+are :mod:`poolmgr.member.core.process`'s and :mod:`poolmgr.member.core.dispatcher`'s.
 
 A socket is in one of these states. There is no "open" set besides them: what is in a dictionary is
 charged, what is in none is not (identity, not counts; a repeated or late event finds nothing to do).
@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from poolmgr.member.desk import Attachment
+    from poolmgr.member.core.dispatcher import Attachment
 
 
 class Account:

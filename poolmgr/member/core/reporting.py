@@ -2,7 +2,7 @@
 
 Pure. A report is a state: the newest replaces all earlier ones, so sending one too many costs only
 the supervisor's time, and the thresholds here are about that. What must be sent at once, such as an
-acknowledgement that frees a permit, is for :mod:`poolmgr.member.desk` to know.
+acknowledgement that frees a permit, is for :mod:`poolmgr.member.core.dispatcher` to know.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from poolmgr import wire
-from poolmgr.member.account import Account
-from poolmgr.member.demand import SLOT
+from poolmgr.member.core.account import Account
+from poolmgr.member.core.demand import SLOT
 
 if TYPE_CHECKING:
-    from poolmgr.member.desk import Attachment
+    from poolmgr.member.core.dispatcher import Attachment
 
 NEVER = float("inf")
 

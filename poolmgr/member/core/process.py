@@ -1,28 +1,28 @@
 """One process's permits over all its pools: the member's side of the permit protocol.
 
 PURE. Events go in with a time, messages and effects come out. No socket, clock, thread, lock or log is
-touched here: the shell (:mod:`poolmgr.member.agent`) carries events in and effects out, and the
+touched here: the shell (:mod:`poolmgr.member.member`) carries events in and effects out, and the
 simulation drives exactly this code, hundreds of members at once. It is called from one thread at a time
 (the shell's lock).
 
 Theory of operation
 -------------------
 The process may hold ``limit`` sockets to a server, and a supervisor outside says how many that is. All
-sockets of one server are in one :class:`~poolmgr.member.account.Account`, whichever pool opened them
+sockets of one server are in one :class:`~poolmgr.member.core.account.Account`, whichever pool opened them
 (see there for the table of a socket's states). A pool, or a connection that belongs to none, asks
-through its :class:`~poolmgr.member.desk.Attachment`; the :class:`~poolmgr.member.desk.Desk` of the server
-decides whom to serve and what to report.
+through its :class:`~poolmgr.member.core.dispatcher.Attachment`; the :class:`~poolmgr.member.core.dispatcher.Dispatcher`
+of the server decides whom to serve and what to report.
 
 1. *Attach.* The pool's endpoint is told to the supervisor, which answers what server that is
-   (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a desk of its own, with limit 0.
-   Endpoints that turn out to be one server come to one desk.
+   (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a dispatcher of its own, with limit 0.
+   Endpoints that turn out to be one server come to one dispatcher.
 2. *Take.* A permit is had at once while ``open < limit`` (M1). If not, a report that somebody waits is
-   in :meth:`Core.outgoing` at once, for the waiting thread itself to send; when the limit rises,
+   in :meth:`MemberCore.outgoing` at once, for the waiting thread itself to send; when the limit rises,
    ``Wake`` goes to callers that wait without a pool, and ``Grow`` to the pools that want one, the one
    served longest ago first. Where the limits of several servers come to more than the process has
-   descriptors for, these are divided (:mod:`poolmgr.member.division`), and the part is the bound.
+   descriptors for, these are divided (:mod:`poolmgr.member.core.division`), and the part is the bound.
 3. *Lowered.* Idle connections are ``Shed`` at once; every release sees ``attachment.surplus`` and asks
-   :meth:`Core.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
+   :meth:`MemberCore.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
 4. *Closing.* A socket handed over to be closed is counted until its end is certain (M3).
 5. *Link lost.* The process keeps what it has and opens nothing, not even in place of what it closes: a
    new supervisor without a snapshot takes a census of our connections, and what opened after that
@@ -51,12 +51,12 @@ from collections.abc import Iterator
 import msgspec
 
 from poolmgr import wire
-from poolmgr.member.desk import NEVER, Attachment, Desk, Effect, Grow, Left, Login, Shed, Try, Wake
-from poolmgr.member.division import Part, divide
-from poolmgr.member.explanation import explain
+from poolmgr.member.core.dispatcher import NEVER, Attachment, Dispatcher, Effect, Grow, Left, Login, Shed, Try, Wake
+from poolmgr.member.core.division import Part, divide
+from poolmgr.member.core.explanation import explain
 from poolmgr.member.ports import Shortage, Usage
 
-__all__ = ["Attachment", "Core", "Effect", "Grow", "Left", "Login", "Settled", "Shed", "Try", "Wake"]
+__all__ = ["Attachment", "MemberCore", "Effect", "Grow", "Left", "Login", "Settled", "Shed", "Try", "Wake"]
 
 FORGET_AFTER = 5.0
 """Seconds for which an endpoint or a server that nobody uses is kept: somebody may be about to make another pool."""
@@ -72,7 +72,7 @@ class Settled(msgspec.Struct, frozen=True):
     wake: float
 
 
-class Core:
+class MemberCore:
     """All permits of one process.
 
     Args:
@@ -104,11 +104,11 @@ class Core:
         """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
         self._rng = rng or random.Random()
         self._serials = itertools.count(1)
-        self._desks: dict[str, Desk] = {}
-        """By server; desks of unresolved endpoints are under their endpoint's key and a marker."""
+        self._dispatchers: dict[str, Dispatcher] = {}
+        """By server; dispatchers of unresolved endpoints are under their endpoint's key and a marker."""
         self._endpoints: dict[str, wire.Endpoint] = {}
-        self._resolved: dict[str, Desk] = {}
-        """Desks by endpoint key, as resolved on the present link."""
+        self._resolved: dict[str, Dispatcher] = {}
+        """Dispatchers by endpoint key, as resolved on the present link."""
         self._questions = 0
         self._asked: dict[str, int] = {}
         """By endpoint: the number of the last question about it on this link. Not there: the registration asked."""
@@ -120,9 +120,9 @@ class Core:
         self._unused: dict[str, float] = {}
         """Endpoints that a pool has left, perhaps for nobody else; and when they are forgotten in that case."""
 
-    def forked(self, tag: str) -> Core:
+    def forked(self, tag: str) -> MemberCore:
         """Rule M5: the core of a child process, which has no limit, no link and no socket."""
-        return Core(tag, title=self.title, budget=self.budget)
+        return MemberCore(tag, title=self.title, budget=self.budget)
 
     def replaced_by_next(self) -> tuple[str, ...]:
         """The tags that this process's next core replaces, for a goodbye may not have been read. Those that this one
@@ -139,11 +139,11 @@ class Core:
             self._endpoints[key] = attachment.endpoint
             if self.linked:
                 self._ask(attachment.endpoint)
-        desk = self._resolved.get(key) or self._desk(_unresolved(key))
-        attachment.desk = desk
-        desk.attachments.append(attachment)
-        desk.publish()
-        desk.dirty = True
+        dispatcher = self._resolved.get(key) or self._dispatcher(_unresolved(key))
+        attachment.dispatcher = dispatcher
+        dispatcher.attachments.append(attachment)
+        dispatcher.publish()
+        dispatcher.dirty = True
 
     def renew(self, attachment: Attachment, endpoint: wire.Endpoint) -> None:
         """Its pool has other credentials by now."""
@@ -164,14 +164,19 @@ class Core:
 
     def detach(self, attachment: Attachment) -> None:
         """The pool is gone. Sockets taken through it stay counted until their end."""
-        desk, key = attachment.desk, attachment.endpoint.key
-        desk.attachments = [a for a in desk.attachments if a is not attachment]
-        desk.dirty = True
+        dispatcher, key = attachment.dispatcher, attachment.endpoint.key
+        dispatcher.attachments = [a for a in dispatcher.attachments if a is not attachment]
+        dispatcher.dirty = True
         self._unused[key] = NEVER
-        unknown = self._desks.get(_unresolved(key))
-        if unknown is desk and not desk.attachments and not desk.waiters and not desk.account.open:
+        unknown = self._dispatchers.get(_unresolved(key))
+        if (
+            unknown is dispatcher
+            and not dispatcher.attachments
+            and not dispatcher.waiters
+            and not dispatcher.account.open
+        ):
             # Nothing depends on it: without a server nothing was ever opened there.
-            del self._desks[_unresolved(key)]
+            del self._dispatchers[_unresolved(key)]
             self._endpoints.pop(key, None)
             self._asked.pop(key, None)
             self._unused.pop(key, None)
@@ -182,15 +187,18 @@ class Core:
         """Its pool wants nothing there any more. :class:`Left` follows when it has nothing open."""
         attachment.leaving = True
         attachment.refused_at = 0.0
-        attachment.desk.dirty = True
+        attachment.dispatcher.dirty = True
 
     def _tidy(self, now: float) -> float:
         """Endpoints that nobody has used for a while are forgotten, and servers at which there is nothing; the
         supervisor is told. When the next one may be."""
         wake = NEVER
-        desks = list(self._desks.values())
+        dispatchers = list(self._dispatchers.values())
         if self._unused:
-            used, attached = self._used(), {a.endpoint.key for desk in desks for a in desk.attachments}
+            used, attached = (
+                self._used(),
+                {a.endpoint.key for dispatcher in dispatchers for a in dispatcher.attachments},
+            )
             for key, at in sorted(self._unused.items()):
                 if key in attached:
                     del self._unused[key]
@@ -201,17 +209,17 @@ class Core:
                     wake = min(wake, at)
                 else:
                     self._forget(key)
-        for desk in desks:
-            account = desk.account
-            if desk.attachments or not account.server or not account.seq or not self._may_forget(desk):
-                desk.forget_at = NEVER
-            elif desk.forget_at == NEVER or now < desk.forget_at:
-                desk.forget_at = now + FORGET_AFTER if desk.forget_at == NEVER else desk.forget_at
-                wake = min(wake, desk.forget_at)
+        for dispatcher in dispatchers:
+            account = dispatcher.account
+            if dispatcher.attachments or not account.server or not account.seq or not self._may_forget(dispatcher):
+                dispatcher.forget_at = NEVER
+            elif dispatcher.forget_at == NEVER or now < dispatcher.forget_at:
+                dispatcher.forget_at = now + FORGET_AFTER if dispatcher.forget_at == NEVER else dispatcher.forget_at
+                wake = min(wake, dispatcher.forget_at)
             else:
-                for key in [key for key, known in self._resolved.items() if known is desk]:
+                for key in [key for key, known in self._resolved.items() if known is dispatcher]:
                     self._forget(key)
-                del self._desks[account.server]
+                del self._dispatchers[account.server]
                 self.out.append(wire.Detach("", account.server, account.seq))
         return wake
 
@@ -225,15 +233,17 @@ class Core:
 
     def _used(self) -> set[str]:
         """Endpoints by which something is open, or which somebody wants."""
-        desks = self._desks.values()
-        owners = [owner for desk in desks for owner in (*_owners(desk), *desk.waiters.values())]
+        dispatchers = self._dispatchers.values()
+        owners = [owner for dispatcher in dispatchers for owner in (*_owners(dispatcher), *dispatcher.waiters.values())]
         return {owner.endpoint.key for owner in owners}
 
-    def _may_forget(self, desk: Desk) -> bool:
+    def _may_forget(self, dispatcher: Dispatcher) -> bool:
         """Whether nothing is open there, nor by an endpoint of which it is not known yet where it leads."""
-        if desk.account.open or desk.waiters:
+        if dispatcher.account.open or dispatcher.waiters:
             return False
-        return all(owner.endpoint.key in self._resolved for other in self._desks.values() for owner in _owners(other))
+        return all(
+            owner.endpoint.key in self._resolved for other in self._dispatchers.values() for owner in _owners(other)
+        )
 
     def spares(self, key: str) -> bool:
         """Whether it is one of several addresses of a name, and nobody has been reached there yet."""
@@ -254,21 +264,21 @@ class Core:
             serial: the number to be used, from :meth:`serial`; 0: the next one.
         """
         serial = serial or self.serial()
-        desk, refused_at = attachment.desk, attachment.refused_at
+        dispatcher, refused_at = attachment.dispatcher, attachment.refused_at
         if not self._is_placed(attachment):
-            desk.refuse(attachment, now, waiter)
+            dispatcher.refuse(attachment, now, waiter)
             return None
-        if desk.take(attachment, serial, now, waiter):
+        if dispatcher.take(attachment, serial, now, waiter):
             return serial
         self._divide(now)  # now that there is this need
-        if desk.account.room is not None and desk.take(attachment, serial, now, waiter):
+        if dispatcher.account.room is not None and dispatcher.take(attachment, serial, now, waiter):
             attachment.refused_at = refused_at
             return serial
         if self.linked:
-            report = desk.hurry(now)
+            report = dispatcher.hurry(now)
             if report is not None:
                 self.out.append(report)
-                desk.hurried(report, now)
+                dispatcher.hurried(report, now)
         return None
 
     def _is_placed(self, attachment: Attachment) -> bool:
@@ -278,19 +288,19 @@ class Core:
 
     def queue(self, attachment: Attachment, waiter: object) -> None:
         """``waiter`` (any object) waits for a permit without a pool; :class:`Wake` will name it."""
-        attachment.desk.waiters[waiter] = attachment
+        attachment.dispatcher.waiters[waiter] = attachment
 
     def unqueue(self, waiter: object) -> None:
         """It waits no longer, served or not."""
-        for desk in self._desks.values():
-            if desk.waiters.pop(waiter, None) is not None:
-                desk.dirty = True
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.waiters.pop(waiter, None) is not None:
+                dispatcher.dirty = True
 
     def give_up(self, attachment: Attachment, now: float) -> bool:
         """Rule M2 on the release path: whether the caller is to close instead of keeping. Counts it."""
-        desk = attachment.desk
-        yes = desk.give_up(attachment, now)
-        desk.publish()
+        dispatcher = attachment.dispatcher
+        yes = dispatcher.give_up(attachment, now)
+        dispatcher.publish()
         return yes
 
     def closing(self, serial: int) -> bool:
@@ -298,40 +308,40 @@ class Core:
 
         Returns False if no live socket has that number: it was handed over before.
         """
-        for desk in self._desks.values():
-            if desk.account.start_closing(serial):
-                desk.touched()
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.account.start_closing(serial):
+                dispatcher.touched()
                 return True
         return False
 
     def lost(self, serial: int) -> None:
         """Rule M3: the server has not confirmed in time. The permit stays charged until proof."""
-        for desk in self._desks.values():
-            if desk.account.give_up_waiting(serial):
-                desk.tell_lost = True
-                desk.touched()
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.account.give_up_waiting(serial):
+                dispatcher.tell_lost = True
+                dispatcher.touched()
                 return
 
     def gone(self, serial: int) -> None:
         """The socket's end is certain, or it was never connected. Repeats are harmless."""
-        for desk in self._desks.values():
-            if desk.account.ended(serial):
-                desk.touched()
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.account.ended(serial):
+                dispatcher.touched()
                 return
 
     def trouble(self, attachment: Attachment, kind: str, detail: str, now: float, began: float = 0.0) -> None:
         """A connect failed; the supervisor looks after it."""
-        desk = attachment.desk
-        server = desk.account.server
+        dispatcher = attachment.dispatcher
+        server = dispatcher.account.server
         late = now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY
-        if self.linked and server and (late or desk.trying):
+        if self.linked and server and (late or dispatcher.trying):
             self._troubles[server, kind] = now
-            desk.trying = False
+            dispatcher.trying = False
             self.out.append(wire.Trouble(server, kind, detail, attachment.endpoint.key, began))
 
     def reached(self, attachment: Attachment, now: float) -> None:
         """A connection was opened: the server is not down."""
-        attachment.desk.reached(now)
+        attachment.dispatcher.reached(now)
 
     # ---- the link --------------------------------------------------------------------------------
 
@@ -341,7 +351,7 @@ class Core:
         Nothing is opened until a numbered limit has come on it.
         """
         used = self._used()
-        self._desks = {key: d for key, d in self._desks.items() if d.attachments or d.account.open}
+        self._dispatchers = {key: d for key, d in self._dispatchers.items() if d.attachments or d.account.open}
         for key in self._unused.keys() - used:
             self._endpoints.pop(key, None)
         self._unused.clear()
@@ -354,12 +364,14 @@ class Core:
         self._asked.clear()
         self._questions = 0
         holds = []
-        for desk in self._desks.values():
-            desk.relinked(now)
-            stated = desk.account._stated()
-            if desk.account.server and stated:
-                keys = tuple(sorted({a.endpoint.key for a in _owners(desk)}))
-                holds.append(wire.Hold(desk.account.server, keys, stated, desk.account.open, _by(desk)))
+        for dispatcher in self._dispatchers.values():
+            dispatcher.relinked(now)
+            stated = dispatcher.account._stated()
+            if dispatcher.account.server and stated:
+                keys = tuple(sorted({a.endpoint.key for a in _owners(dispatcher)}))
+                holds.append(
+                    wire.Hold(dispatcher.account.server, keys, stated, dispatcher.account.open, _by(dispatcher))
+                )
         return wire.Hello(
             tag=self.tag,
             link=self.link,
@@ -379,8 +391,8 @@ class Core:
         self.linked = False
         self._stuck = ""
         self.out.clear()
-        for desk in self._desks.values():
-            desk.unlinked()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.unlinked()
 
     def goodbye(self) -> wire.Bye | None:
         """The end, if nothing is open: the message, after which the supervisor gives all permits to others. So from
@@ -401,7 +413,7 @@ class Core:
         match message:
             case wire.Limit(server=server, seq=seq, limit=limit):
                 self._answered = True
-                self._desk(server).told(seq, limit)
+                self._dispatcher(server).told(seq, limit)
                 self._divide(now)  # before anybody opens within it
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
@@ -411,76 +423,76 @@ class Core:
                 if self._answers_the_last(key, number):
                     self._resolve(key, server)
             case wire.Ask(server=server, guard=guard, login=key):
-                for desk in self._desks.values():
-                    if key and any(attachment.endpoint.key == key for attachment in desk.attachments):
-                        desk.logins.add(key)
-                        desk.dirty = True
-                if server in self._desks:
-                    self._desks[server].asked(guard)
-            case wire.Gone(server=server, serials=serials) if server in self._desks:
-                desk = self._desks[server]
+                for dispatcher in self._dispatchers.values():
+                    if key and any(attachment.endpoint.key == key for attachment in dispatcher.attachments):
+                        dispatcher.logins.add(key)
+                        dispatcher.dirty = True
+                if server in self._dispatchers:
+                    self._dispatchers[server].asked(guard)
+            case wire.Gone(server=server, serials=serials) if server in self._dispatchers:
+                dispatcher = self._dispatchers[server]
                 for serial in serials:
-                    desk.account.proven(serial)
-                desk.touched()
+                    dispatcher.account.proven(serial)
+                dispatcher.touched()
             case wire.Health(server=server):
                 # An outage may be known before the server is: it then bears the endpoint's name.
                 for name in (server, _unresolved(server)):
-                    if name in self._desks:
-                        self._desks[name].health(message, now)
+                    if name in self._dispatchers:
+                        self._dispatchers[name].health(message, now)
             case wire.Picture(server="", stuck=stuck):
                 self._stuck = stuck
-            case wire.Picture(server=server) if server in self._desks:
-                self._desks[server].pictured(message)
+            case wire.Picture(server=server) if server in self._dispatchers:
+                self._dispatchers[server].pictured(message)
 
     def _resolve(self, key: str, server: str) -> None:
-        """An endpoint is that server: whoever uses it, and their sockets, come to its desk.
+        """An endpoint is that server: whoever uses it, and their sockets, come to its dispatcher.
 
         A limit is not carried over: it was told for another name, and its charge is acknowledged there.
         """
-        there = self._desk(server)
-        for desk in [d for d in self._desks.values() if d is not there]:
-            moving = [a for a in _owners(desk) if a.endpoint.key == key]
-            before = desk.account.open
+        there = self._dispatcher(server)
+        for dispatcher in [d for d in self._dispatchers.values() if d is not there]:
+            moving = [a for a in _owners(dispatcher) if a.endpoint.key == key]
+            before = dispatcher.account.open
             for states, into in (
-                (desk.account.live, there.account.live),
-                (desk.account.closing, there.account.closing),
-                (desk.account.lost, there.account.lost),
+                (dispatcher.account.live, there.account.live),
+                (dispatcher.account.closing, there.account.closing),
+                (dispatcher.account.lost, there.account.lost),
             ):
                 for serial in [s for s, owner in states.items() if owner.endpoint.key == key]:
                     into[serial] = states.pop(serial)
-            self._take_along(desk, before - desk.account.open)
+            self._take_along(dispatcher, before - dispatcher.account.open)
             for attachment in moving:
-                attachment.desk = there
-            there.attachments += [a for a in desk.attachments if a.endpoint.key == key]
-            desk.attachments = [a for a in desk.attachments if a.endpoint.key != key]
-            for waiter in [w for w, owner in desk.waiters.items() if owner.endpoint.key == key]:
-                there.waiters[waiter] = desk.waiters.pop(waiter)
+                attachment.dispatcher = there
+            there.attachments += [a for a in dispatcher.attachments if a.endpoint.key == key]
+            dispatcher.attachments = [a for a in dispatcher.attachments if a.endpoint.key != key]
+            for waiter in [w for w, owner in dispatcher.waiters.items() if owner.endpoint.key == key]:
+                there.waiters[waiter] = dispatcher.waiters.pop(waiter)
             if moving:
                 there.tell_lost = bool(there.account.lost)
-                desk.touched()
-        self._desks.pop(_unresolved(key), None)
+                dispatcher.touched()
+        self._dispatchers.pop(_unresolved(key), None)
         self._resolved[key] = there
         there.touched()
 
     @staticmethod
-    def _take_along(desk: Desk, sockets: int) -> None:
-        """What has gone to another desk leaves no room here: its charge has gone along."""
-        desk.account.limit = max(0, desk.account.limit - sockets)
+    def _take_along(dispatcher: Dispatcher, sockets: int) -> None:
+        """What has gone to another dispatcher leaves no room here: its charge has gone along."""
+        dispatcher.account.limit = max(0, dispatcher.account.limit - sockets)
 
-    def _desk(self, server: str) -> Desk:
-        desk = self._desks.get(server)
-        if desk is None:
+    def _dispatcher(self, server: str) -> Dispatcher:
+        dispatcher = self._dispatchers.get(server)
+        if dispatcher is None:
             name = "" if server.startswith(_MARK) else server
-            desk = self._desks[server] = Desk(name, self._rng, linked=self.linked)
-        return desk
+            dispatcher = self._dispatchers[server] = Dispatcher(name, self._rng, linked=self.linked)
+        return dispatcher
 
     # ---- the turn --------------------------------------------------------------------------------
 
     @property
     def dirty(self) -> bool:
         """Whether :meth:`settle` has something to do before the time it last named."""
-        for desk in self._desks.values():  # noqa: SIM110 (asked after every event: a generator is slower)
-            if desk.dirty:
+        for dispatcher in self._dispatchers.values():  # noqa: SIM110 (asked after every event: a generator is slower)
+            if dispatcher.dirty:
                 return True
         return False
 
@@ -488,47 +500,48 @@ class Core:
     def wanting(self) -> bool:
         """Whether a supervisor is needed: somebody wants a permit and there is none, or a server is believed to be
         down, for then nobody asks for one, and only a supervisor says that it is back."""
-        desks = self._desks.values()
-        return any(desk.wanting for desk in desks) or (
-            not self.linked and any(desk.attachments and desk.outage is not None for desk in desks)
+        dispatchers = self._dispatchers.values()
+        return any(dispatcher.wanting for dispatcher in dispatchers) or (
+            not self.linked
+            and any(dispatcher.attachments and dispatcher.outage is not None for dispatcher in dispatchers)
         )
 
     @property
     def unanswered(self) -> bool:
         """Whether the supervisor owes an answer: an endpoint without a server, a server without a limit."""
-        return any(desk.attachments and not desk.account.seq for desk in self._desks.values())
+        return any(dispatcher.attachments and not dispatcher.account.seq for dispatcher in self._dispatchers.values())
 
     @property
     def open(self) -> int:
         """Sockets at all servers."""
-        return sum(desk.account.open for desk in self._desks.values())
+        return sum(dispatcher.account.open for dispatcher in self._dispatchers.values())
 
     @property
     def granted(self) -> int:
         """Permits at all servers."""
-        return sum(desk.account.limit for desk in self._desks.values())
+        return sum(dispatcher.account.limit for dispatcher in self._dispatchers.values())
 
     def live(self) -> list[int]:
         """Serial numbers of sockets that are neither closing nor lost."""
-        return [serial for desk in self._desks.values() for serial in desk.account.live]
+        return [serial for dispatcher in self._dispatchers.values() for serial in dispatcher.account.live]
 
     def looks(self, now: float) -> list[Attachment]:
         """Pools to be observed before :meth:`settle`."""
-        due = [desk for desk in self._desks.values() if desk.look_due(now)]
-        if any(desk.cramped for desk in due):
-            due = list(self._desks.values())  # what is idle there may make room
-        return [a for desk in due for a in desk.attachments if a.pooled]
+        due = [dispatcher for dispatcher in self._dispatchers.values() if dispatcher.look_due(now)]
+        if any(dispatcher.cramped for dispatcher in due):
+            due = list(self._dispatchers.values())  # what is idle there may make room
+        return [a for dispatcher in due for a in dispatcher.attachments if a.pooled]
 
     def observe(self, attachment: Attachment, usage: Usage, now: float) -> None:
         """What a pool says of itself; its low-water mark has been reset by the asking."""
-        attachment.desk.observe(attachment, usage, now)
+        attachment.dispatcher.observe(attachment, usage, now)
 
     def serve(self) -> tuple[Effect, ...]:
         """Only the quickest part of :meth:`settle`: who waits and can be served now."""
         effects: list[Effect] = []
-        for desk in self._desks.values():
-            if desk.dirty:
-                desk.serve(effects)
+        for dispatcher in self._dispatchers.values():
+            if dispatcher.dirty:
+                dispatcher.serve(effects)
         return tuple(effects)
 
     def settle(self, now: float) -> Settled:
@@ -537,8 +550,8 @@ class Core:
         send: list[wire.Message] = []
         wake = NEVER
         self._divide(now)
-        for desk in self._desks.values():
-            wake = min(wake, desk.settle(now, send, effects))
+        for dispatcher in self._dispatchers.values():
+            wake = min(wake, dispatcher.settle(now, send, effects))
         self.out.extend(send)
         if self._parts and self.linked:
             wake = min(wake, self._tidy(now))
@@ -546,14 +559,16 @@ class Core:
 
     def _divide(self, now: float) -> None:
         """Limits of several servers may come to more than the process has descriptors for."""
-        desks = self._desks.values()
-        if not self.descriptors or sum([max(d.account.limit, d.account.open) for d in desks]) <= self.descriptors:
-            for desk in desks:  # the usual case, at each report
-                if desk.descriptors != self.descriptors or desk.account.room is not None:
-                    desk.given(Part(self.descriptors))
+        dispatchers = self._dispatchers.values()
+        if not self.descriptors or sum([max(d.account.limit, d.account.open) for d in dispatchers]) <= self.descriptors:
+            for dispatcher in dispatchers:  # the usual case, at each report
+                if dispatcher.descriptors != self.descriptors or dispatcher.account.room is not None:
+                    dispatcher.given(Part(self.descriptors))
             return
-        for desk, part in zip(desks, divide(self.descriptors, [desk.stake(now) for desk in desks]), strict=True):
-            desk.given(part)
+        for dispatcher, part in zip(
+            dispatchers, divide(self.descriptors, [dispatcher.stake(now) for dispatcher in dispatchers]), strict=True
+        ):
+            dispatcher.given(part)
 
     def outgoing(self) -> list[wire.Message]:
         """Messages to be sent on the present link, in order. Taken out by the asking."""
@@ -564,17 +579,17 @@ class Core:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why no permit can be had now."""
-        found = explain(attachment.desk, str(attachment.endpoint))
+        found = explain(attachment.dispatcher, str(attachment.endpoint))
         if self._stuck and found.reason in ("supervisor", "budget"):
             return Shortage(found.reason, f"{self._stuck}; {found.text}")
         return found
 
-    def desks(self) -> Iterator[Desk]:
-        """All desks, for status, tests and the simulation."""
-        return iter(self._desks.values())
+    def dispatchers(self) -> Iterator[Dispatcher]:
+        """All dispatchers, for status, tests and the simulation."""
+        return iter(self._dispatchers.values())
 
     def __repr__(self) -> str:
-        return f"<Core link={self.link} linked={self.linked} {list(self._desks.values())!r}>"
+        return f"<MemberCore link={self.link} linked={self.linked} {list(self._dispatchers.values())!r}>"
 
 
 _MARK = "?"
@@ -584,18 +599,18 @@ def _unresolved(key: str) -> str:
     return _MARK + key
 
 
-def _owners(desk: Desk) -> list[Attachment]:
-    """Everyone with a place or a socket at the desk."""
-    account = desk.account
-    found = {id(a): a for a in desk.attachments}
+def _owners(dispatcher: Dispatcher) -> list[Attachment]:
+    """Everyone with a place or a socket at the dispatcher."""
+    account = dispatcher.account
+    found = {id(a): a for a in dispatcher.attachments}
     for states in (account.live, account.closing, account.lost):
         found.update((id(a), a) for a in states.values())
     return list(found.values())
 
 
-def _by(desk: Desk) -> dict[str, int]:
+def _by(dispatcher: Dispatcher) -> dict[str, int]:
     """How many sockets there are by each endpoint, if there is more than one."""
-    account = desk.account
+    account = dispatcher.account
     counts: dict[str, int] = {}
     for states in (account.live, account.closing, account.lost):
         for owner in states.values():
