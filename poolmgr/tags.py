@@ -6,7 +6,7 @@ there is one. The supervisor reads these names back from ``CLIENT LIST`` (rule S
 are gone.
 
 *Scope* says under which supervisor's ledger a connection was made. It is random, made with the first lock
-file of a boot (:mod:`poolmgr.supervisor.scope`), and told to members when they register. *Boot* is a hash of the
+file of a boot (:mod:`poolmgr.supervisor.disk.scope`), and told to members when they register. *Boot* is a hash of the
 kernel's boot id, which a clone of this machine does not share. *Place* is a hash of the machine id, the host
 name, the process-id namespace, the user and the supervisor's socket path. An image or a lease can share or
 change these, so it is no identity: it only says that something may be ours, and is to be counted. (Version 0.1.0

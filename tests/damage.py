@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from poolmgr.supervisor import snapshot
+from poolmgr.supervisor.disk import snapshot
 
 
 def truncated(path: Path) -> None:

@@ -1,7 +1,7 @@
 """The effective budget of one server, and how it came about in words.
 
 Pure: facts in, a number with its derivation out. Who finds the facts out is
-:mod:`poolmgr.supervisor.inspection`; who acts on the number is the ledger.
+:mod:`poolmgr.supervisor.servers.inspection`; who acts on the number is the ledger.
 
 The operator's number is taken as it is, unless the server itself allows less. ``auto`` is what is left
 of ``maxclients`` after a reserve for everyone else and after the clients that are not ours, divided

@@ -30,7 +30,7 @@ plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rul
 *Who* should get more or less is not decided here but in :mod:`poolmgr.budget.sharing`; the rules hold
 whatever it says. Nothing here does I/O, reads a clock or starts a thread: every event brings its time
 (monotonic seconds), and :meth:`Ledger.settle` returns what is to be done, in a :class:`Turn`. The
-shell (:mod:`poolmgr.supervisor.server`) must write the snapshot *before* it acts on a turn that says
+shell (:mod:`poolmgr.supervisor.supervisor`) must write the snapshot *before* it acts on a turn that says
 ``persist``; if it cannot, it calls :meth:`Ledger.abandon`.
 """
 
@@ -43,7 +43,7 @@ import msgspec
 
 from poolmgr.budget import recalls, recovery, sharing, views
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Saved, Server, ServerView
-from poolmgr.budget.turn import Tell, Turn
+from poolmgr.budget.effects import Tell, Turn
 from poolmgr.wire import Ask, Limit, Report
 
 __all__ = ["Identity", "Ledger", "Member", "Tell", "Turn"]

@@ -2,7 +2,7 @@
 
 What a successor must know is everything that rule S1 sums, and whose it is. Sequences, links and
 demands are not part of it: members state anew what they hold when they register. Reading and writing
-the file is :mod:`poolmgr.supervisor.snapshot`'s business.
+the file is :mod:`poolmgr.supervisor.disk.snapshot`'s business.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-    from poolmgr.supervisor.singleton import Singleton
+    from poolmgr.supervisor.disk.singleton import Singleton
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from poolmgr.launch.spawn import extend_path
 
     extend_path()
-    from poolmgr.supervisor.singleton import Singleton, TakenError, UnfitError
+    from poolmgr.supervisor.disk.singleton import Singleton, TakenError, UnfitError
 
     path, group = _options(arguments)
     if not path:
@@ -48,7 +48,7 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
 
     singleton.give_sign()
     from poolmgr.kernel import processes
-    from poolmgr.supervisor.server import Supervisor
+    from poolmgr.supervisor.supervisor import Supervisor
 
     singleton.give_sign()
 

@@ -23,9 +23,10 @@ import atheris
 with atheris.instrument_imports(include=["poolmgr.wire", "poolmgr.budget", "poolmgr.supervisor"]):
     from poolmgr import settings as settings_of, tags, wire
     from poolmgr.kernel import peer
-    from poolmgr.supervisor import links, server as server_of
-    from poolmgr.supervisor.probe import Probe
-    from poolmgr.supervisor.singleton import Singleton
+    from poolmgr.supervisor import supervisor as server_of
+    from poolmgr.supervisor.clients import link
+    from poolmgr.supervisor.disk.singleton import Singleton
+    from poolmgr.supervisor.servers.probe import Probe
 
 BUDGET = 12
 WORLDS, PIPELINES_A_SECOND = 12, 20
@@ -65,7 +66,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.decoder = wire.Decoder(wire.FromSupervisor)
         self.limits: dict[str, int] = {}
-        self.link: links.Link | None = None
+        self.link: link.Link | None = None
 
     def write(self, data: Any) -> None:
         for message in self.decoder.feed(bytes(data)):
@@ -117,7 +118,7 @@ class Stage:
             number, body, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
             one = wires[number % LINKS]
             if one.link is None:
-                one.link = links.Link(peer.Peer(os.getpid(), os.getuid(), os.getgid()), members, 0.0)
+                one.link = link.Link(peer.Peer(os.getpid(), os.getuid(), os.getgid()), members, 0.0)
                 one.link.connection_made(one)
             if number & 0x80:
                 self.born += 1

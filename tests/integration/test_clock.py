@@ -179,8 +179,8 @@ def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
         "poolmgr/logs/journal.py",
         "poolmgr/native.py",
         "poolmgr/pool/permit_source.py",
-        "poolmgr/supervisor/audit.py",
-        "poolmgr/supervisor/health.py",
+        "poolmgr/supervisor/views/audit.py",
+        "poolmgr/supervisor/servers/outages.py",
     }
 
 

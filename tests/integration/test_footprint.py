@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from poolmgr.supervisor import footprint
+from poolmgr.supervisor.clients import footprint
 from tests.helpers import Servers, wait_for
 from tests.supervisor_process import Start, joined
 

@@ -386,7 +386,9 @@ def test_the_user_of_the_documents_does_what_the_service_needs_and_scripts_admin
             assert answer.status_code == 400, words
             assert re.search("can't run this command|permission|NOPERM", answer.json["error"]), answer.json
         assert app.ask("FLUSHALL").json["error"].startswith("NOPERM")
-        with redis.Redis.from_url(url, protocol=2) as supervisor:  # what it asks: see poolmgr/supervisor/inspection.py
+        with redis.Redis.from_url(
+            url, protocol=2
+        ) as supervisor:  # what it asks: see poolmgr/supervisor/servers/inspection.py
             assert supervisor.info("server")["run_id"]
             assert "maxclients" in supervisor.config_get("maxclients")
             assert supervisor.client_list()

@@ -148,7 +148,7 @@ import socket, sys
 from poolmgr import wire
 from poolmgr import tags
 from poolmgr.budget.accounts import Identity, Saved
-from poolmgr.supervisor.snapshot import Writer, mark, marked
+from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
 from tests.fake_member import FakeMember, endpoint_of
 member = FakeMember(sys.argv[1]).connect().hello(endpoint_of(sys.argv[2]))
 member.until(lambda m: m.limits)

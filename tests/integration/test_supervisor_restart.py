@@ -15,8 +15,8 @@ import pytest
 from poolmgr import tags, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.kernel import processes
-from poolmgr.supervisor.book import GRACE
-from poolmgr.supervisor.snapshot import Writer, mark, marked
+from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
+from poolmgr.supervisor.servers.registry import GRACE
 from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import Servers, free_port, kill, wait_for
 from tests.proxy import proxy_to

@@ -17,7 +17,7 @@ import pytest
 from poolmgr import launch, settings, wire
 from poolmgr.kernel.lockfile import holder
 from poolmgr.kernel.peer import peer
-from poolmgr.supervisor.server import TICK
+from poolmgr.supervisor.supervisor import TICK
 from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, RedisServer, Servers, alive, kill, wait_for
 from tests.integration.test_supervisor_systemd import ACTIVATE

@@ -19,11 +19,11 @@ import msgspec
 
 from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, Server
+from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Turn
 from poolmgr.member.core.account import Account as MemberAccount
 from poolmgr.member.core.process import MemberCore
-from poolmgr.supervisor.proof import Verdict, judge
+from poolmgr.supervisor.servers.proof import Verdict, judge
 from tests.simulation import inspection
 from tests.simulation.__main__ import legible
 from tests.simulation.inspection import Inspection

@@ -1,9 +1,9 @@
 """A world of addresses and servers: where an address leads changes, and members go by addresses.
 
-The real :class:`poolmgr.supervisor.book.Book`, :class:`poolmgr.supervisor.sameness.Sameness`, ledger and member core;
-around them, in virtual time, what asks addresses who they are, and members that open and close connections. Addresses
-move, swap, lead to several servers in turn; servers are restarted, and hang; members come to addresses and leave them,
-lose their links and are killed; supervisors are killed.
+The real :class:`poolmgr.supervisor.servers.registry.Book`, :class:`poolmgr.supervisor.servers.sameness.Sameness`,
+ledger and member core; around them, in virtual time, what asks addresses who they are, and members that open and close
+connections. Addresses move, swap, lead to several servers in turn; servers are restarted, and hang; members come to
+addresses and leave them, lose their links and are killed; supervisors are killed.
 
 Checked after every step: no member has more open by the addresses of one site than it is charged with there, and what
 is charged there has not grown beyond the budget. A second after the last move each *true* server counts no more than
@@ -26,10 +26,10 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core import process as core
 from poolmgr.member.core.process import Attachment, Grow, Left, MemberCore, Shed
 from poolmgr.member.ports import Usage
-from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.resolution import DOUBT
-from poolmgr.supervisor.sameness import Meetings
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.resolution import DOUBT
+from poolmgr.supervisor.servers.sameness import Meetings
+from poolmgr.supervisor.servers.upstream import Site
 from tests.simulation.clock import Clock
 from tests.simulation.link import Link
 

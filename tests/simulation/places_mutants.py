@@ -14,10 +14,10 @@ from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.core.process import MemberCore
-from poolmgr.supervisor import book
-from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.sameness import Meetings, Sameness
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers import registry
+from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.sameness import Meetings, Sameness
+from poolmgr.supervisor.servers.upstream import Site
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places import Looks, failure
 
@@ -136,7 +136,7 @@ MUTANTS = (
     Mutant(
         "a balancer is alone",
         "who goes straight to its servers has another budget",
-        ((book, "same", _only_alike),),
+        ((registry, "same", _only_alike),),
     ),
     Mutant(
         "the charge is not taken along", "what is open is not charged", ((Ledger, "dissolve", _dissolves_the_charge),)

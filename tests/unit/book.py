@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from poolmgr.budget.accounts import Identity
+from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Turn
 from poolmgr.wire import Limit, Report
 
 R = "tcp://r:6379"

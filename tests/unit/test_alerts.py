@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from poolmgr.supervisor.metrics import families
+from poolmgr.supervisor.views.metrics import families
 from tests.helpers import ROOT
 from tests.unit.test_metrics import reading
 

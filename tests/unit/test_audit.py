@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.supervisor.audit import Listed, Seen
-from poolmgr.supervisor.proof import Row
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.views.audit import Listed, Seen
 
 TAG = "pm1.0a0a0a0a.0b0b0b.7.8.0c0c0c"
 

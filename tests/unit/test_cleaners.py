@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from poolmgr.kernel import cleaners
-from poolmgr.supervisor.singleton import Singleton
+from poolmgr.supervisor.disk.singleton import Singleton
 
 
 def is_locked(directory: Path) -> bool:

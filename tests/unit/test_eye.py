@@ -10,10 +10,10 @@ import pytest
 
 from poolmgr import settings
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.eye import Eye
-from poolmgr.supervisor.inspection import Work
-from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.inspection import Work
+from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.session import Eye
+from poolmgr.supervisor.servers.upstream import Site
 from poolmgr.wire import Endpoint
 
 FRESH = Work(endpoints=((Endpoint("tcp://server:1", host="server", port=1),),), fresh=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from poolmgr.supervisor import footprint
-from poolmgr.supervisor.footprint import EVERY, MOST, Footprint, Footprints
+from poolmgr.supervisor.clients import footprint
+from poolmgr.supervisor.clients.footprint import EVERY, MOST, Footprint, Footprints
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_it_costs_at_most_30_ms_and_3_mb_more_than_redis(tmp_path):
     assert size <= 3_000_000, found
 
 
-@pytest.mark.parametrize("module", ["poolmgr.supervisor.server", "poolmgr.supervisor.__main__", "poolmgr.cli.app"])
+@pytest.mark.parametrize("module", ["poolmgr.supervisor.supervisor", "poolmgr.supervisor.__main__", "poolmgr.cli.app"])
 def test_the_supervisor_and_the_command_load_neither_a_pool_nor_redis(module):
     """redis takes longer to load than all the rest of them together."""
     printed = python(f"import sys, json, {module}\nprint(json.dumps(sorted(sys.modules)))").stdout

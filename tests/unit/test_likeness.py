@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from poolmgr.supervisor.likeness import Seen, Sign, alike
+from poolmgr.supervisor.servers.likeness import Seen, Sign, alike
 
 
 class Server:

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from poolmgr import wire
-from poolmgr.supervisor.links import Link
+from poolmgr.supervisor.clients.link import Link
 
 
 class Heard:

@@ -18,11 +18,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as classic
 
 from poolmgr import status
-from poolmgr.supervisor import exposition
-from poolmgr.supervisor.exposition import Endpoint
+from poolmgr.supervisor.clients.totals import NAMES, OTHERS, POOLS, UNNAMED, Totals
 from poolmgr.supervisor.logs import Limited
-from poolmgr.supervisor.metrics import Counted, Reading
-from poolmgr.supervisor.totals import NAMES, OTHERS, POOLS, UNNAMED, Totals
+from poolmgr.supervisor.views import exposition
+from poolmgr.supervisor.views.exposition import Endpoint
+from poolmgr.supervisor.views.metrics import Counted, Reading
 from poolmgr.wire import WAIT_BOUNDS, Counters, Stats
 from tests.helpers import free_port, wait_for
 from tests.stopwatch import Stopwatch

@@ -12,7 +12,7 @@ PRELUDE = """
 import asyncio, atexit, contextlib, os, resource, subprocess
 from poolmgr import tags
 from poolmgr.kernel import processes
-from poolmgr.supervisor.watch import Watch
+from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.budget.accounts import Identity
 from poolmgr.kernel import processes
 

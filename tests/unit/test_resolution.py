@@ -13,11 +13,11 @@ import pytest
 
 from poolmgr import settings, wire
 from poolmgr.budget.accounts import Identity
+from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Turn
-from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.inspection import Findings, Work
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.upstream import Site
 
 KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
 

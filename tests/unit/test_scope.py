@@ -11,8 +11,8 @@ from poolmgr import tags
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import processes
-from poolmgr.supervisor.belonging import Belonging
-from poolmgr.supervisor.scope import Scope
+from poolmgr.supervisor.disk.scope import Scope
+from poolmgr.supervisor.servers.belonging import Belonging
 
 PLACE, BOOT = "0123abcd", "00ff11"
 

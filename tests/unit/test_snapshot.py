@@ -13,8 +13,8 @@ import pytest
 from poolmgr import tags
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.kernel import processes
-from poolmgr.supervisor import snapshot
-from poolmgr.supervisor.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
+from poolmgr.supervisor.disk import snapshot
+from poolmgr.supervisor.disk.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
 
 
 def saved(budget: int = 12, members: int = 1) -> Saved:

@@ -7,9 +7,9 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from poolmgr.budget.turn import Tell
-from poolmgr.supervisor.snapshot import SupersededError
-from poolmgr.supervisor.turn import Turns
+from poolmgr.budget.effects import Tell
+from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.disk.snapshot import SupersededError
 from poolmgr.wire import Ask, Limit
 from tests.unit.book import Book, R
 

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor import unproven
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.unproven import Waits
+from poolmgr.supervisor.servers import unproven
+from poolmgr.supervisor.servers.unproven import Waits
+from poolmgr.supervisor.servers.upstream import Site
 
 
 @pytest.mark.parametrize("writable", [True, False])

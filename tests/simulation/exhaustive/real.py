@@ -13,11 +13,11 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from poolmgr import wire
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, SavedQuarantine, SavedServer
+from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger, Member
-from poolmgr.budget.turn import Turn
 from poolmgr.member.core.process import Attachment, MemberCore
-from poolmgr.supervisor import proof
-from poolmgr.supervisor.proof import Row
+from poolmgr.supervisor.servers import proof
+from poolmgr.supervisor.servers.proof import Row
 from tests.simulation.exhaustive.states import Disk, Process, Record, Supervisor
 
 SERVER = "r"

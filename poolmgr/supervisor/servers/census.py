@@ -1,8 +1,8 @@
 """Whose connections are already there when a supervisor meets a server (rule S4).
 
 After a lost snapshot, and always when a server is met for the first time, the list shows connections
-that may be of a supervisor before this one (:mod:`poolmgr.supervisor.belonging`). They are charged while a list shows
-them, for nothing else says whose they are: those of living processes until they have registered.
+that may be of a supervisor before this one (:mod:`poolmgr.supervisor.servers.belonging`). They are charged while a list
+shows them, for nothing else says whose they are: those of living processes until they have registered.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import processes
 from poolmgr.kernel.processes import lives
-from poolmgr.supervisor.belonging import Belonging
+from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.proof import Row
-from poolmgr.supervisor.watch import Watch
+from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.servers.proof import Row
 
 
 def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:

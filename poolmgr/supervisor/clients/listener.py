@@ -15,7 +15,7 @@ from collections.abc import Callable
 from poolmgr import wire
 from poolmgr.kernel import processes
 from poolmgr.kernel.peer import Peer, caller
-from poolmgr.supervisor.links import Link, Receiver, limited
+from poolmgr.supervisor.clients.link import Link, Receiver, limited
 
 AT_ONCE = 256
 """Clients accepted in one turn of the loop."""

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
-from poolmgr.supervisor.admin import AdminError, Place, locate
-from poolmgr.supervisor.inspection import Findings, Inspector, Work
-from poolmgr.supervisor.likeness import Seen, Sign, listen, sees
+from poolmgr.supervisor.executor import Thread
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.thread import Thread
+from poolmgr.supervisor.servers.admin import AdminError, Place, locate
+from poolmgr.supervisor.servers.inspection import Findings, Inspector, Work
+from poolmgr.supervisor.servers.likeness import Seen, Sign, listen, sees
+from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.upstream import Site
 from poolmgr.wire import Endpoint
 
 PATIENCE = 5.0

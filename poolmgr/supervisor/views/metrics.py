@@ -1,7 +1,7 @@
 """What Prometheus is told: the whole host's pools, in one place.
 
 :class:`Reading` is everything there is to tell, frozen; :func:`families` turns one into metrics, by
-Prometheus' rules for names and units. Serving them is :mod:`poolmgr.supervisor.exposition`.
+Prometheus' rules for names and units. Serving them is :mod:`poolmgr.supervisor.views.exposition`.
 
 It must never label by process: workers come and go, and each label value is a time series for ever.
 ``poolmgr status`` shows single processes.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from poolmgr import status as schema
-from poolmgr.supervisor.totals import Total
+from poolmgr.supervisor.clients.totals import Total
 from poolmgr.wire import WAIT_BOUNDS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from poolmgr.budget.ceilings import Derivation, Governor
-from poolmgr.supervisor.proof import Row
-from poolmgr.supervisor.sameness import Sameness
-from poolmgr.supervisor.ways import Ways
+from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.sameness import Sameness
+from poolmgr.supervisor.servers.ways import Ways
 from poolmgr.wire import Endpoint
 
 

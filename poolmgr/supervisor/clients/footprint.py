@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from poolmgr.supervisor.thread import Thread
+from poolmgr.supervisor.executor import Thread
 
 EVERY = 5.0
 """Seconds between two rounds."""

@@ -15,12 +15,12 @@ import msgspec
 
 from poolmgr import status
 from poolmgr.kernel import tcp
+from poolmgr.supervisor.executor import Thread
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.thread import Thread
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
-    from poolmgr.supervisor.site import Site
+    from poolmgr.supervisor.servers.registry import Book
+    from poolmgr.supervisor.servers.upstream import Site
 
 EVERY = 5.0
 """Seconds between two audits."""

@@ -19,24 +19,24 @@ from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import nofile, processes
 from poolmgr.settings import Settings
-from poolmgr.supervisor import snapshot
-from poolmgr.supervisor.answers import Answers
-from poolmgr.supervisor.audit import Audit
-from poolmgr.supervisor.belonging import Belonging
-from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.door import Door
-from poolmgr.supervisor.footprint import Footprints
-from poolmgr.supervisor.links import Link
+from poolmgr.supervisor.clients.footprint import Footprints
+from poolmgr.supervisor.clients.link import Link
+from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.clients.watch import Watch
+from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.disk import snapshot
+from poolmgr.supervisor.disk.scope import Scope
+from poolmgr.supervisor.disk.singleton import Singleton, UnfitError
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.members import Members
 from poolmgr.supervisor.notify import Notify
-from poolmgr.supervisor.scope import Scope
-from poolmgr.supervisor.singleton import Singleton, UnfitError
-from poolmgr.supervisor.turn import Turns
-from poolmgr.supervisor.watch import Watch
+from poolmgr.supervisor.registrar import Members
+from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.views.audit import Audit
+from poolmgr.supervisor.views.queries import Answers
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.exposition import Endpoint
+    from poolmgr.supervisor.views.exposition import Endpoint
 
 TICK = 0.5
 """Seconds between two looks at what has no event: processes that exec, silent clients, the end."""
@@ -183,7 +183,7 @@ class Supervisor:
 
     def _serve_metrics(self) -> None:
         if self.settings.metrics is not None:
-            from poolmgr.supervisor.exposition import Endpoint  # an HTTP server takes a while to load
+            from poolmgr.supervisor.views.exposition import Endpoint  # an HTTP server takes a while to load
 
             self._exposition = Endpoint(self.settings.metrics, self._answers.reading)
             self._exposition.start()

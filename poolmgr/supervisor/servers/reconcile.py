@@ -1,7 +1,7 @@
 """What follows from a look at a server: its health, when to look again, what is free, what the budget is.
 
 :class:`Findings` come in from an inspection; they go to the site, to the ledger (by
-:mod:`poolmgr.supervisor.endings` and :mod:`poolmgr.supervisor.allowance`), to the timetable, and to the
+:mod:`poolmgr.supervisor.servers.reclaim` and :mod:`poolmgr.supervisor.servers.allowance`), to the timetable, and to the
 members when an outage begins or ends. It must never look itself: nothing here waits.
 """
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from poolmgr import wire
 from poolmgr.kernel import processes
-from poolmgr.supervisor.allowance import Allowance
-from poolmgr.supervisor.endings import Endings
-from poolmgr.supervisor.health import Outages
-from poolmgr.supervisor.inspection import Findings, Work, questions
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import AGAIN, BUSY, STRANGE, Timetable
-from poolmgr.supervisor.unproven import Waits
+from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.inspection import Findings, Work, questions
+from poolmgr.supervisor.servers.outages import Outages
+from poolmgr.supervisor.servers.reclaim import Endings
+from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Timetable
+from poolmgr.supervisor.servers.unproven import Waits
+from poolmgr.supervisor.servers.upstream import Site
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
+    from poolmgr.supervisor.servers.registry import Book
 
 ASK_EVERY = 1.0
 """Seconds between two questions for other credentials."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import poolmgr
 from poolmgr import status as schema, wire
 from poolmgr.budget.accounts import MemberView, ServerView
-from poolmgr.supervisor.allowance import ONE_SOCKET
-from poolmgr.supervisor.metrics import Counted, Reading
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.allowance import ONE_SOCKET
+from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.views.metrics import Counted, Reading
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.server import Supervisor
+    from poolmgr.supervisor.supervisor import Supervisor
 
 COSTLY = 0.002
 """Seconds."""

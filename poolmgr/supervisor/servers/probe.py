@@ -1,8 +1,8 @@
 """The task that looks after one server: who it is, whether it is up, what may be freed.
 
-It runs the parts, each of which is one idea: :mod:`~poolmgr.supervisor.timetable` says *when* to look and
-what for, the looking is done through :class:`poolmgr.supervisor.eye.Eye`, what comes out is taken by
-:mod:`~poolmgr.supervisor.consequences`, and :mod:`~poolmgr.supervisor.resolution` finds out who the server
+It runs the parts, each of which is one idea: :mod:`~poolmgr.supervisor.servers.schedule` says *when* to look and
+what for, the looking is done through :class:`poolmgr.supervisor.servers.session.Eye`, what comes out is taken by
+:mod:`~poolmgr.supervisor.servers.reconcile`, and :mod:`~poolmgr.supervisor.servers.resolution` finds out who the server
 is. It must never block the event loop, nor end with a surprise of its server's. With a small budget nothing
 is kept open between two looks.
 """
@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolmgr.supervisor.allowance import Allowance
-from poolmgr.supervisor.consequences import Consequences
-from poolmgr.supervisor.endings import Endings
-from poolmgr.supervisor.eye import UNCLOSED, Eye
-from poolmgr.supervisor.inspection import Findings, Work
-from poolmgr.supervisor.likeness import NoPermitError
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.resolution import Resolution, started
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import AGAIN, BUSY, Timetable
-from poolmgr.supervisor.unproven import Waits
+from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.likeness import NoPermitError
+from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.reclaim import Endings
+from poolmgr.supervisor.servers.reconcile import Consequences
+from poolmgr.supervisor.servers.resolution import Resolution, started
+from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, Timetable
+from poolmgr.supervisor.servers.session import UNCLOSED, Eye
+from poolmgr.supervisor.servers.unproven import Waits
+from poolmgr.supervisor.servers.upstream import Site
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
+    from poolmgr.supervisor.servers.registry import Book
 
 
 KEPT_BACK_FROM = 4

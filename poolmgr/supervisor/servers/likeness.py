@@ -8,7 +8,8 @@ number twice. Where neither is allowed it listens on a channel that nobody else 
 Two servers that were started together give the same numbers, also to what we open at both to compare a third one with
 them. So what is told by numbers is asked of one server after the other, once it is known which of them may be it.
 
-:class:`Sign` is what can be looked for. Nothing here decides what follows: :mod:`poolmgr.supervisor.resolution` does.
+:class:`Sign` is what can be looked for. Nothing here decides what follows: :mod:`poolmgr.supervisor.servers.resolution`
+does.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolmgr.supervisor.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.servers.admin import Admin, AdminError, ReplyError
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.eye import Eye
-    from poolmgr.supervisor.probe import Probe
+    from poolmgr.supervisor.servers.probe import Probe
+    from poolmgr.supervisor.servers.session import Eye
 
 
 class Seen(Enum):

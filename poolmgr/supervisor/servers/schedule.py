@@ -1,8 +1,8 @@
 """When a server is looked at, and what for.
 
 Pure: it is told the time and what is to be proven, and says what is to be done (:class:`Work`) or until
-when there is nothing. It must never look itself, and never wait: :mod:`poolmgr.supervisor.probe` does. What
-moves its times is what came of the look before (:mod:`poolmgr.supervisor.consequences`).
+when there is nothing. It must never look itself, and never wait: :mod:`poolmgr.supervisor.servers.probe` does. What
+moves its times is what came of the look before (:mod:`poolmgr.supervisor.servers.reconcile`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Set
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.inspection import Work
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.throttle import Throttle
+from poolmgr.supervisor.servers.inspection import Work
+from poolmgr.supervisor.servers.throttle import Throttle
+from poolmgr.supervisor.servers.upstream import Site
 
 SMALL = 8
 """Below this budget no connection is kept."""
@@ -47,7 +47,7 @@ class Timetable:
     """One site's. Times are monotonic seconds.
 
     Args:
-        handshake: see :func:`poolmgr.supervisor.proof.judge`.
+        handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
 
     Attributes:
         retry_at: no look before, unless somebody hurries a server that is up.

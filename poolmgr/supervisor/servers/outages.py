@@ -1,9 +1,9 @@
 """Outages: when one begins and ends everyone is told; while it lasts, one member at a time tries to connect.
 
-The verdict is :mod:`poolmgr.supervisor.verdict`'s; here is who is asked for it, and who is told. Before an outage
-begins all members that have connections are asked when they had a reply last, so that warm pools contradict at once.
-At a server of which no permit is handed out yet, or every one is lost, nobody but the supervisor can look, and its own
-look decides.
+The verdict is :mod:`poolmgr.supervisor.servers.verdict`'s; here is who is asked for it, and who is told. Before an
+outage begins all members that have connections are asked when they had a reply last, so that warm pools contradict at
+once. At a server of which no permit is handed out yet, or every one is lost, nobody but the supervisor can look, and
+its own look decides.
 
 Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. It is our
 own, since to load redis-py's would stop the event loop for longer than any pause.
@@ -21,11 +21,11 @@ import msgspec
 
 from poolmgr import wire
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.site import Health, Site
-from poolmgr.supervisor.verdict import ALONE, Failure, Verdict
+from poolmgr.supervisor.servers.upstream import Health, Site
+from poolmgr.supervisor.servers.verdict import ALONE, Failure, Verdict
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
+    from poolmgr.supervisor.servers.registry import Book
 
 LONGEST = 1.0
 """Seconds between two looks at a server that is down, at most."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.upstream import Site
 
 WAIT = 5.0
 """Seconds after the server last answered."""

@@ -2,7 +2,7 @@
 
 An endpoint is *resolved* by asking the server behind it for its run_id, with a permit borrowed of every
 server that it might turn out to be, so that even the question stays within the budget. A server that is
-new is searched for connections that are there already (:mod:`poolmgr.supervisor.census`), and nothing is
+new is searched for connections that are there already (:mod:`poolmgr.supervisor.servers.census`), and nothing is
 raised before those who hold them have had time to register. Two sites that turn out to be one server
 become one: the twin takes what is left. Several sites can be resolved at the same time: each decision is made
 between two waits, from what is known then, so that none of them waits for another one's server.
@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolmgr.supervisor import census, unproven
-from poolmgr.supervisor.admin import Place
-from poolmgr.supervisor.allowance import Allowance
-from poolmgr.supervisor.consequences import Consequences
-from poolmgr.supervisor.eye import Eye
-from poolmgr.supervisor.inspection import Findings, Work
-from poolmgr.supervisor.likeness import NoPermitError, alike
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.sameness import Meetings
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.timetable import BUSY, Timetable
+from poolmgr.supervisor.servers import census, unproven
+from poolmgr.supervisor.servers.admin import Place
+from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.likeness import NoPermitError, alike
+from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.reconcile import Consequences
+from poolmgr.supervisor.servers.sameness import Meetings
+from poolmgr.supervisor.servers.schedule import BUSY, Timetable
+from poolmgr.supervisor.servers.session import Eye
+from poolmgr.supervisor.servers.upstream import Site
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
-    from poolmgr.supervisor.probe import Probe
+    from poolmgr.supervisor.servers.probe import Probe
+    from poolmgr.supervisor.servers.registry import Book
 
 UNHEARD = 2.0
 """Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
@@ -466,7 +466,7 @@ class Resolution:
         """Whether nothing that was opened before :meth:`Ledger.whole` can have been missed by a look begun then.
 
         It is known from a list after a fresh connection by every way, in which everybody of that time has a name.
-        Where there can be none, bounded waits stand in, as for a proof (:mod:`poolmgr.supervisor.unproven`).
+        Where there can be none, bounded waits stand in, as for a proof (:mod:`poolmgr.supervisor.servers.unproven`).
         """
         waited = began - self._book.whole_since
         if waited < 0:

@@ -3,7 +3,7 @@
 Pure: lists in, verdicts out. The list must have been asked for *after* a fresh connection by the same
 endpoint was answered, and that connection opened after the exit: it queued behind all of the dead
 process's for accept, so none of them can appear later. What is asked of whom is
-:mod:`poolmgr.supervisor.inspection`'s business.
+:mod:`poolmgr.supervisor.servers.inspection`'s business.
 """
 
 from __future__ import annotations

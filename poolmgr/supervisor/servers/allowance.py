@@ -9,11 +9,11 @@ from poolmgr.budget import ceilings
 from poolmgr.budget.ledger import Ledger
 from poolmgr.budget.others import Others
 from poolmgr.settings import Settings
-from poolmgr.supervisor.belonging import Belonging
-from poolmgr.supervisor.inspection import Findings
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.proof import Row
-from poolmgr.supervisor.site import Neighbour, Site
+from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.servers.inspection import Findings
+from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.upstream import Neighbour, Site
 
 NEIGHBOURS_KEPT = 180.0
 """Seconds for which another supervisor of this host is remembered that has nothing open just now: three lists."""

@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from poolmgr.supervisor.admin import Admin, AdminError, Place, ReplyError
-from poolmgr.supervisor.proof import Row, UnreadableError, Verdict, judge, merged, parse
+from poolmgr.supervisor.servers.admin import Admin, AdminError, Place, ReplyError
+from poolmgr.supervisor.servers.proof import Row, UnreadableError, Verdict, judge, merged, parse
 from poolmgr.wire import Endpoint
 
 PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
@@ -36,8 +36,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         fresh: open a new connection by every endpoint first.
         facts: ask for limits and counts.
         listing: return the whole list; with ``fresh`` one in which every connection has its name, if that can be had.
-        handshake: see :func:`poolmgr.supervisor.proof.judge`.
-        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.throttle`); the first one of
+        handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
+        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.servers.throttle`); the first
+        one of
             each way is made in any case.
         places: where the endpoints' names lead, by key; those that are missing are looked up.
     """

@@ -2,9 +2,9 @@
 
 They are three: those of processes that are gone (quarantine), those that members could not close
 properly, and our own that were not closed properly. The proof itself comes from
-:mod:`poolmgr.supervisor.proof`, by an inspection; here is who needs one, and who is told. Nothing may be
+:mod:`poolmgr.supervisor.servers.proof`, by an inspection; here is who needs one, and who is told. Nothing may be
 freed here on anything less: what stands in where there can be no proof is
-:mod:`poolmgr.supervisor.unproven`.
+:mod:`poolmgr.supervisor.servers.unproven`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from poolmgr import wire
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.kernel import processes
-from poolmgr.supervisor.own import OwnPermits
-from poolmgr.supervisor.site import Site
+from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.upstream import Site
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.book import Book
+    from poolmgr.supervisor.servers.registry import Book
 
 
 class Endings:

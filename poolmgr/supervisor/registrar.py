@@ -15,17 +15,17 @@ import msgspec
 
 from poolmgr import tags, wire
 from poolmgr.budget.accounts import Identity, Server
+from poolmgr.budget.effects import Tell
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Tell
 from poolmgr.kernel import processes
 from poolmgr.supervisor import sanity
-from poolmgr.supervisor.book import Book
-from poolmgr.supervisor.links import Link, limited
+from poolmgr.supervisor.clients.link import Link, limited
+from poolmgr.supervisor.clients.totals import Totals
+from poolmgr.supervisor.clients.watch import Watch
+from poolmgr.supervisor.committer import Turns
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.totals import Totals
-from poolmgr.supervisor.turn import Turns
-from poolmgr.supervisor.watch import Watch
+from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.upstream import Site
 
 SILENT_STRANGER = 10.0
 """Seconds after which a client that has said nothing is dropped."""
@@ -140,7 +140,7 @@ class Members:
     # ---- from clients -----------------------------------------------------------------------------
 
     def received(self, link: Link, message: wire.Message) -> None:
-        """Anything a client says (see :class:`poolmgr.supervisor.links.Receiver`).
+        """Anything a client says (see :class:`poolmgr.supervisor.clients.link.Receiver`).
 
         Raises:
             WireError: it makes no sense; the client is dropped.

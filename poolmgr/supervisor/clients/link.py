@@ -2,7 +2,7 @@
 
 A frame that is not of the protocol drops this client and nothing else. A client that does not read
 is dropped when what waits for it grows past a bound. What a message means is
-:mod:`poolmgr.supervisor.members`' business.
+:mod:`poolmgr.supervisor.registrar`' business.
 """
 
 from __future__ import annotations

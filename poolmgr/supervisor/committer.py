@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from poolmgr.budget.effects import Tell
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.turn import Tell
+from poolmgr.supervisor.disk.snapshot import SupersededError, Writer
 from poolmgr.supervisor.logs import Limited, log
-from poolmgr.supervisor.snapshot import SupersededError, Writer
 from poolmgr.wire import Limit
 
 

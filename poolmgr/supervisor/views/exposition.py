@@ -1,7 +1,7 @@
 """``/metrics`` over HTTP, for Prometheus.
 
 :class:`Endpoint` serves in threads of its own, so that a slow scraper never holds up the ledger: the
-event loop is only asked for a :class:`~poolmgr.supervisor.metrics.Reading`, which it puts together
+event loop is only asked for a :class:`~poolmgr.supervisor.views.metrics.Reading`, which it puts together
 between two turns. Nothing but reading can be done here, and nobody is asked who they are: it belongs on
 an address that only those reach who may know how busy the host is.
 """
@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from poolmgr.settings.parsers import split_host_port
 from poolmgr.supervisor.logs import Limited, log
-from poolmgr.supervisor.metrics import Reading, families
+from poolmgr.supervisor.views.metrics import Reading, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 from poolmgr import wire
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
-from poolmgr.supervisor.belonging import Belonging
+from poolmgr.supervisor.clients.watch import Watch
+from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.disk.scope import Scope
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.probe import Probe
-from poolmgr.supervisor.sameness import same
-from poolmgr.supervisor.scope import Scope
-from poolmgr.supervisor.site import Site
-from poolmgr.supervisor.turn import Turns
-from poolmgr.supervisor.watch import Watch
+from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.servers.probe import Probe
+from poolmgr.supervisor.servers.sameness import same
+from poolmgr.supervisor.servers.upstream import Site
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.members import Members
+    from poolmgr.supervisor.registrar import Members
 
 MOST_SITES = 1024
 """Servers known at the same time: each has a task and a thread."""
