@@ -37,12 +37,12 @@ shell (:mod:`poolmgr.supervisor.supervisor`) must write the snapshot *before* it
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from poolmgr.budget import recalls, recovery, sharing, views
-from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Saved, Server, ServerView
+from poolmgr.budget import recalls, sharing
+from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Server
 from poolmgr.budget.effects import Tell, Turn
 from poolmgr.wire import Ask, Limit, Report
 
@@ -427,6 +427,10 @@ class Ledger:
             for tag, entry in server.quarantine.items()
         ]
 
+    def look_at(self, server: str) -> None:
+        """Something has changed there: the next turn decides anew."""
+        self._touched.add(server)
+
     def persist(self) -> None:
         """What has just happened is on disk before any member hears of what follows from it. For ends that a successor
         could not find out: the process lives, and only it knows that it is that member no more."""
@@ -639,44 +643,10 @@ class Ledger:
         self.hold_raises(server, True)
 
     def searched(self, server: str) -> None:
-        """Whatever bears a tag of ours there has been counted (:meth:`census`)."""
+        """Whatever bears a tag of ours there has been counted (:func:`poolmgr.budget.recovery.census`)."""
         known = self.servers[server]
         self._unsaved = self._unsaved or known.search
         known.search = False
-
-    def snapshot(self, now: float) -> Saved:
-        """The ledger as a successor needs it: everything that S1 sums, and whose it is."""
-        return recovery.save(self, now)
-
-    @classmethod
-    def restored(
-        cls,
-        saved: Saved,
-        now: float,
-        *,
-        alive: Callable[[Identity], bool],
-        owner: Identity | None = None,
-        rng: random.Random | None = None,
-    ) -> Ledger:
-        """Rule S4: the successor of the supervisor that wrote ``saved``.
-
-        Args:
-            alive: whether a listed process still runs, as the same program.
-        """
-        ledger = cls(owner=owner, rng=rng)
-        recovery.restore(ledger, saved, now, alive)
-        ledger._unsaved = True
-        return ledger
-
-    def census(self, server: str, tag: str, count: int, now: float, *, exited: bool) -> None:
-        """Rule S4, without a readable snapshot: ``count`` connections that bear our tag were found.
-
-        Args:
-            exited: whether the process is known to be gone. The find of one that lives is charged
-                until it registers and states what it holds.
-        """
-        recovery.census(self, self.servers[server], tag, count, now, exited)
-        self._touched.add(server)
 
     # ---- looking at it ----------------------------------------------------------------------------
 
@@ -688,11 +658,3 @@ class Ledger:
 
     def _settled(self, server: Server) -> bool:
         return server.outstanding == server.strange
-
-    def view(self, server: str) -> ServerView:
-        """The numbers of one server, for people."""
-        return views.of(self, self.servers[server])
-
-    def check(self) -> None:
-        """Raise AssertionError if what must always hold does not. For the simulation and for debugging."""
-        views.check(self)

@@ -7,17 +7,15 @@ the file is :mod:`poolmgr.supervisor.disk.snapshot`'s business.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from poolmgr.budget.accounts import Account, Identity, Saved, SavedMember, SavedQuarantine, SavedServer, Server
-
-if TYPE_CHECKING:
-    from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.ledger import Ledger
 
 
 def save(ledger: Ledger, now: float) -> Saved:
-    """The ledger at rest."""
+    """The ledger as a successor needs it: everything that S1 sums, and whose it is."""
     charges: dict[str, dict[str, int]] = {}
     for server in ledger.servers.values():
         for tag, account in server.accounts.items():
@@ -47,6 +45,25 @@ def _server(server: Server, now: float) -> SavedServer:
         ),
         search=server.search,
     )
+
+
+def restored(
+    saved: Saved,
+    now: float,
+    *,
+    alive: Callable[[Identity], bool],
+    owner: Identity | None = None,
+    rng: random.Random | None = None,
+) -> Ledger:
+    """Rule S4: the ledger of the successor of the supervisor that wrote ``saved``.
+
+    Args:
+        alive: whether a listed process still runs, as the same program.
+    """
+    ledger = Ledger(owner=owner, rng=rng)
+    restore(ledger, saved, now, alive)
+    ledger.persist()
+    return ledger
 
 
 def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity], bool]) -> None:
@@ -82,10 +99,17 @@ def restore_member(ledger: Ledger, listed: SavedMember, now: float, lives: bool)
         ledger.forget(tag)
 
 
-def census(ledger: Ledger, server: Server, tag: str, count: int, now: float, exited: bool) -> None:
-    """Without a readable snapshot, what the server shows under our tags is charged. A member that has
-    registered has stated what it holds; it is not counted twice."""
+def census(ledger: Ledger, id: str, tag: str, count: int, now: float, *, exited: bool) -> None:
+    """Without a readable snapshot, what the server shows under our tags is charged: ``count`` connections. A member
+    that has registered has stated what it holds; it is not counted twice.
+
+    Args:
+        exited: whether the process is known to be gone. The find of one that lives is charged
+            until it registers and states what it holds.
+    """
+    server = ledger.servers[id]
     if tag in server.accounts and not exited:
+        ledger.look_at(id)
         return
     entry = server.quarantine.get(tag)
     if entry is None:
@@ -93,3 +117,4 @@ def census(ledger: Ledger, server: Server, tag: str, count: int, now: float, exi
         ledger.quarantine(server, tag, count, now, exited=exited or departed, registered=departed)
     else:
         entry.charge = max(entry.charge, count)
+    ledger.look_at(id)

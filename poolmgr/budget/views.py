@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from poolmgr.budget.accounts import MemberView, Server, ServerView
-
-if TYPE_CHECKING:
-    from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.accounts import MemberView, ServerView
+from poolmgr.budget.ledger import Ledger
 
 
-def of(ledger: Ledger, server: Server) -> ServerView:
-    """One server's numbers."""
+def of(ledger: Ledger, id: str) -> ServerView:
+    """The numbers of one server, for people."""
+    server = ledger.servers[id]
     return ServerView(
         id=server.id,
         aliases=tuple(sorted(server.aliases)),
@@ -42,7 +39,7 @@ def of(ledger: Ledger, server: Server) -> ServerView:
 
 
 def check(ledger: Ledger) -> None:
-    """Raise AssertionError if the books do not add up."""
+    """Raise AssertionError if what must always hold does not. For the simulation and for debugging."""
     for server in ledger.servers.values():
         for tag, account in server.accounts.items():
             assert tag in ledger.members, f"{tag} has an account and is no member"

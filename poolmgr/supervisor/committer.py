@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from poolmgr.budget import recovery
 from poolmgr.budget.effects import Tell
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.disk.snapshot import SupersededError, Writer
@@ -93,7 +94,7 @@ class Turns:
 
     def _save(self, now: float) -> bool:
         try:
-            self.writer.write(self.ledger.snapshot(now))
+            self.writer.write(recovery.save(self.ledger, now))
         except SupersededError:
             self._superseded()
             return False

@@ -15,6 +15,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from poolmgr import tags
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import nofile, processes
@@ -143,7 +144,7 @@ class Supervisor:
             if lost:
                 ledger.mark_partial()
             return ledger
-        ledger = Ledger.restored(saved, self._loop.time(), alive=self._lives, owner=owner)
+        ledger = recovery.restored(saved, self._loop.time(), alive=self._lives, owner=owner)
         for entry in ledger.quarantined():
             if not entry.exited and not self._lives(_process(entry.tag)):  # found by a census, and ended since
                 ledger.exited(entry.tag, self._loop.time())

@@ -22,6 +22,7 @@ import atheris
 
 with atheris.instrument_imports(include=["poolmgr.wire", "poolmgr.budget", "poolmgr.supervisor"]):
     from poolmgr import settings as settings_of, tags, wire
+    from poolmgr.budget import views
     from poolmgr.kernel import peer
     from poolmgr.supervisor import supervisor as server_of
     from poolmgr.supervisor.clients import link
@@ -127,7 +128,7 @@ class Stage:
             stated = stated or b"stated" in body
             one.link.data_received(len(body).to_bytes(4, "big") + body)
             await asyncio.sleep(0)
-            self.supervisor.ledger.check()
+            views.check(self.supervisor.ledger)
             told = sum(limit for one in wires for limit in one.limits.values())
             budget = max(budget, *(server.budget for server in self.supervisor.ledger.servers.values()))
             assert stated or told <= budget, f"{told} permits of {budget}"

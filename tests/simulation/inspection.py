@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import tags, wire
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.supervisor.servers.proof import Row, judge
 from tests.simulation.server import HERE, Connection, Server
@@ -301,7 +302,7 @@ class Inspection:
             alive = self.world.lives_tag(process)
             if alive and process not in ledger.servers[id].quarantine:
                 supervisor.unheard.add(process)
-            ledger.census(id, process, count, now, exited=not alive)
+            recovery.census(ledger, id, process, count, now, exited=not alive)
         supervisor.after(TO_REGISTER + 0.001, supervisor.wake, 0.0)
         ledger.searched(id)
         if self.census:

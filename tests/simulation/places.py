@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 from poolmgr import settings, wire
+from poolmgr.budget import recovery, views
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core import process as core
@@ -357,7 +358,7 @@ class Clerk:
         if saved is None:
             self.ledger = Ledger(owner=owner, rng=world.rng)
         else:
-            self.ledger = Ledger.restored(saved, now, alive=world.lives, owner=owner, rng=world.rng)
+            self.ledger = recovery.restored(saved, now, alive=world.lives, owner=owner, rng=world.rng)
         turns: Any = SimpleNamespace(clock=lambda: world.clock.now, touch=lambda: self.wake(0.0001))
         nobody: Any = None
         self.book = _Book(
@@ -493,9 +494,9 @@ class Clerk:
         self._turn_at = math.inf
         now = self.world.clock.now
         turn = self.ledger.settle(now)
-        self.ledger.check()
+        views.check(self.ledger)
         if turn.persist:
-            self.world.disk = self.ledger.snapshot(now)
+            self.world.disk = recovery.save(self.ledger, now)
         for tell in turn.tells:
             link = self.links.get(tell.tag)
             if link is not None and link.number == tell.link:

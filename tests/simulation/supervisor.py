@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.budget.ledger import Identity, Ledger, Turn
 from tests.simulation.inspection import GRACE, Inspection
@@ -62,7 +63,7 @@ class Supervisor:
         if saved is None:
             self.ledger = Ledger(owner=owner, rng=world.rng)
         else:
-            self.ledger = Ledger.restored(saved, world.clock.now, alive=world.lives, owner=owner, rng=world.rng)
+            self.ledger = recovery.restored(saved, world.clock.now, alive=world.lives, owner=owner, rng=world.rng)
         if saved is None and not world.clean:
             self.ledger.mark_partial()
         if self.ledger.partial:
@@ -281,7 +282,7 @@ class Supervisor:
         if self.world.disk_full:
             self.world.note("snapshot cannot be written")
             return False
-        self.world.write_snapshot(self.ledger.snapshot(self.world.clock.now))
+        self.world.write_snapshot(recovery.save(self.ledger, self.world.clock.now))
         return True
 
     def _send_all(self, tells: Any) -> None:

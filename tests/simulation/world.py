@@ -25,7 +25,7 @@ from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from poolmgr.budget import sharing
+from poolmgr.budget import sharing, views
 from poolmgr.budget.accounts import Identity, Saved, Server as Known
 from tests.simulation import wild
 from tests.simulation.clock import Clock
@@ -276,7 +276,7 @@ class World:
         ledger = supervisor.ledger
         if self.ledger_changed:
             self.ledger_changed = False
-            ledger.check()
+            views.check(ledger)
             self._check_sums(supervisor)
             if len(self.processes) <= EVERYONE:
                 self.touched.update(self.processes)

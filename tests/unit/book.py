@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from poolmgr.budget import views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
@@ -49,7 +50,7 @@ class Book:
     def settle(self, later: float = 0.0) -> Turn:
         self.now += later
         turn = self.ledger.settle(self.now)
-        self.ledger.check()
+        views.check(self.ledger)
         return turn
 
     def charge(self, tag: str) -> int:

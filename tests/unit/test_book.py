@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from poolmgr import settings, wire
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
-from poolmgr.member.core import FORGET_AFTER, Attachment, Core
-from poolmgr.supervisor import book
-from poolmgr.supervisor.site import Site
+from poolmgr.member.core.process import FORGET_AFTER, Attachment, MemberCore
+from poolmgr.supervisor.servers import registry
+from poolmgr.supervisor.servers.upstream import Site
 
 A, B = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
 
@@ -21,7 +22,7 @@ def attachment(key: str) -> Attachment:
     return Attachment(wire.Endpoint(key, host="h", address=key, port=1))
 
 
-class Book(book.Book):
+class Book(registry.Book):
     """Nobody is asked anything: what servers say, the test says."""
 
     def __init__(self, ledger: Ledger | None = None) -> None:
@@ -91,7 +92,7 @@ def test_an_id_that_is_given_again_is_the_new_servers_only() -> None:
 def test_an_id_that_was_told_is_not_given_again() -> None:
     """A process that has been told a limit under it, and has not said goodbye to that server yet, would open as many
     connections to another one, which is charged with none of them."""
-    book, core = Book(), Core("m")
+    book, core = Book(), MemberCore("m")
     core.attach(elsewhere := attachment("tcp://10.0.0.3:1"))
     book.registers("m")
     for _ in range(2):  # on the second link it is not known yet where that address leads
@@ -143,7 +144,7 @@ def test_who_has_not_registered_again_may_go_by_any_address() -> None:
         before.registers(tag)
         before.says(before.comes(tag, key), "x")
         before.ledger.servers[A].accounts[tag].told = [(1, 3)]
-    after = Book(Ledger.restored(before.ledger.snapshot(100.0), 100.0, alive=lambda _: True))
+    after = Book(recovery.restored(recovery.save(before.ledger, 100.0), 100.0, alive=lambda _: True))
     after.restore()
     after.comes("o", B)
     after.registers("m")
@@ -165,14 +166,14 @@ def test_an_address_of_the_snapshot_that_nobody_names_again_is_forgotten() -> No
     for tag, key in (("m", A), ("n", B)):
         before.registers(tag)
         before.says(before.comes(tag, key), "x")
-    after = Book(Ledger.restored(before.ledger.snapshot(100.0), 100.0, alive=lambda _: True))
+    after = Book(recovery.restored(recovery.save(before.ledger, 100.0), 100.0, alive=lambda _: True))
     after.restore()
     site = after.sites[A]
     after.registers("m")
     after.comes("m", A)
     after.forget_unused(site)
     assert after.by_key[B] is site, "n had nothing open, so the snapshot does not name it: it may be about to come"
-    after.now += book.UNUSED + 1
+    after.now += registry.UNUSED + 1
     after.forget_unused(site)
     assert B not in after.by_key
     assert B not in after.ledger.servers[A].aliases

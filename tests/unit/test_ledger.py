@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from poolmgr.budget import recovery, views
 from poolmgr.budget.accounts import TO_REGISTER, Identity
-from poolmgr.budget.ledger import Ledger
 from poolmgr.wire import Limit
 from tests.unit.book import Book, R, limits
 
@@ -52,7 +52,7 @@ def test_nothing_is_raised_while_a_shrunk_budget_is_overdrawn(book):
     turn = book.settle()
     assert "b" not in {tag for tag, limit in limits(turn).items() if limit}
     assert turn.persist
-    assert book.ledger.snapshot(book.now).servers[0].budget == 6
+    assert recovery.save(book.ledger, book.now).servers[0].budget == 6
 
 
 def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again(book):
@@ -62,7 +62,7 @@ def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again
     raised = book.limit("a")
     assert raised >= 3
     book.ledger.abandon(turn, book.now)
-    book.ledger.check()
+    views.check(book.ledger)
     assert book.charge("a") < raised
     assert not turn.rest()
     again = book.settle(1.0)
@@ -86,7 +86,7 @@ def test_while_the_snapshot_cannot_be_written_nobody_is_recalled_for_another(boo
         turn = hungry(book)
         assert turn.persist, "it is tried again"
         book.ledger.abandon(turn, book.now)
-        book.ledger.check()
+        views.check(book.ledger)
         assert limits(turn).keys() & {tell.tag for tell in turn.rest()} == set()
         assert (book.limit("a"), book.limit("b")) == before
         assert turn.wake > book.now, "it is not tried without a pause"
@@ -243,9 +243,9 @@ def test_an_older_registration_is_ignored(book):
 
 
 def successor(book: Book, *, alive: bool) -> Book:
-    saved = book.ledger.snapshot(book.now)
-    ledger = Ledger.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
-    ledger.check()
+    saved = recovery.save(book.ledger, book.now)
+    ledger = recovery.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
+    views.check(ledger)
     return Book(ledger=ledger)
 
 
@@ -282,7 +282,7 @@ def test_a_successor_has_quarantine_budget_and_the_old_connections_of_its_predec
 
 
 def test_what_a_census_finds_of_a_living_process_is_replaced_by_what_that_states(book):
-    book.ledger.census(R, "a", 3, book.now, exited=False)
+    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
     assert book.server.outstanding == 3
     book.join("a", holds=5)
     assert book.server.outstanding == 5
@@ -290,7 +290,7 @@ def test_what_a_census_finds_of_a_living_process_is_replaced_by_what_that_states
 
 
 def test_what_a_census_finds_is_to_be_proven_once_its_process_had_time_to_register(book):
-    book.ledger.census(R, "a", 3, book.now, exited=False)
+    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
     entry = book.server.quarantine["a"]
     assert not entry.registered
     assert not entry.due(book.now + TO_REGISTER - 0.1)
@@ -308,14 +308,14 @@ def test_what_a_census_finds_of_one_that_was_a_member_is_ours(book):
     """It has said goodbye, and lives on or has ended: there is nobody to wait for."""
     book.join("a")
     book.ledger.leave("a", 1, book.now)
-    book.ledger.census(R, "a", 3, book.now, exited=False)
+    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
     entry = book.server.quarantine["a"]
     assert (entry.registered, entry.exited) == (True, True)
     assert not book.ledger.idle
 
 
 def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits(book):
-    book.ledger.census(R, "a", 3, book.now, exited=False)
+    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
     book.join("b")
     book.settle()
     book.tell("b", 7)
@@ -375,7 +375,7 @@ def test_after_the_wait_each_server_is_searched_before_anything_is_raised_by_a_s
     assert book.limit("a") == 0
     after = successor(book, alive=True)
     assert (after.ledger.partial, after.server.search, after.server.held) == (False, True, True)
-    book.ledger.census(R, "dead", 7, book.now, exited=True)
+    recovery.census(book.ledger, R, "dead", 7, book.now, exited=True)
     book.ledger.searched(R)
     book.ledger.hold_raises(R, False)
     assert limits(book.settle()) == {"a": 3}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from poolmgr.budget import views
 from tests.unit.book import Book, R, limits
 
 
 def recalled(book: Book) -> int:
-    return book.ledger.view(R).recalled_total
+    return views.of(book.ledger, R).recalled_total
 
 
 def rotated(book: Book) -> int:
-    return book.ledger.view(R).rotated_total
+    return views.of(book.ledger, R).rotated_total
 
 
 def hungry(book: Book):

@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from poolmgr import settings, wire
+from poolmgr.budget import views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
@@ -122,7 +123,7 @@ def test_the_known_one_takes_what_is_charged() -> None:
     assert house.shut == 1
     assert list(house.ledger.servers) == [KNOWN]
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
-    house.ledger.check()
+    views.check(house.ledger)
 
 
 def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> None:
@@ -131,4 +132,4 @@ def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> N
     assert list(house.ledger.servers) == [KNOWN]
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
     assert house.ledger.servers[KNOWN].accounts["m"].excess == 0
-    house.ledger.check()
+    views.check(house.ledger)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from poolmgr import tags
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import processes
@@ -39,7 +40,7 @@ def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belongi
         if name == ledger.owner.tag:
             continue
         if name in known.quarantine:  # more may be there than was found, or charged, before
-            ledger.census(server, name, count, now, exited=known.quarantine[name].exited)
+            recovery.census(ledger, server, name, count, now, exited=known.quarantine[name].exited)
             continue
         process = Identity(name, tag.pid, tag.start, processes.program(tag.pid))
         alive = tag.boot == belonging.boot and not ledger.is_departed(name) and lives(process)
@@ -49,6 +50,6 @@ def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belongi
             unheard.add(name)
         else:
             alive = False
-        ledger.census(server, name, count, now, exited=not alive)
+        recovery.census(ledger, server, name, count, now, exited=not alive)
         log.warning("census.found", extra={"server": server, "member": tag.pid, "count": count, "alive": alive})
     return unheard

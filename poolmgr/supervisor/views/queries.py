@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import poolmgr
 from poolmgr import status as schema, wire
+from poolmgr.budget import views
 from poolmgr.budget.accounts import MemberView, ServerView
 from poolmgr.supervisor.servers.allowance import ONE_SOCKET
 from poolmgr.supervisor.servers.upstream import Site
@@ -86,7 +87,7 @@ class Answers:
         )
 
     def _server(self, site: Site, now: float) -> schema.ServerStatus:
-        view = self._of.ledger.view(site.id)
+        view = views.of(self._of.ledger, site.id)
         return schema.ServerStatus(
             id=site.id,
             aliases=view.aliases,
@@ -160,7 +161,7 @@ class Answers:
                     f"{site.id}: {strange} connections bear names like ours, and nobody has registered them: they are "
                     "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
                 )
-            view = supervisor.ledger.view(site.id)
+            view = views.of(supervisor.ledger, site.id)
             busy = sum(1 for member in view.members if member.report is not None)
             if site.resolved and view.budget < busy:
                 notes.append(f"{site.id}: the budget {view.budget} is less than its {busy} processes: permits rotate")
@@ -169,7 +170,7 @@ class Answers:
     def reading(self) -> Reading:
         """Everything that ``/metrics`` serves."""
         of = self._of
-        views = {site.id: (site, of.ledger.view(site.id)) for site in of.book.shown()}
+        views = {site.id: (site, views.of(of.ledger, site.id)) for site in of.book.shown()}
         return Reading(
             status=self.status(),
             limits=self.limits(),

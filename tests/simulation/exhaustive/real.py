@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from poolmgr import wire
+from poolmgr.budget import recovery, views
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger, Member
@@ -177,7 +178,7 @@ def _ledger(supervisor: Supervisor) -> Ledger:
 
 
 def _supervisor(ledger: Ledger, n: int, pending: tuple[int, int, int, int] | None = None) -> Supervisor:
-    ledger.check()
+    views.check(ledger)
     server = ledger.servers[SERVER]
     records: list[Record | None] = []
     for tag in _TAGS[:n]:
@@ -192,7 +193,7 @@ def _supervisor(ledger: Ledger, n: int, pending: tuple[int, int, int, int] | Non
 
 
 def _written(ledger: Ledger, n: int) -> Disk:
-    saved = ledger.snapshot(0.0)
+    saved = recovery.save(ledger, 0.0)
     charges = {m.identity.tag: m.charges[SERVER] for m in saved.members}
     (server,) = saved.servers
     quarantine = {entry.tag: entry.charge for entry in server.quarantine}
@@ -222,7 +223,7 @@ def restored(disk: Disk, dead: tuple[bool, ...]) -> Supervisor:
             if charge is not None
         ),
     )  # fmt: skip
-    ledger = Ledger.restored(saved, 0.0, alive=lambda who: not dead[who.pid - 1])
+    ledger = recovery.restored(saved, 0.0, alive=lambda who: not dead[who.pid - 1])
     ledger.hold_raises(SERVER, False)
     return _supervisor(ledger, len(dead))
 
