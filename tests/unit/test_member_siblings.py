@@ -28,7 +28,7 @@ def busy(waiting: int, lent: int) -> Usage:
 def until_robbed(core: MemberCore, holder: Attachment, starved: Attachment) -> float:
     """One has the only permit in use, the other waits, until the first is to give it up; when that is."""
     now = 1.0
-    while not holder.robbed:
+    while not holder.must_yield:
         now += 0.01
         core.observe(holder, busy(waiting=0, lent=1), now)
         core.observe(starved, busy(waiting=1, lent=0), now)

@@ -21,13 +21,13 @@ lost       closed here; whether the server still counts it  yes       ``gone``: 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from poolmgr.member.core.dispatcher import Attachment
+Owner = TypeVar("Owner")
+"""Whose a permit is: its pool's place here."""
 
 
-class Account:
+class Account(Generic[Owner]):
     """Limit and sockets of this process at one server.
 
     Attributes:
@@ -51,9 +51,9 @@ class Account:
         self.seq = 0
         self.acked = 0
         self.high = 0
-        self.live: dict[int, Attachment] = {}
-        self.closing: dict[int, Attachment] = {}
-        self.lost: dict[int, Attachment] = {}
+        self.live: dict[int, Owner] = {}
+        self.closing: dict[int, Owner] = {}
+        self.lost: dict[int, Owner] = {}
         self.promised = 0
         """Callers told by :meth:`give_up` to close, whose sockets have not arrived in ``closing`` yet."""
         self.promised_at = 0.0
@@ -87,7 +87,7 @@ class Account:
         """Sockets that there may be: the limit, or what descriptors leave room for if that is less."""
         return self.limit if self.room is None else min(self.limit, self.room)
 
-    def take(self, serial: int, owner: Attachment) -> bool:
+    def take(self, serial: int, owner: Owner) -> bool:
         """Charge one socket about to be opened, if the rules let it."""
         if not (self._may_open() and self._has_room()):
             return False

@@ -96,7 +96,7 @@ class Attachment:
         pooled: whether a pool stands behind it, whose usage can be observed.
         refused_at: when it was last refused a permit and has not been told to grow since; 0: it was not.
         served_at: when it last got a permit; of several that want one, the one served longest ago is first.
-        robbed: it is to give up one connection at a release, for a starved sibling.
+        must_yield: it is to give up one connection at a release, for a starved sibling.
         leaving: its pool wants nothing there any more; it stays while it has sockets.
     """
 
@@ -109,7 +109,7 @@ class Attachment:
         self.demand = Demand()
         self.refused_at = 0.0
         self.served_at = 0.0
-        self.robbed = False
+        self.must_yield = False
         self.leaving = False
         self.dispatcher = Dispatcher()
 
@@ -126,7 +126,7 @@ class Dispatcher:
     """Pools, waiters and reports of one :class:`~poolmgr.member.core.account.Account`."""
 
     def __init__(self, server: str = "", rng: random.Random | None = None, *, linked: bool = False) -> None:
-        self.account = Account(server)
+        self.account: Account[Attachment] = Account(server)
         self.linked = linked
         """Whether there is a link on which a limit may be told."""
         self.refused = False
@@ -218,8 +218,8 @@ class Dispatcher:
 
     def give_up(self, attachment: Attachment, now: float) -> bool:
         """Whether a connection that is being released has to be closed instead (rule M2)."""
-        if attachment.robbed:
-            attachment.robbed = False
+        if attachment.must_yield:
+            attachment.must_yield = False
             return True
         return self.account.give_up(now)
 
@@ -227,7 +227,7 @@ class Dispatcher:
         """Keep what the pools read without a lock true."""
         surplus = self.account.surplus
         for attachment in self.attachments:
-            attachment.surplus = surplus + attachment.robbed
+            attachment.surplus = surplus + attachment.must_yield
             attachment.outage = self.outage
             attachment.pending = self.pending
 
@@ -374,13 +374,13 @@ class Dispatcher:
         short = self.wanting
         for attachment in self.attachments:
             if not short or attachment.demand.usage.idle:
-                attachment.robbed = False  # nobody needs it, or it can be taken without waiting for a release
+                attachment.must_yield = False  # nobody needs it, or it can be taken without waiting for a release
         if not short:
             self._short_since = 0.0
         elif not self._short_since:
             self._short_since = now
         if short and account.seq:
-            self._rob(now, effects)
+            self._reassign(now, effects)
         wake = self._tell(now, short, send) if account.seq else NEVER
         if looked:
             self._schedule(now, short)
@@ -443,13 +443,13 @@ class Dispatcher:
         connecting = max(0, attachment.sockets - usage.lent - usage.idle)
         return max(0, attachment.demand.waiting - connecting)
 
-    def _rob(self, now: float, effects: list[Effect]) -> None:
+    def _reassign(self, now: float, effects: list[Effect]) -> None:
         """Nothing came from the supervisor: close a sibling's idle connection for the one that waits."""
         waited = now - self._short_since
         if waited < PATIENCE:
             return
         short = [a for a in self.attachments if a.refused_at or self._missing(a)]
-        under_way = len(self.account.closing) + self.account.promised + sum(a.robbed for a in self.attachments)
+        under_way = len(self.account.closing) + self.account.promised + sum(a.must_yield for a in self.attachments)
         needed = len(self.waiters) + sum(max(1, self._missing(a)) for a in short) - under_way
         if needed <= 0:
             return
@@ -460,7 +460,7 @@ class Dispatcher:
             poor = min((a.sockets for a in short), default=0)
             rich = max(self.attachments, key=lambda a: a.sockets)
             if rich.sockets > poor + 1 or (rich.sockets > poor and not poor):
-                rich.robbed = True
+                rich.must_yield = True
 
     # ---- reporting -------------------------------------------------------------------------------
 

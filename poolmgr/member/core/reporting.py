@@ -8,14 +8,23 @@ acknowledgement that frees a permit, is for :mod:`poolmgr.member.core.dispatcher
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from poolmgr import wire
 from poolmgr.member.core.account import Account
-from poolmgr.member.core.demand import SLOT
+from poolmgr.member.core.demand import SLOT, Demand
 
-if TYPE_CHECKING:
-    from poolmgr.member.core.dispatcher import Attachment
+
+class Attached(Protocol):
+    """What is reported of a pool's place: see :class:`poolmgr.member.core.dispatcher.Attachment`."""
+
+    pooled: bool
+    demand: Demand
+    refused_at: float
+
+    @property
+    def sockets(self) -> int: ...
+
 
 NEVER = float("inf")
 
@@ -33,8 +42,8 @@ LONGEST = 3600.0
 
 
 def describe(
-    account: Account,
-    attachments: Iterable[Attachment],
+    account: Account[Any],
+    attachments: Iterable[Attached],
     waiters: int,
     *,
     guard: float,
