@@ -20,22 +20,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from poolmgr import threads
 from poolmgr.kernel import nofile
 from poolmgr.logs.journal import Log
 from poolmgr.member.closer import Closer
-from poolmgr.member.core.process import Effect, Grow, Left, Login, Settled, Shed, Try, Wake
+from poolmgr.member.core.process import Attachment, Effect, Grow, Left, Login, Settled, Shed, Try, Wake
+from poolmgr.member.locked import LockedCore
 from poolmgr.member.permits import ServerPermits
 from poolmgr.member.pools import Pools, call
 from poolmgr.member.ports import Usage
 from poolmgr.member.session import Session
 from poolmgr.member.waker import Waker
 from poolmgr.native import monotonic
-
-if TYPE_CHECKING:
-    from poolmgr.member.member import Member
 
 log = Log("poolmgr.member")
 
@@ -67,7 +65,7 @@ _CUT_OFF: list[selectors.BaseSelector] = []
 class Loop:
     """The thread's body."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: LockedCore) -> None:
         self._member = member
         self._core = member.core
         self.waker = Waker()
@@ -128,6 +126,10 @@ class Loop:
             _CUT_OFF.append(self._selector)
             self._closer.disown()
         return self.cut_off
+
+    def prefer(self, permits: Attachment) -> None:
+        """Of its pool's addresses, callers wait for this one's permits. Under the lock."""
+        self.pools.prefer(cast(ServerPermits, permits))
 
     def attend(self, seconds: float) -> bool:
         """For a caller that waits: where there is no thread, do its work here for up to so long.
@@ -230,7 +232,7 @@ class Loop:
     def _settle(self, now: float) -> Settled:
         """Show the core what it wants to see, and let it decide."""
         while self._member.vanished:
-            self._member.locked(self._forget, self._member.vanished.popleft())
+            self._member.locked(self._forget, cast(ServerPermits, self._member.vanished.popleft()))
         if now >= self._counted + COUNT_EVERY:
             self._counted = now
             self._room = 0  # others use descriptors too

@@ -1,7 +1,7 @@
 """Permits as a pool sees them: the implementation of :mod:`poolmgr.member.ports`.
 
 Thin: what a permit means is the core's, and every call here ends at the process's
-:class:`~poolmgr.member.member.Member`. What the garbage collector may call (``Permit.close``, ``gone``, the
+:class:`~poolmgr.member.locked.LockedCore`. What the garbage collector may call (``Permit.close``, ``gone``, the
 finalizer) appends to a deque and pokes the agent, and does nothing else: the collector may have
 interrupted a thread that holds any lock of ours.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from poolmgr import tags, wire
@@ -19,14 +19,14 @@ from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member import closer
 from poolmgr.member.core.bounds import OTHERS, SUPERVISOR, Wait
 from poolmgr.member.core.dispatcher import Attachment
+from poolmgr.member.link import Link
+from poolmgr.member.locked import Interrupted, LockedCore
 from poolmgr.member.ports import SERVES_HERE, Permit, PoolPort, Shortage
+from poolmgr.member.waker import Parker
 from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
     import socket
-
-    from poolmgr.member.member import Member
-
 LOOK_AGAIN = 1.0
 """Seconds after which a waiting caller looks for itself, should a wake-up have been lost."""
 
@@ -41,31 +41,36 @@ class SocketPermit:
     may have been opened with it, it counts until the supervisor has proven that no such connection exists.
     """
 
-    __slots__ = ("__weakref__", "_held", "_member", "_used", "permits", "serial")
+    __slots__ = ("__weakref__", "_held", "_locked", "_used", "permits", "serial")
 
-    def __init__(self, member: Member, serial: int, permits: ServerPermits) -> None:
+    def __init__(self, locked: LockedCore, serial: int, permits: ServerPermits) -> None:
         self.serial = serial
         self.permits = permits
-        self._member = member
+        self._locked = locked
         self._held = True
         self._used = False
 
     @property
     def name(self) -> str:
-        return tags.name(self._member.tag, self.serial, self._member.core.scope)
+        return tags.name(self._locked.tag, self.serial, self._locked.core.scope)
 
     def hold(self, sock: socket.socket, below: int = -1) -> None:
-        self._member.sockets[self.serial] = sock, closer.below(below) if below >= 0 else None
+        self._locked.sockets[self.serial] = sock, closer.below(below) if below >= 0 else None
 
     def gone(self) -> None:
         if self._held:
-            self._member.sockets.pop(self.serial, None)
-            self._member.returned(self.serial, None)
+            self._locked.sockets.pop(self.serial, None)
+            self._locked.returned(self.serial, None)
             self._held = False
+
+    def void(self) -> None:
+        """It was refused: nothing was charged for it, and there is nothing to give back."""
+        self._held = False
+        self._locked.held.pop(self.serial, None)
 
     def close(self, sock: socket.socket) -> None:
         if self._held:  # else it is a repetition, and the socket is being closed
-            self._member.returned(self.serial, sock)
+            self._locked.returned(self.serial, sock)
             self._held = False
 
     def handed_out(self) -> None:
@@ -75,65 +80,92 @@ class SocketPermit:
     def __del__(self) -> None:
         if getattr(self, "_held", False):
             if self._used:
-                self._member.dropped(self.serial)
+                self._locked.dropped(self.serial)
             else:
-                self._member.returned(self.serial, None)
+                self._locked.returned(self.serial, None)
 
     def __repr__(self) -> str:
         return f"<SocketPermit {self.serial}{'' if self._held else ' given back'}>"
 
 
-class Parker:
-    """Wakes one waiting caller. A bare lock, and not a :class:`threading.Event`: an exception of a signal
-    handler inside an Event's methods can leave it locked, and then whoever sets it hangs."""
-
-    __slots__ = ("__weakref__", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def ring(self) -> None:
-        """Does not block."""
-        with contextlib.suppress(RuntimeError):  # rung already
-            self._lock.release()
-
-    def wait(self, timeout: float) -> None:
-        """Until it is rung, or for ``timeout`` seconds."""
-        self._lock.acquire(timeout=timeout)
-
-
 class ServerPermits(Attachment):
     """All permits of this process at one endpoint, for one pool; see :class:`poolmgr.member.ports.Permits`."""
 
-    def __init__(self, member: Member, endpoint: wire.Endpoint, pool: PoolPort | None) -> None:
+    def __init__(self, locked: LockedCore, endpoint: wire.Endpoint, pool: PoolPort | None) -> None:
         super().__init__(endpoint, pooled=pool is not None)
-        self._member = member
+        self._locked = locked
         self.pool: weakref.ref[PoolPort] | None = None
         if pool is not None:
             ending = sys.is_finalizing  # at the end of the interpreter modules are emptied before objects go
-            self.pool = weakref.ref(pool, lambda _: None if ending() else member.pool_vanished(self))
+            self.pool = weakref.ref(pool, lambda _: None if ending() else locked.pool_vanished(self))
 
-    def take(self) -> Permit | None:
-        return self._member.take(self)
+    def take(self, waiter: object = None) -> Permit | None:
+        """Rule M1. Does not block; a refusal has told the supervisor before it returns."""
+        locked = self._locked
+        if locked.forked:
+            return None
+        permit = SocketPermit(locked, locked.core.serial(), self)
+        locked.held[permit.serial] = weakref.ref(permit)
+        try:
+            self._notice_a_cut()
+            taken = locked.locked(self._take, permit.serial, waiter)
+        except Interrupted:
+            return None
+        locked.after()
+        if not taken:
+            permit.void()
+            return None
+        permit.handed_out()
+        return permit
+
+    def _take(self, serial: int, waiter: object) -> bool:
+        self._locked.absorb()
+        return self._locked.core.take(self, monotonic(), waiter, serial) is not None
+
+    def _notice_a_cut(self) -> None:
+        """Rule M4: without a link nothing is opened. A process that was stopped for long may open something before its
+        thread has run again, and a supervisor that has lost its snapshot waits no longer than it can."""
+        session = self._locked.session
+        link = session.link if session is not None else None
+        if link is not None and link.is_cut():
+            self._locked.locked(self._cut, link)
+
+    def _cut(self, link: Link) -> None:
+        """Under the lock: that link is no more. By now there may be another one, which is none of its business."""
+        session = self._locked.session
+        if session is not None and session.link is link:
+            self._locked.core.unlinked()
+
+    def queue(self, bell: Parker) -> int:
+        """``bell`` is rung when a permit may be had; the number is for :meth:`take` and :meth:`unqueue`."""
+        waiter = self._locked.core.serial()
+        self._locked.waiters[waiter] = bell
+        with contextlib.suppress(Interrupted):
+            self._locked.locked(self._locked.core.queue, self, waiter)
+        return waiter
+
+    def unqueue(self, waiter: int) -> None:
+        with contextlib.suppress(Interrupted):
+            self._locked.locked(self._locked.core.unqueue, waiter)
+        self._locked.after()
 
     @property
     def obstacle(self) -> str:
-        return self._member.obstacle
+        return self._locked.obstacle
 
     @property
     def serves_here(self) -> bool:
-        return self._member.serves_here
+        return self._locked.serves_here
 
     @property
     def over(self) -> bool:
-        return self._member.over
+        return self._locked.over
 
     def attend(self, seconds: float) -> bool:
-        return self._member.attend(seconds)
+        return self._locked.attend(seconds)
 
     def wait(self, timeout: float | None) -> Permit | None:
-        permit = self._member.take(self)
+        permit = self.take()
         if permit is not None:
             return permit
         if self.serves_here:
@@ -141,13 +173,13 @@ class ServerPermits(Attachment):
         bell = Parker()
         began = monotonic()
         wait = Wait(timeout, began)
-        waiter = self._member.queue(self, bell)
+        waiter = self.queue(bell)
         try:
             while True:
                 outage = self.outage
                 if outage is not None:
                     raise ServerDownError(f"{self.endpoint} is down: {outage.error}")
-                permit = self._member.take(self, waiter)
+                permit = self.take(waiter)
                 if permit is not None or self.over:
                     return permit
                 now, cause = monotonic(), self.pending
@@ -161,30 +193,53 @@ class ServerPermits(Attachment):
                 if not self.attend(pause):
                     bell.wait(pause)
         finally:
-            self._member.unqueue(waiter)
+            self.unqueue(waiter)
 
     @property
     def unreached(self) -> bool:
         return self.outage is not None and not self.dispatcher.account.server
 
     def leave(self) -> None:
-        self._member.leave_address(self)
+        if self._locked.loop is not None:
+            self._call(self._locked.core.leave, self)
+            self._locked.poke()
 
     def prefer(self) -> None:
-        self._member.prefer(self)
+        loop = self._locked.loop
+        if loop is not None:
+            with contextlib.suppress(Interrupted):
+                self._locked.locked(loop.prefer, self)
 
     def give_up(self) -> bool:
-        return self._member.give_up(self)
+        """Rule M2 on the release path. In doubt, no: then it becomes idle, and is shed."""
+        if self._locked.forked:
+            return False
+        try:
+            return self._locked.locked(self._locked.core.give_up, self, monotonic())
+        except Interrupted:
+            self._locked.poke()
+            return False
 
     def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
-        self._member.trouble(self, kind, detail, began)
+        self._call(self._locked.core.trouble, self, kind, detail, monotonic(), began)
 
     def renew(self, endpoint: wire.Endpoint) -> None:
-        self._member.renew(self, endpoint)
+        self._call(self._locked.core.renew, self, endpoint)
 
     def reached(self) -> None:
         if self.outage is not None or self.dispatcher.trying:
-            self._member.reached(self)
+            self._call(self._locked.core.reached, self, monotonic())
+
+    def _call(self, work: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(Interrupted):
+            self._locked.locked(work, *arguments)
+        self._locked.after()
 
     def explain(self) -> Shortage:
-        return self._member.explain(self)
+        try:
+            found = self._locked.locked(self._locked.core.explain, self)
+        except Interrupted:
+            return Shortage("budget", "the shared budget has no permit to spare")
+        session = self._locked.session
+        trouble = session.trouble if session is not None and found.reason == "supervisor" else ""
+        return Shortage(found.reason, f"{trouble}; {found.text}") if trouble else found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import random
 import selectors
-from typing import TYPE_CHECKING
 
 from poolmgr import launch, wire
 from poolmgr.kernel import lockfile
@@ -19,10 +18,8 @@ from poolmgr.logs.journal import Log
 from poolmgr.member.closer import watch
 from poolmgr.member.discovery import Finder
 from poolmgr.member.link import Link
+from poolmgr.member.locked import LockedCore
 from poolmgr.member.waker import Waker
-
-if TYPE_CHECKING:
-    from poolmgr.member.member import Member
 
 log = Log("poolmgr.member")
 
@@ -50,7 +47,7 @@ class Session:
     """One process's session to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
     rest is the agent's."""
 
-    def __init__(self, member: Member, selector: selectors.BaseSelector, waker: Waker) -> None:
+    def __init__(self, member: LockedCore, selector: selectors.BaseSelector, waker: Waker) -> None:
         self.link: Link | None = None
         self.registrations = 0
         self._member = member

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 
 from poolmgr.native import read, write
 
@@ -73,3 +74,23 @@ class Waker:
             if descriptor >= 0:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
+
+
+class Parker:
+    """Wakes one waiting caller. A bare lock, and not a :class:`threading.Event`: an exception of a signal
+    handler inside an Event's methods can leave it locked, and then whoever sets it hangs."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Does not block."""
+        with contextlib.suppress(RuntimeError):  # rung already
+            self._lock.release()
+
+    def wait(self, timeout: float) -> None:
+        """Until it is rung, or for ``timeout`` seconds."""
+        self._lock.acquire(timeout=timeout)

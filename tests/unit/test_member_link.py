@@ -304,7 +304,7 @@ def test_a_cut_that_was_seen_late_says_nothing_of_the_next_link(member, supervis
     old = member._loop.session.link
     supervisor.cut()
     wait_for(lambda: len(supervisor.of(wire.Hello)) == 2 and account(pool).seq, what="another link")
-    member.locked(member._cut, old)
+    member.locked(pool.permits._cut, old)
     assert account(pool).seq
     assert pool.open()
 

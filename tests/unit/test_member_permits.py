@@ -14,6 +14,7 @@ from poolmgr import settings, wire
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member import loop, permits
 from poolmgr.member.member import Member
+from poolmgr.member.waker import Parker
 from tests.helpers import wait_for
 from tests.stopwatch import Stopwatch
 from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, account, filled
@@ -227,7 +228,7 @@ def test_waiting_ends_with_a_reason(member, supervisor):
 
 def test_an_interrupted_waiter_is_not_waited_for(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
-    member.queue(pool.permits, permits.Parker())  # torn away before it could leave the queue
+    pool.permits.queue(Parker())  # torn away before it could leave the queue
     permit, sock = pool.lent.pop()
     sock.close()
     permit.gone()

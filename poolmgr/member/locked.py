@@ -1,0 +1,239 @@
+"""The core of a process behind its lock: the one way into it, for callers and for the thread that serves it.
+
+There is one lock, and it guards the core. Under it there is no I/O, no logging and no user's code, only the core's
+arithmetic. Two things can still come in between: the garbage collector (a release from a finalizer) and a signal
+handler may run in the very thread that holds it. So the owner is noted, and code that finds itself to be the owner does
+without. What finalizers call appends to a deque, and takes no lock.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import ParamSpec, Protocol, TypeVar
+
+from poolmgr import wire
+from poolmgr.kernel import processes
+from poolmgr.member.closer import Below
+from poolmgr.member.core.dispatcher import Attachment
+from poolmgr.member.core.process import MemberCore
+from poolmgr.member.link import Link
+from poolmgr.member.waker import Parker, Waker
+from poolmgr.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Interrupted(Exception):
+    """This thread is inside the core already, below a finalizer or a signal handler."""
+
+
+class SessionPort(Protocol):
+    """What callers need of :class:`poolmgr.member.session.Session`."""
+
+    link: Link | None
+
+    @property
+    def trouble(self) -> str: ...
+    @property
+    def obstacle(self) -> str: ...
+    def post(self, message: wire.Message) -> None: ...
+    def flush(self) -> None: ...
+
+
+class LoopPort(Protocol):
+    """What callers need of :class:`poolmgr.member.loop.Loop`."""
+
+    waker: Waker
+    cut_off: bool
+    serves_in: int
+
+    @property
+    def over(self) -> bool: ...
+    @property
+    def session(self) -> SessionPort: ...
+    def notice(self) -> bool: ...
+    def attend(self, seconds: float) -> bool: ...
+    def prefer(self, permits: Attachment) -> None: ...
+
+
+class LockedCore:
+    """See the module's docstring.
+
+    Args:
+        settings: where the supervisor is, and whether it may be started.
+        again: this process was a member before.
+    """
+
+    def __init__(self, settings: Settings, core: MemberCore, *, tag: str, again: bool) -> None:
+        self.settings = settings
+        self.again = again
+        self.tag = tag
+        self.core = core
+        self.core.mark = processes.mark()
+        self.forked = False
+        """In a child: this object is the parent's."""
+        self.closes: deque[tuple[int, socket.socket]] = deque()
+        """Permits given back with the socket to be closed. Appended to by finalizers, hence no lock."""
+        self.returns: deque[tuple[int, bool]] = deque()
+        """Permits given back without one, and whether it was lost. Likewise."""
+        self.sockets: dict[int, tuple[socket.socket, Below | None]] = {}
+        """By permit: every socket that may be connected, until it is closed; and ``Permit.hold``'s ``below``."""
+        self.held: dict[int, weakref.ref[object]] = {}
+        """Permits by serial, for the audit of those whose finalizer was interrupted."""
+        self.waiters: weakref.WeakValueDictionary[int, Parker] = weakref.WeakValueDictionary()
+        """Callers that wait without a pool. Weak: one that an exception has torn away is not waited for."""
+        self.vanished: deque[Attachment] = deque()
+        """Attachments whose pool has been collected."""
+        self._lock = threading.Lock()
+        """Guards ``core``, and the order of messages put on the link."""
+        self._owner = 0
+        self._stirred = False
+        """Whether the core had something to decide when the lock was last left."""
+        self.loop: LoopPort | None = None
+        """What serves it, once something was attached."""
+
+    @property
+    def session(self) -> SessionPort | None:
+        return self.loop.session if self.loop is not None else None
+
+    # ---- the one way in --------------------------------------------------------------------------
+
+    def locked(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call into the core under its lock, and put what it wants to say on the link, in that order.
+
+        Raises:
+            Interrupted: this very thread is inside already.
+        """
+        me = get_ident()
+        if self._owner == me and self._lock.locked():
+            raise Interrupted
+        with self._lock:
+            self._owner = me
+            try:
+                return work(*args, **kwargs)
+            finally:
+                out, loop = self.core.out, self.loop
+                while out and loop is not None:
+                    loop.session.post(out[0])
+                    out.popleft()  # after it, so that an exception in between repeats and loses nothing
+                self._stirred = self.core.dirty
+                self._owner = 0
+
+    def absorb(self) -> None:
+        """Under the lock: take in the permits that came back without a socket."""
+        returns = self.returns
+        while returns:
+            serial, lost = returns[0]
+            if lost:
+                self.core.lost(serial)
+            else:
+                self.core.gone(serial)
+            returns.popleft()
+
+    def audit(self, suspects: set[int]) -> set[int]:
+        """Under the lock: permits that nobody holds and nobody has given back, because an exception of a
+        signal handler struck in a finalizer. What was suspected before and still is, is given back here.
+
+        Returns the suspects of this time.
+        """
+        orphans, live = set(), set(self.core.live())
+        for serial, permit in list(self.held.items()):
+            if permit() is None:
+                if serial in live:
+                    orphans.add(serial)
+                else:
+                    del self.held[serial]
+        for serial in orphans & suspects:
+            self._recover(serial)
+        return orphans - suspects
+
+    def after(self) -> None:
+        """After the lock: the thread that has something to say writes it, and wakes the loop if needed."""
+        loop = self.loop
+        if loop is not None:
+            loop.session.flush()
+            if self._stirred:
+                loop.waker.poke()
+
+    def poke(self) -> None:
+        loop = self.loop
+        if loop is not None:
+            loop.waker.poke()
+
+    # ---- what finalizers call: no lock -----------------------------------------------------------
+
+    def returned(self, serial: int, sock: socket.socket | None) -> None:
+        """A permit comes back, with the socket to be closed or without one."""
+        if self.loop is not None and self.loop.cut_off:
+            return
+        if self.forked:
+            if sock is not None:
+                sock.close()
+            return
+        if sock is not None:
+            self.closes.append((serial, sock))
+        else:
+            self.returns.append((serial, False))
+        self.poke()
+
+    def dropped(self, serial: int) -> None:
+        """A permit was collected that had not been given back."""
+        if not self.forked:
+            self._recover(serial)
+            self.poke()
+
+    def _recover(self, serial: int) -> None:
+        """Nobody refers to this permit any more: its socket is closed, or it is lost."""
+        kept = self.sockets.get(serial)
+        if kept is not None:
+            self.closes.append((serial, kept[0]))
+        else:
+            self.returns.append((serial, True))
+
+    def pool_vanished(self, permits: Attachment) -> None:
+        if not self.forked:
+            self.vanished.append(permits)
+            self.poke()
+
+    # ---- its state, for callers --------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether this membership has ended, with all that was open: who needs a connection asks :func:`get_member`."""
+        loop = self.loop
+        if loop is not None and not loop.cut_off and not self.forked and loop.notice():
+            self._disown()
+        return loop is not None and loop.over
+
+    def attend(self, seconds: float) -> bool:
+        """See :meth:`poolmgr.member.ports.Permits.attend`."""
+        loop = self.loop
+        return loop is not None and loop.attend(seconds)
+
+    @property
+    def obstacle(self) -> str:
+        """Why no supervisor can be had, while that is known; empty: it is not."""
+        loop = self.loop
+        return loop.session.obstacle if loop is not None else ""
+
+    @property
+    def serves_here(self) -> bool:
+        """Whether this is the very thread that serves, below a hook or a finalizer: it must not wait for itself."""
+        loop = self.loop
+        return loop is not None and loop.serves_in == threading.get_ident()
+
+    def _disown(self) -> None:
+        """All our descriptors have been closed below us. Who has an object of one gets an error, and nobody closes what
+        has its number now."""
+        loop = self.loop
+        link = loop.session.link if loop is not None else None
+        for sock in [*(sock for sock, _ in list(self.sockets.values())), *([link.sock] if link is not None else ())]:
+            sock.detach()
+        self.sockets.clear()
+        self.closes.clear()
