@@ -91,6 +91,6 @@ class Parker:
         with contextlib.suppress(RuntimeError):  # rung already
             self._lock.release()
 
-    def wait(self, timeout: float) -> None:
-        """Until it is rung, or for ``timeout`` seconds."""
-        self._lock.acquire(timeout=timeout)
+    def wait(self, timeout: float) -> bool:
+        """Until it is rung, or for ``timeout`` seconds; whether it was."""
+        return self._lock.acquire(timeout=timeout)

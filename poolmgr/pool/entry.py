@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from poolmgr.pool.core import Ticket
-
-if TYPE_CHECKING:
-    from poolmgr.pool.permit_source import PermitSource
 
 
 class _NoPermits:
@@ -26,8 +23,9 @@ class PoolEntry:
     def __init_subclass__(cls, **options: Any) -> None:
         """The user's is not called for what is derived from their class: it may want arguments, or keep a list."""
 
-    _origin: PermitSource | None = None
-    """Whose it is; another pool's, an earlier process's or nobody's is refused at release."""
+    _origin: Any = None
+    """Whose it is (:class:`poolmgr.pool.permit_source.PermitSource`); another pool's, an earlier process's or nobody's
+    is refused at release."""
     _ticket: Ticket | None = None
     _loan: list[float]
     """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds."""
@@ -51,7 +49,7 @@ class PoolEntry:
     """Where it was checked out, if the pool wants to know."""
 
 
-def set_up(connection: Any, origin: PermitSource, ticket: Ticket, now: float, expires: float) -> None:
+def set_up(connection: Any, origin: object, ticket: Ticket, now: float, expires: float) -> None:
     """Give a fresh connection its place."""
     connection._loan = []
     connection._since = now

@@ -7,17 +7,21 @@ another thread of the parent held at that instant. It must not connect, log, sta
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from poolmgr.native import at_fork
 
-if TYPE_CHECKING:
-    from poolmgr.pool.sync.pool import ConnectionPool
 
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+class Forkable(Protocol):
+    """A pool."""
+
+    def _after_fork(self) -> None: ...
 
 
-def watch(pool: ConnectionPool) -> None:
+_pools: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def watch(pool: Forkable) -> None:
     """Empty this pool in every child to come."""
     _pools.add(pool)
 

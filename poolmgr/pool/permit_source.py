@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from redis.connection import Connection as RedisConnection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError
@@ -26,14 +26,11 @@ from poolmgr.exceptions import ServerDownError
 from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic, time as now
+from poolmgr.pool.core import PoolCore
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.names import Found, Name, addresses_of
 from poolmgr.pool.sync.overrides import dials_its_own_way, opens_no_socket
 from poolmgr.wire import Endpoint
-
-if TYPE_CHECKING:
-    from poolmgr.pool.sync.pool import ConnectionPool
-
 
 ending = sys.is_finalizing
 
@@ -48,6 +45,18 @@ class Member(Protocol):
     """What a pool needs of its process's member."""
 
     def attach(self, endpoint: Endpoint, pool: PoolPort) -> Permits: ...
+
+
+class Pool(PoolPort, Protocol):
+    """What is read of a pool whose connections get permits here."""
+
+    name: str
+    timeout: float | None
+    connection_class: Any
+    connection_kwargs: dict[str, Any]
+    _core: PoolCore
+
+    def _connections(self) -> list[Any]: ...
 
 
 class ProcessMember(Member, Protocol):
@@ -176,7 +185,7 @@ def arguments_of(connection: Any) -> dict[str, Any]:
 class PermitSource:
     """A pool, as its connections know it."""
 
-    def __init__(self, pool: ConnectionPool, member: Member | None) -> None:
+    def __init__(self, pool: Pool, member: Member | None) -> None:
         self._pool = weakref.ref(pool)
         self._member = member
         self._all: dict[str, Permits] = {}
@@ -187,7 +196,7 @@ class PermitSource:
         """Where the pool's server has a name: where that has led."""
 
     @property
-    def pool(self) -> ConnectionPool | None:
+    def pool(self) -> Pool | None:
         return self._pool()
 
     def forget(self) -> None:
@@ -235,7 +244,7 @@ class PermitSource:
         self._own = own = self._permits(host, port, address=address)
         return own
 
-    def _is_next(self, own: Permits, pool: ConnectionPool) -> bool:
+    def _is_next(self, own: Permits, pool: Pool) -> bool:
         """Whether these are still for what the pool connects to next. Asked each time, for nothing else makes sure that
         of two threads which change it the later one has the last word."""
         name = self._name
@@ -452,7 +461,7 @@ class PermitSource:
         return permits.over and self._member is None
 
     @staticmethod
-    def _path(pool: ConnectionPool) -> str | None:
+    def _path(pool: Pool) -> str | None:
         kind = pool.connection_class
         unix = isinstance(kind, type) and issubclass(kind, UnixDomainSocketConnection)
         return pool.connection_kwargs.get("path") if unix else None

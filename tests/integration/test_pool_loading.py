@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from poolmgr.pool.sync import pool as sync
+from poolmgr.pool.sync import waiting as wait_in_queue
 from tests.helpers import RedisServer, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, permits, running_server
 from tests.stopwatch import Stopwatch
@@ -87,7 +87,7 @@ def test_without_a_client_around_it_the_connection_is_closed_at_once_too(loading
 def test_who_waits_for_a_connection_that_is_closed_instead_is_woken_to_open_one(
     loading: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "SLICE", 60.0)  # it does not look again by itself
+    monkeypatch.setattr(wait_in_queue, "SLICE", 60.0)  # it does not look again by itself
     pool = direct_pool(loading, timeout=5, max_connections=1, retry=ONCE)
     connection = pool.get_connection()
     errors: list[BaseException] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import poolmgr
+from poolmgr.pool.sync import connector
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
@@ -69,7 +70,7 @@ def test_a_release_is_looked_at_closely_only_where_somebody_has_asked_for_it(ser
             return True
 
     closely: list[object] = []
-    monkeypatch.setattr(ConnectionPool, "_take_back", lambda self, connection: closely.append(self))
+    monkeypatch.setattr(connector, "take_back", lambda pool, connection: closely.append(pool))
     for kind, expected in ((ConnectionPool, 0), (Theirs, 1)):
         pool = kind(host="127.0.0.1", port=server.port, member=FakeMember())
         pool.release(pool.get_connection())

@@ -22,52 +22,41 @@ from __future__ import annotations
 
 import secrets
 import sys
-import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from redis.connection import Connection as RedisConnection
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
-from redis.observability.attributes import ConnectionState, get_pool_name
+from redis.observability.attributes import ConnectionState
 
-from poolmgr import settings
+from poolmgr import settings, threads
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
-from poolmgr.member.core.bounds import ANSWER, CONNECTING, LONGEST, OTHERS, SUPERVISOR, Cause, Wait
-from poolmgr.member.ports import SERVES_HERE
+from poolmgr.member.core.bounds import CONNECTING, LONGEST
+from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
-from poolmgr.pool import fork, options, request_wait
-from poolmgr.pool.core import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter, Wake
+from poolmgr.pool import fork, housekeeping, options, request_wait
+from poolmgr.pool.core import LEFT, Open, PoolCore, Ticket, Wake
 from poolmgr.pool.host import UNBOUNDED, UNSHARED
-from poolmgr.pool.housekeeping import Housekeeping
 from poolmgr.pool.permit_source import Member, PermitSource
-from poolmgr.pool.refusal import Refusal, again
-from poolmgr.pool.stats import Hooks, Tally
-from poolmgr.pool.sync import metering
-from poolmgr.pool.sync.connector import Connector
+from poolmgr.pool.refusal import refused
+from poolmgr.pool.stats import Hooks
+from poolmgr.pool.sync import connector, metering, waiting
+from poolmgr.pool.sync.lease import Lease
 from poolmgr.pool.sync.overrides import opens_no_socket
 from poolmgr.pool.sync.redis_interface import RedisInterface
+from poolmgr.wire import Counters
 
 FRESH = 0.001
 """Seconds of idleness after which a connection is looked at before it is used."""
-
-SLICE = 0.25
-"""Seconds after which a waiter looks for itself."""
-
-SOON = 0.05
-"""The same while it waits for something that is no connection of others: nobody wakes it when that changes."""
-
-AT_ONCE = 0.005
-"""The same while the supervisor's answer is awaited, which takes a millisecond."""
 
 STUCK = 1.0
 """Seconds after which the turn to advance is taken for abandoned. A turn takes microseconds."""
 
 
-class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
+class ConnectionPool(RedisInterface):
     """A pool of Redis connections, first come first served, under the budget of its host.
 
     It takes the arguments of redis-py's pools, and these. Times are in seconds.
@@ -140,9 +129,7 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
         self._owner: dict[int, float] = {}
         self._dirty = False
         self._origin = PermitSource(self, member)
-        self._tally = Tally()
-        self._checkouts = 0
-        self._low = self._low_for_member = self._low_for_shrink = 0
+        housekeeping.restart_counting(self)
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
         self.name = name or f"pool-{secrets.token_hex(3)}"
         self.timeout = timeout
@@ -153,7 +140,6 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
         self.max_reply = max_reply
         self.leak_after = leak_after
         self.hooks = hooks or Hooks()
-        self._begin_upkeep()
         super().__init__(
             connection_class=connection_class,
             max_connections=core.ceiling,
@@ -232,7 +218,7 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
             or self._listeners.get(AfterConnectionReleasedEvent) is not self._usual
             or recorder._metrics_collector is not None
         ):
-            self._take_back(connection)
+            connector.take_back(self, connection)
             return
         connection._since = monotonic()
         self._idle.append(connection)
@@ -265,11 +251,14 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
             self._origin.look_up()
             down = self._origin.down()
             if down is not None:
-                self._refused(down)
+                refused(self, down)
                 raise down
             self._low = 0
             try:
-                connection = self._queue_up(started, timeout)
+                connection, used = waiting.queue_up(self, started, timeout)
+                now = monotonic()
+                if used and now - connection._since >= FRESH:
+                    connection = self._inspect(connection, now)
             finally:
                 request_wait.add(monotonic() - started)
         connection._loan.append(monotonic())
@@ -277,96 +266,8 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
         self._count(ConnectionState.IDLE, -1)
         self._count(ConnectionState.USED, 1)
         if self._watched:
-            self._note_checkout(connection)
+            housekeeping.note_checkout(self, connection)
         return connection
-
-    def _queue_up(self, started: float, timeout: float | None) -> Any:
-        """Wait in the queue for a connection, or make one if it comes to that."""
-        core = self._core
-        if self.max_waiting and core.waiting >= self.max_waiting:
-            raise self._too_late("queue", f"{self.max_waiting} callers wait already (max_waiting)", 0.0)
-        if any(permits.serves_here for permits in self._origin.known):
-            raise self._too_late("supervisor", SERVES_HERE, 0.0)
-        wait = Wait(timeout, started)
-        cause: Cause = OTHERS
-        lock = threading.Lock()
-        lock.acquire()
-        waiter = Waiter(started, _waker(lock))
-        waited = False
-        try:
-            core.join(waiter)
-            self._advance()
-            while (fate := waiter.fate) is None:
-                now, (cause, in_vain) = monotonic(), self._held_up_by(waiter)
-                left = wait.left(cause, now, lent=self._core.lent > 0)
-                if left <= 0 or in_vain:
-                    fate = core.leave(waiter)
-                    break
-                pause = min(left, SLICE if cause == OTHERS else SOON if cause != ANSWER else AT_ONCE)
-                if core.is_head(waiter):
-                    pause = min(pause, core.due(now))
-                waited = True
-                if not self._sleep(lock, max(0.0, pause)):
-                    core.starved = False
-                    core.audit()
-                if waiter.fate is None:
-                    down = self._origin.down()
-                    if down is not None:
-                        waiter.settle(Failed(down))
-                    self._advance()
-        except BaseException:
-            self._give_up(waiter)
-            raise
-        seconds = monotonic() - started
-        if waited:
-            self._tally.waited(seconds)
-            if recorder._metrics_collector is not None:
-                recorder.record_connection_wait_time(get_pool_name(self), seconds)
-        if isinstance(fate, Served):
-            connection = fate.connection
-            now = monotonic()
-            return self._inspect(connection, now) if now - connection._since >= FRESH else connection
-        if isinstance(fate, Granted):
-            now = monotonic()
-            return self._open_here(fate.ticket, now + wait.left(CONNECTING, now))
-        if self._queue:
-            self._advance()  # the next one's turn, with whatever this one leaves
-        if isinstance(fate, Failed):
-            error = again(fate.error)
-            self._refused(error)
-            raise error
-        raise self._too_late(*self._why(cause), seconds)
-
-    def _sleep(self, lock: threading.Lock, seconds: float) -> bool:
-        """Until the lock is released, or for so long; whether it was."""
-        permits = self._origin.attach()
-        if permits is not None and permits.attend(seconds):
-            return lock.acquire(blocking=False)
-        return lock.acquire(timeout=seconds)
-
-    def _held_up_by(self, waiter: Waiter) -> tuple[Cause, bool]:
-        """What a caller waits for now, and so which bound holds; and whether to wait for it is in vain."""
-        cause = self._core.held_up_by(waiter)
-        if cause != "permit":
-            return cause, False
-        permits = self._origin.attach()
-        if permits is None:
-            return OTHERS, False
-        if permits.pending != SUPERVISOR or not permits.obstacle:
-            return permits.pending, False
-        if self._core.lent:
-            return OTHERS, False  # none can be opened, but those that are lent come back
-        return SUPERVISOR, True
-
-    def _give_up(self, waiter: Waiter) -> None:
-        """A waiter goes because of an exception: what it was given goes to the next one."""
-        fate = self._core.leave(waiter)
-        if isinstance(fate, Served):
-            self._idle.append(fate.connection)
-        elif isinstance(fate, Granted):
-            self._core.drop(fate.ticket)
-        if self._queue:
-            self._advance(may_open=False)
 
     def _inspect(self, connection: Any, now: float) -> Any:
         """A connection that was idle for a while: it, if it is well, or one that is."""
@@ -377,7 +278,7 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
             reason = reason or "expired"
             following = self._core.take_idle() if not self._queue else None
             if following is None:
-                return self._renew(connection, reason, now + LONGEST[CONNECTING])
+                return connector.renew(self, connection, reason, now + LONGEST[CONNECTING])
             self._dispose(connection, reason)
             connection = following
             if now - connection._since < FRESH:
@@ -422,42 +323,66 @@ class ConnectionPool(Housekeeping, Connector, Refusal, RedisInterface):
                 waiter.wake()  # it goes on from here
             raise
         while tickets:
-            self._open_behind(tickets.pop())
+            connector.open_behind(self, tickets.pop())
 
+    # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) -----------------------------
 
-class Lease:
-    """A connection for a ``with`` block."""
+    def usage(self, *, reset: bool) -> Usage:
+        return housekeeping.usage(self, reset=reset)
 
-    __slots__ = ("_connection", "_pool", "_timeout")
+    def replied(self, permits: Any) -> float:
+        return housekeeping.replied(self, permits)
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._connection: Any = None
+    def counters(self) -> Counters:
+        """Counters since the pool was made, for metrics."""
+        return self._tally.counters(self._checkouts)
 
-    def __enter__(self) -> Any:
-        pool = self._pool
-        self._connection = connection = (
-            pool.get_connection() if self._timeout == pool.timeout else pool._checkout(self._timeout)
-        )
-        return connection
+    def grow(self) -> None:
+        """A permit may be free now: open for a waiting caller."""
+        self._core.starved = False
+        self._advance()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        connection, self._connection = self._connection, None
+    def attempt(self) -> None:
+        """Open a connection in the background although the server is believed to be down, if that is possible. One that
+        has ended makes room for it."""
+        connection = self._core.take_idle()
         if connection is not None:
-            self._pool.release(connection)
+            reason = "" if connection._eager else connection._look()
+            if reason:
+                self._dispose(connection, reason)
+            else:
+                self._idle.append(connection)
+        self._core.attempt = True
+        self.grow()
 
+    def tell_login(self, key: str) -> None:
+        """Find out what the credentials are by now, and tell the member, in a thread that lives no longer than that."""
+        # If it cannot be started, it is asked for again.
+        threads.started(threads.make(connector.tell_login, f"{self.name}-login", self, key))
 
-def _waker(lock: threading.Lock) -> Callable[[], None]:
-    def wake() -> None:
-        try:
-            lock.release()
-        except RuntimeError:  # it is awake already
-            pass
+    def shed(self, count: int) -> int:
+        """Close up to ``count`` idle connections, oldest first; how many were closed."""
+        return self._dispose_all(housekeeping.oldest_idle(self, count), "recalled")
 
-    return wake
+    def tick(self, now: float) -> float:
+        """Do what is due by now; seconds until next time."""
+        now = monotonic()
+        self._core.audit()
+        self._dispose_all(housekeeping.expired(self, now), "expired")
+        self._dispose_all(housekeeping.unneeded(self, now), "idle")
+        if self._core.min_idle and self._core.closed is None:
+            self.grow()
+        if self.leak_after:
+            housekeeping.find_leaks(self, now)
+        return housekeeping.pause(self, now)
+
+    def _dispose(self, connection: Any, reason: str, *, was_idle: bool = True) -> None:
+        connector.dispose(self, connection, reason, was_idle=was_idle)
+
+    def _dispose_all(self, taken: list[Any], reason: str) -> int:
+        for connection in taken:
+            self._dispose(connection, reason)
+        return len(taken)
 
 
 def _teller(pool: ConnectionPool) -> Callable[[], None]:

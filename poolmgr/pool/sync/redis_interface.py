@@ -10,14 +10,29 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import redis
 from redis.exceptions import RedisError
+from redis.observability import recorder
+from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr.pool.core import Served
-from poolmgr.pool.host import UNBOUNDED, State
-from poolmgr.pool.stats import Stats
+from poolmgr.exceptions import PoolClosedError
+from poolmgr.logs.journal import Log
+from poolmgr.native import monotonic
+from poolmgr.pool import housekeeping
+from poolmgr.pool.core import PoolCore, Served, Waiter
+from poolmgr.pool.host import UNBOUNDED, connections
+from poolmgr.pool.permit_source import PermitSource
+from poolmgr.pool.stats import Hooks, Stats, Tally
+from poolmgr.pool.sync.adapters import Cached
+from poolmgr.pool.sync.derivation import create, pooled
 from poolmgr.pool.sync.views import Available, InUse, strangers
+
+log = Log("poolmgr.pool")
 
 
 def _name_of(factory: Any) -> str:
@@ -28,8 +43,59 @@ def _name_of(factory: Any) -> str:
     return f"{named.__module__}.{named.__name__}"
 
 
-class RedisInterface(State):
-    """Part of :class:`poolmgr.ConnectionPool`."""
+class RedisInterface(redis.ConnectionPool):
+    """redis-py's pool, on top of ours: :class:`poolmgr.ConnectionPool` derives from it."""
+
+    name: str
+    """What messages and metrics call the pool."""
+    timeout: float | None
+    """Seconds a caller waits for a connection; None for ever."""
+    max_waiting: int
+    """Callers that may wait; 0: no bound."""
+    idle_timeout: float
+    """Seconds after which connections that nobody needed are closed; 0 never."""
+    max_lifetime: float
+    """Seconds after which a connection is replaced; 0 never."""
+    leak_after: float
+    """Seconds after which a holder is reported; 0 off. Set it with the constructor."""
+    hooks: Hooks
+
+    _core: PoolCore
+    _idle: deque[Any]
+    """The core's, for the warm path."""
+    _queue: deque[Waiter]
+    """The core's, for the warm path."""
+    _owner: dict[int, float]
+    """Who has the turn to advance the core: the instant at which it was taken, by identity. Guards the
+    order of decisions; everything decided is published by single atomic steps."""
+    _dirty: bool
+    """A note to whoever has the turn: look again."""
+    _origin: PermitSource
+    _tally: Tally
+    _checkouts: int
+    _low: int
+    """Fewest idle connections since the mark was last folded; the warm path writes it."""
+    _low_for_member: int
+    _low_for_shrink: int
+    _shrink_at: float
+    _misdirected_at: float
+    """When a connection was last found to lead to the wrong server (monotonic seconds)."""
+    _misdirected_by: str
+    """The error reply that said so; empty once it is logged."""
+    _watched: bool
+    """Every checkout takes the cold path: somebody wants to see it."""
+    _strict: bool
+    """Every release is looked at closely."""
+
+    if TYPE_CHECKING:  # the subclass's
+
+        def _advance(self, may_open: bool = True) -> None: ...
+
+        def _checkout(self, timeout: float | None) -> Any: ...
+
+        def _inspect(self, connection: Any, now: float) -> Any: ...
+
+        def _dispose(self, connection: Any, reason: str, *, was_idle: bool = True) -> None: ...
 
     OMIT_REPR_KEYS = frozenset(
         {
@@ -93,9 +159,14 @@ class RedisInterface(State):
 
     def _connections(self) -> list[Any]:
         """All connections there are, lent and idle."""
-        references = (ticket.connection for ticket in self._core.tickets())
-        found = (reference() for reference in references if reference is not None)
-        return [connection for connection in found if connection is not None]
+        return connections(self._core)
+
+    def make_connection(self) -> Any:
+        """A connection object, not connected and not one of the pool's."""
+        made = pooled(create(self.connection_class, self.connection_kwargs))
+        if self.cache is not None:
+            return Cached(made, self.cache, self._lock)
+        return made
 
     def _lent(self) -> set[Any]:
         """Those with callers."""
@@ -123,12 +194,6 @@ class RedisInterface(State):
             closed += 1
         return closed
 
-    def _retire(self, reason: str) -> None:
-        """Close what is lent when it comes back."""
-        for connection in self._lent():
-            connection._retired = reason
-            connection._special = True
-
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the idle connections and, as redis-py does, those in use under their users' hands."""
         self._empty("pool")
@@ -151,7 +216,7 @@ class RedisInterface(State):
     def reset(self) -> None:
         """Forget all connections: the idle ones are closed now, those in use when they come back."""
         self._empty("pool")
-        self._retire("pool")
+        housekeeping.retire(self, "pool")
         self.pid = os.getpid()
 
     def owns_connection(self, connection: Any) -> bool:
@@ -182,12 +247,72 @@ class RedisInterface(State):
             connection._loan.append(0.0)
             self.release(connection)
 
+    # ---- ours: the user's ------------------------------------------------------------------------
+
+    def resize(self, *, max_connections: int | None = None, min_idle: int | None = None) -> None:
+        """Change the pool while it is used. What is above a lower ceiling is closed: idle connections now,
+        lent ones when they come back.
+
+        Raises:
+            ValueError: a number is not allowed.
+        """
+        housekeeping.resize(self, max_connections, min_idle)
+        for connection in housekeeping.above_ceiling(self):
+            self._dispose(connection, "resized")
+        if self.__dict__.get("_listeners") is not None and (self._queue or self._core.min_idle):
+            self._origin.attach()
+            self._advance()
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones are closed now, lent ones when they come back. For a
+        failover, or new credentials in ``connection_kwargs``."""
+        housekeeping.retire(self, "drained")
+        self._empty("drained")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the pool.
+
+        Args:
+            timeout: None, as redis-py's: all connections are closed at once, also those in use; the pool
+                can be used again. A number: no caller gets a connection any more, holders may finish for so
+                many seconds, and what is still out then is closed. The pool stays closed.
+        """
+        if timeout is None:
+            self.disconnect()
+            return
+        core = self._core
+        core.closed = PoolClosedError(f"the pool {self.name} was closed")
+        self._watched = self._strict = True
+        housekeeping.retire(self, "pool")
+        self._empty("pool")
+        self._advance(may_open=False)
+        deadline = monotonic() + timeout
+        while core.lent and monotonic() < deadline:
+            time.sleep(0.005)  # holders give back without waking a thread: the warm path tells no one
+            self._empty("pool")
+        self.disconnect()
+
+    # ---- hooks -------------------------------------------------------------------------------------
+
+    def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
+        """Call a user's function; what it raises is its own affair."""
+        if hook is None:
+            return
+        try:
+            hook(*arguments)
+        except Exception:
+            log.exception("pool.hook_failed", extra={"pool": self.name})
+
+    def _count(self, state: ConnectionState, change: int) -> None:
+        """redis-py's gauge of connections by state, if OpenTelemetry is on."""
+        recorder.record_connection_count(pool_name=get_pool_name(self), connection_state=state, counter=change)
+
     # ---- a look inside ---------------------------------------------------------------------------
 
     def stats(self) -> Stats:
         """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
         core, tally = self._core, self._tally
-        held, _ = self._longest()
+        held, _ = housekeeping.longest(self)
         return Stats(
             in_use=core.lent,
             idle=len(core.idle),
@@ -254,5 +379,5 @@ class RedisInterface(State):
         for connection in inherited:
             connection._loan.clear()
             connection._abandon()
-        self._restart_counting()
+        housekeeping.restart_counting(self)
         self.pid = os.getpid()

@@ -10,12 +10,17 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 from poolmgr.native import monotonic
+from poolmgr.pool.host import Host
 
-if TYPE_CHECKING:
-    from poolmgr.pool.host import State
+
+class Pool(Host, Protocol):
+    """What the views need of a pool of redis-py's kind."""
+
+    def release(self, connection: Any) -> None: ...
+    def _lent(self) -> set[Any]: ...
 
 
 class Strangers:
@@ -26,13 +31,13 @@ class Strangers:
         self.in_use: set[Any] = set()
 
 
-def strangers(pool: State) -> Strangers:
+def strangers(pool: Pool) -> Strangers:
     """Those of a pool; made when they are first asked for."""
     found: Strangers = pool.__dict__.setdefault("_strangers", Strangers())
     return found
 
 
-def _take_out(pool: State, connection: Any) -> bool:
+def _take_out(pool: Pool, connection: Any) -> bool:
     """Have an idle connection to oneself, as if it had been borrowed; whether it still was idle."""
     try:
         pool._idle.remove(connection)
@@ -46,7 +51,7 @@ def _take_out(pool: State, connection: Any) -> bool:
 class Available(list[Any]):
     """The idle connections."""
 
-    def __init__(self, pool: State) -> None:
+    def __init__(self, pool: Pool) -> None:
         super().__init__([*pool._idle, *strangers(pool).available])
         self._pool = pool
 
@@ -106,7 +111,7 @@ class Available(list[Any]):
 class InUse(set[Any]):
     """The connections that are with callers."""
 
-    def __init__(self, pool: State) -> None:
+    def __init__(self, pool: Pool) -> None:
         super().__init__([*pool._lent(), *strangers(pool).in_use])
         self._pool = pool
 
