@@ -154,7 +154,7 @@ def test_who_has_not_registered_again_may_go_by_any_address() -> None:
     assert after.by_key[B] is after.sites[A], "n may go by it"
     assert B not in after.sites[A].ways, "a process that is stopped for days has no dead address asked"
     after.registers("n", **{A: 3})
-    after.now += book.UNUSED + 1
+    after.now += registry.UNUSED + 1
     after.forget_unused(after.sites[A])
     assert B not in after.by_key
 
