@@ -34,7 +34,7 @@ from poolmgr.supervisor.registrar import Members
 from poolmgr.supervisor.servers.belonging import Belonging
 from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.views.audit import Audit
-from poolmgr.supervisor.views.queries import Answers
+from poolmgr.supervisor.views.queries import Queries
 
 if TYPE_CHECKING:
     from poolmgr.supervisor.views.exposition import Endpoint
@@ -106,7 +106,6 @@ class Supervisor:
             serial=itertools.count(1),
         )
         self.audit = Audit(self.book)
-        self._answers = Answers(self)
         self.members = self.book.members = Members(
             self.ledger,
             self.turns,
@@ -115,12 +114,16 @@ class Supervisor:
             boot=found.boot,
             lock=singleton.identity(),
             budget=str(settings.budget),
-            answer=self._answers.answer,
+            answer=lambda question: self._queries.answer(question),  # noqa: PLW0108 (made later)
             closed=self._link_closed,
         )
         self.door = Door(listener, self.members, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
         self.footprints = Footprints()
+        self._queries = Queries(
+            self.path, self.ledger, self.turns, self.book, self.members, self.footprints, self.door, self.audit,
+            notes=lambda: [self.astray, *self.notes],
+        )  # fmt: skip
         self._notify = Notify()
         self._exposition: Endpoint | None = None
         self._signs = 0.0
@@ -186,7 +189,7 @@ class Supervisor:
         if self.settings.metrics is not None:
             from poolmgr.supervisor.views.exposition import Endpoint  # an HTTP server takes a while to load
 
-            self._exposition = Endpoint(self.settings.metrics, self._answers.reading)
+            self._exposition = Endpoint(self.settings.metrics, self._queries.reading)
             self._exposition.start()
 
     # ---- the end ------------------------------------------------------------------------------------

@@ -6,18 +6,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import poolmgr
 from poolmgr import status as schema, wire
 from poolmgr.budget import views
 from poolmgr.budget.accounts import MemberView, ServerView
+from poolmgr.budget.ledger import Ledger
+from poolmgr.supervisor.clients.footprint import Footprints
+from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.registrar import Members
 from poolmgr.supervisor.servers.allowance import ONE_SOCKET
+from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.metrics import Counted, Reading
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.supervisor import Supervisor
 
 COSTLY = 0.002
 """Seconds."""
@@ -38,11 +41,37 @@ def _health(site: Site) -> schema.HealthStatus:
     )
 
 
-class Answers:
-    """Answers for one supervisor."""
+class Queries:
+    """Answers of one supervisor.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._of = supervisor
+    Args:
+        path: its socket.
+        listener: who is connected.
+        notes: what else people are to know, as it is now.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        ledger: Ledger,
+        turns: Turns,
+        book: Book,
+        members: Members,
+        footprints: Footprints,
+        listener: Door,
+        audit: Audit,
+        notes: Callable[[], list[str]],
+    ) -> None:
+        self._path = path
+        self._ledger = ledger
+        self._turns = turns
+        self._book = book
+        self._members = members
+        self._footprints = footprints
+        self._listener = listener
+        self._audit = audit
+        self._more_notes = notes
+        self._started = turns.clock()
         self._kept: dict[str, tuple[float, wire.Answer]] = {}
         self._questions: dict[str, Callable[[], str]] = {
             "status": lambda: schema.dump(self.status()),
@@ -52,7 +81,7 @@ class Answers:
     def answer(self, question: wire.Query | wire.SetBudget) -> wire.Answer:
         """The answer to send."""
         if isinstance(question, wire.SetBudget):
-            taken, text = self._of.book.set_budget(question.server, question.budget)
+            taken, text = self._book.set_budget(question.server, question.budget)
             return wire.Answer(text, ok=taken)
         known = self._questions.get(question.what)
         if known is None:
@@ -73,21 +102,20 @@ class Answers:
 
     def status(self) -> schema.Status:
         """Everything, as it is now."""
-        supervisor = self._of
-        now = supervisor.turns.clock()
+        now = self._turns.clock()
         return schema.Status(
             pid=os.getpid(),
             version=poolmgr.__version__,
-            uptime=now - supervisor.started,
-            socket=supervisor.path,
-            clients=len(supervisor.door.links),
-            servers=tuple(self._server(site, now) for site in supervisor.book.shown()),
-            differences=supervisor.audit.differences(),
+            uptime=now - self._started,
+            socket=self._path,
+            clients=len(self._listener.links),
+            servers=tuple(self._server(site, now) for site in self._book.shown()),
+            differences=self._audit.differences(),
             notes=tuple(self._notes()),
         )
 
     def _server(self, site: Site, now: float) -> schema.ServerStatus:
-        view = views.of(self._of.ledger, site.id)
+        view = views.of(self._ledger, site.id)
         return schema.ServerStatus(
             id=site.id,
             aliases=view.aliases,
@@ -105,10 +133,10 @@ class Answers:
 
     def _member(self, view: ServerView, member: MemberView, now: float) -> schema.MemberStatus:
         report = member.report
-        account = self._of.ledger.servers[view.id].accounts[member.identity.tag]
+        account = self._ledger.servers[view.id].accounts[member.identity.tag]
         silent = member.recalled is not None and now - member.recalled > SILENT_AFTER
-        known = self._of.members.known.get(member.identity.tag)
-        footprint = self._of.footprints.of.get(member.identity.pid)
+        known = self._members.known.get(member.identity.tag)
+        footprint = self._footprints.of.get(member.identity.pid)
         return schema.MemberStatus(
             pid=member.identity.pid,
             title=member.identity.title,
@@ -130,10 +158,8 @@ class Answers:
         )
 
     def _notes(self) -> list[str]:
-        supervisor = self._of
-        notes = [text for text in (supervisor.turns.unwritten, supervisor.astray) if text]
-        notes += supervisor.notes
-        for site in supervisor.book.shown():
+        notes = [text for text in (self._turns.unwritten, *self._more_notes()) if text]
+        for site in self._book.shown():
             if not site.resolved:
                 notes.append(f"{site.id}: not reached yet, so nothing is handed out")
             if "CLIENT LIST" in site.forbidden:
@@ -155,13 +181,13 @@ class Answers:
                     f"{site.id}: another supervisor of ours uses it from this host ({pids}), and neither knows what "
                     f"the other gives away: {ONE_SOCKET}"
                 )
-            strange = supervisor.ledger.servers[site.id].strange
+            strange = self._ledger.servers[site.id].strange
             if strange:
                 notes.append(
                     f"{site.id}: {strange} connections bear names like ours, and nobody has registered them: they are "
                     "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
                 )
-            view = views.of(supervisor.ledger, site.id)
+            view = views.of(self._ledger, site.id)
             busy = sum(1 for member in view.members if member.report is not None)
             if site.resolved and view.budget < busy:
                 notes.append(f"{site.id}: the budget {view.budget} is less than its {busy} processes: permits rotate")
@@ -169,8 +195,7 @@ class Answers:
 
     def reading(self) -> Reading:
         """Everything that ``/metrics`` serves."""
-        of = self._of
-        views = {site.id: (site, views.of(of.ledger, site.id)) for site in of.book.shown()}
+        seen = {site.id: (site, views.of(self._ledger, site.id)) for site in self._book.shown()}
         return Reading(
             status=self.status(),
             limits=self.limits(),
@@ -181,12 +206,12 @@ class Answers:
                     outages=site.outages,
                     handover=view.handover,
                 )
-                for id, (site, view) in views.items()
+                for id, (site, view) in seen.items()
             },
-            totals=of.members.totals.copy(),
-            restarts=of.ledger.restarts,
-            snapshots=of.turns.writer.writes,
-            unwritten=bool(of.turns.unwritten),
+            totals=self._members.totals.copy(),
+            restarts=self._ledger.restarts,
+            snapshots=self._turns.writer.writes,
+            unwritten=bool(self._turns.unwritten),
         )
 
     def limits(self) -> schema.Limits:
@@ -195,10 +220,10 @@ class Answers:
             servers=tuple(
                 schema.ServerLimits(
                     id=site.id,
-                    budget=self._of.ledger.servers[site.id].budget if site.resolved else None,
+                    budget=self._ledger.servers[site.id].budget if site.resolved else None,
                     derivation=site.derivation.text,
                     parts=site.derivation.parts,
                 )
-                for site in self._of.book.shown()
+                for site in self._book.shown()
             )
         )
