@@ -27,7 +27,7 @@ from tests.supervisor_process import Start, SupervisorProcess, joined
 
 BUDGET = 12
 
-QUICK = "timetable.ASK_EVERY=0.5 timetable.LOOK_EVERY=0.5"
+QUICK = "servers.schedule.ASK_EVERY=0.5 servers.schedule.LOOK_EVERY=0.5"
 
 
 def at(port: int) -> wire.Endpoint:
@@ -178,7 +178,7 @@ class Balancer(Proxy):
 
 
 def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[RedisServer], process: Process) -> None:
-    running = supervisor(BUDGET, HASTY=QUICK + " unproven.WAIT=1")
+    running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
     balancer = Balancer(*(server.port for server in two))
     try:
         pool = process()(balancer.port)
@@ -200,7 +200,7 @@ def test_a_balancer_before_servers_that_are_known_is_resolved(
     supervisor: Start, two: list[RedisServer], process: Process
 ) -> None:
     """It says something else each time, and each of the two is asked whether it is the one that was heard."""
-    running = supervisor(BUDGET, HASTY=QUICK + " unproven.WAIT=1")
+    running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
     pool = process()
     for server in two:
         assert client_of(pool(server.port)).ping()

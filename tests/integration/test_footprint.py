@@ -13,7 +13,7 @@ from poolmgr.supervisor.clients import footprint
 from tests.helpers import Servers, wait_for
 from tests.supervisor_process import Start, joined
 
-QUICK = "footprint.EVERY=0.2"
+QUICK = "clients.footprint.EVERY=0.2"
 
 
 def test_status_says_what_a_member_costs(supervisor: Start, redis_server: Servers) -> None:

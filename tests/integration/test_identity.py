@@ -362,13 +362,13 @@ def test_two_supervisors_of_one_host_that_cannot_see_each_other_say_so(
     """systemd's PrivateTmp=: the same path leads each of them elsewhere."""
     server = redis_server(port=free_port(), maxclients=48)
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(budget, HASTY="timetable.LIST_EVERY=0.2")
+    running = supervisor(budget, HASTY="servers.schedule.LIST_EVERY=0.2")
     member, name = joined(running, endpoint)
     for _ in range(3):
         member.dial(endpoint)
     member.report(name, open=3, in_use=3)
     other = clone(boot=False)
-    theirs = other.supervisor(running.path, budget, HASTY="timetable.LIST_EVERY=0.2", POOLMGR_LINGER="60")
+    theirs = other.supervisor(running.path, budget, HASTY="servers.schedule.LIST_EVERY=0.2", POOLMGR_LINGER="60")
     try:
         with subprocess.Popen(
             [*other.command, sys.executable, "-c", USES],

@@ -38,7 +38,7 @@ def running(isolated: Path) -> Iterator[SupervisorProcess]:
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
         POOLMGR_LINGER="20",
-        HASTY="timetable.LOOK_EVERY=0.3 admin.CLOSE_BOUND=0.3 unproven.WAIT=1.5",
+        HASTY="servers.schedule.LOOK_EVERY=0.3 servers.admin.CLOSE_BOUND=0.3 servers.unproven.WAIT=1.5",
     ).start()
     yield process
     process.stop()

@@ -77,7 +77,7 @@ def client() -> Iterator[Callable[[str, Path], Client]]:
 @pytest.fixture
 def running(isolated: Path) -> Iterator[SupervisorProcess]:
     process = SupervisorProcess(
-        str(isolated), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="20", HASTY="timetable.LOOK_EVERY=0.3"
+        str(isolated), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="20", HASTY="servers.schedule.LOOK_EVERY=0.3"
     ).start()
     yield process
     process.stop()

@@ -57,7 +57,7 @@ def running(isolated: Path) -> Iterator[SupervisorProcess]:
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
         POOLMGR_LINGER="20",
-        HASTY="unproven.WAIT=1.5 consequences.HIDDEN_AGAIN=0.5",
+        HASTY="servers.unproven.WAIT=1.5 servers.reconcile.HIDDEN_AGAIN=0.5",
     ).start()
     yield process
     process.stop()

@@ -15,7 +15,7 @@ from tests.supervisor_process import Start, joined
 
 def test_the_audit_finds_a_pool_that_bypasses_the_budget(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=100, port=free_port())
-    running = supervisor(12, HASTY="audit.EVERY=0.3")
+    running = supervisor(12, HASTY="views.audit.EVERY=0.3")
     member, name = joined(running, endpoint_of(port=server.port))
     member.report(name)
     member.send(wire.Report(name, 1, ceiling=1))
@@ -35,7 +35,7 @@ def test_the_audit_finds_a_pool_that_bypasses_the_budget(supervisor: Start, redi
 
 def test_a_server_with_many_clients_does_not_hold_up_the_loop(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=5000)
-    running = supervisor(12, HASTY="timetable.LIST_EVERY=0.2 timetable.LOOK_EVERY=0.2")
+    running = supervisor(12, HASTY="servers.schedule.LIST_EVERY=0.2 servers.schedule.LOOK_EVERY=0.2")
     member, _ = joined(running, endpoint_of(server.path))
     crowd = [Connection(endpoint_of(server.path), f"crowd-{i}") for i in range(2000)]
     try:

@@ -13,7 +13,7 @@ from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.supervisor_process import Start, SupervisorProcess, joined
 
-QUICK = "audit.EVERY=0.2 timetable.LIST_EVERY=1.5"
+QUICK = "views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=1.5"
 
 
 def holding(running: SupervisorProcess, server: RedisServer, count: int) -> tuple[FakeMember, str]:
@@ -74,7 +74,7 @@ def test_nor_is_one_from_before_a_restart_that_nobody_noticed(supervisor: Start,
 def test_connections_that_a_process_has_closed_since_are_not_missed(supervisor: Start, redis_server: Servers) -> None:
     """With a small budget the list is asked for five times more seldom, and two audits see the same one."""
     server = redis_server(maxclients=8, port=free_port())
-    running = supervisor(6, HASTY="audit.EVERY=0.2 timetable.LIST_EVERY=0.4")
+    running = supervisor(6, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=0.4")
     member, name = holding(running, server, 4)
     is_listed(running, server)
     for connection in member.open.pop(name):
@@ -84,7 +84,7 @@ def test_connections_that_a_process_has_closed_since_are_not_missed(supervisor: 
 
 def test_a_process_that_comes_and_goes_with_the_list_is_not_suspected(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, HASTY="audit.EVERY=0.1 timetable.LIST_EVERY=0.3")
+    running = supervisor(12, HASTY="views.audit.EVERY=0.1 servers.schedule.LIST_EVERY=0.3")
     member, name = holding(running, server, 4)
 
     def anew() -> None:

@@ -69,7 +69,7 @@ def test_descriptors_of_the_members_bound_it(supervisor: Start, redis_server: Se
 
 def test_other_clients_shrink_it_within_seconds(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=0.3")
+    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=0.3")
     member, name = joined(running, endpoint_of(server.path))
     member.report(name)
     assert running.server()["budget"] == 180

@@ -80,7 +80,7 @@ def test_a_difference_on_a_list_is_borne_out_soon_and_not_after_a_minute(
 ) -> None:
     """A further case: the second list that it takes to accuse anybody comes out of turn. The first was a proof's."""
     server = redis_server(maxclients=100)
-    running = supervisor(20, HASTY="audit.EVERY=0.2 timetable.LIST_AGAIN=0.5")
+    running = supervisor(20, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_AGAIN=0.5")
     member, name = joined(running, server)
     member.report(name)
     dies = MemberProcess(running.path, endpoint_of(server.path), 1)

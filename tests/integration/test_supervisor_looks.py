@@ -194,7 +194,7 @@ def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(
     supervisor: Start, redis_server: Servers
 ) -> None:
     server = redis_server(maxclients=4, port=free_port())
-    running = supervisor(3, HASTY="resolution.PATIENCE=8")
+    running = supervisor(3, HASTY="servers.resolution.PATIENCE=8")
     member, name, connections = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     member.attach(alias)
@@ -212,7 +212,7 @@ def test_where_no_permit_comes_back_there_is_one_look_over_the_budget_and_it_is_
     supervisor: Start, redis_server: Servers
 ) -> None:
     server = redis_server(maxclients=4, port=free_port())
-    running = supervisor(3, HASTY="resolution.PATIENCE=1 resolution.OVER_EVERY=600")
+    running = supervisor(3, HASTY="servers.resolution.PATIENCE=1 servers.resolution.OVER_EVERY=600")
     member, name, _ = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     with server.observer():  # with its one connection the server is full

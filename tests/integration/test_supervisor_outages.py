@@ -169,7 +169,7 @@ def test_the_end_of_a_server_proves_nothing_of_its_successor(supervisor: Start, 
 
 def test_a_supervisor_ends_although_the_server_has_ended_first(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, POOLMGR_LINGER="1", HASTY="unproven.WAIT=0.5")
+    running = supervisor(12, POOLMGR_LINGER="1", HASTY="servers.unproven.WAIT=0.5")
     dies = MemberProcess(running.path, endpoint_of(server.path), 5)
     try:
         dies.until(lambda s: s["open"] == 5)
@@ -204,7 +204,7 @@ def test_what_was_given_up_when_nobody_was_left_is_searched_for_before_the_next_
         POOLMGR_LINGER="1",
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
-        HASTY="unproven.WAIT=60 unproven.ALONE=0.2 admin.CLOSE_BOUND=0.3",
+        HASTY="servers.unproven.WAIT=60 servers.unproven.ALONE=0.2 servers.admin.CLOSE_BOUND=0.3",
     )
     with proxy_to(server.port) as way:
         dies = MemberProcess(running.path, endpoint_of(port=way.port), 5)
@@ -234,7 +234,7 @@ def test_a_supervisor_ends_although_the_server_hangs(supervisor: Start, redis_se
         POOLMGR_LINGER="1",
         REDIS_SOCKET_TIMEOUT="0.3",
         REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
-        HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
+        HASTY="servers.unproven.WAIT=0.5 servers.admin.CLOSE_BOUND=0.3",
     )
     dies = MemberProcess(running.path, endpoint_of(server.path), 5)
     try:
@@ -252,7 +252,7 @@ def test_a_supervisor_ends_although_a_server_that_it_has_never_met_hangs(supervi
     with socket.create_server(("127.0.0.1", 0)) as silent:
         running = supervisor(
             12, POOLMGR_LINGER="1", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
-            HASTY="unproven.WAIT=0.5 admin.CLOSE_BOUND=0.3",
+            HASTY="servers.unproven.WAIT=0.5 servers.admin.CLOSE_BOUND=0.3",
         )  # fmt: skip
         member = running.member().hello(endpoint_of(port=silent.getsockname()[1]))
         member.until(lambda m: m.last(wire.Health), what="it is told to be down")
@@ -262,7 +262,7 @@ def test_a_supervisor_ends_although_a_server_that_it_has_never_met_hangs(supervi
 
 def test_a_server_that_nobody_uses_is_forgotten(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(maxclients=13)
-    running = supervisor(12, HASTY="book.UNREACHED=0.3")
+    running = supervisor(12, HASTY="servers.registry.UNREACHED=0.3")
     member, name = joined(running, endpoint_of(server.path))
     lost = running.member()
     lost.tag = member.tag[:-6] + "abcdef"
@@ -277,7 +277,9 @@ def test_a_server_that_nobody_uses_is_forgotten(supervisor: Start, redis_server:
 def test_a_name_that_no_longer_answers_is_no_outage_of_the_server(supervisor: Start, redis_server: Servers) -> None:
     """One of two ways has become a black hole: the other still shows the server alive."""
     server = redis_server(port=free_port(), maxclients=20)
-    running = supervisor(12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="unproven.WAIT=0.5")
+    running = supervisor(
+        12, REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="servers.unproven.WAIT=0.5"
+    )
     member, name = joined(running, endpoint_of(server.path))
     with proxy_to(server.port) as hole:
         other = endpoint_of(port=hole.port)

@@ -44,7 +44,7 @@ def busy(server: RedisServer) -> Iterator[None]:
 def test_a_busy_server_has_not_forbidden_to_look(supervisor: Start, redis_server: Servers) -> None:
     """A child keeps the connections of a member that was killed: they are there, and cannot be seen just now."""
     server = redis_server(maxclients=15, busy_reply_threshold=50)
-    running = supervisor(12, HASTY="unproven.WAIT=0.3")
+    running = supervisor(12, HASTY="servers.unproven.WAIT=0.3")
     dies = MemberProcess(running.path, endpoint_of(server.path), 8, "fork")
     try:
         dies.until(lambda s: s["open"] == 8)

@@ -297,7 +297,11 @@ def test_a_search_is_put_off_until_there_is_a_password_that_the_server_takes(
 def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(supervisor: Start, redis_server: Servers) -> None:
     server = redis_server(port=free_port(), maxclients=16)
     running = supervisor(
-        12, POOLMGR_LINGER="60", REDIS_SOCKET_TIMEOUT="0.3", REDIS_SOCKET_CONNECT_TIMEOUT="0.3", HASTY="unproven.WAIT=1"
+        12,
+        POOLMGR_LINGER="60",
+        REDIS_SOCKET_TIMEOUT="0.3",
+        REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+        HASTY="servers.unproven.WAIT=1",
     )
     with proxy_to(server.port) as hole:
         first, name = joined(running, server)

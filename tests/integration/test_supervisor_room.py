@@ -136,7 +136,7 @@ WORKS = """
 def test_what_is_used_is_not_taken_for_others_growth(supervisor: Start, redis_server: Servers, code: str) -> None:
     """Six connections of ours, the supervisor's, and 54 of others at a server that takes 61."""
     server = redis_server(maxclients=61)
-    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
+    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
     with process(server, code) as ours:
         assert ours.stdin is not None
         assert ours.stdout is not None
@@ -179,7 +179,7 @@ def process(server: RedisServer, code: str) -> Iterator[subprocess.Popen[str]]:
 def test_growth_of_our_own_does_not_look_foreign(supervisor: Start, redis_server: Servers) -> None:
     """A member opens within its limit and reports that late: the budget stays."""
     server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="timetable.LOOK_EVERY=1")
+    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=1")
     member, name = joined(running, server)
     member.grow(name, 100)
     member.report(name, open=0)
