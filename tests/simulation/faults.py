@@ -45,7 +45,9 @@ class Faults:
 
     def _stop(self, fault: Fault) -> None:
         process = self._chosen(fault.a)
-        if process is not None and not process.stopped:
+        if process is not None and self.world.scenario.lost_snapshot and process.about_to_connect:
+            self.world.clock.after(0.0001, self._stop, fault)
+        elif process is not None and not process.stopped:
             process.stop()
             self.world.clock.after(fault.c, self.resume, process)
 
@@ -183,6 +185,8 @@ class Faults:
         before it could tell, or the next supervisor dies before it has heard. Waits till there is such a process."""
         pattern = fault.a % 5
         candidates = [p for p in self.world.processes.values() if not p.stopped and p.link and _unopened(p)]
+        if pattern < 3:
+            candidates = [p for p in candidates if not p.about_to_connect]
         if pattern == 3:  # its name is not seen by the first census
             candidates = [p for p in candidates if not p.core.open]
         process = max(candidates, key=_unopened, default=None)

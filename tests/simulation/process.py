@@ -267,5 +267,10 @@ class Process:
     # ---- looking at it ---------------------------------------------------------------------------
 
     @property
+    def about_to_connect(self) -> bool:
+        """It has taken a permit, and has no socket for it yet."""
+        return any(serial not in self.sockets for desk in self.core.desks() for serial in desk.account.live)
+
+    @property
     def waiting(self) -> list[Caller]:
         return [caller for pool in self.pools for caller in pool.callers if caller.waiting]

@@ -107,7 +107,9 @@ class Scenario(msgspec.Struct, frozen=True):
     """Supervisors may find no snapshot."""
     attentive: bool = False
     """Callers look whether the link is cut before they open anything. Where they do not, and a snapshot may be lost, a
-    process that was stopped first reads that its link has ended: that it could open something before is a known gap."""
+    process that was stopped first reads that its link has ended: that it could open something before is a known gap.
+    So is that it connects with a permit that it had taken just before it was stopped: where a snapshot may be lost,
+    none is stopped at that moment."""
 
 
 def draw(seed: int) -> Scenario:
