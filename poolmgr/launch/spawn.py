@@ -283,7 +283,7 @@ def _is_earlier() -> bool:
 
 def _root() -> str:
     """The directory, or the archive, that this package was loaded from."""
-    return str(Path(__file__).absolute().parent.parent)
+    return str(Path(__file__).absolute().parents[2])
 
 
 def _is_packages(directory: str) -> bool:
