@@ -269,7 +269,9 @@ class Process:
     @property
     def about_to_connect(self) -> bool:
         """It has taken a permit, and has no socket for it yet."""
-        return any(serial not in self.sockets for desk in self.core.desks() for serial in desk.account.live)
+        return any(
+            serial not in self.sockets for dispatcher in self.core.dispatchers() for serial in dispatcher.account.live
+        )
 
     @property
     def waiting(self) -> list[Caller]:
