@@ -240,6 +240,7 @@ class SavedServer(msgspec.Struct, frozen=True):
     own: int
     quarantine: tuple[SavedQuarantine, ...] = ()
     search: bool = False
+    unknown: bool = False
 
 
 class Saved(msgspec.Struct, frozen=True):

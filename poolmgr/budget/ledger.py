@@ -480,6 +480,8 @@ class Ledger:
                 continue
             self._wakes.pop(id, None)
             self._grant_own(server, turn)
+            if server.unknown:  # nothing is told, a smaller limit no more than a larger one: it too lets members open
+                continue
             decision = sharing.decide(server, now, self._rng)
             if stuck and server.free >= 0:
                 # Nobody is recalled for another one while nobody can be raised: members go on with what they have.
@@ -497,7 +499,7 @@ class Ledger:
                 server.accounts[tag].asked = now
                 turn.tells.append(Tell(tag, self.members[tag].link, Ask(id, recalls.guard(server))))
             for tag, account in server.accounts.items():
-                if account.unanswered and account.linked and not server.unknown:
+                if account.unanswered and account.linked:
                     self._answer(server, tag, account, now, turn)
             if decision.wake is not None:
                 self._wakes[id] = max(decision.wake, now)

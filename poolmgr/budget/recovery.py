@@ -44,6 +44,7 @@ def _server(server: Server, now: float) -> SavedServer:
             for tag, entry in server.quarantine.items()
         ),
         search=server.search,
+        unknown=server.unknown,
     )
 
 
@@ -75,6 +76,7 @@ def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity]
     for old in saved.servers:
         server = ledger.server(old.id, aliases=old.aliases, run_id=old.run_id)
         server.budget, server.operator, server.search = old.budget, old.operator, old.search
+        server.unknown = old.unknown
         for entry in old.quarantine:
             since = now - entry.age
             ledger.quarantine(server, entry.tag, entry.charge, since, exited=entry.exited, registered=entry.registered)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from poolmgr import wire
 from poolmgr.budget.accounts import Account
-from poolmgr.budget.ledger import Ledger
+from poolmgr.budget.ledger import Ledger, Turn
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.core.process import MemberCore
 from poolmgr.supervisor.servers import registry
@@ -21,7 +21,7 @@ from poolmgr.supervisor.servers.upstream import Site
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places import Looks, failure
 
-_part, _dissolve = Ledger.part, Ledger.dissolve
+_part, _dissolve, _settle = Ledger.part, Ledger.dissolve, Ledger.settle
 
 
 def _parts_without_charges(
@@ -35,6 +35,23 @@ def _parts_and_tells(
 ) -> None:
     _part(self, server, new, aliases, tags, now)
     self.servers[new].unknown = False
+
+
+def _recalls_at_unknown(self: Ledger, now: float) -> Turn:
+    """Nothing is answered there, as ever: only what is decided is told."""
+    unknown = [server for server in self.servers.values() if server.unknown]
+    kept = {server.id: [tag for tag, a in server.accounts.items() if a.unanswered] for server in unknown}
+    for server in unknown:
+        server.unknown = False
+        for tag in kept[server.id]:
+            server.accounts[tag].unanswered = False
+    turn = _settle(self, now)
+    for server in unknown:
+        server.unknown = True
+        for tag in kept[server.id]:
+            account = server.accounts[tag]
+            account.unanswered = account.told[-1][0] == 0
+    return turn
 
 
 def _asks_nobody(self: Book, site: Site, run_id: str, met: float, since: float) -> list[Site]:
@@ -127,6 +144,11 @@ MUTANTS = (
         ((Ledger, "part", _parts_and_tells),),
     ),
     Mutant(
+        "recalls where it is not known which server that is",
+        "within the smaller limit something is opened there",
+        ((Ledger, "settle", _recalls_at_unknown),),
+    ),
+    Mutant(
         "what goes along leaves room behind",
         "it is opened once more before the others have gone along",
         ((MemberCore, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
@@ -202,6 +224,7 @@ MUTANTS = (
 SEEDS = {
     "parts without charges": 16,
     "tells a limit before it is known which server that is": 28,
+    "recalls where it is not known which server that is": 6530,
     "what goes along leaves room behind": 156,
     "unites by an older answer": 267,
     "a balancer is no balancer": 26,

@@ -412,6 +412,43 @@ def test_when_two_names_turn_out_to_be_one_server_a_search_of_either_is_still_to
 # ---- S5 --------------------------------------------------------------------------------------------
 
 
+def parted(book: Book) -> Book:
+    """Two members with three permits each use an address that has turned out to lead elsewhere, to whatever server. All
+    six are charged there, and one more of a process that is gone."""
+    book.join("a", "b")
+    for tag in ("a", "b"):
+        book.tell(tag, 3)
+    book.settle()
+    book.ledger.quarantine(book.server, "gone", 4, book.now)
+    book.ledger.part(R, "new", ("k",), {"a", "b"}, book.now)
+    book.ledger.quarantine(book.ledger.servers["new"], "gone", 1, book.now)
+    return book
+
+
+def told_at_new(book: Book) -> list[int]:
+    """Limits. Before what is in use is recalled its holders are asked, and have some time to answer."""
+    messages = [tell.message for _ in range(9) for tell in book.settle(0.01).tells]
+    return [m.limit for m in messages if isinstance(m, Limit) and m.server == "new"]
+
+
+def test_of_a_server_that_is_not_known_nothing_is_recalled(book):
+    """A smaller limit is a limit: within it members would open connections at a server whose budget others may have."""
+    parted(book)
+    assert told_at_new(book) == []
+    book.ledger.settled("new")
+    assert len(told_at_new(book)) >= 2
+
+
+def test_a_successor_tells_nothing_there_either(book):
+    parted(book)
+    after = successor(book, alive=True)
+    for tag in ("a", "b"):
+        assert after.ledger.register(Identity(tag, 2), 2, {"new": 3}, after.now)
+    assert told_at_new(after) == []
+    after.ledger.settled("new")
+    assert len(told_at_new(after)) >= 2
+
+
 def test_a_permit_for_the_supervisor_is_recalled_if_none_is_free(book):
     book.join("a", holds=10)
     book.settle()

@@ -133,3 +133,28 @@ def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> N
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
     assert house.ledger.servers[KNOWN].accounts["m"].excess == 0
     views.check(house.ledger)
+
+
+def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_with_all() -> None:
+    """They are told nothing before it is known which server that is, so nothing comes back from them."""
+
+    async def scene() -> int:
+        house = House()
+        assert house.ledger.register(Identity("m", 2), 1, {KNOWN: 20}, house.clock())
+        house.ledger.part(KNOWN, "new", (), {"m"}, house.clock())
+        house.book._new("new", ())
+        probe: Any = house.book.probes["new"]
+        free = -1
+
+        async def permit(*_: float) -> bool:
+            nonlocal free
+            free = house.ledger.servers["new"].free
+            return True
+
+        probe._eye.permit = permit
+        assert await probe._resolution._own_permit()
+        for other in house.book.probes.values():
+            other.cancel()
+        return free
+
+    assert asyncio.run(scene()) == 1

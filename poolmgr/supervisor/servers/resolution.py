@@ -219,8 +219,10 @@ class Resolution:
         site = self._site
         server = self._ledger.servers[site.id]
         new = site.governor.budget is None
-        if new and server.budget < max(1, server.outstanding):
-            self._ledger.set_budget(site.id, max(1, server.outstanding), self._turns.clock())
+        # Where addresses have parted nothing is told before it is known which server that is, so nothing comes back.
+        needed = max(1, server.outstanding + int(server.unknown and not server.own))
+        if new and server.budget < needed:
+            self._ledger.set_budget(site.id, needed, self._turns.clock())
         if await self._eye.permit(SHORT if new else PATIENCE):
             return True
         now = self._turns.clock()
