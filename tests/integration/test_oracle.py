@@ -133,8 +133,8 @@ def make_busy(service: Service, pid: int, *, at: float, seconds: float, threads:
 
 def connections(observer: redis.Redis) -> Counter[int]:
     """How many connections the server holds for each process, by the tags in their names."""
-    tags = (tags.find(client["name"]) for client in observer.client_list())
-    return Counter(tag.pid for tag in tags if tag is not None)
+    found = (tags.find(client["name"]) for client in observer.client_list())
+    return Counter(tag.pid for tag in found if tag is not None)
 
 
 def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_when_they_do(server, serve):

@@ -150,8 +150,8 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
     @example([(link % LINKS, HEADER.pack(len(body)) + body) for link, body in enumerate(NASTY)])
     def examples(sent: Sent) -> None:
         def work() -> int:
-            tags = [tags.make(running.path) for _ in range(LINKS)]
-            mine = [(number, _own(data, tags[number])) for number, data in sent]
+            made = [tags.make(running.path) for _ in range(LINKS)]
+            mine = [(number, _own(data, made[number])) for number, data in sent]
             return Client(running.path, endpoint.key).run(mine, wanted=BUDGET - 3 if sent == hungry else 0)
 
         most = in_a_child(work)
