@@ -17,8 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
-from poolmgr import wire
-from poolmgr.launch import spawn
+from poolmgr import spawn, wire
 
 
 def serve(path: str) -> None:

@@ -26,10 +26,10 @@ from urllib.parse import quote
 
 from poolmgr.errors import PoolmgrError, SettingsError
 from poolmgr.launch.ownership import objection
-from poolmgr.launch.spawn import interpreter
 from poolmgr.native import monotonic
 from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
 from poolmgr.settings.parsers import SOCKET_PATH_MAX
+from poolmgr.spawn import interpreter
 
 MAXCLIENTS = 1024
 """Connections the server takes. A budget of ``auto`` becomes some nine tenths of it."""

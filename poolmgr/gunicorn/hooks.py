@@ -35,12 +35,11 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, launch, settings, wire
+from poolmgr import embedded, launch, settings, spawn, wire
 from poolmgr.errors import PoolmgrError, SupervisorError
 from poolmgr.gunicorn import checks, interrupts, workers_user
 from poolmgr.gunicorn.workers_user import as_workers
 from poolmgr.kernel.peer import peer
-from poolmgr.launch import spawn
 from poolmgr.logs.redaction import printable
 
 log = logging.getLogger("poolmgr.gunicorn")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from poolmgr.native import monotonic
+from poolmgr.native import at_fork, monotonic
 
 STEP = 0.005
 """Seconds between two looks at something that has no notification."""
@@ -50,6 +50,9 @@ def _close_in_child() -> None:
     while _held:
         with contextlib.suppress(OSError):
             os.close(_held.pop())
+
+
+at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager

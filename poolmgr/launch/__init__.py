@@ -4,7 +4,7 @@ There is one supervisor for each socket path. Whoever finds none takes the ``flo
 (``S`` is the path), looks again, and starts ``python -m poolmgr.supervisor``; the others wait for the
 lock and find it. Nothing here decides who *is* the supervisor: that is the ``flock`` on ``S.lock``
 which the supervisor itself holds for life, and a second one that cannot get it exits at once.
-How one is started is told in :mod:`poolmgr.launch.spawn`.
+How one is started is told in :mod:`poolmgr.spawn`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from poolmgr.kernel.lockfile import STEP, STOPPED, holder, is_locked, silence
 from poolmgr.kernel.peer import peer
 from poolmgr.launch import dial, standing
 from poolmgr.launch.dial import SILENT, StaysLockedError, locked
-from poolmgr.launch.spawn import STARTUP_FD, Birth
 from poolmgr.native import monotonic, poll
 from poolmgr.settings import Settings
+from poolmgr.spawn import STARTUP_FD, Birth
 
 MODULE = "poolmgr.supervisor"
 
@@ -180,7 +180,7 @@ def succeed(settings: Settings, pid: int) -> bool:
 
 
 def _was_started(pid: int) -> bool:
-    """Whether a process is a supervisor that :mod:`poolmgr.launch.spawn` has started."""
+    """Whether a process is a supervisor that :mod:`poolmgr.spawn` has started."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

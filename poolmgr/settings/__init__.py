@@ -27,7 +27,7 @@ EMBEDDED_SUFFIX = ".redis"
 """What is added to the supervisor's socket path to name the embedded server's socket."""
 
 INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_STARTUP_PATH"})
-"""Names that only our own processes hand to each other; see :mod:`poolmgr.launch.spawn`."""
+"""Names that only our own processes hand to each other; see :mod:`poolmgr.spawn`."""
 
 
 ALMOST = 0.9

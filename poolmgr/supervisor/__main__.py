@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run a supervisor; the process's exit status."""
-    from poolmgr.launch.spawn import extend_path
+    from poolmgr.spawn import extend_path
 
     extend_path()
     from poolmgr.supervisor.disk.singleton import Singleton, TakenError, UnfitError
@@ -103,7 +103,7 @@ def _group(name: str) -> int | None:
 
 
 def _tell_starter(error: str) -> None:
-    from poolmgr.launch.spawn import report_start
+    from poolmgr.spawn import report_start
 
     report_start(error)
 

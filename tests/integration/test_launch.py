@@ -195,7 +195,7 @@ def test_a_supervisor_holds_a_starters_standard_error_only_if_it_is_a_service(va
     """Whoever captures a script's output reads to its end, and must not wait for the supervisor's."""
     code = f"""
 from poolmgr import launch, settings
-from poolmgr.launch import spawn
+from poolmgr import spawn
 if {shown}: spawn.show_output()
 launch.connect(settings.load())
 """

@@ -59,8 +59,8 @@ def test_where_none_may_be_started_callers_hear_of_it_at_once(isolated, not_star
     ("name", "value"),
     [
         ("os.posix_spawn", None),
-        ("poolmgr.launch.spawn._BETWEEN", "import os; raise OSError(11, os.strerror(11))"),
-        ("poolmgr.launch.spawn._BETWEEN", 'raise RuntimeError("can\'t start new thread")'),
+        ("poolmgr.spawn._BETWEEN", "import os; raise OSError(11, os.strerror(11))"),
+        ("poolmgr.spawn._BETWEEN", 'raise RuntimeError("can\'t start new thread")'),
     ],
 )
 def test_a_limit_of_processes_is_not_taken_for_a_missing_python(isolated, monkeypatch, name, value) -> None:

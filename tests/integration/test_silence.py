@@ -47,7 +47,7 @@ PATIENCE = 60.0
 
 STOPPED_STARTER = """
 import os, signal, sys, time
-from poolmgr.kernel.lockfile import locked
+from poolmgr.launch.dial import locked
 with locked(sys.argv[1] + ".launch", time.monotonic() + 5):
     os.write(1, b"has it")
     os.kill(os.getpid(), signal.SIGSTOP)
