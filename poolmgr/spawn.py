@@ -283,7 +283,8 @@ def _is_earlier() -> bool:
 
 def _root() -> str:
     """The directory, or the archive, that this package was loaded from."""
-    return str(Path(__file__).absolute().parents[2])
+    package = sys.modules[__name__.partition(".")[0]]  # wherever this file lies in it
+    return str(Path(package.__file__ or "").absolute().parents[1])
 
 
 def _is_packages(directory: str) -> bool:
