@@ -140,7 +140,10 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
     master = service.pid
 
     def live(version: str, pids: set[int]) -> bool:
-        found = status(service)
+        try:
+            found = status(service)
+        except subprocess.CalledProcessError:  # it does not listen yet
+            return False
         members = {m["pid"] for s in found["servers"] for m in s["members"] if m["state"] == "live" and m["limit"]}
         return bool(found["version"].startswith(version) and pids <= members)
 
