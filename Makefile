@@ -19,7 +19,7 @@ run: $(VENV)/.have-service ## serve on 127.0.0.1:8000 (ARGS="--bind :9000" and t
 
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.have-test ## the whole test suite (ARGS="-k settings" and the like go to pytest; LOAD=8: beside eight busy processes)
-	@$(BIN)/python -m compileall -q poolmgr worker deploy tests
+	@$(BIN)/python -m compileall -q poolmgr worker deploy tests bench
 	@LOAD=$(LOAD) exec $(BIN)/python -m tests.run $(ARGS)
 
 agents: $(VENV)/.have-agents ## install the APM agents that the test suite then has tests with (five, 71 MB)
@@ -51,7 +51,7 @@ fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames against the decoder and the sup
 upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
 	@exec $(BIN)/python -m tests.upstream.run $(ARGS)
 
-lint: $(VENV)/.have-dev ## style, and the direction of imports
+lint: $(VENV)/.have-dev ## style, the direction of imports, no circle among them, and nothing that waits in what is pure
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -64,16 +64,16 @@ format: $(VENV)/.have-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.have-bench ## all benchmarks, a quarter of an hour: tables, JSON, charts, docs/benchmarks.md
-	@exec $(BIN)/python -m tests.bench run $(ARGS)
+	@exec $(BIN)/python -m bench run $(ARGS)
 
 bench-pool: $(VENV)/.have-bench ## only the pool's: checkout, GET, burst, fairness
-	@exec $(BIN)/python -m tests.bench run checkout get burst fairness $(ARGS)
+	@exec $(BIN)/python -m bench run checkout get burst fairness $(ARGS)
 
 bench-guard: $(VENV)/.have-bench ## seconds: has something become much slower than its peer?
-	@exec $(BIN)/python -m tests.bench guard
+	@exec $(BIN)/python -m bench guard
 
 bench-report: $(VENV)/.have-bench ## charts and docs/benchmarks.md anew from the last run's JSON
-	@exec $(BIN)/python -m tests.bench report
+	@exec $(BIN)/python -m bench report
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis

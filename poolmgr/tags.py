@@ -15,15 +15,9 @@ took it for the scope, and refuses who bears another.)
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import secrets
-import socket
 
 import msgspec
-
-from poolmgr.kernel import processes
 
 _TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+)(?:\.([0-9a-f]{16}))?)?")
 
@@ -58,30 +52,3 @@ def find(text: str) -> Tag | None:
 def name(tag: str, serial: int, scope: str) -> str:
     """The name of a connection; the scope is empty where the supervisor has told none (version 0.1.0)."""
     return f"{tag}-{serial}.{scope}" if scope else f"{tag}-{serial}"
-
-
-def _digest(length: int, *parts: str) -> str:
-    return hashlib.blake2s("\0".join(parts).encode()).hexdigest()[:length]
-
-
-def boot() -> str:
-    """Six hexadecimal digits that change with every boot of this host."""
-    return _digest(6, processes.boot_id())
-
-
-def place(socket_path: str) -> str:
-    """Eight hexadecimal digits, equal for all processes that may share the supervisor at ``socket_path``."""
-    return _digest(
-        8,
-        processes.read("/etc/machine-id"),
-        socket.gethostname(),
-        str(processes.pid_namespace()),
-        str(os.getuid()),
-        os.path.realpath(socket_path),
-    )
-
-
-def make(socket_path: str) -> str:
-    """A fresh tag for the calling process."""
-    pid = os.getpid()
-    return f"pm1.{place(socket_path)}.{boot()}.{pid}.{processes.start_time(pid)}.{secrets.token_hex(3)}"

@@ -13,7 +13,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from poolmgr import tags
+from poolmgr import own_tag, tags
 from tests.fake_member import FakeMember
 from tests.helpers import wait_for
 from tests.supervisor_process import SupervisorProcess
@@ -64,10 +64,10 @@ class Clone:
 
     def member(self, path: str) -> FakeMember:
         """This process, as it would be there."""
-        tag = tags.find(tags.make(path))
+        tag = tags.find(own_tag.make(path))
         assert tag is not None
         boot = hashlib.blake2s(self.boot_id.encode()).hexdigest()[: len(tag.boot)]
-        name = f"pm1.{tags.make(path).split('.')[1]}.{boot}.{tag.pid}.{tag.start}.{tag.salt}"
+        name = f"pm1.{own_tag.make(path).split('.')[1]}.{boot}.{tag.pid}.{tag.start}.{tag.salt}"
         return FakeMember(str(self.outside / Path(path).name), tag=name).connect()
 
     def end(self) -> None:

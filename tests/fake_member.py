@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poolmgr import tags, wire
+from poolmgr import own_tag, tags, wire
 from tests.stopwatch import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -72,7 +72,7 @@ class FakeMember:
 
     def __init__(self, socket_path: str, *, tag: str = "", title: str = "fake") -> None:
         self.socket_path = socket_path
-        self.tag = tag or tags.make(socket_path)
+        self.tag = tag or own_tag.make(socket_path)
         self.scope = ""
         self.title = title
         self.link = 0

@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-from poolmgr import settings, tags, threads, wire
+from poolmgr import own_tag, settings, threads, wire
 from poolmgr.member.closer import close_copy
 from poolmgr.member.core.process import MemberCore
 from poolmgr.member.locked import LockedCore
@@ -40,7 +40,7 @@ class Member(LockedCore):
     """
 
     def __init__(self, settings: Settings, core: MemberCore | None = None, *, before: Member | None = None) -> None:
-        tag = tags.make(settings.socket)
+        tag = own_tag.make(settings.socket)
         core = core or MemberCore(tag, title=_title(), budget=str(settings.budget))
         super().__init__(settings, core, tag=tag, again=before is not None)
         if before is not None and before._loop is not None and before._loop.holds_nothing:

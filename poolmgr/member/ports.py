@@ -7,13 +7,15 @@ is and to open or close connections. Nothing else passes between them. The membe
 
 from __future__ import annotations
 
-import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from poolmgr.member.core.bounds import Cause
 from poolmgr.wire import Counters, Endpoint
+
+if TYPE_CHECKING:
+    import socket
 
 PINNED_AFTER = 0.25
 """Seconds after which a connection that is out with a caller is called pinned: by a subscription or a blocking

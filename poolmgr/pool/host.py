@@ -1,6 +1,6 @@
 """What the shared parts of a pool know of it, whatever its flavour: plain state, and what only the flavour can do.
 
-Pure: nothing of redis-py is named here. :mod:`poolmgr.pool.sync.pool` fills it; :mod:`poolmgr.pool.housekeeping` and
+Nothing of redis-py is named here. :mod:`poolmgr.pool.sync.pool` fills it; :mod:`poolmgr.pool.housekeeping` and
 :mod:`poolmgr.pool.refusal` work on it.
 """
 

@@ -14,7 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from poolmgr import tags
+from poolmgr import own_tag, tags
 from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
@@ -77,7 +77,7 @@ class Supervisor:
         self._superseded = False
         self.started = self._loop.time()
         limit = nofile.raise_limit()
-        self._tag = tags.make(self.path)
+        self._tag = own_tag.make(self.path)
         found = tags.find(self._tag)
         assert found is not None
         self.scope = Scope(self.path)

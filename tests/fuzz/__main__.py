@@ -21,7 +21,7 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["poolmgr.wire", "poolmgr.budget", "poolmgr.supervisor"]):
-    from poolmgr import settings as settings_of, tags, wire
+    from poolmgr import own_tag, settings as settings_of, wire
     from poolmgr.budget import views
     from poolmgr.kernel import peer
     from poolmgr.supervisor import supervisor as server_of
@@ -104,7 +104,7 @@ class Stage:
         self.site.resolved = True
         self.supervisor.ledger.set_budget(self.site.id, BUDGET, 0.0)
         self.supervisor.ledger.hold_raises(self.site.id, False)
-        self.process = tags.make(path).rpartition(".")[0]
+        self.process = own_tag.make(path).rpartition(".")[0]
         self.born = 0
 
     def play(self, data: bytes) -> None:

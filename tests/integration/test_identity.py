@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from poolmgr import tags, wire
+from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
 from tests.clone import Clone, unavailable
 from tests.fake_member import Connection, FakeMember, MemberProcess, Members, endpoint_of
@@ -168,7 +168,7 @@ except Exception as error:
 
 def strangers(running: SupervisorProcess, endpoint: wire.Endpoint, count: int) -> list[Connection]:
     """Connections of this process under names like ours: of a process that lives and will never register."""
-    own = tags.find(tags.make(running.path))
+    own = tags.find(own_tag.make(running.path))
     assert own is not None
     tag = msgspec.structs.replace(own, pid=1, start=processes.start_time(1)).process
     return [Connection(endpoint, f"{tag}-{number}") for number in range(count)]

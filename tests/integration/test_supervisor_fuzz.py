@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from poolmgr import tags, wire
+from poolmgr import own_tag, wire
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
 from tests.fuzz.messages import HEADER, NASTY, frames, messages
 from tests.helpers import RedisServer, wait_for
@@ -150,7 +150,7 @@ def test_no_client_can_end_it_overspend_the_budget_or_hold_up_another(
     @example([(link % LINKS, HEADER.pack(len(body)) + body) for link, body in enumerate(NASTY)])
     def examples(sent: Sent) -> None:
         def work() -> int:
-            made = [tags.make(running.path) for _ in range(LINKS)]
+            made = [own_tag.make(running.path) for _ in range(LINKS)]
             mine = [(number, _own(data, made[number])) for number, data in sent]
             return Client(running.path, endpoint.key).run(mine, wanted=BUDGET - 3 if sent == hungry else 0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from poolmgr import tags, wire
+from poolmgr import own_tag, tags, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
@@ -104,7 +104,7 @@ def test_without_its_snapshot_a_census_finds_what_is_there(
         snapshot.write_bytes(os.urandom(1 << 17))
     elif damage == "boot":
         with monkeypatch.context() as patch:
-            patch.setattr(tags, "boot", lambda: "ffffff")
+            patch.setattr(own_tag, "boot", lambda: "ffffff")
             Writer(str(snapshot), "01234567", lambda: True, lambda _: None).write(Saved(Identity("", 1)))
     else:
         snapshot.unlink()
@@ -243,7 +243,7 @@ def test_what_somebody_opened_and_left_behind_while_others_were_waited_for_is_fo
     first.report(name)
     wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
     nobody = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    own = tags.find(tags.make(running.path))
+    own = tags.find(own_tag.make(running.path))
     assert own is not None
     tag = msgspec.structs.replace(own, pid=nobody.pid, start=processes.start_time(nobody.pid)).process
     left = [Connection(endpoint_of(server.path), f"{tag}-{number}") for number in range(8)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from poolmgr import tags, wire
+from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
 from tests.fake_member import FakeMember, MemberProcess, endpoint_of
 from tests.helpers import ROOT, RedisServer, Servers, wait_for
@@ -132,7 +132,7 @@ def test_a_flood_of_garbage_does_not_flood_the_log(running: SupervisorProcess) -
 def test_a_process_cannot_register_for_another(running: SupervisorProcess) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
-            tag = tags.find(tags.make(running.path))
+            tag = tags.find(own_tag.make(running.path))
             assert tag is not None
             theirs = f"pm1.{tag.place}.{tag.boot}.{other.pid}.{processes.start_time(other.pid)}.{tag.salt}"
             member = FakeMember(running.path, tag=theirs).connect().hello()
@@ -144,7 +144,7 @@ def test_a_process_cannot_register_for_another(running: SupervisorProcess) -> No
 
 @pytest.mark.parametrize("part", ["boot", "start"])
 def test_a_tag_must_be_of_this_boot_and_process(running: SupervisorProcess, part: str) -> None:
-    tag = tags.find(tags.make(running.path))
+    tag = tags.find(own_tag.make(running.path))
     assert tag is not None
     boot = "0" * 6 if part == "boot" else tag.boot
     start = tag.start + 1 if part == "start" else tag.start
@@ -154,7 +154,7 @@ def test_a_tag_must_be_of_this_boot_and_process(running: SupervisorProcess, part
 
 def test_a_tag_must_be_one(running: SupervisorProcess) -> None:
     assert refusal(FakeMember(running.path, tag="somebody").connect().hello())
-    assert refusal(FakeMember(running.path, tag=tags.make(running.path) + "-7").connect().hello())
+    assert refusal(FakeMember(running.path, tag=own_tag.make(running.path) + "-7").connect().hello())
 
 
 def test_versions_are_negotiated(running: SupervisorProcess) -> None:
@@ -367,7 +367,7 @@ def test_a_hung_client_holds_up_nobody(running: SupervisorProcess, redis_server:
     stuck = running.member().hello(endpoint)  # registers, and never reads
     stuck.until(lambda m: m.limits)
     member = running.member()
-    member.tag = tags.make(running.path)
+    member.tag = own_tag.make(running.path)
     watch = Stopwatch()
     member.hello(endpoint)
     member.until(lambda m: m.limits)

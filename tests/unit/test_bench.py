@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.lib.layout import rows, spread
-from tests.bench.lib.measure import percentile, turns
-from tests.bench.lib.results import Goal, Part, Run, Spread, Table, load
+from bench.lib.layout import rows, spread
+from bench.lib.measure import percentile, turns
+from bench.lib.results import Goal, Part, Run, Spread, Table, load
 
 
 def table() -> Table:
@@ -81,7 +81,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path):
 def test_the_guard_notices_what_has_become_slow():
     for package in ("psycopg_pool", "sqlalchemy", "rich"):
         pytest.importorskip(package)
-    from tests.bench import guard
+    from bench import guard
 
     found = {}
     for key, (variant, against, _, bound) in guard.BOUNDS.items():

@@ -10,7 +10,7 @@ import pytest
 
 from poolmgr import settings
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.inspection import Work
+from poolmgr.supervisor.servers.findings import Work
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.session import Eye
 from poolmgr.supervisor.servers.upstream import Site

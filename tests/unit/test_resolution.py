@@ -16,7 +16,7 @@ from poolmgr.budget import views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.servers.upstream import Site
 

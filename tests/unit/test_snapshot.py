@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from poolmgr import tags
+from poolmgr import own_tag
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk import snapshot
@@ -163,7 +163,7 @@ def test_a_mark_of_another_boot_says_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert marked(text) == 7
     assert marked(b"") == 0
     assert len({len(mark(number)) for number in (0, 9, 10**12)}) == 1, "each is written over the one before"
-    monkeypatch.setattr(tags, "boot", lambda: "ffffff")
+    monkeypatch.setattr(own_tag, "boot", lambda: "ffffff")
     assert marked(text) == 0
 
 
@@ -198,7 +198,7 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
     writer(path).write(msgspec.structs.replace(saved(), scopes=("scope",)))
     assert reason("another") == "scope"
     with monkeypatch.context() as patch:
-        patch.setattr(tags, "boot", lambda: "ffffff")
+        patch.setattr(own_tag, "boot", lambda: "ffffff")
         assert reason() == "boot"
     with monkeypatch.context() as patch:
         patch.setattr(processes, "namespaces", lambda: 1)

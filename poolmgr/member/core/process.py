@@ -76,7 +76,7 @@ class MemberCore:
     """All permits of one process.
 
     Args:
-        tag: the process's name on servers (:func:`poolmgr.tags.make`).
+        tag: the process's name on servers (:func:`poolmgr.own_tag.make`).
         title: what the process is, for people.
         budget: the budget in its own environment, for a warning if the supervisor has another.
         rng: for the jitter after an outage.

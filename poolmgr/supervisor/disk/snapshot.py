@@ -34,7 +34,7 @@ from pathlib import Path
 
 import msgspec
 
-from poolmgr import tags
+from poolmgr import own_tag
 from poolmgr.budget.accounts import Saved
 from poolmgr.kernel import processes
 
@@ -89,7 +89,7 @@ class SupersededError(Exception):
 def mark(generation: int, boot: str = "") -> bytes:
     """What the lock file says while this is the number of the newest snapshot. Of one length always, so
     that it is written in one piece."""
-    return f"{boot or tags.boot()} {generation:020d}\n".encode()
+    return f"{boot or own_tag.boot()} {generation:020d}\n".encode()
 
 
 def marked(text: bytes) -> int:
@@ -103,7 +103,7 @@ def marked(text: bytes) -> int:
     found = _MARK.fullmatch(text)
     if found is None:
         raise UnusableError("older", "the lock file does not say which snapshot is the newest")
-    return int(found[2]) if found[1].decode() == tags.boot() else 0
+    return int(found[2]) if found[1].decode() == own_tag.boot() else 0
 
 
 def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
@@ -126,7 +126,7 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
         raise UnusableError("unreadable", f"{path}: {error.strerror}") from None
     generation, body = _newest(path, data)
     contents = _decode(path, body)
-    if contents.boot != tags.boot():
+    if contents.boot != own_tag.boot():
         raise UnusableError("boot", f"{path} was written before this host was last started")
     if contents.namespace != processes.namespaces():
         raise UnusableError("namespace", f"{path} was written in another pid or time namespace")
@@ -190,7 +190,7 @@ class Writer:
         self._place = place
         self._ours = ours
         self._note = note
-        self._boot = tags.boot()
+        self._boot = own_tag.boot()
         self._namespace = processes.namespaces()
         self._fd = -1
         self._capacity = 0

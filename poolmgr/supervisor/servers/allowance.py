@@ -11,7 +11,7 @@ from poolmgr.budget.others import Others
 from poolmgr.settings import Settings
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.inspection import Findings
+from poolmgr.supervisor.servers.findings import Findings
 from poolmgr.supervisor.servers.proof import Row
 from poolmgr.supervisor.servers.upstream import Neighbour, Site
 

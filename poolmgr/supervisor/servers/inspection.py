@@ -6,19 +6,17 @@ end-of-file. So a proof never needs a second permit, which would have to be reca
 first, and it works at a budget that is used to the last permit.
 
 This module blocks, so the event loop must never call it; and it must never touch the ledger: it is
-given a :class:`Work` and returns :class:`Findings`.
+given a :class:`~poolmgr.supervisor.servers.findings.Work` and returns :class:`Findings`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import msgspec
-
 from poolmgr.supervisor.servers.admin import Admin, AdminError, Place, ReplyError
+from poolmgr.supervisor.servers.findings import Findings, Tried, Work
 from poolmgr.supervisor.servers.proof import Row, UnreadableError, Verdict, judge, merged, parse
 from poolmgr.wire import Endpoint
 
@@ -26,106 +24,8 @@ PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Seconds before each look at the list in one go; what is not proven then is tried again later."""
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done.
-
-    Attributes:
-        endpoints: every way to the server; for each one or more credentials, likeliest first.
-        targets: tags and names whose connections are to be killed and proven gone.
-        spare: those of them that are not to be killed.
-        fresh: open a new connection by every endpoint first.
-        facts: ask for limits and counts.
-        listing: return the whole list; with ``fresh`` one in which every connection has its name, if that can be had.
-        handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
-        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.servers.throttle`); the first
-        one of
-            each way is made in any case.
-        places: where the endpoints' names lead, by key; those that are missing are looked up.
-    """
-
-    endpoints: tuple[tuple[Endpoint, ...], ...]
-    targets: frozenset[str] = frozenset()
-    spare: frozenset[str] = frozenset()
-    fresh: bool = False
-    facts: bool = False
-    listing: bool = False
-    handshake: float = 7.0
-    paid: float = math.inf
-    places: dict[str, tuple[Place, ...]] = msgspec.field(default_factory=dict)
-
-
-class Tried(msgspec.Struct):
-    """What came of one way.
-
-    Attributes:
-        kind: of the error; empty: the server has taken the connection.
-        text: the error's words.
-        silent: nobody answered in time, so that somebody may be in a queue there.
-        asked, forbidden: commands that were given by it; that the server does not let us give.
-    """
-
-    endpoint: Endpoint
-    kind: str = ""
-    text: str = ""
-    silent: bool = False
-    asked: frozenset[str] = frozenset()
-    forbidden: frozenset[str] = frozenset()
-
-
-class Findings(msgspec.Struct):
-    """What came out.
-
-    Attributes:
-        answered: the server has said something.
-        error: why not, or why not to the end: ``unreachable``, ``refused`` or ``auth``, and the text.
-        fresh: a fresh connection was answered by every endpoint that anybody listens on.
-        silent: by one of several endpoints nobody answered in time, so nothing could be proven.
-        deserted: by none of the endpoints does anybody listen.
-        info: fields of ``INFO``.
-        maxclients: None where it is not said.
-        rows: the list; None if it was not asked for or not given.
-        forbidden: what the server lets us do by none of the ways, by command, with its words.
-        busy: by what words it said that it cannot just now; then nothing more was asked.
-        gone: targets that are proven gone.
-        suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
-        killed: how many leftovers were killed.
-        server_pid: the server's process, over a Unix socket.
-        address: the server's address and port, over TCP.
-        tried: what came of each way that was tried.
-        said: what each address said that was asked by a fresh connection: its server's run_id.
-        started: seconds for which that server has been there, by the same keys.
-        shut_out: keys by which the server has answered, and has shown no list.
-        lists: rows of each list that was made, and the seconds that the server took for it.
-    """
-
-    answered: bool = False
-    error: tuple[str, str] | None = None
-    fresh: bool = False
-    silent: bool = False
-    deserted: bool = False
-    info: dict[str, str] = msgspec.field(default_factory=dict)
-    maxclients: int | None = None
-    rows: list[Row] | None = None
-    forbidden: dict[str, str] = msgspec.field(default_factory=dict)
-    busy: str = ""
-    gone: frozenset[str] = frozenset()
-    suspects: int = 0
-    killed: int = 0
-    server_pid: int = 0
-    address: tuple[str, int] | None = None
-    tried: list[Tried] = msgspec.field(default_factory=list)
-    said: dict[str, str] = msgspec.field(default_factory=dict)
-    started: dict[str, int] = msgspec.field(default_factory=dict)
-    shut_out: set[str] = msgspec.field(default_factory=set)
-    lists: list[tuple[int, float]] = msgspec.field(default_factory=list)
-
-    @property
-    def run_id(self) -> str:
-        return self.info.get("run_id", "")
-
-
 class Inspector:
-    """Does :class:`Work` at one server. Called by one thread at a time.
+    """Does :class:`~poolmgr.supervisor.servers.findings.Work` at one server. Called by one thread at a time.
 
     Args:
         tag: the supervisor's own.

@@ -18,7 +18,7 @@ import msgspec
 
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.reclaim import Endings

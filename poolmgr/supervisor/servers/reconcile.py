@@ -13,7 +13,8 @@ from poolmgr import wire
 from poolmgr.kernel import processes
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.inspection import Findings, Work, questions
+from poolmgr.supervisor.servers.findings import Findings, Work
+from poolmgr.supervisor.servers.inspection import questions
 from poolmgr.supervisor.servers.outages import Outages
 from poolmgr.supervisor.servers.reclaim import Endings
 from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Timetable

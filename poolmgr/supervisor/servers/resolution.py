@@ -22,7 +22,7 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers import census, unproven
 from poolmgr.supervisor.servers.admin import Place
 from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.inspection import Findings, Work
+from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError, alike
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.reconcile import Consequences

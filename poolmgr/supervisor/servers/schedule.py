@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.inspection import Work
+from poolmgr.supervisor.servers.findings import Work
 from poolmgr.supervisor.servers.throttle import Throttle
 from poolmgr.supervisor.servers.upstream import Site
 

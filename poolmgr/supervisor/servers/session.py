@@ -14,7 +14,8 @@ from poolmgr.settings import Settings
 from poolmgr.supervisor.executor import Thread
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.admin import AdminError, Place, locate
-from poolmgr.supervisor.servers.inspection import Findings, Inspector, Work
+from poolmgr.supervisor.servers.findings import Findings, Work
+from poolmgr.supervisor.servers.inspection import Inspector
 from poolmgr.supervisor.servers.likeness import Seen, Sign, listen, sees
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.upstream import Site

@@ -1,1 +1,0 @@
-"""Benchmarks that a sceptic can rerun: ``make bench``. See :mod:`tests.bench.__main__`."""
