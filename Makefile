@@ -55,6 +55,7 @@ lint: $(VENV)/.have-dev ## style, the direction of imports, no circle among them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.structure
 
 types: $(VENV)/.have-dev ## mypy --strict
 	$(BIN)/mypy

@@ -24,7 +24,6 @@ class Turns:
 
     Args:
         deliver: sends a tell to its member.
-        granted: the supervisor may open one more connection of its own at this server.
         superseded: another supervisor may run: end at once, touching nothing.
         settled: a turn is over.
     """
@@ -35,14 +34,14 @@ class Turns:
         writer: Writer,
         *,
         deliver: Callable[[Tell], None],
-        granted: Callable[[str], None],
         superseded: Callable[[], None],
         settled: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.writer = writer
         self._deliver = deliver
-        self._granted = granted
+        self.granted: Callable[[str], None] = lambda server: None
+        """Called when the supervisor may open one more connection of its own at a server. Set once."""
         self._superseded = superseded
         self._settled = settled
         self._loop = asyncio.get_running_loop()
@@ -81,7 +80,7 @@ class Turns:
         if tells and log.isEnabledFor(logging.DEBUG):
             self._note(tells)
         for server in own:
-            self._granted(server)
+            self.granted(server)
         self._settled()
         self._wake(turn.wake if not self.unwritten else min(turn.wake or now + 1, now + 1))
 

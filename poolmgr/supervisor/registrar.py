@@ -11,21 +11,15 @@ import asyncio
 import heapq
 from collections.abc import Callable
 
-import msgspec
-
 from poolmgr import tags, wire
 from poolmgr.budget.accounts import Identity, Server
-from poolmgr.budget.effects import Tell
-from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import processes
 from poolmgr.supervisor import sanity
 from poolmgr.supervisor.clients.link import Link, limited
-from poolmgr.supervisor.clients.totals import Totals
-from poolmgr.supervisor.clients.watch import Watch
-from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.clients.roster import Member
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.registry import Book
-from poolmgr.supervisor.servers.upstream import Site
 
 SILENT_STRANGER = 10.0
 """Seconds after which a client that has said nothing is dropped."""
@@ -49,21 +43,6 @@ REFUSE_EVERY = 0.05
 """Seconds between two refusals of what one member asks for at one server."""
 
 
-class Member(msgspec.Struct):
-    """A registered process, as far as the shell needs it.
-
-    Attributes:
-        link: its newest link, while that is open.
-        descriptors: connections its file-descriptor limit leaves; 0: not known.
-    """
-
-    identity: Identity
-    link: Link | None
-    descriptors: int = 0
-    version: int = wire.VERSION
-    since: float = 0.0
-
-
 class Members:
     """Receives what links say.
 
@@ -71,31 +50,29 @@ class Members:
         boot: as in tags.
         lock: device and inode of this supervisor's lock file.
         budget: the budget in the supervisor's own environment, as text.
-        answer: answers a tool's question with (JSON, whether it is one).
         closed: a link has closed.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        turns: Turns,
-        watch: Watch,
+        context: Context,
         book: Book,
         *,
         boot: str,
         lock: tuple[int, int],
         budget: str,
-        answer: Callable[[wire.Query | wire.SetBudget], wire.Answer],
         closed: Callable[[Link], None],
     ) -> None:
-        self._ledger = ledger
-        self._turns = turns
-        self._watch = watch
+        self._ledger = context.ledger
+        self._turns = context.turns
+        self._watch = context.watch
+        self._roster = context.roster
         self._book = book
         self._boot = boot
         self._lock = lock
         self._budget = budget
-        self._answer = answer
+        self.answer: Callable[[wire.Query | wire.SetBudget], wire.Answer] = _no_answer
+        """Answers a tool's question. Set once."""
         self._closed = closed
         self._pictured = 0.0
         self._asking: dict[tuple[str, str], None] = {}
@@ -104,38 +81,12 @@ class Members:
         self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
         """What was refused last: need, limit, and when."""
         self._loop = asyncio.get_running_loop()
-        self._pid = ledger.owner.pid
-        self.known: dict[str, Member] = {}
-        self.by_pid: dict[int, set[str]] = {}
-        self.totals = Totals()
-        self._began = turns.clock()
+        self._pid = context.ledger.owner.pid
+        self._began = context.turns.clock()
         self.left = False
         """The last that went said goodbye."""
         self.service_left = False
         """A service's master has said goodbye, and no process has come since."""
-
-    # ---- to members -------------------------------------------------------------------------------
-
-    def deliver(self, tell: Tell) -> None:
-        """A turn's word to a member, if that link is still its newest."""
-        member = self.known.get(tell.tag)
-        if member is not None and member.link is not None and member.link.number == tell.link:
-            member.link.send(tell.message)
-
-    def send(self, tag: str, message: wire.Message) -> None:
-        member = self.known.get(tag)
-        if member is not None and member.link is not None:
-            member.link.send(message)
-
-    def broadcast(self, site: Site, message: wire.Message) -> None:
-        """To every member that uses this server or waits to."""
-        frame = wire.encode(message)
-        waiting = {tag for tag, _ in site.waiting if site.health.up or site.ways.hopeless(tag)}
-        tags = waiting | set(self._ledger.servers[site.id].accounts)
-        for tag in tags:
-            member = self.known.get(tag)
-            if member is not None and member.link is not None:
-                member.link.send_frame(frame)
 
     # ---- from clients -----------------------------------------------------------------------------
 
@@ -157,7 +108,7 @@ class Members:
             case wire.Query() | wire.SetBudget():
                 self._ask(link, message)
             case wire.Bye() if not link.tag:  # a gunicorn master's, which is no member
-                self.left, self.service_left = self.left or not self.known, True
+                self.left, self.service_left = self.left or not self._roster.known, True
                 link.close()
             case _ if not link.tag:
                 link.refuse("say hello first")
@@ -165,14 +116,14 @@ class Members:
                 self._from_member(link, message)
 
     def _ask(self, link: Link, question: wire.Query | wire.SetBudget) -> None:
-        answer = self._answer(question)
+        answer = self.answer(question)
         try:
             link.send(answer)
         except wire.WireError as error:
             link.send(wire.Answer(f"the answer is too long: {error}", ok=False))
 
     def _from_member(self, link: Link, message: wire.Message) -> None:
-        member = self.known.get(link.tag)
+        member = self._roster.known.get(link.tag)
         if member is None or member.link is not link:
             link.drop()  # an older link, or the process is gone
             return
@@ -195,7 +146,7 @@ class Members:
             case wire.Trouble():
                 self._book.trouble(link.tag, message)
             case wire.Stats():
-                self.totals.report(link.tag, message, inherited=link.number > 1 and message.since < self._began)
+                self._roster.totals.report(link.tag, message, inherited=link.number > 1 and message.since < self._began)
             case wire.Bye():
                 self._ledger.leave(link.tag, link.number, now)
                 self._forget(link.tag)
@@ -228,11 +179,11 @@ class Members:
         pid = link.peer.pid
         tag = tags.find(hello.tag)
         assert tag is not None
-        known = self.known.get(hello.tag)
+        known = self._roster.known.get(hello.tag)
         start, program = tag.start, processes.program(pid)
         mark = hello.mark if hello.mark and processes.bears(pid, hello.mark) else 0
         process = Identity(hello.tag, pid, start, program, hello.title[:80], mark)
-        for other in self.by_pid.get(pid, set()) - {hello.tag}:
+        for other in self._roster.by_pid.get(pid, set()) - {hello.tag}:
             self._watch.check(other)  # the process may have become another program
         for before in hello.replaces:
             if _is_another_of(before, tag) and not self._ledger.is_departed(before):
@@ -265,8 +216,7 @@ class Members:
             known.link.drop()
         link.tag, link.number = hello.tag, hello.link
         version = min(wire.VERSION, hello.versions[1])
-        self.known[hello.tag] = Member(process, link, max(0, hello.descriptors), version, since=now)
-        self.by_pid.setdefault(pid, set()).add(hello.tag)
+        self._roster.add(hello.tag, Member(process, link, max(0, hello.descriptors), version, since=now))
         self.left = self.service_left = False
         self._ledger.adopt(hello.scope)
         scope = next(iter(self._ledger.scopes), "")
@@ -319,29 +269,19 @@ class Members:
         if site is None:
             return False
         if site.resolved:
-            self.resolved(site, tag, endpoint.key)
+            self._book.resolved(site, tag, endpoint.key)
         else:
             site.waiting.append((tag, endpoint.key))
             if not site.health.up and site.ways.hopeless(tag):
-                self.send(tag, self._book.health_of(site))
+                self._roster.send(tag, self._book.health_of(site))
         return True
-
-    def resolved(self, site: Site, tag: str, key: str) -> None:
-        """It is known which server this is: tell the member, and let it have its share."""
-        if tag not in self.known:
-            return
-        self.send(tag, self._book.placed(tag, key, site.id))
-        self._ledger.attach(tag, site.id, self._turns.clock())
-        if not site.health.up:
-            self.send(tag, self._book.health_of(site))
-        self._turns.touch()
 
     # ---- ends -------------------------------------------------------------------------------------
 
     def closed(self, link: Link) -> None:
         """A link has closed: that proves nothing, but it is a reason to look at the process."""
         self._closed(link)
-        member = self.known.get(link.tag) if link.tag else None
+        member = self._roster.known.get(link.tag) if link.tag else None
         if member is not None and member.link is link:
             member.link = None
             self._ledger.unlink(link.tag, link.number, self._turns.clock())
@@ -353,7 +293,7 @@ class Members:
     def gone(self, tag: str) -> None:
         """The process has ended or become another program (rule S3). Its end can be seen before its last words
         are read: after a goodbye nothing is left to be proven."""
-        member = self.known.get(tag)
+        member = self._roster.known.get(tag)
         if member is not None and member.link is not None:
             member.link.read_to_the_end()
             if self._ledger.is_departed(tag):
@@ -369,21 +309,10 @@ class Members:
         self._book.exited(tag)
         self._turns.touch()
 
-    def let_go(self, tag: str) -> None:
-        """Nothing of it is left at a server. One that lives and has never registered is not followed any more."""
-        if tag not in self._ledger.members and not any(tag in s.quarantine for s in self._ledger.servers.values()):
-            self._watch.remove(tag)
-
     def _forget(self, tag: str) -> None:
-        member = self.known.pop(tag, None)
         self._refused = {key: last for key, last in self._refused.items() if key[0] != tag}
-        self.totals.ended(tag)
         self._watch.remove(tag)
-        if member is not None:
-            tags = self.by_pid.get(member.identity.pid, set())
-            tags.discard(tag)
-            if not tags:
-                self.by_pid.pop(member.identity.pid, None)
+        if self._roster.remove(tag) is not None:
             self._book.departed(tag)
 
     def tick(self, links: set[Link]) -> None:
@@ -405,7 +334,7 @@ class Members:
             if waiting:
                 picture = self._picture(server)
                 for tag in waiting:
-                    self.send(tag, picture)
+                    self._roster.send(tag, picture)
 
     def refuse(self) -> None:
         """After a turn: who has asked for more and got less is sent the picture at once. It is the answer that there is
@@ -421,14 +350,14 @@ class Members:
             need, limit, at = self._refused.get((tag, id), (0, 0, -PICTURE_EVERY))
             if now >= at + (REFUSE_EVERY if (need, limit) != (account.need, account.limit) else PICTURE_EVERY):
                 self._refused[tag, id] = account.need, account.limit, now
-                self.send(tag, self._picture(server))
+                self._roster.send(tag, self._picture(server))
 
     def stuck(self, why: str) -> None:
         """After a turn: why nothing is raised, empty when that is over. All are told, for the errors of who waits."""
         if why != self._stuck:
             self._stuck = why
-            for tag in self.known:
-                self.send(tag, wire.Picture("", 0, stuck=why))
+            for tag in self._roster.known:
+                self._roster.send(tag, wire.Picture("", 0, stuck=why))
 
     def _picture(self, server: Server) -> wire.Picture:
         held = heapq.nlargest(PICTURE_OF, ((a.charge, tag) for tag, a in server.accounts.items()))
@@ -440,6 +369,10 @@ class Members:
     def _describe(self, tag: str) -> str:
         process = self._ledger.members[tag].identity
         return f"{process.title or 'process'} {process.pid}"
+
+
+def _no_answer(question: wire.Query | wire.SetBudget) -> wire.Answer:
+    return wire.Answer("the supervisor is starting", ok=False)
 
 
 def _is_another_of(other: str, tag: tags.Tag) -> bool:

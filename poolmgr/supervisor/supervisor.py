@@ -23,8 +23,10 @@ from poolmgr.settings import Settings
 from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.link import Link
 from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.disk import snapshot
 from poolmgr.supervisor.disk.scope import Scope
 from poolmgr.supervisor.disk.singleton import Singleton, UnfitError
@@ -81,7 +83,8 @@ class Supervisor:
         found = tags.find(self._tag)
         assert found is not None
         self.scope = Scope(self.path)
-        self.watch = Watch(self._loop, lambda tag: self.members.gone(tag))  # noqa: PLW0108 (made later)
+        self.watch = Watch(self._loop)
+        self.roster = Roster()
         file = self.path + ".snapshot"
         self._writer = snapshot.Writer(file, found.place, singleton.ours, singleton.note)
         self.ledger = self._restored(
@@ -91,39 +94,40 @@ class Supervisor:
         self.turns = Turns(
             self.ledger,
             self._writer,
-            deliver=lambda tell: self.members.deliver(tell),  # noqa: PLW0108 (made later)
-            granted=lambda server: self.book.granted(server),  # noqa: PLW0108 (made later)
+            deliver=self.roster.deliver,
             superseded=self._leave_at_once,
             settled=self._settled,
         )
-        self.book = Book(
+        context = Context(
             self.ledger,
             self.turns,
             settings,
+            self.roster,
             self.watch,
-            belonging=Belonging(self.ledger, found.place, found.boot, self.path),
-            scope=self.scope,
+            Belonging(self.ledger, found.place, found.boot, self.path),
+            self.scope,
             serial=itertools.count(1),
         )
+        self.book = Book(context)
+        self.turns.granted = self.book.granted
         self.audit = Audit(self.book)
-        self.members = self.book.members = Members(
-            self.ledger,
-            self.turns,
-            self.watch,
+        self.members = Members(
+            context,
             self.book,
             boot=found.boot,
             lock=singleton.identity(),
             budget=str(settings.budget),
-            answer=lambda question: self._queries.answer(question),  # noqa: PLW0108 (made later)
             closed=self._link_closed,
         )
+        self.watch.gone = self.members.gone
         self.door = Door(listener, self.members, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
         self.footprints = Footprints()
         self._queries = Queries(
-            self.path, self.ledger, self.turns, self.book, self.members, self.footprints, self.door, self.audit,
+            self.path, self.ledger, self.turns, self.book, self.roster, self.footprints, self.door, self.audit,
             notes=lambda: [self.astray, *self.notes],
         )  # fmt: skip
+        self.members.answer = self._queries.answer
         self._notify = Notify()
         self._exposition: Endpoint | None = None
         self._signs = 0.0
@@ -264,7 +268,7 @@ class Supervisor:
             self.book.tick()
             now = self._loop.time()
             self._perhaps_end()
-            self.footprints.tick({member.identity.pid for member in self.members.known.values()}, now)
+            self.footprints.tick({member.identity.pid for member in self.roster.known.values()}, now)
             await self.audit.tick(now)
             if self._notify.watchdog and now - self._signs >= self._notify.watchdog:
                 self._signs = now
@@ -302,7 +306,7 @@ class Supervisor:
         reports = [account.report for server in servers for account in server.accounts.values() if account.report]
         return (
             f"budget {sum(server.budget for server in servers)}"
-            f"{f' of {len(servers)} servers' if len(servers) > 1 else ''}, {len(self.members.known)} members, "
+            f"{f' of {len(servers)} servers' if len(servers) > 1 else ''}, {len(self.roster.known)} members, "
             f"{sum(report.in_use for report in reports)} in use, {sum(report.waiting for report in reports)} waiting"
         )
 

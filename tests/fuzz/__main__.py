@@ -135,7 +135,7 @@ class Stage:
         for one in wires:
             one.close()
         await asyncio.sleep(0)
-        for tag in [*members.known]:
+        for tag in [*self.supervisor.roster.known]:
             members.gone(tag)
         for entry in self.supervisor.ledger.quarantined():
             self.supervisor.ledger.proven(entry.server, entry.tag, self.supervisor.turns.clock())

@@ -27,6 +27,7 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core import process as core
 from poolmgr.member.core.process import Attachment, Grow, Left, MemberCore, Shed
 from poolmgr.member.ports import Usage
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.servers.resolution import DOUBT
 from poolmgr.supervisor.servers.sameness import Meetings
@@ -361,18 +362,16 @@ class Clerk:
             self.ledger = recovery.restored(saved, now, alive=world.lives, owner=owner, rng=world.rng)
         turns: Any = SimpleNamespace(clock=lambda: world.clock.now, touch=lambda: self.wake(0.0001))
         nobody: Any = None
+        self.links: dict[str, Link] = {}
+        totals = SimpleNamespace(forget=lambda server: None)
+        roster: Any = SimpleNamespace(send=self.send, known=self.links, totals=totals)
         self.book = _Book(
-            self.ledger, turns, world.settings, nobody, belonging=nobody, scope=nobody, serial=itertools.count()
+            Context(self.ledger, turns, world.settings, roster, nobody, nobody, nobody, itertools.count())
         )
         self.book.clerk = self
-        self.links: dict[str, Link] = {}
         self.accepted: list[Link] = []
         """Links that have been made, some of which have said nothing yet."""
         self.known = self.links
-        totals = SimpleNamespace(forget=lambda server: None)
-        self.book.members = SimpleNamespace(  # type: ignore[assignment]
-            send=self.send, resolved=self.resolved, known=self.links, totals=totals, broadcast=lambda *_: None
-        )
         self._turn_at = math.inf
         self._turns = 0
         self.book.restore()
@@ -444,15 +443,9 @@ class Clerk:
         if site is None:
             self.world.violated("the books are full")
         elif site.resolved:
-            self.resolved(site, tag, endpoint.key)
+            self.book.resolved(site, tag, endpoint.key)
         else:
             site.waiting.append((tag, endpoint.key))
-
-    def resolved(self, site: Site, tag: str, key: str) -> None:
-        if tag in self.links:
-            self.send(tag, self.book.placed(tag, key, site.id))
-            self.ledger.attach(tag, site.id, self.world.clock.now)
-            self.wake(0.0001)
 
     def send(self, tag: str, message: wire.Message) -> None:
         if tag in self.links:

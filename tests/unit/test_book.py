@@ -12,6 +12,8 @@ from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core.process import FORGET_AFTER, Attachment, MemberCore
+from poolmgr.supervisor.clients.roster import Roster
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers import registry
 from poolmgr.supervisor.servers.upstream import Site
 
@@ -29,11 +31,8 @@ class Book(registry.Book):
         self.now = 100.0
         nobody: Any = None
         turns: Any = SimpleNamespace(clock=lambda: self.now, touch=lambda: None)
-        super().__init__(
-            ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1)), turns, settings.load({}), nobody,
-            belonging=nobody, scope=nobody, serial=itertools.count(),
-        )  # fmt: skip
-        self.members: Any = SimpleNamespace(send=lambda *_: None, resolved=self._resolved)
+        ledger = ledger or Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
+        super().__init__(Context(ledger, turns, settings.load({}), Roster(), nobody, nobody, nobody, itertools.count()))
 
     def _probe(self, site: Site) -> Any:
         nothing = lambda *_, **__: None  # noqa: E731
@@ -42,14 +41,14 @@ class Book(registry.Book):
             unwanted=False, allowance=SimpleNamespace(restored=nothing),
         )  # fmt: skip
 
-    def _resolved(self, site: Site, tag: str, key: str) -> None:
+    def resolved(self, site: Site, tag: str, key: str) -> None:
         self.ledger.attach(tag, site.id, self.now)
 
     def comes(self, tag: str, key: str) -> Site:
         """A process comes to an address."""
         site = self.site_for(attachment(key).endpoint, tag)
         assert site is not None
-        self._resolved(site, tag, key) if site.resolved else site.waiting.append((tag, key))
+        self.resolved(site, tag, key) if site.resolved else site.waiting.append((tag, key))
         return site
 
     def says(self, site: Site, run_id: str) -> Site:

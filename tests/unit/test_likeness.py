@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from poolmgr.supervisor.servers.likeness import Seen, Sign, alike
+from poolmgr.supervisor.servers.comparison import alike
+from poolmgr.supervisor.servers.likeness import Seen, Sign
 
 
 class Server:

@@ -16,6 +16,8 @@ from poolmgr.budget import views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
+from poolmgr.supervisor.clients.roster import Roster
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.servers.upstream import Site
@@ -31,12 +33,8 @@ class House:
         clock = asyncio.get_running_loop().time
         turns: Any = SimpleNamespace(clock=clock, touch=lambda: None)
         nobody: Any = MagicMock()
-        self.book = Book(
-            self.ledger, turns, settings.load({}), nobody,
-            belonging=nobody, scope=nobody, serial=itertools.count(),
-        )  # fmt: skip
-        members: Any = SimpleNamespace(known={}, send=lambda *_: None, resolved=lambda *_: None, broadcast=lambda *_: 0)
-        self.book.members = members
+        context = Context(self.ledger, turns, settings.load({}), Roster(), nobody, nobody, nobody, itertools.count())
+        self.book = Book(context)
         self.known = self._site(KNOWN)
         self.known.resolved, self.known.run_id = True, "x"
         self.alias = self._site(ALIAS)

@@ -25,10 +25,10 @@ class Shell:
             self.book.ledger,
             self,  # type: ignore[arg-type]
             deliver=self._deliver,
-            granted=lambda server: self.did.append(("opens", server)),
             superseded=lambda: self.did.append(("ends",)),
             settled=lambda: None,
         )
+        self.turns.granted = lambda server: self.did.append(("opens", server))
         self.book.now = self.turns.clock()
 
     path = "/snapshot"

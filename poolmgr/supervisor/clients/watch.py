@@ -29,9 +29,9 @@ class Watch:
     SLICE = 20
     """How many processes one tick looks at for ``exec``: a thousand take some ten seconds."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[str], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[str], None] = lambda tag: None) -> None:
         self._loop = loop
-        self._gone = gone
+        self.gone = gone
         self._of: dict[str, tuple[Identity, int]] = {}
         self._turn: list[str] = []
 
@@ -64,7 +64,7 @@ class Watch:
 
     def _ended(self, tag: str) -> None:
         self.remove(tag)
-        self._gone(tag)
+        self.gone(tag)
 
     def check(self, tag: str) -> None:
         """Look now: its link has closed, or its pid has come with another tag."""
@@ -76,7 +76,7 @@ class Watch:
             return
         if fd < 0:
             if not self._follow(process):
-                self._gone(tag)
+                self.gone(tag)
         elif readable(fd) or is_another(process):
             self._ended(tag)
 

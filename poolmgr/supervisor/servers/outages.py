@@ -15,17 +15,15 @@ import asyncio
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from poolmgr import wire
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.servers.ports import RegistryPort
 from poolmgr.supervisor.servers.upstream import Health, Site
 from poolmgr.supervisor.servers.verdict import ALONE, Failure, Verdict
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Book
 
 LONGEST = 1.0
 """Seconds between two looks at a server that is down, at most."""
@@ -42,9 +40,10 @@ TRIAL = 8.0
 class Outages:
     """One site's health. Used in the event loop."""
 
-    def __init__(self, site: Site, book: Book) -> None:
+    def __init__(self, site: Site, context: Context, registry: RegistryPort) -> None:
         self._site = site
-        self._book = book
+        self._context = context
+        self._registry = registry
         self._loop = asyncio.get_running_loop()
         self._verdict = Verdict()
         self._failures = 0
@@ -168,10 +167,10 @@ class Outages:
             return
         if self._asked is None or failure.at > self._asked.at + ASKED:
             self._asked = failure
-            accounts = self._book.ledger.servers[self._site.id].accounts
+            accounts = self._context.ledger.servers[self._site.id].accounts
             self._owing = {tag for tag in others if accounts[tag].report and accounts[tag].report.open}  # type: ignore[union-attr]
             for tag in self._owing:
-                self._book.members.send(tag, wire.Ask(self._site.id))
+                self._context.roster.send(tag, wire.Ask(self._site.id))
         if self._owing and now < self._asked.at + ASKED:
             self._later(self._asked.at + ASKED - now)
         elif borne_out:
@@ -185,7 +184,7 @@ class Outages:
 
     def _others(self) -> list[str]:
         """Members that could connect, or have. Who has nothing but connections that are lost cannot."""
-        server = self._book.ledger.servers.get(self._site.id)
+        server = self._context.ledger.servers.get(self._site.id)
         if server is None:
             return []
         lost = Counter(name.rpartition("-")[0] for name in self._site.lost)
@@ -212,7 +211,7 @@ class Outages:
         tag = min(others, key=lambda other: self._tried.get(other, 0.0))
         self._tried[tag] = now
         self._tries = tag, now + TRIAL
-        self._book.members.send(tag, msgspec.structs.replace(self._book.health_of(self._site), trial=True))
+        self._context.roster.send(tag, msgspec.structs.replace(self._registry.health_of(self._site), trial=True))
         self._later(TRIAL)
 
     def _later(self, seconds: float) -> None:
@@ -223,7 +222,7 @@ class Outages:
 
     def _again(self) -> None:
         self._timer = None
-        if self._site.id in self._book.sites:
+        if self._site.id in self._registry.sites:
             self.judge(self._loop.time())
 
     @property
@@ -251,7 +250,7 @@ class Outages:
         self._tell()
 
     def _tell(self) -> None:
-        self._book.members.broadcast(self._site, self._book.health_of(self._site))
+        self._context.roster.broadcast(self._users(), self._registry.health_of(self._site))
 
     def pause(self) -> float:
         """Seconds until the next look."""
@@ -260,3 +259,9 @@ class Outages:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def _users(self) -> set[str]:
+        """Every member that uses this server or waits to."""
+        site = self._site
+        waiting = {tag for tag, _ in site.waiting if site.health.up or site.ways.hopeless(tag)}
+        return waiting | set(self._context.ledger.servers[site.id].accounts)

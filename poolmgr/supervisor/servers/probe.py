@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.allowance import Allowance
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
 from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.ports import RegistryPort
 from poolmgr.supervisor.servers.reclaim import Endings
 from poolmgr.supervisor.servers.reconcile import Consequences
 from poolmgr.supervisor.servers.resolution import Resolution, started
@@ -28,10 +29,6 @@ from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, Timetable
 from poolmgr.supervisor.servers.session import UNCLOSED, Eye
 from poolmgr.supervisor.servers.unproven import Waits
 from poolmgr.supervisor.servers.upstream import Site
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Book
-
 
 KEPT_BACK_FROM = 4
 """Budget from which on one permit is kept for the supervisor, whether or not a connection is open."""
@@ -43,22 +40,24 @@ REPLACE_EVERY = 30.0
 class Probe:
     """See the module's docstring. One for each site; used in the event loop."""
 
-    def __init__(self, site: Site, book: Book) -> None:
-        settings = book.settings
+    def __init__(self, site: Site, context: Context, registry: RegistryPort) -> None:
+        settings = context.settings
         self.site = site
-        self._book = book
-        self._turns = book.turns
-        self.permits = OwnPermits(book.ledger, site.id, book.turns.touch, book.turns.clock)
-        self._eye = Eye(site, book.ledger, self.permits, settings, book.serial, self._kept_ended)
-        self.allowance = Allowance(site, book.ledger, settings, book.belonging, self._descriptors)
-        self._timetable = Timetable(site, book.ledger, settings.socket_connect_timeout + settings.socket_timeout)
-        self._endings = Endings(site, book, self.permits)
+        self._context = context
+        self._registry = registry
+        self._turns = context.turns
+        self.permits = OwnPermits(context.ledger, site.id, context.turns.touch, context.turns.clock)
+        self._eye = Eye(site, context.ledger, self.permits, settings, context.serial, self._kept_ended)
+        self.allowance = Allowance(site, context.ledger, settings, context.belonging, self._descriptors)
+        self._timetable = Timetable(site, context.ledger, settings.socket_connect_timeout + settings.socket_timeout)
+        self._endings = Endings(site, context, self.permits)
         self._waits = Waits(
-            site, book.ledger, self.permits.release, self._endings.let_go, self._search, book.scope.unproven
+            site, context.ledger, self.permits.release, self._endings.let_go, self._search, context.scope.unproven
         )
         self._consequences = Consequences(
             site,
-            book,
+            context,
+            registry,
             allowance=self.allowance,
             endings=self._endings,
             timetable=self._timetable,
@@ -66,7 +65,8 @@ class Probe:
         )
         self._resolution = Resolution(
             site,
-            book,
+            context,
+            registry,
             eye=self._eye,
             own=self.permits,
             allowance=self.allowance,
@@ -138,7 +138,7 @@ class Probe:
     async def lend(self, patience: float) -> bool:
         """A permit of this server for a look at an address that may lead here, too; to be given back to ``permits``.
         What is kept open is closed for it where there is no other. False: none came in ``patience`` seconds."""
-        free = self._book.ledger.servers[self.site.id].free
+        free = self._context.ledger.servers[self.site.id].free
         if free < 1 and self._eye.holding and not self._eye.stalled and not self._using.locked():
             async with self._using:
                 await self._eye.shut()
@@ -195,19 +195,19 @@ class Probe:
 
     def _search(self) -> None:
         """What was charged here is free without a proof."""
-        self._book.whole_since = self._turns.clock()
-        self._book.ledger.search_anew(self.site.id)
+        self._registry.whole_since = self._turns.clock()
+        self._context.ledger.search_anew(self.site.id)
         self._turns.touch()
 
     def _descriptors(self, tag: str) -> int:
-        member = self._book.members.known.get(tag)
+        member = self._context.roster.known.get(tag)
         return member.descriptors if member is not None else 0
 
     def _kept_ended(self) -> None:
         """An outage is seen at once, and so is its end when the server had stalled."""
         self._timetable.renew = True
         self._timetable.retry_at = 0.0
-        self._book.compare_anew(self.site)
+        self._registry.compare_anew(self.site)
         self.hurry()
 
     # ---- the task -----------------------------------------------------------------------------------
@@ -243,21 +243,21 @@ class Probe:
     def _keep(self) -> None:
         """Something to look with is kept back, so that no look depends on what members give back; while nobody is there
         too, for it has to be there before who comes next has got everything."""
-        enough = self._book.ledger.servers[self.site.id].budget >= KEPT_BACK_FROM
+        enough = self._context.ledger.servers[self.site.id].budget >= KEPT_BACK_FROM
         self.permits.keep(int(self.site.resolved and enough and not self._stopping))
 
     def _due(self, now: float) -> Work | None:
         site = self.site
         targets = self._endings.targets()
         if site.resolved:
-            self._book.forget_unused(site)
+            self._registry.forget_unused(site)
         if site.hidden and site.resolved:  # no look says anything: time stands in for all proofs
             self._waits.looked(targets, now, fresh=True, blind=True)
             targets = self._endings.targets()
         if not site.endpoints:
-            self._waits.nobody_to_ask(targets, now, alone=self._book.stopping)
+            self._waits.nobody_to_ask(targets, now, alone=self._registry.stopping)
             return None
-        if self._book.stopping and not site.reached:
+        if self._registry.stopping and not site.reached:
             self._waits.nobody_to_ask(targets, now, alone=True)
             targets = self._endings.targets()
             if site.unclosed:
@@ -269,7 +269,7 @@ class Probe:
 
     @property
     def _stopping(self) -> bool:
-        return self._book.stopping or self.unwanted
+        return self._registry.stopping or self.unwanted
 
     async def _sleep(self, now: float) -> None:
         later = min(self._resolution.held_until(now), self._endings.due_at(now))
@@ -290,11 +290,11 @@ class Probe:
         if not await self._eye.permit():
             now = self._turns.clock()
             self._timetable.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
-            self._book.turns.touch()
+            self._context.turns.touch()
             return
         self._timetable.hurry = False
         began = self._turns.clock()
-        searching = work.fresh and work.listing and self._book.ledger.servers[self.site.id].search
+        searching = work.fresh and work.listing and self._context.ledger.servers[self.site.id].search
         found = await self._eye.look(work)
         now = self._turns.clock()
         once_more = not work.fresh and not self._eye.stalled
@@ -314,7 +314,7 @@ class Probe:
                 self._timetable.search_at = now + (BUSY if found.busy else AGAIN)
                 self._resolution.search_again(found, now, began)
         self._resolution.part()
-        twin = self._book.twin_of(self.site) or await self._resolution.twin_by_likeness(found)
+        twin = self._registry.twin_of(self.site) or await self._resolution.twin_by_likeness(found)
         if twin is not None:
             await self._eye.shut()
             if not self._ended:
@@ -358,14 +358,14 @@ class Probe:
         """The site was another name of one that has a probe of its own."""
         self._ended = True
         self.outages.close()
-        self._book.unplaced.discard(self)
+        self._registry.unplaced.discard(self)
         self._eye.stop()
 
     def cancel(self) -> None:
         """Nobody uses the server and nothing is open there: end."""
         self._ended = True
         self.outages.close()
-        self._book.unplaced.discard(self)
+        self._registry.unplaced.discard(self)
         if self._task is not None:
             self._task.cancel()
         self._eye.stop()

@@ -12,30 +12,27 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from poolmgr import wire
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.kernel import processes
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.upstream import Site
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Book
 
 
 class Endings:
     """See the module's docstring. One for each site; used in the event loop."""
 
-    def __init__(self, site: Site, book: Book, permits: OwnPermits) -> None:
+    def __init__(self, site: Site, context: Context, permits: OwnPermits) -> None:
         self._site = site
-        self._book = book
-        self._ledger = book.ledger
+        self._context = context
+        self._ledger = context.ledger
         self._permits = permits
 
     def targets(self) -> frozenset[str]:
         """Everything whose end is to be proven, as of now."""
-        server, now = self._ledger.servers[self._site.id], self._book.turns.clock()
+        server, now = self._ledger.servers[self._site.id], self._context.turns.clock()
         gone = {tag for tag, entry in server.quarantine.items() if entry.due(now)}
         return frozenset(gone | self._site.lost.keys() | self._site.unclosed.keys())
 
@@ -69,15 +66,21 @@ class Endings:
                 self.let_go(name)
             else:
                 self._ledger.proven(site.id, name, now)
-                self._book.members.let_go(name)
-        here = self._book.members.known.keys() | {name.partition("-")[0] for name in self.targets()}
+                self._forget(name)
+        here = self._context.roster.known.keys() | {name.partition("-")[0] for name in self.targets()}
         site.nameless = {tag: why for tag, why in site.nameless.items() if tag in here}
         site.listed &= here
+
+    def _forget(self, tag: str) -> None:
+        """Nothing of it is left here. One that lives and has never registered is not followed any more."""
+        ledger = self._ledger
+        if tag not in ledger.members and not any(tag in s.quarantine for s in ledger.servers.values()):
+            self._context.watch.remove(tag)
 
     def let_go(self, name: str) -> None:
         """Tell a member that a connection which it has lost is gone."""
         tag, _, serial = name.rpartition("-")
-        self._book.members.send(tag, wire.Gone(self._site.id, (int(serial),)))
+        self._context.roster.send(tag, wire.Gone(self._site.id, (int(serial),)))
 
     def deserted(self, now: float) -> None:
         """Nobody listens at the server any more."""

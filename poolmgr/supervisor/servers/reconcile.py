@@ -7,23 +7,20 @@ members when an outage begins or ends. It must never look itself: nothing here w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from poolmgr import wire
 from poolmgr.kernel import processes
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.allowance import Allowance
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.inspection import questions
 from poolmgr.supervisor.servers.outages import Outages
+from poolmgr.supervisor.servers.ports import RegistryPort
 from poolmgr.supervisor.servers.reclaim import Endings
 from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Timetable
 from poolmgr.supervisor.servers.unproven import Waits
 from poolmgr.supervisor.servers.upstream import Site
 from poolmgr.wire import Endpoint
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Book
 
 ASK_EVERY = 1.0
 """Seconds between two questions for other credentials."""
@@ -39,7 +36,8 @@ class Consequences:
     def __init__(
         self,
         site: Site,
-        book: Book,
+        context: Context,
+        registry: RegistryPort,
         *,
         allowance: Allowance,
         endings: Endings,
@@ -47,13 +45,14 @@ class Consequences:
         waits: Waits,
     ) -> None:
         self._site = site
-        self._book = book
-        self._ledger = book.ledger
+        self._context = context
+        self._registry = registry
+        self._ledger = context.ledger
         self._allowance = allowance
         self._endings = endings
         self._timetable = timetable
         self._waits = waits
-        self.outages = Outages(site, book)
+        self.outages = Outages(site, context, registry)
         self._asked: dict[tuple[str, str | None, str | None], float] = {}
         """For which ways other credentials were asked for, and when."""
 
@@ -75,7 +74,7 @@ class Consequences:
         kind, text = found.error or ("", "")
         if found.answered or kind == "refused":
             if self.outages.seen(now, f"it does not let us in: {text}" if kind == "auth" else ""):
-                self._book.compare_anew(site)
+                self._registry.compare_anew(site)
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
                 self._timetable.looked(now)
@@ -108,7 +107,7 @@ class Consequences:
             return
         self._asked[way] = now
         for tag in self._site.ways.names_of(endpoint):
-            self._book.members.send(tag, wire.Ask(self._site.id, login=endpoint.key))
+            self._context.roster.send(tag, wire.Ask(self._site.id, login=endpoint.key))
 
     def feed(self, work: Work, found: Findings, now: float) -> None:
         """What is proven is free; what has changed changes the budget."""

@@ -13,22 +13,14 @@ import asyncio
 import ipaddress
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from poolmgr import wire
-from poolmgr.budget.ledger import Ledger
-from poolmgr.settings import Settings
-from poolmgr.supervisor.clients.watch import Watch
-from poolmgr.supervisor.committer import Turns
-from poolmgr.supervisor.disk.scope import Scope
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.servers.ports import ProbePort
 from poolmgr.supervisor.servers.probe import Probe
 from poolmgr.supervisor.servers.sameness import same
 from poolmgr.supervisor.servers.upstream import Site
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.registrar import Members
 
 MOST_SITES = 1024
 """Servers known at the same time: each has a task and a thread."""
@@ -61,28 +53,15 @@ def is_name(key: str) -> bool:
 class Book:
     """All sites and their probes."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        turns: Turns,
-        settings: Settings,
-        watch: Watch,
-        *,
-        belonging: Belonging,
-        scope: Scope,
-        serial: Iterable[int],
-    ) -> None:
-        self.ledger = ledger
-        self.turns = turns
-        self.settings = settings
-        self.watch = watch
-        self.belonging = belonging
-        self.scope = scope
-        self.serial = serial
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ledger = context.ledger
+        self.turns = context.turns
+        self._roster = context.roster
         self.sites: dict[str, Site] = {}
         self.probes: dict[str, Probe] = {}
         self.by_key: dict[str, Site] = {}
-        self.unplaced: set[Probe] = set()
+        self.unplaced: set[ProbePort] = set()
         """Probes with a connection of which it is not known to which server it leads."""
         self.apart: set[frozenset[str]] = set()
         """Pairs of servers that have been asked whether they are one, and are not. Where one does not say who it is."""
@@ -91,11 +70,10 @@ class Book:
         self._spent: set[str] = set()
         """Ids under which members were told limits, and which are those of no server any more."""
         self.stopping = False
-        self.members: Members
-        self._began = turns.clock()
+        self._began = context.turns.clock()
         self._waited = False
         """After a lost snapshot: for those of whom nothing is known."""
-        self.whole_since = turns.clock()
+        self.whole_since = context.turns.clock()
         """Since when no process of which nothing is known opens anything."""
 
     # ---- sites ------------------------------------------------------------------------------------
@@ -127,7 +105,7 @@ class Book:
         return site
 
     def _probe(self, site: Site) -> Probe:
-        return Probe(site, self)
+        return Probe(site, self.context, self)
 
     def _id_for(self, key: str) -> str:
         """An id for the server behind an address. It has not been told to anybody for another one: what a member was
@@ -224,8 +202,18 @@ class Book:
         target = twin or site
         log.info("server.resolved", extra={"server": target.id, "endpoint": site.id, "run_id": run_id})
         for tag, key in waiting:
-            self.members.resolved(target, tag, key)
+            self.resolved(target, tag, key)
         return target
+
+    def resolved(self, site: Site, tag: str, key: str) -> None:
+        """It is known which server this is: tell the member, and let it have its share."""
+        if tag not in self._roster.known:
+            return
+        self._roster.send(tag, self.placed(tag, key, site.id))
+        self.ledger.attach(tag, site.id, self.turns.clock())
+        if not site.health.up:
+            self._roster.send(tag, self.health_of(site))
+        self.turns.touch()
 
     def twin_of(self, site: Site) -> Site | None:
         """The resolved site that is the same server: by run_id, or by address where one of them has not said
@@ -249,7 +237,7 @@ class Book:
                 return other
         return None
 
-    def comparable(self, site: Site) -> list[Probe]:
+    def comparable(self, site: Site) -> list[ProbePort]:
         """Probes of servers of which only a comparison tells whether they are the same as ``site``."""
         return [
             self.probes[other.id]
@@ -308,7 +296,7 @@ class Book:
         for way in ways.all():
             for tag in sorted(way.tags):
                 new.waiting.append((tag, way.endpoint.key))
-                self.members.send(tag, self.placed(tag, way.endpoint.key, id))
+                self._roster.send(tag, self.placed(tag, way.endpoint.key, id))
         self.turns.touch()
 
     def _merge(self, site: Site, twin: Site) -> None:
@@ -328,7 +316,7 @@ class Book:
             self._spent.add(site.id)
         for tag in self.ledger.servers[site.id].accounts:
             for key in site.ways:
-                self.members.send(tag, self.placed(tag, key, twin.id))
+                self._roster.send(tag, self.placed(tag, key, twin.id))
 
     # ---- questions of members ---------------------------------------------------------------------
 
@@ -370,7 +358,7 @@ class Book:
         del self.sites[site.id]
         self.by_key = {key: other for key, other in self.by_key.items() if other is not site}
         self.ledger.strike(site.id)
-        self.members.totals.forget(site.id)
+        self._roster.totals.forget(site.id)
 
     def granted(self, server: str) -> None:
         """A turn has granted a connection of our own."""

@@ -14,26 +14,24 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers import census, unproven
 from poolmgr.supervisor.servers.admin import Place
 from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.comparison import alike
 from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.likeness import NoPermitError, alike
+from poolmgr.supervisor.servers.likeness import NoPermitError
 from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.servers.ports import ProbePort, RegistryPort
 from poolmgr.supervisor.servers.reconcile import Consequences
 from poolmgr.supervisor.servers.sameness import Meetings
 from poolmgr.supervisor.servers.schedule import BUSY, Timetable
 from poolmgr.supervisor.servers.session import Eye
 from poolmgr.supervisor.servers.upstream import Site
-
-if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.probe import Probe
-    from poolmgr.supervisor.servers.registry import Book
 
 UNHEARD = 2.0
 """Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
@@ -70,7 +68,8 @@ class Resolution:
     def __init__(
         self,
         site: Site,
-        book: Book,
+        context: Context,
+        registry: RegistryPort,
         *,
         eye: Eye,
         own: OwnPermits,
@@ -81,9 +80,10 @@ class Resolution:
         end: Callable[[], None],
     ) -> None:
         self._site = site
-        self._book = book
-        self._ledger = book.ledger
-        self._turns = book.turns
+        self._context = context
+        self._registry = registry
+        self._ledger = context.ledger
+        self._turns = context.turns
         self._eye = eye
         self._own = own
         self._allowance = allowance
@@ -95,7 +95,7 @@ class Resolution:
         """Living processes that hold connections here and have not registered."""
         self._unheard_until = 0.0
         self._meetings = Meetings()
-        self._over: set[Probe] = set()
+        self._over: set[ProbePort] = set()
         """Those over whose budget this look is made."""
 
     def heard(self, tag: str) -> None:
@@ -118,18 +118,18 @@ class Resolution:
             self._take_its_word(found, now)
             return
         self._over.clear()
-        borrowed: list[Probe] = []
-        probe = self._book.probes[site.id]
+        borrowed: list[ProbePort] = []
+        probe = self._registry.probes[site.id]
         try:
             if not await self._permits(borrowed):
                 return
-            self._book.unplaced.add(probe)
+            self._registry.unplaced.add(probe)
             self._timetable.hurry = False
             began = self._turns.clock()
             await self._look(work, began, borrowed)
         finally:
             if not self._eye.stalled:
-                self._book.unplaced.discard(probe)
+                self._registry.unplaced.discard(probe)
             for lender in borrowed:
                 lender.permits.release()
             self._turns.touch()
@@ -150,7 +150,7 @@ class Resolution:
 
     # ---- permits for it ---------------------------------------------------------------------------
 
-    async def _permits(self, borrowed: list[Probe]) -> bool:
+    async def _permits(self, borrowed: list[ProbePort]) -> bool:
         """Have one of our own, and one of each server that it may be. What is not to be had in :data:`PATIENCE` seconds
         is overdrawn, seldom, and counted as unproven: else whoever has pinned all permits of one server would keep
         everybody from using another one."""
@@ -176,38 +176,38 @@ class Resolution:
     def _room(self) -> bool:
         """Whether one more connection of which nobody knows where it leads would be within the budget of a server that
         is not known yet."""
-        word = self._book.settings.budget_of(self._ledger.servers[self._site.id].aliases)
-        others = len(self._book.unplaced - {self._book.probes[self._site.id]})
+        word = self._context.settings.budget_of(self._ledger.servers[self._site.id].aliases)
+        others = len(self._registry.unplaced - {self._registry.probes[self._site.id]})
         return word == "auto" or others < int(word)
 
-    def _lenders(self) -> list[Probe]:
-        return [p for p in self._book.probes.values() if p.site is not self._site and p.site.resolved]
+    def _lenders(self) -> list[ProbePort]:
+        return [p for p in self._registry.probes.values() if p.site is not self._site and p.site.resolved]
 
-    async def _borrow(self, borrowed: list[Probe], patience: float) -> list[Probe]:
+    async def _borrow(self, borrowed: list[ProbePort], patience: float) -> list[ProbePort]:
         """A permit of each; those that had none."""
-        missing: list[Probe] = []
+        missing: list[ProbePort] = []
 
-        async def borrow(lender: Probe) -> None:
+        async def borrow(lender: ProbePort) -> None:
             (borrowed if await lender.lend(patience) else missing).append(lender)
 
         await asyncio.gather(*map(borrow, self._lenders()))
-        return [lender for lender in missing if lender.site.id in self._book.sites]
+        return [lender for lender in missing if lender.site.id in self._registry.sites]
 
-    def _return(self, borrowed: list[Probe]) -> None:
+    def _return(self, borrowed: list[ProbePort]) -> None:
         for lender in borrowed:
             lender.permits.release()
         borrowed.clear()
 
-    def _may_overdraw(self, lender: Probe) -> bool:
+    def _may_overdraw(self, lender: ProbePort) -> bool:
         return not self._ledger.stuck and self._turns.clock() >= lender.site.overdrawn_at + OVER_EVERY
 
-    async def _overdraw(self, lender: Probe, borrowed: list[Probe]) -> None:
+    async def _overdraw(self, lender: ProbePort, borrowed: list[ProbePort]) -> None:
         self._count_over(lender)
         self._over.add(lender)
         if await lender.permits.acquire(SHORT):
             borrowed.append(lender)
 
-    def _count_over(self, lender: Probe) -> None:
+    def _count_over(self, lender: ProbePort) -> None:
         """The next permit of it is granted although it does not fit."""
         site = lender.site
         site.overdrawn_at = self._turns.clock()
@@ -234,7 +234,7 @@ class Resolution:
 
     # ---- what it says -----------------------------------------------------------------------------
 
-    async def _look(self, work: Work, began: float, borrowed: list[Probe]) -> None:
+    async def _look(self, work: Work, began: float, borrowed: list[ProbePort]) -> None:
         site = self._site
         found = await self._eye.look(work)
         now = self._turns.clock()
@@ -266,7 +266,7 @@ class Resolution:
             site.sameness.several |= several
             log.warning("server.several", extra={"server": site.id, "run_ids": len(several)})
         twin = None
-        if self._book.twin_of(site) is None:
+        if self._registry.twin_of(site) is None:
             twin, waits = await self._compared(found)
             if waits:
                 await self._eye.shut()
@@ -277,23 +277,23 @@ class Resolution:
         site.asked_at = site.fresh_at = began
         site.sameness.asked(found.said, began, started(found, now))
         site.run_id = found.run_id
-        if twin is not None or self._book.twin_of(site) is not None:
+        if twin is not None or self._registry.twin_of(site) is not None:
             # Before, for nothing may come between the book's making one of the two and the ledger's: who
             # registered then would be found to state more than is charged, as if a snapshot were lost.
             await self._eye.shut()
-        if twin is not None and twin.id not in self._book.sites:  # it has gone meanwhile, into another one
+        if twin is not None and twin.id not in self._registry.sites:  # it has gone meanwhile, into another one
             self._timetable.retry_at = 0.0
             return
         self._meetings.end()
-        target = self._book.is_resolved(site, found.run_id, twin)
+        target = self._registry.is_resolved(site, found.run_id, twin)
         if target is not site:
-            self._hand_over(self._book.probes[target.id])
+            self._hand_over(self._registry.probes[target.id])
             return
         self._met_anew(found, now, began)
         if found.error is not None or self._timetable.sparing:
             await self._eye.shut()
 
-    async def _says_several(self, work: Work, found: Findings, borrowed: list[Probe]) -> set[str] | None:
+    async def _says_several(self, work: Work, found: Findings, borrowed: list[ProbePort]) -> set[str] | None:
         """It may be a balancer, and before servers that others use directly: then its first connection may be one too
         many for one of them. So it is asked a few times more, by the same permits: what it says in turn, if that is not
         always the same. None: it did not answer, and is to be asked again; for :data:`DOUBT` seconds at most, since who
@@ -340,19 +340,19 @@ class Resolution:
         site = self._site
         if not site.own:
             return
-        self._book.is_resolved(site, "")
+        self._registry.is_resolved(site, "")
         self._met_anew(found, now, now)
         site.remark = "the supervisor has no way to it"
         self._allowance.apply(now, at_once=True)
 
-    def _doubt(self, borrowed: list[Probe]) -> None:
+    def _doubt(self, borrowed: list[ProbePort]) -> None:
         """What is open, or was not closed properly, may lead to any server that has lent a permit for it. There the
         permit stays until that one has been seen not to have it."""
         names = set(self._site.unclosed)
         if self._eye.stalled_name:
             names.add(self._eye.stalled_name)
         for lender in list(borrowed) if names else ():
-            if lender.site.id not in self._book.sites:
+            if lender.site.id not in self._registry.sites:
                 continue
             fresh = names - lender.site.unclosed.keys()
             for name in sorted(fresh)[:1]:  # one permit was lent, and one connection made with it
@@ -365,11 +365,11 @@ class Resolution:
         the first was over its budget the second may be too."""
         site = self._site
         site.run_id = found.run_id
-        others = self._book.comparable(site) if found.error is None else []
+        others = self._registry.comparable(site) if found.error is None else []
         try:
             return await self._twin_among(others), False
         except NoPermitError as error:
-            lender = self._book.probes.get(str(error))
+            lender = self._registry.probes.get(str(error))
             if lender is None or lender not in self._over:
                 return None, True
             self._count_over(lender)
@@ -380,16 +380,16 @@ class Resolution:
     async def twin_by_likeness(self, found: Findings) -> Site | None:
         """The resolved site that is the same server as this resolved one; None if there is none, or none is known."""
         site = self._site
-        if found.error is not None or site.id not in self._book.sites:
+        if found.error is not None or site.id not in self._registry.sites:
             return None
         # One asks the other, and not both: each needs the other one's eye.
-        others = [other for other in self._book.comparable(site) if other.site.id < site.id]
+        others = [other for other in self._registry.comparable(site) if other.site.id < site.id]
         if others:
             with contextlib.suppress(NoPermitError):
                 return await self._twin_among(others)
         return None
 
-    async def _twin_among(self, others: list[Probe]) -> Site | None:
+    async def _twin_among(self, others: list[ProbePort]) -> Site | None:
         """All are asked at the same time, so that one that hangs holds up none of them.
 
         Raises:
@@ -402,10 +402,10 @@ class Resolution:
         for other, verdict in zip(others, verdicts, strict=True):
             if isinstance(verdict, BaseException):
                 failure = failure or verdict
-            elif verdict and other.site.id in self._book.sites:
+            elif verdict and other.site.id in self._registry.sites:
                 return other.site
             elif verdict is False:
-                self._book.apart.add(frozenset((self._site.id, other.site.id)))
+                self._registry.apart.add(frozenset((self._site.id, other.site.id)))
         if failure is not None:
             raise failure
         return None
@@ -416,11 +416,11 @@ class Resolution:
         if self._site.resolved or not found.run_id:
             return False
         met = self._meetings.met(found.run_id, now)
-        doubtful = self._book.doubtful(self._site, found.run_id, met, min(met, _started(found, now)))
+        doubtful = self._registry.doubtful(self._site, found.run_id, met, min(met, _started(found, now)))
         overdrawn = [probe.site for probe in self._over]  # who has no permit for this look has none to be asked with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
-            self._book.probes[other.id].ask_anew()
+            self._registry.probes[other.id].ask_anew()
         return bool(doubtful) and now < met + DOUBT
 
     def _met_anew(self, found: Findings, now: float, began: float) -> None:
@@ -445,13 +445,13 @@ class Resolution:
     def _count(self, found: Findings, now: float) -> set[str]:
         """Charge what is there and bears our tags. The living processes among its holders that have not registered."""
         if found.rows is not None:
-            self._book.scope.searched(self._ledger.servers[self._site.id].aliases)
+            self._context.scope.searched(self._ledger.servers[self._site.id].aliases)
         return census.take(
             found.rows or (),
             self._site.id,
             self._ledger,
-            self._book.watch,
-            self._book.belonging,
+            self._context.watch,
+            self._context.belonging,
             now,
         )
 
@@ -470,7 +470,7 @@ class Resolution:
         It is known from a list after a fresh connection by every way, in which everybody of that time has a name.
         Where there can be none, bounded waits stand in, as for a proof (:mod:`poolmgr.supervisor.servers.unproven`).
         """
-        waited = began - self._book.whole_since
+        waited = began - self._registry.whole_since
         if waited < 0:
             return False
         if "CLIENT LIST" in found.forbidden or self._site.hidden:
@@ -483,18 +483,18 @@ class Resolution:
         """Some of the addresses lead to other servers by now."""
         site = self._site
         for group in site.sameness.apart(site.id):
-            self._book.part(site, group)
+            self._registry.part(site, group)
 
     def unite(self, twin: Site) -> None:
         """This site and another one are one server, which a restart, wrong credentials or missing rights had
         concealed."""
-        if twin.id in self._book.sites:
-            probe = self._book.probes[twin.id]
-            self._book.unite(self._site, twin)
+        if twin.id in self._registry.sites:
+            probe = self._registry.probes[twin.id]
+            self._registry.unite(self._site, twin)
             self._hand_over(probe)
             probe.hurry()
 
-    def _hand_over(self, twin: Probe) -> None:
+    def _hand_over(self, twin: ProbePort) -> None:
         """This site was another name of ``twin``'s, which takes what is left of it."""
         self._end()
         twice = self._site.unclosed.keys() & twin.site.unclosed.keys()

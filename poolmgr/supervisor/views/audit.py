@@ -139,7 +139,7 @@ class Audit:
 
     def _turn(self) -> set[str]:
         """Tags of the members whose descriptors are read this time."""
-        tags = list(self._book.members.known)
+        tags = list(self._book.context.roster.known)
         if len(tags) <= AT_MOST:
             return set(tags)
         start = self._next % len(tags)
@@ -147,7 +147,7 @@ class Audit:
         return set((tags + tags)[start : start + AT_MOST])
 
     async def _audit(self, now: float) -> None:
-        members = self._book.members.known
+        members = self._book.context.roster.known
         turn = self._turn()
         sites = [site for site in self._book.sites.values() if site.resolved]
         addresses = {site.address for site in sites if site.address is not None}
@@ -171,7 +171,7 @@ class Audit:
             judged += before.and_then(now) if before is not None else []
         accounts = self._book.ledger.servers[site.id].accounts
         for tag in turn:
-            member = self._book.members.known.get(tag)
+            member = self._book.context.roster.known.get(tag)
             if member is None:
                 continue
             pid = member.identity.pid
@@ -186,7 +186,7 @@ class Audit:
 
     def _conclude(self, judged: list[Seen]) -> None:
         """What was found is held until it is looked for and found no more, or its process is gone."""
-        alive = {member.identity.pid for member in self._book.members.known.values()}
+        alive = {member.identity.pid for member in self._book.context.roster.known.values()}
         found = {_key(seen): seen for seen in judged if seen.excess()}
         cleared = {_key(seen) for seen in judged} - found.keys()
         for key in list(self._held):

@@ -14,8 +14,8 @@ from poolmgr.budget.accounts import MemberView, ServerView
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.committer import Turns
-from poolmgr.supervisor.registrar import Members
 from poolmgr.supervisor.servers.allowance import ONE_SOCKET
 from poolmgr.supervisor.servers.registry import Book
 from poolmgr.supervisor.servers.upstream import Site
@@ -56,7 +56,7 @@ class Queries:
         ledger: Ledger,
         turns: Turns,
         book: Book,
-        members: Members,
+        roster: Roster,
         footprints: Footprints,
         listener: Door,
         audit: Audit,
@@ -66,7 +66,7 @@ class Queries:
         self._ledger = ledger
         self._turns = turns
         self._book = book
-        self._members = members
+        self._roster = roster
         self._footprints = footprints
         self._listener = listener
         self._audit = audit
@@ -135,7 +135,7 @@ class Queries:
         report = member.report
         account = self._ledger.servers[view.id].accounts[member.identity.tag]
         silent = member.recalled is not None and now - member.recalled > SILENT_AFTER
-        known = self._members.known.get(member.identity.tag)
+        known = self._roster.known.get(member.identity.tag)
         footprint = self._footprints.of.get(member.identity.pid)
         return schema.MemberStatus(
             pid=member.identity.pid,
@@ -208,7 +208,7 @@ class Queries:
                 )
                 for id, (site, view) in seen.items()
             },
-            totals=self._members.totals.copy(),
+            totals=self._roster.totals.copy(),
             restarts=self._ledger.restarts,
             snapshots=self._turns.writer.writes,
             unwritten=bool(self._turns.unwritten),

@@ -1,0 +1,35 @@
+"""What the supervisor's parts have in common, made once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from poolmgr.budget.ledger import Ledger
+from poolmgr.settings import Settings
+from poolmgr.supervisor.clients.roster import Roster
+from poolmgr.supervisor.clients.watch import Watch
+from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.disk.scope import Scope
+from poolmgr.supervisor.servers.belonging import Belonging
+
+
+@dataclass(frozen=True)
+class Context:
+    """See the module's docstring.
+
+    Attributes:
+        turns: settles the ledger, saves it, and tells what it decided.
+        watch: follows processes.
+        belonging: whose a connection is.
+        serial: numbers for connections of the supervisor's own.
+    """
+
+    ledger: Ledger
+    turns: Turns
+    settings: Settings
+    roster: Roster
+    watch: Watch
+    belonging: Belonging
+    scope: Scope
+    serial: Iterator[int]
