@@ -18,10 +18,10 @@ import redis
 from redis.connection import Connection, SSLConnection
 from redis.credentials import CredentialProvider
 
+from poolmgr.commands import KINDS
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync.derivation import derive
 from poolmgr.pool.sync.pool import ConnectionPool
-from poolmgr.pool.sync.replies import _kinds
 from tests.helpers import ROOT, RedisServer
 from tests.permits import FakeMember
 
@@ -156,7 +156,7 @@ def test_the_name_of_a_command_is_not_kept_but_as_text(server: RedisServer):
     pool.close()
     del name, names
     assert alive(references) == 0
-    assert not [name for name in _kinds if isinstance(name, str) and name.startswith("get")]
+    assert not [name for name in KINDS if isinstance(name, str) and name.startswith("get")]
 
 
 @pytest.mark.parametrize("how", ["closed", "disconnected", "dropped"])

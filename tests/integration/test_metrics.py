@@ -119,7 +119,7 @@ def test_a_new_supervisor_counts_nothing_again(metered: Metered):
 
 def test_gauges_follow_what_happens(metered: Metered):
     metered.do()
-    assert metered.sample("poolmgr_budget_connections") == BUDGET
+    wait_for(lambda: metered.sample("poolmgr_budget_connections") == BUDGET, 10, what="the budget is derived")
     threads = [threading.Thread(target=metered.do, args=("BLPOP", "nothing", "4")) for _ in range(3)]
     for thread in threads:
         thread.start()

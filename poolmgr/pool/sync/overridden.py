@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
-from poolmgr.pool.sync.replies import STRANGE, Counts
+from poolmgr.commands import STRANGE
+from poolmgr.pool.sync.replies import Counts
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only

@@ -25,84 +25,15 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 from redis.utils import SENTINEL
+
+from poolmgr.commands import IDENTITY, KINDS, PLAIN, STRANGE, effect, kind, unpack
 
 if TYPE_CHECKING:
     _Base: Any  # the connection class that it is mixed into; redis-py's have few types
 else:
     _Base = object
-
-WATCHING = 1 << 40
-MULTI = 1 << 41
-IDENTITY = 1 << 42
-"""AUTH or HELLO: whose session it is. Part of connecting; afterwards somebody's own doing."""
-STRANGE = 1 << 43
-"""A state that only a new connection ends: subscriptions, MONITOR, another database."""
-
-_PLAIN = 0
-_SPECIAL = 1
-
-_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"))
-_STATEFUL = _SUBSCRIPTIONS | frozenset(
-    (
-        "AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSYNC", "QUIT", "REPLCONF", "RESET",
-        "SCRIPT", "SELECT", "SYNC", "UNWATCH", "WATCH",
-    )
-)  # fmt: skip
-
-_kinds: dict[Any, int] = {}
-"""What is known of a command's first argument, as the caller wrote it."""
-_KINDS_LIMIT = 4096
-
-
-def _text(argument: object) -> str:
-    if isinstance(argument, str):
-        return argument
-    if isinstance(argument, (bytes, bytearray, memoryview)):
-        return bytes(argument).decode("latin-1")
-    return str(argument)
-
-
-def _classify(name: object) -> int:
-    """Whether a command may change more than data. Remembers its answer."""
-    words = _text(name).split(None, 1)
-    kind = _SPECIAL if words and words[0].upper() in _STATEFUL else _PLAIN
-    if len(_kinds) < _KINDS_LIMIT and type(name) in (str, bytes):  # a subclass's object may hold on to anything
-        _kinds[name] = kind
-    return kind
-
-
-def _kind(name: object) -> int:
-    try:
-        known = _kinds.get(name)
-    except TypeError:  # a bytearray
-        known = None
-    return _classify(name) if known is None else known
-
-
-def effect(state: int, args: tuple[Any, ...] | list[Any], database: int) -> tuple[int, int]:
-    """The state after a special command, and how many replies it will bring that are read as such."""
-    words = [*_text(args[0]).upper().split(), *(_text(a).upper() for a in args[1:3])]
-    name, first = words[0], words[1] if len(words) > 1 else ""
-    if name in _SUBSCRIPTIONS:
-        return state | STRANGE, 0
-    if name == "SCRIPT":
-        return (state | STRANGE if first == "DEBUG" else state), 1
-    if name == "WATCH":
-        return state | WATCHING, 1
-    if name == "UNWATCH":
-        return (state if state & MULTI else state & ~WATCHING), 1
-    if name == "MULTI":
-        return state | MULTI, 1
-    if name in ("EXEC", "DISCARD"):
-        return state & ~(MULTI | WATCHING), 1
-    if name in ("AUTH", "HELLO"):
-        return state | IDENTITY, 1
-    if name == "SELECT":
-        return (state if first == str(database) else state | STRANGE), 1
-    return state | STRANGE, 1  # MONITOR, SYNC, PSYNC, QUIT, REPLCONF, RESET
 
 
 class Packed(list[bytes]):
@@ -114,27 +45,6 @@ class Packed(list[bytes]):
         super().__init__(chunks)
         self.commands = commands
         """The commands' arguments, packed ones in order."""
-
-
-def unpack(chunks: object) -> list[list[Any]] | None:
-    """The commands in what somebody packed on their own; None if it cannot be told."""
-    reader = hiredis.Reader(notEnoughData=unpack)
-    found: list[list[Any]] = []
-    try:
-        if isinstance(chunks, str):
-            reader.feed(chunks.encode())
-        elif isinstance(chunks, (bytes, bytearray, memoryview)):
-            reader.feed(bytes(chunks))
-        else:
-            for chunk in chunks:  # type: ignore[attr-defined]
-                reader.feed(bytes(chunk))
-        while (command := reader.gets(False)) is not unpack:
-            if not isinstance(command, list) or not command:
-                return None
-            found.append(command)
-        return None if reader.has_data() else found
-    except Exception:  # whatever it was, it was no command
-        return None
 
 
 class Counts(_Base):  # type: ignore[misc]
@@ -155,7 +65,7 @@ class Counts(_Base):  # type: ignore[misc]
         """Count commands about to be sent."""
         owed, database = self._owed, self.db
         for args in commands:
-            if _kind(args[0]) == _PLAIN:
+            if kind(args[0]) == PLAIN:
                 owed += 1
             else:
                 owed, replies = effect(owed, args, database)
@@ -196,7 +106,7 @@ class Accounted(Counts):
         if self.health_check_interval and kwargs.get("check_health", True):
             self.check_health()
         name = args[0]
-        if (_kinds.get(name) if name.__class__ is str else _kind(name)) == _PLAIN:
+        if (KINDS.get(name) if name.__class__ is str else kind(name)) == PLAIN:
             self._owed += 1
         else:
             self._record((args,))
