@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 VERSION = 2
 """Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.tags`)."""
@@ -31,6 +33,24 @@ MAX_FRAME = 1 << 20
 """Longest frame in bytes, header excluded. A status of some thousand members fits."""
 
 _HEADER = struct.Struct(">I")
+
+MOST = 10_000_000
+"""Largest count of anything."""
+
+MANY = 10_000
+"""Most entries in a list."""
+
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Number = Annotated[int, Meta(ge=0)]
+Time = Annotated[float, Meta(ge=0.0)]
+"""Not a number is none either."""
+Name = Annotated[
+    str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]+\Z")
+]
+"""Without characters that a terminal obeys."""
+NameOrNone = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]*\Z")]
+"""Likewise; may be empty."""
+Serials = Annotated[tuple[Count, ...], Meta(max_length=MANY)]
 
 
 class WireError(ValueError):
@@ -51,13 +71,13 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     Credentials stay in memory: never in a log, a status or the snapshot.
     """
 
-    key: str
-    host: str = ""
+    key: Name
+    host: NameOrNone = ""
     """The name as the user gave it: TLS verifies this one."""
-    address: str = ""
+    address: NameOrNone = ""
     """Where the name led when a member looked, and ``key`` names; empty: it is to be looked up."""
-    port: int = 0
-    path: str = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    path: NameOrNone = ""
     username: str | None = None
     password: str | None = None
     tls: dict[str, str | bool | int] | None = None
@@ -85,14 +105,14 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a member holds at one server when it registers (rule M4)."""
 
-    server: str
+    server: Name
     """The server's id as an earlier supervisor named it."""
-    endpoints: tuple[str, ...]
+    endpoints: tuple[Name, ...]
     """Keys of the endpoints by which the member reaches it."""
-    stated: int
+    stated: Count
     """``max(limit, open)``: what the ledger must charge."""
-    open: int = 0
-    by: dict[str, int] = msgspec.field(default_factory=dict)
+    open: Count = 0
+    by: dict[str, Count] = msgspec.field(default_factory=dict)
     """How many of these by each endpoint, should one of them be another server by now. Empty: it is not known."""
 
 
@@ -122,23 +142,23 @@ class Hello(Message, frozen=True):
     """First message on a link: who this is and what it holds (rule M4)."""
 
     tag: str
-    link: int
-    versions: tuple[int, int] = (1, 1)
+    link: Count
+    versions: tuple[Count, Count] = (1, 1)
     """Oldest and newest that the sender speaks. The default never changes: it stands for what is not on the wire,
     so a default of the receiver's own versions would make every sender one of them."""
-    holds: tuple[Hold, ...] = ()
-    endpoints: tuple[Endpoint, ...] = ()
+    holds: Annotated[tuple[Hold, ...], Meta(max_length=MANY)] = ()
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=MANY)] = ()
     title: str = ""
     """What the process is, for people: ``gunicorn worker``, ``celery``, the script's name."""
     budget: str = ""
     """The budget in the member's own environment; the supervisor's decides, a difference is logged."""
-    descriptors: int = 0
+    descriptors: Count = 0
     """How many connections the member's file-descriptor limit leaves; 0: unknown."""
-    replaces: tuple[str, ...] = ()
+    replaces: Annotated[tuple[str, ...], Meta(max_length=MANY)] = ()
     """Earlier tags of this very process, which have said goodbye, or whose descriptors were closed."""
     scope: str = ""
     """What an earlier supervisor told, which the names of this member's connections bear; empty: nothing."""
-    mark: int = 0
+    mark: Number = 0
     """See :func:`poolmgr.kernel.processes.mark`."""
 
 
@@ -146,53 +166,53 @@ class Attach(Message, frozen=True):
     """The member wants connections to this endpoint. Answered by :class:`Resolved`."""
 
     endpoint: Endpoint
-    number: int = 0
+    number: Number = 0
     """Of the question, on this link; 0: the member does not number them."""
 
 
 class Detach(Message, frozen=True):
     """The member has no connection to this endpoint any more, and wants none."""
 
-    endpoint: str
+    endpoint: NameOrNone
     """Empty: none in particular."""
-    server: str = ""
+    server: NameOrNone = ""
     """And so has none to this server: it has forgotten what it was told of it, and opens nothing there before it has
     attached again. Empty: it has other endpoints there, or was never told which server that is."""
-    seq: int = 0
+    seq: Count = 0
     """The newest limit at that server of which it had heard."""
 
 
 class Report(Message, frozen=True):
     """State of a member at one server. The newest report replaces all earlier ones."""
 
-    server: str
-    acked: int
+    server: Name
+    acked: Count
     """Newest sequence at which ``open <= limit`` held (rule M2); 0: none yet on this link."""
-    open: int = 0
+    open: Count = 0
     """Sockets connecting, idle, in use, closing or lost (rule M1)."""
-    in_use: int = 0
+    in_use: Count = 0
     """Permits that are busy: connections out with callers, and sockets that are :class:`Lost`."""
-    waiting: int = 0
+    waiting: Count = 0
     """Callers that wait for a connection now."""
-    peak: int = 0
+    peak: Count = 0
     """Largest ``in_use + waiting`` of the last second."""
-    spare: int = 0
+    spare: Count = 0
     """Permits that nothing here has used for the guard's time: what can be recalled at no cost."""
-    ceiling: int = 0
+    ceiling: Count = 0
     """Most connections this member could use (its pools' own ceilings, descriptors); 0: no bound."""
-    timeout: float = 5.0
+    timeout: Time = 5.0
     """Shortest time in seconds that its callers wait for a connection: bounds the quantum."""
-    pinned: int = 0
+    pinned: Count = 0
     """Of ``in_use``, those that have been so for so long that nobody knows when they end."""
-    replied: float = 0.0
+    replied: Time = 0.0
     """When a reply of the server was last had, in monotonic seconds of this host; 0: not known."""
 
 
 class Lost(Message, frozen=True):
     """Sockets closed without the server's confirmation within M3's time, by serial number."""
 
-    server: str
-    serials: tuple[int, ...]
+    server: Name
+    serials: Serials
 
 
 class Trouble(Message, frozen=True):
@@ -205,17 +225,17 @@ class Trouble(Message, frozen=True):
     detail: str = ""
     way: str = ""
     """The endpoint's key."""
-    began: float = 0.0
+    began: Time = 0.0
     """When the attempt began, in monotonic seconds of this host; 0: not known."""
-    replied: float = 0.0
+    replied: Time = 0.0
     """As in :class:`Report`."""
 
 
 class Stats(Message, frozen=True):
     """Counters of one pool, for metrics; sent about once a second while they change."""
 
-    server: str
-    pool: str
+    server: Name
+    pool: Name
     counters: Counters
     idle: int = 0
     in_use: int = 0
@@ -338,6 +358,18 @@ class Refused(Message, frozen=True):
     """The peer is not taken: why and what to do. The connection is closed after it."""
 
     reason: str
+
+
+def objection(message: Message) -> str:
+    """What is wrong with a well-formed message that no field alone can show; empty if nothing is."""
+    match message:
+        case Hello() if not all(endpoint.host or endpoint.path for endpoint in message.endpoints):
+            return "a hello with an endpoint that leads nowhere"
+        case Attach() if not (message.endpoint.host or message.endpoint.path):
+            return "an endpoint that leads nowhere"
+        case Detach() if not (message.endpoint or message.server):
+            return "a detachment from nothing"
+    return ""
 
 
 FromMember = Hello | Attach | Detach | Report | Lost | Trouble | Stats | Ping | Bye | Query | SetBudget

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from poolmgr import tags, wire
 from poolmgr.budget.accounts import Identity, Server
 from poolmgr.kernel import processes
-from poolmgr.supervisor import sanity
 from poolmgr.supervisor.clients.link import Link, limited
 from poolmgr.supervisor.clients.roster import Member
 from poolmgr.supervisor.context import Context
@@ -97,7 +96,7 @@ class Members:
             WireError: it makes no sense; the client is dropped.
         """
         link.known = True
-        wrong = sanity.objection(message)
+        wrong = wire.objection(message)
         if wrong:
             raise wire.WireError(wrong)
         match message:

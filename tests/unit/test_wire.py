@@ -26,7 +26,14 @@ def text(said: list[wire.Message]) -> str:
     return repr([msgspec.to_builtins(message) for message in said])
 
 
-@given(st.lists(valid, max_size=6), st.lists(st.integers(0, 1 << 16), max_size=8))
+def is_within_bounds(message: wire.Message) -> bool:
+    try:
+        return len(list(wire.Decoder(wire.FromMember | wire.Pong).feed(wire.encode(message)))) == 1
+    except wire.WireError:
+        return False
+
+
+@given(st.lists(valid.filter(is_within_bounds), max_size=6), st.lists(st.integers(0, 1 << 16), max_size=8))
 def test_whatever_way_it_is_cut_what_was_said_is_heard(said, cuts) -> None:
     decoder = wire.Decoder(wire.FromMember | wire.Pong)
     heard = [message for piece in pieces(b"".join(map(wire.encode, said)), cuts) for message in decoder.feed(piece)]
@@ -88,3 +95,24 @@ def test_a_deep_frame_costs_no_more_than_its_length() -> None:
         assert tracemalloc.get_traced_memory()[1] < 20 * len(body)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("acked", -1), ("open", 10_000_001), ("in_use", 2**40), ("waiting", -5), ("ceiling", 2**31),
+        ("timeout", float("nan")), ("timeout", -1.0), ("replied", float("nan")),
+        ("server", ""), ("server", "x" * 1025), ("server", "a\nb"), ("server", "a\x1b[2J"), ("server", "a\u2028b"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_no_count_and_a_name_that_is_none_are_refused(field: str, value: object) -> None:
+    said = {"type": "Report", "server": "s", "acked": 1, field: value}
+    with pytest.raises(wire.WireError):
+        list(wire.Decoder(wire.FromMember).feed(framed(said)))
+    said.update({field: {"server": "s é", "timeout": 1e9, "replied": 0.0}.get(field, 1)})
+    assert len(list(wire.Decoder(wire.FromMember).feed(framed(said)))) == 1
+
+
+def framed(said: dict[str, object]) -> bytes:
+    body = msgspec.msgpack.encode(said)
+    return len(body).to_bytes(4, "big") + body
