@@ -1,6 +1,6 @@
 """One turn of the ledger for each turn of the event loop, carried out in the one order that is safe.
 
-All events that arrived are in the ledger when :meth:`Turns.run` settles it. Then (rule S1): the
+All events that arrived are in the ledger when :meth:`Committer.run` settles it. Then (rule S1): the
 snapshot, then what is told and what the supervisor opens itself. If the snapshot cannot be written,
 the turn's raises and recalls are taken back before anything else happens: members go on with what they have.
 """
@@ -19,7 +19,7 @@ from poolmgr.supervisor.logs import Limited, log
 from poolmgr.wire import Limit
 
 
-class Turns:
+class Committer:
     """Runs turns when asked to by :meth:`touch`, or when the ledger itself wants one.
 
     Args:

@@ -9,7 +9,7 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.clients.watch import Watch
-from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.disk.scope import Scope
 from poolmgr.supervisor.servers.belonging import Belonging
 
@@ -19,14 +19,14 @@ class Context:
     """See the module's docstring.
 
     Attributes:
-        turns: settles the ledger, saves it, and tells what it decided.
+        committer: settles the ledger, saves it, and tells what it decided.
         watch: follows processes.
         belonging: whose a connection is.
         serial: numbers for connections of the supervisor's own.
     """
 
     ledger: Ledger
-    turns: Turns
+    committer: Committer
     settings: Settings
     roster: Roster
     watch: Watch

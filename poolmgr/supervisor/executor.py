@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Thread:
+class DaemonExecutor:
     """Started with the first piece of work. Used from one event loop."""
 
     def __init__(self, name: str) -> None:

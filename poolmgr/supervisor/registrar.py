@@ -1,8 +1,8 @@
 """What clients say, and what is done about it: the registrar of members.
 
-Members are known by their tags, and a tag is believed only if it names the very process that the
+Registrar are known by their tags, and a tag is believed only if it names the very process that the
 kernel says is at the other end (pid and start time), in this boot and for this socket. Everything
-that concerns permits goes to the ledger; everything that concerns reaching a server goes to the book.
+that concerns permits goes to the ledger; everything that concerns reaching a server goes to the registry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poolmgr.supervisor.clients.link import Link, limited
 from poolmgr.supervisor.clients.roster import Member
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.registry import Registry
 
 SILENT_STRANGER = 10.0
 """Seconds after which a client that has said nothing is dropped."""
@@ -42,7 +42,7 @@ REFUSE_EVERY = 0.05
 """Seconds between two refusals of what one member asks for at one server."""
 
 
-class Members:
+class Registrar:
     """Receives what links say.
 
     Args:
@@ -55,7 +55,7 @@ class Members:
     def __init__(
         self,
         context: Context,
-        book: Book,
+        registry: Registry,
         *,
         boot: str,
         lock: tuple[int, int],
@@ -63,10 +63,10 @@ class Members:
         closed: Callable[[Link], None],
     ) -> None:
         self._ledger = context.ledger
-        self._turns = context.turns
+        self._committer = context.committer
         self._watch = context.watch
         self._roster = context.roster
-        self._book = book
+        self._registry = registry
         self._boot = boot
         self._lock = lock
         self._budget = budget
@@ -75,13 +75,13 @@ class Members:
         self._closed = closed
         self._pictured = 0.0
         self._asking: dict[tuple[str, str], None] = {}
-        """Members that have just said that somebody waits there, and at which server."""
+        """Registrar that have just said that somebody waits there, and at which server."""
         self._stuck = ""
         self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
         """What was refused last: need, limit, and when."""
         self._loop = asyncio.get_running_loop()
         self._pid = context.ledger.owner.pid
-        self._began = context.turns.clock()
+        self._began = context.committer.clock()
         self.left = False
         """The last that went said goodbye."""
         self.service_left = False
@@ -126,24 +126,24 @@ class Members:
         if member is None or member.link is not link:
             link.drop()  # an older link, or the process is gone
             return
-        now = self._turns.clock()
+        now = self._committer.clock()
         match message:
             case wire.Report():
                 self._ledger.report(link.tag, link.number, message, now)
                 if message.waiting:
                     self._asking[link.tag, message.server] = None
-                self._book.heard(message.server, link.tag, message.replied)
-                self._turns.touch()
+                self._registry.heard(message.server, link.tag, message.replied)
+                self._committer.touch()
             case wire.Attach():
-                self._book.asked(link.tag, message.endpoint.key, message.number)
+                self._registry.asked(link.tag, message.endpoint.key, message.number)
                 if not self._attach(link.tag, message.endpoint):
                     link.refuse(TOO_MANY)
             case wire.Detach():
                 self._detach(link, message, now)
             case wire.Lost():
-                self._book.lost(message.server, link.tag, message.serials)
+                self._registry.lost(message.server, link.tag, message.serials)
             case wire.Trouble():
-                self._book.trouble(link.tag, message)
+                self._registry.trouble(link.tag, message)
             case wire.Stats():
                 self._roster.totals.report(link.tag, message, inherited=link.number > 1 and message.since < self._began)
             case wire.Bye():
@@ -151,19 +151,19 @@ class Members:
                 self._forget(link.tag)
                 self.left = True
                 log.info("member.left", extra={"member": link.peer.pid, "title": member.identity.title})
-                self._turns.touch()
+                self._committer.touch()
                 link.close()
 
     def _detach(self, link: Link, message: wire.Detach, now: float) -> None:
         """It goes to an address no more; and with the last one of a server, it says goodbye to that."""
         if message.endpoint:
-            self._book.detached(link.tag, message.endpoint)
+            self._registry.detached(link.tag, message.endpoint)
         if not message.server:
             return
         self._ledger.leave_one(link.tag, link.number, message.server, message.seq, now)
-        if self._book.goes_to(link.tag, message.server):  # it has come back meanwhile
+        if self._registry.goes_to(link.tag, message.server):  # it has come back meanwhile
             self._ledger.attach(link.tag, message.server, now)
-        self._turns.touch()
+        self._committer.touch()
 
     # ---- registration -----------------------------------------------------------------------------
 
@@ -192,24 +192,24 @@ class Members:
         if not self._watch.add(process, pidfd):
             link.drop()
             return
-        now = self._turns.clock()
+        now = self._committer.clock()
         holds: dict[str, int] = {}
         opened: dict[str, int] = {}
         dropped = 0
         for hold in hello.holds:
-            sites = self._book.held(hold)
-            dropped += not sites
-            for site, (stated, of_that) in sites.items():
-                holds[site.id] = holds.get(site.id, 0) + stated
-                opened[site.id] = opened.get(site.id, 0) + of_that
+            upstreams = self._registry.held(hold)
+            dropped += not upstreams
+            for upstream, (stated, of_that) in upstreams.items():
+                holds[upstream.id] = holds.get(upstream.id, 0) + stated
+                opened[upstream.id] = opened.get(upstream.id, 0) + of_that
         if dropped:
             limited("member.holds_too_much", member=pid, dropped=dropped)
         if not self._ledger.register(process, hello.link, holds, now, opened=opened, ceiling=hello.descriptors):
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
-        self._book.asks_anew(hello.tag)
-        self._book.unknown_permits(hello.tag)
+        self._registry.asks_anew(hello.tag)
+        self._registry.unknown_permits(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member
             known.link.drop()
@@ -236,8 +236,8 @@ class Members:
             limited("member.other_budget", member=pid, theirs=hello.budget[:40], ours=self._budget)
         if not all(self._attach(hello.tag, endpoint) for endpoint in hello.endpoints):
             link.refuse(TOO_MANY)
-        self._book.registered(hello.tag, holds)
-        self._turns.touch()
+        self._registry.registered(hello.tag, holds)
+        self._committer.touch()
 
     def _objection(self, link: Link, hello: wire.Hello) -> str:
         """Why this registration is not believed; empty if it is."""
@@ -264,15 +264,15 @@ class Members:
 
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> bool:
         """Whether there is room for it."""
-        site = self._book.site_for(endpoint, tag)
-        if site is None:
+        upstream = self._registry.upstream_for(endpoint, tag)
+        if upstream is None:
             return False
-        if site.resolved:
-            self._book.resolved(site, tag, endpoint.key)
+        if upstream.resolved:
+            self._registry.resolved(upstream, tag, endpoint.key)
         else:
-            site.waiting.append((tag, endpoint.key))
-            if not site.health.up and site.ways.hopeless(tag):
-                self._roster.send(tag, self._book.health_of(site))
+            upstream.waiting.append((tag, endpoint.key))
+            if not upstream.health.up and upstream.ways.hopeless(tag):
+                self._roster.send(tag, self._registry.health_of(upstream))
         return True
 
     # ---- ends -------------------------------------------------------------------------------------
@@ -283,8 +283,8 @@ class Members:
         member = self._roster.known.get(link.tag) if link.tag else None
         if member is not None and member.link is link:
             member.link = None
-            self._ledger.unlink(link.tag, link.number, self._turns.clock())
-            self._turns.touch()
+            self._ledger.unlink(link.tag, link.number, self._committer.clock())
+            self._committer.touch()
             self._watch.check(link.tag)
             for later in AFTER_CLOSE:
                 self._loop.call_later(later, self._watch.check, link.tag)
@@ -297,7 +297,7 @@ class Members:
             member.link.read_to_the_end()
             if self._ledger.is_departed(tag):
                 return
-        self._ledger.exited(tag, self._turns.clock())
+        self._ledger.exited(tag, self._committer.clock())
         if member is not None:
             log.info("member.gone", extra={"member": member.identity.pid, "title": member.identity.title})
             if member.link is not None:
@@ -305,18 +305,18 @@ class Members:
                 link.tag = ""
                 link.drop()
         self._forget(tag)
-        self._book.exited(tag)
-        self._turns.touch()
+        self._registry.exited(tag)
+        self._committer.touch()
 
     def _forget(self, tag: str) -> None:
         self._refused = {key: last for key, last in self._refused.items() if key[0] != tag}
         self._watch.remove(tag)
         if self._roster.remove(tag) is not None:
-            self._book.departed(tag)
+            self._registry.departed(tag)
 
     def tick(self, links: set[Link]) -> None:
         """Called a few times a second."""
-        now = self._turns.clock()
+        now = self._committer.clock()
         for link in list(links):
             if not link.known and now - link.since > SILENT_STRANGER and not link.has_spoken():
                 limited("client.silent", member=link.peer.pid)
@@ -339,7 +339,7 @@ class Members:
         """After a turn: who has asked for more and got less is sent the picture at once. It is the answer that there is
         no more now, for callers that wait for no other process."""
         asking, self._asking = self._asking, {}
-        now = self._turns.clock()
+        now = self._committer.clock()
         for tag, id in asking:
             server = self._ledger.servers.get(id)
             account = server.accounts.get(tag) if server is not None else None

@@ -22,24 +22,24 @@ from poolmgr.kernel import nofile, processes
 from poolmgr.settings import Settings
 from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.link import Link
-from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.clients.listener import Listener
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.clients.watch import Watch
-from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.disk import snapshot
 from poolmgr.supervisor.disk.scope import Scope
 from poolmgr.supervisor.disk.singleton import Singleton, UnfitError
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.notify import Notify
-from poolmgr.supervisor.registrar import Members
+from poolmgr.supervisor.registrar import Registrar
 from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.registry import Registry
 from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.queries import Queries
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.views.exposition import Endpoint
+    from poolmgr.supervisor.views.exposition import MetricsServer
 
 TICK = 0.5
 """Seconds between two looks at what has no event: processes that exec, silent clients, the end."""
@@ -91,7 +91,7 @@ class Supervisor:
             Identity(self._tag, found.pid, found.start, processes.program(found.pid), "supervisor")
         )
         self.ledger.scopes = dict.fromkeys((self._scope(), *self.ledger.scopes))
-        self.turns = Turns(
+        self.turns = Committer(
             self.ledger,
             self._writer,
             deliver=self.roster.deliver,
@@ -108,28 +108,28 @@ class Supervisor:
             self.scope,
             serial=itertools.count(1),
         )
-        self.book = Book(context)
-        self.turns.granted = self.book.granted
-        self.audit = Audit(self.book)
-        self.members = Members(
+        self.registry = Registry(context)
+        self.turns.granted = self.registry.granted
+        self.audit = Audit(self.registry)
+        self.members = Registrar(
             context,
-            self.book,
+            self.registry,
             boot=found.boot,
             lock=singleton.identity(),
             budget=str(settings.budget),
             closed=self._link_closed,
         )
         self.watch.gone = self.members.gone
-        self.door = Door(listener, self.members, descriptors=limit, group=group, came=self._link_came)
+        self.door = Listener(listener, self.members, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
         self.footprints = Footprints()
         self._queries = Queries(
-            self.path, self.ledger, self.turns, self.book, self.roster, self.footprints, self.door, self.audit,
+            self.path, self.ledger, self.turns, self.registry, self.roster, self.footprints, self.door, self.audit,
             notes=lambda: [self.astray, *self.notes],
         )  # fmt: skip
         self.members.answer = self._queries.answer
         self._notify = Notify()
-        self._exposition: Endpoint | None = None
+        self._exposition: MetricsServer | None = None
         self._signs = 0.0
 
     # ---- the beginning ------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until the end."""
-        self.book.restore()
+        self.registry.restore()
         self.turns.touch()
         self._give_sign()
         self.door.open()
@@ -191,16 +191,16 @@ class Supervisor:
 
     def _serve_metrics(self) -> None:
         if self.settings.metrics is not None:
-            from poolmgr.supervisor.views.exposition import Endpoint  # an HTTP server takes a while to load
+            from poolmgr.supervisor.views.exposition import MetricsServer  # an HTTP server takes a while to load
 
-            self._exposition = Endpoint(self.settings.metrics, self._queries.reading)
+            self._exposition = MetricsServer(self.settings.metrics, self._queries.reading)
             self._exposition.start()
 
     # ---- the end ------------------------------------------------------------------------------------
 
     def _link_came(self, link: Link) -> None:
         self._alone_since = None
-        self.book.resume()
+        self.registry.resume()
 
     def _link_closed(self, link: Link) -> None:
         self.door.links.discard(link)
@@ -215,7 +215,7 @@ class Supervisor:
         """End if nobody is there and nothing is charged; first close what is kept, prove what is open."""
         if self._alone_since is None or self.door.links or self._loop.time() < self._alone_since:
             return
-        self.book.stop()
+        self.registry.stop()
         if self.ledger.idle and not self.door.knocks():
             self._ended.set()
 
@@ -240,7 +240,7 @@ class Supervisor:
         if self._exposition is not None:
             self._exposition.stop()
         self.door.close()
-        await self.book.close(LAST_CLOSE)
+        await self.registry.close(LAST_CLOSE)
         if self.ledger.idle:
             self.turns.close()
             self._writer.remove()
@@ -265,7 +265,7 @@ class Supervisor:
             await asyncio.sleep(TICK)
             self.watch.tick()
             self.members.tick(self.door.links)
-            self.book.tick()
+            self.registry.tick()
             now = self._loop.time()
             self._perhaps_end()
             self.footprints.tick({member.identity.pid for member in self.roster.known.values()}, now)
@@ -281,7 +281,7 @@ class Supervisor:
     def _be_found(self) -> None:
         """If the socket's file is gone, or another is in its place, make it anew, under the lock that is still ours.
 
-        Members stay connected meanwhile, so nothing is lost by it; to end and leave it to a successor would
+        Registrar stay connected meanwhile, so nothing is lost by it; to end and leave it to a successor would
         cost each of them a registration. systemd's file is systemd's to make.
         """
         if not self._singleton.astray():

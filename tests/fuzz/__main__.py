@@ -99,11 +99,11 @@ class Stage:
     async def _build(self, path: str) -> None:
         singleton = Singleton(path)
         self.supervisor = server_of.Supervisor(settings_of.load(), singleton, singleton.listen())
-        self.site = self.supervisor.book.site_for(ENDPOINT)
-        assert self.site is not None
-        self.site.resolved = True
-        self.supervisor.ledger.set_budget(self.site.id, BUDGET, 0.0)
-        self.supervisor.ledger.hold_raises(self.site.id, False)
+        self.upstream = self.supervisor.registry.upstream_for(ENDPOINT)
+        assert self.upstream is not None
+        self.upstream.resolved = True
+        self.supervisor.ledger.set_budget(self.upstream.id, BUDGET, 0.0)
+        self.supervisor.ledger.hold_raises(self.upstream.id, False)
         self.process = own_tag.make(path).rpartition(".")[0]
         self.born = 0
 
@@ -139,7 +139,7 @@ class Stage:
             members.gone(tag)
         for entry in self.supervisor.ledger.quarantined():
             self.supervisor.ledger.proven(entry.server, entry.tag, self.supervisor.turns.clock())
-        self.supervisor.book.set_budget(ENDPOINT.key, "reset")
+        self.supervisor.registry.set_budget(ENDPOINT.key, "reset")
         self.supervisor.turns.run()
 
 

@@ -1,14 +1,14 @@
 """A world of addresses and servers: where an address leads changes, and members go by addresses.
 
-The real :class:`poolmgr.supervisor.servers.registry.Book`, :class:`poolmgr.supervisor.servers.sameness.Sameness`,
+The real :class:`poolmgr.supervisor.servers.registry.Registry`, :class:`poolmgr.supervisor.servers.sameness.Sameness`,
 ledger and member core; around them, in virtual time, what asks addresses who they are, and members that open and close
 connections. Addresses move, swap, lead to several servers in turn; servers are restarted, and hang; members come to
 addresses and leave them, lose their links and are killed; supervisors are killed.
 
-Checked after every step: no member has more open by the addresses of one site than it is charged with there, and what
-is charged there has not grown beyond the budget. A second after the last move each *true* server counts no more than
-its budget. In the end: addresses that lead to the same server are one site, and no others; whoever wants can have the
-whole budget of each; nobody waits for a server that hangs.
+Checked after every step: no member has more open by the addresses of one upstream than it is charged with there, and
+what is charged there has not grown beyond the budget. A second after the last move each *true* server counts no more
+than its budget. In the end: addresses that lead to the same server are one upstream, and no others; whoever wants can
+have the whole budget of each; nobody waits for a server that hangs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from poolmgr.member.core import process as core
 from poolmgr.member.core.process import Attachment, Grow, Left, MemberCore, Shed
 from poolmgr.member.ports import Usage
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.registry import Registry
 from poolmgr.supervisor.servers.resolution import DOUBT
 from poolmgr.supervisor.servers.sameness import Meetings
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 from tests.simulation.clock import Clock
 from tests.simulation.link import Link
 
@@ -93,7 +93,7 @@ class Process:
         self.away = 0.0
         """Seconds until it makes another link in place of the next one that it loses."""
         self._wake_at = math.inf
-        self._turns = 0
+        self._committer = 0
 
     def run(self, call: Any, *args: Any) -> None:
         if self.alive:
@@ -108,11 +108,11 @@ class Process:
     def wake_at(self, when: float) -> None:
         if when < self._wake_at - 1e-9:
             self._wake_at = when
-            self._turns += 1
-            self.world.clock.at(when, self.run, self._turn, self._turns)
+            self._committer += 1
+            self.world.clock.at(when, self.run, self._turn, self._committer)
 
     def _turn(self, number: int) -> None:
-        if number != self._turns:
+        if number != self._committer:
             return
         self._wake_at = math.inf
         now = self.world.clock.now
@@ -250,12 +250,12 @@ class Process:
 
 
 class Looks:
-    """What asks one site's addresses: in place of a probe."""
+    """What asks one upstream's addresses: in place of a probe."""
 
     still_runs = unwanted = busy = False
 
-    def __init__(self, site: Site, clerk: Clerk) -> None:
-        self.site, self.clerk, self.world = site, clerk, clerk.world
+    def __init__(self, upstream: Upstream, clerk: Clerk) -> None:
+        self.upstream, self.clerk, self.world = upstream, clerk, clerk.world
         self.outages = SimpleNamespace(gone=lambda tag: None, heard=lambda *_: None)
         self.allowance = SimpleNamespace(restored=lambda now: None)
         self._asking = False
@@ -277,16 +277,16 @@ class Looks:
 
     @property
     def _over(self) -> bool:
-        present: Any = self.clerk.book.probes.get(self.site.id)
+        present: Any = self.clerk.registry.probes.get(self.upstream.id)
         return present is not self
 
     def ask(self) -> None:
         """By fresh connections, one address after the other."""
         if self._asking or self._over:
             return
-        if self.site.resolved:
-            self.clerk.book.forget_unused(self.site)
-        keys = sorted(self.site.ways)
+        if self.upstream.resolved:
+            self.clerk.registry.forget_unused(self.upstream)
+        keys = sorted(self.upstream.ways)
         if keys:
             self._asking = True
             self._next(keys, {}, {}, self.world.clock.now)
@@ -307,45 +307,45 @@ class Looks:
         self.clerk.after(pause, self._next, keys[1:], said, since, began)
 
     def _heard(self, said: dict[str, str], since: dict[str, float], began: float) -> None:
-        site, book, now = self.site, self.clerk.book, self.world.clock.now
+        upstream, registry, now = self.upstream, self.clerk.registry, self.world.clock.now
         if not said:
-            site.asked_at = site.fresh_at = began if site.resolved else site.fresh_at
+            upstream.asked_at = upstream.fresh_at = began if upstream.resolved else upstream.fresh_at
             self.clerk.after(ASKED, self.ask)
             return
         run_id = said[max(said)]
-        if not site.resolved:
+        if not upstream.resolved:
             met = self._meetings.met(run_id, now)
-            others = book.doubtful(site, run_id, met, min(met, since[max(said)]))
+            others = registry.doubtful(upstream, run_id, met, min(met, since[max(said)]))
             if others and now < met + DOUBT:
                 for other in others:
-                    book.probes[other.id].ask_anew()
+                    registry.probes[other.id].ask_anew()
                 self.clerk.after(0.005, self.ask)
                 return
-        settled = site.sameness.asked(said, began, since)
-        site.asked_at = site.fresh_at = began
-        if not site.resolved:
+        settled = upstream.sameness.asked(said, began, since)
+        upstream.asked_at = upstream.fresh_at = began
+        if not upstream.resolved:
             self._meetings.end()
-            self.clerk.is_resolved(site, run_id)
+            self.clerk.is_resolved(upstream, run_id)
         else:
-            turned = site.sameness.turned(site.run_id, site.id)
+            turned = upstream.sameness.turned(upstream.run_id, upstream.id)
             if turned:
-                site.run_id, site.changed_at = turned, now
-                self.clerk.ledger.server(site.id, run_id=turned)
-            known = set(book.sites)
-            for group in site.sameness.apart(site.id):
-                book.part(site, group)
-            self.world.jumps |= book.sites.keys() - known
-            twin = book.twin_of(site)
+                upstream.run_id, upstream.changed_at = turned, now
+                self.clerk.ledger.server(upstream.id, run_id=turned)
+            known = set(registry.upstreams)
+            for group in upstream.sameness.apart(upstream.id):
+                registry.part(upstream, group)
+            self.world.jumps |= registry.upstreams.keys() - known
+            twin = registry.twin_of(upstream)
             if twin is not None:
-                self.clerk.unite(site, twin)
+                self.clerk.unite(upstream, twin)
         self.clerk.after(ASKED if settled else 0.0, self.ask)
 
 
-class _Book(Book):
+class _Registry(Registry):
     clerk: Clerk
 
-    def _probe(self, site: Site) -> Any:
-        return Looks(site, self.clerk)
+    def _probe(self, upstream: Upstream) -> Any:
+        return Looks(upstream, self.clerk)
 
 
 class Clerk:
@@ -360,21 +360,21 @@ class Clerk:
             self.ledger = Ledger(owner=owner, rng=world.rng)
         else:
             self.ledger = recovery.restored(saved, now, alive=world.lives, owner=owner, rng=world.rng)
-        turns: Any = SimpleNamespace(clock=lambda: world.clock.now, touch=lambda: self.wake(0.0001))
+        committer: Any = SimpleNamespace(clock=lambda: world.clock.now, touch=lambda: self.wake(0.0001))
         nobody: Any = None
         self.links: dict[str, Link] = {}
         totals = SimpleNamespace(forget=lambda server: None)
         roster: Any = SimpleNamespace(send=self.send, known=self.links, totals=totals)
-        self.book = _Book(
-            Context(self.ledger, turns, world.settings, roster, nobody, nobody, nobody, itertools.count())
+        self.registry = _Registry(
+            Context(self.ledger, committer, world.settings, roster, nobody, nobody, nobody, itertools.count())
         )
-        self.book.clerk = self
+        self.registry.clerk = self
         self.accepted: list[Link] = []
         """Links that have been made, some of which have said nothing yet."""
         self.known = self.links
         self._turn_at = math.inf
-        self._turns = 0
-        self.book.restore()
+        self._committer = 0
+        self.registry.restore()
         self.wake(0.0)
         self.after(0.05, self._tick)
 
@@ -387,7 +387,7 @@ class Clerk:
             call(*args)
 
     def _tick(self) -> None:
-        self.book.tick()
+        self.registry.tick()
         self.after(0.05, self._tick)
 
     # ---- from members ----------------------------------------------------------------------------
@@ -398,7 +398,7 @@ class Clerk:
         self.wake(self.world.delay(0.0001))
 
     def hear(self, link: Link, message: wire.Message | None) -> None:
-        tag, now, ledger, book = link.member.tag, self.world.clock.now, self.ledger, self.book
+        tag, now, ledger, registry = link.member.tag, self.world.clock.now, self.ledger, self.registry
         match message:
             case None:
                 if self.links.get(tag) is link:
@@ -409,9 +409,9 @@ class Clerk:
                 holds: dict[str, int] = {}
                 opened: dict[str, int] = {}
                 for hold in message.holds:
-                    for site, (stated, of_that) in book.held(hold).items():
-                        holds[site.id] = holds.get(site.id, 0) + stated
-                        opened[site.id] = opened.get(site.id, 0) + of_that
+                    for upstream, (stated, of_that) in registry.held(hold).items():
+                        holds[upstream.id] = holds.get(upstream.id, 0) + stated
+                        opened[upstream.id] = opened.get(upstream.id, 0) + of_that
                 if not ledger.register(Identity(tag, 1), message.link, holds, now, opened=opened):
                     link.close_supervisor()
                     return
@@ -419,33 +419,33 @@ class Clerk:
                 if older is not None and older is not link:
                     older.close_supervisor()
                 self.links[tag] = link
-                book.asks_anew(tag)
+                registry.asks_anew(tag)
                 link.to_member(wire.Welcome(1, 1, parts=True))
                 for endpoint in message.endpoints:
                     self._attach(tag, endpoint)
             case _ if self.links.get(tag) is not link:
                 pass
             case wire.Attach(endpoint=endpoint, number=number):
-                book.asked(tag, endpoint.key, number)
+                registry.asked(tag, endpoint.key, number)
                 self._attach(tag, endpoint)
             case wire.Detach(endpoint=key, server=server, seq=seq):
                 if key:
-                    book.detached(tag, key)
+                    registry.detached(tag, key)
                 if server:
                     ledger.leave_one(tag, link.number, server, seq, now)
-                    if book.goes_to(tag, server):
+                    if registry.goes_to(tag, server):
                         ledger.attach(tag, server, now)
             case wire.Report():
                 ledger.report(tag, link.number, message, now)
 
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> None:
-        site = self.book.site_for(endpoint, tag)
-        if site is None:
+        upstream = self.registry.upstream_for(endpoint, tag)
+        if upstream is None:
             self.world.violated("the books are full")
-        elif site.resolved:
-            self.book.resolved(site, tag, endpoint.key)
+        elif upstream.resolved:
+            self.registry.resolved(upstream, tag, endpoint.key)
         else:
-            site.waiting.append((tag, endpoint.key))
+            upstream.waiting.append((tag, endpoint.key))
 
     def send(self, tag: str, message: wire.Message) -> None:
         if tag in self.links:
@@ -453,36 +453,36 @@ class Clerk:
 
     # ---- what addresses say ----------------------------------------------------------------------
 
-    def is_resolved(self, site: Site, run_id: str) -> None:
-        keys = set(site.ways)
-        target = self.book.is_resolved(site, run_id)
+    def is_resolved(self, upstream: Upstream, run_id: str) -> None:
+        keys = set(upstream.ways)
+        target = self.registry.is_resolved(upstream, run_id)
         self.world.check_union(keys, set(target.ways) - keys, target)
         self.world.jumps.add(target.id)
-        if target is not site:
-            self.ledger.dissolve(site.id, target.id)
+        if target is not upstream:
+            self.ledger.dissolve(upstream.id, target.id)
         else:
-            self.ledger.set_budget(site.id, self.world.budget, self.world.clock.now)
-            self.ledger.hold_raises(site.id, False)
-            site.governor.budget = self.world.budget
+            self.ledger.set_budget(upstream.id, self.world.budget, self.world.clock.now)
+            self.ledger.hold_raises(upstream.id, False)
+            upstream.governor.budget = self.world.budget
         self.wake(0.0001)
 
-    def unite(self, site: Site, twin: Site) -> None:
+    def unite(self, upstream: Upstream, twin: Upstream) -> None:
         self.world.jumps.add(twin.id)
-        self.book.unite(site, twin)
-        self.ledger.dissolve(site.id, twin.id)
+        self.registry.unite(upstream, twin)
+        self.ledger.dissolve(upstream.id, twin.id)
         self.wake(0.0001)
 
-    # ---- turns -----------------------------------------------------------------------------------
+    # ---- committer -----------------------------------------------------------------------------------
 
     def wake(self, seconds: float) -> None:
         when = self.world.clock.now + seconds
         if when < self._turn_at - 1e-9:
             self._turn_at = when
-            self._turns += 1
-            self.world.clock.at(when, self._run, self._turn, self._turns)
+            self._committer += 1
+            self.world.clock.at(when, self._run, self._turn, self._committer)
 
     def _turn(self, number: int) -> None:
-        if number != self._turns:
+        if number != self._committer:
             return
         self._turn_at = math.inf
         now = self.world.clock.now
@@ -529,7 +529,7 @@ class World:
         self.resting = False
         self.moved = -100.0
         self._supervisors = self._tags = 0
-        self._turns: dict[str, int] = {}
+        self._committer: dict[str, int] = {}
         self._outstanding: dict[str, int] = {}
         self.steps = self.faults = 0
 
@@ -557,8 +557,8 @@ class World:
 
     def asks(self, key: str) -> Server:
         """Likewise, for who asks it who it is: that not all answers are the same by chance is taken for granted."""
-        servers, turn = self.addresses[key], self._turns.get(key, 0)
-        self._turns[key] = turn + 1
+        servers, turn = self.addresses[key], self._committer.get(key, 0)
+        self._committer[key] = turn + 1
         return servers[turn % len(servers)]
 
     def exited(self, process: Process) -> None:
@@ -569,7 +569,7 @@ class World:
             if link is not None:
                 link.drain()
             clerk.ledger.exited(process.tag, self.clock.now)
-            clerk.book.departed(process.tag)
+            clerk.registry.departed(process.tag)
             clerk.wake(0.0001)
         self.clock.after(0.05, self._proven, process.tag)
 
@@ -720,15 +720,15 @@ class World:
 
     def check_known(self, attachment: Attachment) -> None:
         """Nothing is opened at a server of which it is not known which one it is."""
-        site = None if self.clerk is None else self.clerk.book.by_key.get(attachment.endpoint.key)
-        if site is not None and not site.resolved and attachment.dispatcher.account.server == site.id:
-            self.violated(f"something is opened at {site.id} before it is known which server that is")
+        upstream = None if self.clerk is None else self.clerk.registry.by_key.get(attachment.endpoint.key)
+        if upstream is not None and not upstream.resolved and attachment.dispatcher.account.server == upstream.id:
+            self.violated(f"something is opened at {upstream.id} before it is known which server that is")
 
-    def check_union(self, new: set[str], known: set[str], site: Site) -> None:
+    def check_union(self, new: set[str], known: set[str], upstream: Upstream) -> None:
         """A server that is met is known already only if one of the known addresses leads to it still, or hangs, so that
         it cannot be asked."""
         hangs = any(server.hangs for key in known for server in self.addresses[key])
-        if not known or hangs or site.sameness.several or self.clock.now < self.moved + ASKING:
+        if not known or hangs or upstream.sameness.several or self.clock.now < self.moved + ASKING:
             return
         if not {s for key in new for s in self.addresses[key]} & {s for key in known for s in self.addresses[key]}:
             self.violated(f"{sorted(new)} are united with {sorted(known)}, which lead elsewhere")
@@ -739,8 +739,8 @@ class World:
             account = dispatcher.account
             for states in (account.live, account.closing, account.lost):
                 for owner in states.values():
-                    site = clerk.book.by_key.get(owner.endpoint.key)
-                    id = site.id if site is not None else owner.endpoint.key
+                    upstream = clerk.registry.by_key.get(owner.endpoint.key)
+                    id = upstream.id if upstream is not None else owner.endpoint.key
                     counts[id] = counts.get(id, 0) + 1
         for id, count in counts.items():
             known = clerk.ledger.servers.get(id)
@@ -758,11 +758,12 @@ class World:
         self.jumps.clear()
 
     def _check_partition(self) -> None:
-        """Addresses of one server are one site, and no others; a balancer is one with all that lead to its servers."""
+        """Addresses of one server are one upstream, and no others; a balancer is one with all that lead to its
+        servers."""
         assert self.clerk is not None
         used = {key for process in self.processes.values() for key in process.attachments}
         for one, two in itertools.combinations(sorted(used), 2):
-            a, b = self.clerk.book.by_key.get(one), self.clerk.book.by_key.get(two)
+            a, b = self.clerk.registry.by_key.get(one), self.clerk.registry.by_key.get(two)
             if a is None or b is None:
                 self.violated(f"{one} or {two} is not known")
             alike = self.addresses[one] == self.addresses[two] and len(self.addresses[one]) == 1
@@ -775,7 +776,7 @@ class World:
     @property
     def _had_several(self) -> bool:
         assert self.clerk is not None
-        return any(site.sameness.several for site in self.clerk.book.sites.values())
+        return any(upstream.sameness.several for upstream in self.clerk.registry.upstreams.values())
 
     def _check_whole(self) -> None:
         """Nobody else wants anything: one process gets the whole budget of each server."""

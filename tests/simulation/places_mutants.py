@@ -15,9 +15,9 @@ from poolmgr.budget.ledger import Ledger, Turn
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.core.process import MemberCore
 from poolmgr.supervisor.servers import registry
-from poolmgr.supervisor.servers.registry import Book
+from poolmgr.supervisor.servers.registry import Registry
 from poolmgr.supervisor.servers.sameness import Meetings, Sameness
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places import Looks, failure
 
@@ -54,7 +54,7 @@ def _recalls_at_unknown(self: Ledger, now: float) -> Turn:
     return turn
 
 
-def _asks_nobody(self: Book, site: Site, run_id: str, met: float, since: float) -> list[Site]:
+def _asks_nobody(self: Registry, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
     return []
 
 
@@ -79,11 +79,11 @@ def _dissolves_the_charge(self: Ledger, server: str, into: str) -> None:
 
 
 def _asks_once(self: Looks) -> None:
-    if not self.site.resolved:
+    if not self.upstream.resolved:
         _ask(self)
 
 
-def _counted_at_one(self: Book, hold: wire.Hold) -> dict[Site, tuple[int, int]]:
+def _counted_at_one(self: Registry, hold: wire.Hold) -> dict[Upstream, tuple[int, int]]:
     found = _held(self, hold)
     first = next(iter(found), None)
     return {} if first is None else {first: found[first]}
@@ -93,17 +93,17 @@ def _whatever_was_heard(account: Account, seq: int) -> bool:
     return not account.unanswered
 
 
-def _the_same_id(self: Book, key: str) -> str:
+def _the_same_id(self: Registry, key: str) -> str:
     self._spent.clear()
     return _id_for(self, key)
 
 
-def _leaves_the_id_to_the_other(self: Book, server: str, keys: Iterable[str]) -> Site:
+def _leaves_the_id_to_the_other(self: Registry, server: str, keys: Iterable[str]) -> Upstream:
     other = self.by_key.get(server)
-    site = _new(self, server, keys)
+    upstream = _new(self, server, keys)
     if other is not None and server not in keys:
         self.by_key[server] = other
-    return site
+    return upstream
 
 
 def _may_forget_with_unknown(self: MemberCore, dispatcher: Dispatcher) -> bool:
@@ -131,8 +131,14 @@ def _believes_each_answer(self: MemberCore, link: int, message: wire.Message, no
 
 
 _one, _ask = Sameness._one, Looks.ask
-_new = Book._new
-_held, _id_for, _met, _parted, _received = Book.held, Book._id_for, Meetings.met, Sameness.part, MemberCore.received
+_new = Registry._new
+_held, _id_for, _met, _parted, _received = (
+    Registry.held,
+    Registry._id_for,
+    Meetings.met,
+    Sameness.part,
+    MemberCore.received,
+)
 
 MUTANTS = (
     Mutant(
@@ -153,7 +159,7 @@ MUTANTS = (
         "it is opened once more before the others have gone along",
         ((MemberCore, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
     ),
-    Mutant("unites by an older answer", "they are two by now", ((Book, "doubtful", _asks_nobody),)),
+    Mutant("unites by an older answer", "they are two by now", ((Registry, "doubtful", _asks_nobody),)),
     Mutant("a balancer is no balancer", "its servers get a budget by each address", ((Sameness, "_one", _one_answer),)),
     Mutant(
         "a balancer is alone",
@@ -172,7 +178,7 @@ MUTANTS = (
     Mutant(
         "a hold is counted at one server only",
         "what is open elsewhere is not charged",
-        ((Book, "held", _counted_at_one),),
+        ((Registry, "held", _counted_at_one),),
     ),
     Mutant(
         "a goodbye while a limit is on its way",
@@ -187,17 +193,17 @@ MUTANTS = (
     Mutant(
         "an id is given again",
         "what was told for the one server counts at the other",
-        ((Book, "_id_for", _the_same_id),),
+        ((Registry, "_id_for", _the_same_id),),
     ),
     Mutant(
         "an id stays another server's",
         "what is stated to be open at the one is charged at the other",
-        ((Book, "_new", _leaves_the_id_to_the_other),),
+        ((Registry, "_new", _leaves_the_id_to_the_other),),
     ),
     Mutant(
         "forgets addresses before all have registered",
         "what is open by them belongs to no server",
-        ((Book, "_have_registered", lambda self, tags: True),),
+        ((Registry, "_have_registered", lambda self, tags: True),),
     ),
     Mutant(
         "a balancer is met anew each time",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from poolmgr.supervisor.servers.proof import Row
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.supervisor.views.audit import Listed, Seen
 
 TAG = "pm1.0a0a0a0a.0b0b0b.7.8.0c0c0c"
 
 
 def listed(*ids: int, run_id: str = "r") -> Listed:
-    site = Site("s")
-    site.run_id = run_id
-    site.rows = [Row(number, "a:1", f"{TAG}-{number}", 1) for number in ids]
-    return Listed(site)
+    upstream = Upstream("s")
+    upstream.run_id = run_id
+    upstream.rows = [Row(number, "a:1", f"{TAG}-{number}", 1) for number in ids]
+    return Listed(upstream)
 
 
 def read(kernel: int | None, ledger: int = 9) -> Seen:

@@ -12,8 +12,8 @@ from poolmgr import settings
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.servers.findings import Work
 from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.session import Eye
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.session import AdminSession
+from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 FRESH = Work(endpoints=((Endpoint("tcp://server:1", host="server", port=1),),), fresh=True)
@@ -38,28 +38,28 @@ class Stalled:
 def test_an_end_that_is_not_proven_keeps_its_permit_though_the_look_was_cancelled(cancelled: bool) -> None:
     async def scene() -> None:
         clock = asyncio.get_running_loop().time
-        ledger, site = Ledger(), Site("s")
+        ledger, upstream = Ledger(), Upstream("s")
         ledger.server("s", run_id="r")
         ledger.hold_raises("s", False)
         ledger.set_budget("s", 3, 0.0)
         permits = OwnPermits(ledger, "s", lambda: None, clock)
-        eye = Eye(site, ledger, permits, settings.load({}), itertools.count(1), lambda: None)
-        permit = asyncio.ensure_future(eye.permit())
+        session = AdminSession(upstream, ledger, permits, settings.load({}), itertools.count(1), lambda: None)
+        permit = asyncio.ensure_future(session.permit())
         await asyncio.sleep(0)
         for _ in ledger.settle(clock()).own:
             permits.granted()
         assert await permit
-        eye._inspector.kept = kept = Stalled()  # type: ignore[assignment]
-        look = asyncio.ensure_future(eye.look(FRESH))
+        session._inspector.kept = kept = Stalled()  # type: ignore[assignment]
+        look = asyncio.ensure_future(session.look(FRESH))
         assert await asyncio.to_thread(kept.closing.wait, 5)
         if cancelled:
             look.cancel()
             await asyncio.wait([look])
         kept.over.set()
-        await eye.shut()
-        eye.stop()
-        assert site.unclosed.keys() == {"tag-1"}
-        assert not eye.holding
+        await session.shut()
+        session.stop()
+        assert upstream.unclosed.keys() == {"tag-1"}
+        assert not session.holding
         assert (permits.used, ledger.own("s")) == (1, 1), "it is counted until it is proven gone"
 
     asyncio.run(scene())

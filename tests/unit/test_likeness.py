@@ -27,7 +27,7 @@ class Server:
 
 
 class Other:
-    """A known server's probe and eye in one."""
+    """A known server's probe and session in one."""
 
     def __init__(self, server: Server, *, closes: bool = True) -> None:
         self.server = server
@@ -66,10 +66,10 @@ class Asking:
 
 def compare(asking: Server, *others: Other) -> list[bool | None]:
     async def scene() -> list[bool | None]:
-        eye: Any = Asking(asking)
+        session: Any = Asking(asking)
         turn = asyncio.Lock()
         probes: list[Any] = list(others)
-        return await asyncio.gather(*(alike(eye, other, 1.0, turn) for other in probes))
+        return await asyncio.gather(*(alike(session, other, 1.0, turn) for other in probes))
 
     return asyncio.run(scene())
 

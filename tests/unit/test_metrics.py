@@ -21,7 +21,7 @@ from poolmgr import status
 from poolmgr.supervisor.clients.totals import NAMES, OTHERS, POOLS, UNNAMED, Totals
 from poolmgr.supervisor.logs import Limited
 from poolmgr.supervisor.views import exposition
-from poolmgr.supervisor.views.exposition import Endpoint
+from poolmgr.supervisor.views.exposition import MetricsServer
 from poolmgr.supervisor.views.metrics import Counted, Reading
 from poolmgr.wire import WAIT_BOUNDS, Counters, Stats
 from tests.helpers import free_port, wait_for
@@ -145,11 +145,11 @@ def served() -> Any:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    endpoints: list[Endpoint] = []
+    endpoints: list[MetricsServer] = []
 
-    def serve(read: Callable[[], Reading] = reading, port: int = 0) -> Endpoint:
-        async def make() -> Endpoint:
-            endpoint = Endpoint(f"127.0.0.1:{port or free_port()}", read)
+    def serve(read: Callable[[], Reading] = reading, port: int = 0) -> MetricsServer:
+        async def make() -> MetricsServer:
+            endpoint = MetricsServer(f"127.0.0.1:{port or free_port()}", read)
             endpoint.start()
             return endpoint
 
@@ -166,7 +166,7 @@ def served() -> Any:
     loop.close()
 
 
-def get(endpoint: Endpoint, path: str = "/metrics", accept: str = "") -> tuple[int, str, str]:
+def get(endpoint: MetricsServer, path: str = "/metrics", accept: str = "") -> tuple[int, str, str]:
     port = wait_for(lambda: endpoint.port)
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
     try:

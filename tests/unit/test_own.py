@@ -11,7 +11,7 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 
 
-class Site:
+class Upstream:
     def __init__(self) -> None:
         self.clock = asyncio.get_running_loop().time
         self.ledger = Ledger()
@@ -28,13 +28,13 @@ class Site:
 @pytest.mark.parametrize("ends", ["in time", "by the timeout", "by a cancellation"])
 def test_a_permit_that_is_granted_at_the_last_moment_is_not_lost(ends: str) -> None:
     async def scene() -> None:
-        site = Site()
+        upstream = Upstream()
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(site.permits.acquire(0.02 if ends == "by the timeout" else 10))
+        task = asyncio.ensure_future(upstream.permits.acquire(0.02 if ends == "by the timeout" else 10))
         await asyncio.sleep(0)
 
         def late() -> None:
-            loop.call_soon(site.turn)
+            loop.call_soon(upstream.turn)
             if ends == "by the timeout":
                 time.sleep(0.03)  # so that the grant and the timeout come in one turn of the loop, in this order
             elif ends == "by a cancellation":
@@ -46,9 +46,9 @@ def test_a_permit_that_is_granted_at_the_last_moment_is_not_lost(ends: str) -> N
                 await task
         else:
             assert await task
-            site.permits.release()
-        site.turn()
-        assert (site.permits.used, site.ledger.own("s")) == (0, 0)
-        assert site.ledger.idle
+            upstream.permits.release()
+        upstream.turn()
+        assert (upstream.permits.used, upstream.ledger.own("s")) == (0, 0)
+        assert upstream.ledger.idle
 
     asyncio.run(scene())

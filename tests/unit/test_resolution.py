@@ -1,4 +1,4 @@
-"""A server that turns out to be a known one by another name, and what may come while that is being settled."""
+"""A server that committer out to be a known one by another name, and what may come while that is being settled."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.registry import Book
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.registry import Registry
+from poolmgr.supervisor.servers.upstream import Upstream
 
 KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
 
 
 class House:
-    """A book with a server that is known, and an endpoint of which it is not known yet that it is the same."""
+    """A registry with a server that is known, and an endpoint of which it is not known yet that it is the same."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(owner=Identity("supervisor", 1), rng=random.Random(1))
         clock = asyncio.get_running_loop().time
-        turns: Any = SimpleNamespace(clock=clock, touch=lambda: None)
+        committer: Any = SimpleNamespace(clock=clock, touch=lambda: None)
         nobody: Any = MagicMock()
-        context = Context(self.ledger, turns, settings.load({}), Roster(), nobody, nobody, nobody, itertools.count())
-        self.book = Book(context)
-        self.known = self._site(KNOWN)
+        context = Context(
+            self.ledger, committer, settings.load({}), Roster(), nobody, nobody, nobody, itertools.count()
+        )
+        self.registry = Registry(context)
+        self.known = self._upstream(KNOWN)
         self.known.resolved, self.known.run_id = True, "x"
-        self.alias = self._site(ALIAS)
-        self.probe = self.book.probes[ALIAS]
+        self.alias = self._upstream(ALIAS)
+        self.probe = self.registry.probes[ALIAS]
         self.clock = clock
         self.shut = 0
 
-    def _site(self, key: str) -> Site:
-        site = self.book._new(key, (key,))
+    def _upstream(self, key: str) -> Upstream:
+        upstream = self.registry._new(key, (key,))
         self.ledger.set_budget(key, 20, 0.0)
-        return site
+        return upstream
 
     def register(self, link: int, holds: int) -> None:
         """A member states what it holds by the name that it was told, as :class:`Members` takes it in."""
-        (site,) = self.book.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
-        assert self.ledger.register(Identity("m", 2), link, {site.id: holds}, self.clock())
-        self.book.unknown_permits("m")
+        (upstream,) = self.registry.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
+        assert self.ledger.register(Identity("m", 2), link, {upstream.id: holds}, self.clock())
+        self.registry.unknown_permits("m")
 
     def charge(self, limit: int) -> None:
         """A member was told a limit while it was not known that the two are one."""
@@ -64,7 +66,7 @@ class House:
 
     async def resolve(self, while_closing: Any) -> None:
         """The server says who it is; what was opened to ask it takes its time to close."""
-        eye: Any = self.probe._eye
+        session: Any = self.probe._session
 
         async def permit(*_: float) -> bool:
             return True
@@ -76,8 +78,8 @@ class House:
             self.shut += 1
             while_closing()
 
-        eye.permit, eye.look, eye.shut = permit, look, shut
-        lender: Any = self.book.probes[KNOWN].permits
+        session.permit, session.look, session.shut = permit, look, shut
+        lender: Any = self.registry.probes[KNOWN].permits
         lender.acquire = permit
         lender.release = lambda: None
         await self.probe._resolution.resolve(Work(endpoints=()))
@@ -88,7 +90,7 @@ def run(while_closing: str) -> House:
         house = House()
         house.charge(5)
         await house.resolve({"registers": lambda: house.register(2, 5), "nothing": lambda: None}[while_closing])
-        for probe in house.book.probes.values():
+        for probe in house.registry.probes.values():
             probe.cancel()
         return house
 
@@ -109,7 +111,7 @@ def test_who_may_have_been_restarted_since_it_was_asked_is_asked_again(uptime: s
         house.known.asked_at = now - 0.5
         found = Findings(answered=True, info={"run_id": "y", "uptime_in_seconds": uptime})
         in_doubt = house.probe._resolution._in_doubt(found, now)
-        for probe in house.book.probes.values():
+        for probe in house.registry.probes.values():
             probe.cancel()
         return in_doubt
 
@@ -140,8 +142,8 @@ def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_wit
         house = House()
         assert house.ledger.register(Identity("m", 2), 1, {KNOWN: 20}, house.clock())
         house.ledger.part(KNOWN, "new", (), {"m"}, house.clock())
-        house.book._new("new", ())
-        probe: Any = house.book.probes["new"]
+        house.registry._new("new", ())
+        probe: Any = house.registry.probes["new"]
         free = -1
 
         async def permit(*_: float) -> bool:
@@ -149,9 +151,9 @@ def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_wit
             free = house.ledger.servers["new"].free
             return True
 
-        probe._eye.permit = permit
+        probe._session.permit = permit
         assert await probe._resolution._own_permit()
-        for other in house.book.probes.values():
+        for other in house.registry.probes.values():
             other.cancel()
         return free
 

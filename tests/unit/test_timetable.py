@@ -7,8 +7,8 @@ import pytest
 from poolmgr import wire
 from poolmgr.budget.ceilings import Facts, derive
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.schedule import LIST_AGAIN, LIST_EVERY, LOOK_EVERY, Timetable
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.schedule import LIST_AGAIN, LIST_EVERY, LOOK_EVERY, Schedule
+from poolmgr.supervisor.servers.upstream import Upstream
 
 R = "tcp://r:6379"
 GONE = frozenset({"pm1.0123abcd.00ff11.41.1000.abcdef"})
@@ -16,16 +16,16 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class Look:
-    """A site that is known and was just looked at, and the time."""
+    """A upstream that is known and was just looked at, and the time."""
 
     def __init__(self, budget: int = 100) -> None:
         ledger = Ledger()
         ledger.server(R, run_id="x")
         ledger.set_budget(R, budget, 0.0)
-        self.site = Site(R)
-        self.site.resolved = True
-        self.site.ways.learn(wire.Endpoint(key=R, host="r", port=6379))
-        self.table = Timetable(self.site, ledger, 7.0)
+        self.upstream = Upstream(R)
+        self.upstream.resolved = True
+        self.upstream.ways.learn(wire.Endpoint(key=R, host="r", port=6379))
+        self.table = Schedule(self.upstream, ledger, 7.0)
         self.now = 1000.0
         self.table.looked(self.now)
         self.table.listed(self.now)
@@ -75,7 +75,7 @@ def test_where_there_are_no_lists_nothing_has_to_be_paid_for() -> None:
     look = Look()
     look.table.throttle.made(10_000, 0.5, look.now)
     assert not look.lists(GONE)
-    look.site.forbidden["CLIENT LIST"] = "NOPERM"
+    look.upstream.forbidden["CLIENT LIST"] = "NOPERM"
     assert look.lists(GONE)
     assert look.until(GONE) <= 0.0
 
@@ -96,7 +96,7 @@ def test_a_list_is_borne_out_by_another_one_soon_but_not_for_ever() -> None:
 def test_while_the_budget_may_rise_it_is_looked_at_more_often() -> None:
     for budget, seconds in ((100, LOOK_EVERY / 2), (5, LOOK_EVERY)):
         look = Look(budget)
-        governor = look.site.governor
+        governor = look.upstream.governor
         governor.follow(budget, look.now)
         governor.refused(2, look.now)
         look.table.looked(look.now)
@@ -110,8 +110,8 @@ def test_others_that_have_made_it_small_may_leave() -> None:
     look = Look(2)
     look.table.looked(look.now)
     assert look.until() > 3 * LOOK_EVERY
-    look.site.governor.follow(2, look.now)
-    look.site.derivation = derive(Facts(maxclients=60, others=54, used=2))
+    look.upstream.governor.follow(2, look.now)
+    look.upstream.derivation = derive(Facts(maxclients=60, others=54, used=2))
     look.table.looked(look.now)
     assert look.until() == pytest.approx(LOOK_EVERY)
 
@@ -119,6 +119,6 @@ def test_others_that_have_made_it_small_may_leave() -> None:
 def test_a_budget_that_is_small_by_a_refusal_only_keeps_its_connection() -> None:
     look = Look(2)
     assert look.table.sparing
-    look.site.governor.follow(200, look.now)
-    look.site.governor.refused(2, look.now)
+    look.upstream.governor.follow(200, look.now)
+    look.upstream.governor.refused(2, look.now)
     assert not look.table.sparing

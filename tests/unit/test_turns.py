@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from poolmgr.budget.effects import Tell
-from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.disk.snapshot import SupersededError
 from poolmgr.wire import Ask, Limit
 from tests.unit.book import Book, R
@@ -21,7 +21,7 @@ class Shell:
         self.book = Book(budget=budget)
         self.did: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
-        self.turns = Turns(
+        self.turns = Committer(
             self.book.ledger,
             self,  # type: ignore[arg-type]
             deliver=self._deliver,

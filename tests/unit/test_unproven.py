@@ -9,18 +9,18 @@ import pytest
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.servers import unproven
 from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_permit_to_look_with_is_overdrawn_only_where_that_can_be_recorded(writable, caplog):
     """Else it would be taken back at once, and told of every few seconds, though no permit is missing."""
-    ledger, site = Ledger(), Site("s")
+    ledger, upstream = Ledger(), Upstream("s")
     known = ledger.server("s", run_id="r")
     ledger.set_budget("s", 1, 0.0)
     ledger.quarantine(known, "tag-1", 1, 0.0)
     ledger.want_own("s", 1, 0.0)
-    waits = Waits(site, ledger, lambda: None, lambda _: None, lambda: None, lambda _: None)
+    waits = Waits(upstream, ledger, lambda: None, lambda _: None, lambda: None, lambda _: None)
     now = unproven.WAIT + 1
     turn = ledger.settle(now)
     if not writable:
@@ -28,32 +28,32 @@ def test_a_permit_to_look_with_is_overdrawn_only_where_that_can_be_recorded(writ
     with caplog.at_level(logging.WARNING, "poolmgr.supervisor"):
         assert waits.no_permit(["tag-1"], now) == writable
     assert known.own_overdraws == writable
-    assert site.unproven == len(caplog.records) == writable
+    assert upstream.unproven == len(caplog.records) == writable
 
 
 def test_a_search_is_ordered_only_for_what_was_given_up():
     """A connection whose end a living member could not see is not given up: it is looked for in every pass."""
-    ledger, site, searches = Ledger(), Site("s"), []
+    ledger, upstream, searches = Ledger(), Upstream("s"), []
     known = ledger.server("s", run_id="r")
     ledger.quarantine(known, "tag-1", 1, 0.0)
-    site.lost["tag-2-7"] = 0.0
-    waits = Waits(site, ledger, lambda: None, lambda _: None, lambda: searches.append(1), lambda _: None)
+    upstream.lost["tag-2-7"] = 0.0
+    waits = Waits(upstream, ledger, lambda: None, lambda _: None, lambda: searches.append(1), lambda _: None)
     for now in (0.0, unproven.ALONE, 2.0, 3.0, 4.0):
         waits.nobody_to_ask(["tag-1", "tag-2-7"], now, alone=True)
     assert searches == [1]
     assert not known.quarantine
-    assert "tag-2-7" in site.lost
+    assert "tag-2-7" in upstream.lost
 
 
 def test_what_a_living_member_has_lost_is_freed_where_no_list_can_show_it():
     freed: list[str] = []
-    ledger, site = Ledger(), Site("s")
+    ledger, upstream = Ledger(), Upstream("s")
     ledger.server("s", run_id="r")
-    site.lost |= {"tag-2-7": 0.0, "tag-3-1": 0.0}
-    waits = Waits(site, ledger, lambda: None, freed.append, lambda: None, lambda _: None)
+    upstream.lost |= {"tag-2-7": 0.0, "tag-3-1": 0.0}
+    waits = Waits(upstream, ledger, lambda: None, freed.append, lambda: None, lambda _: None)
     for now in (0.0, unproven.WAIT - 1, unproven.WAIT):
         assert freed == []
         waits.looked(["tag-2-7", "tag-3-1"], now, fresh=True, blind=False, nameless=["tag-2-7"])
     assert freed == ["tag-2-7"]
-    assert set(site.lost) == {"tag-3-1"}
-    assert site.unproven == 1
+    assert set(upstream.lost) == {"tag-3-1"}
+    assert upstream.unproven == 1

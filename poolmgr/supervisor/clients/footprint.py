@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from poolmgr.supervisor.executor import Thread
+from poolmgr.supervisor.executor import DaemonExecutor
 
 EVERY = 5.0
 """Seconds between two rounds."""
@@ -45,7 +45,7 @@ class Footprints:
         self.of: dict[int, Footprint] = {}
         self._turn: list[int] = []
         self._due = 0.0
-        self._thread = Thread("footprints")
+        self._thread = DaemonExecutor("footprints")
         self._reading: asyncio.Task[None] | None = None
 
     def tick(self, pids: Collection[int], now: float) -> None:

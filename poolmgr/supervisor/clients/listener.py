@@ -27,7 +27,7 @@ SPARE = 64
 """Descriptors kept for everything that is no client."""
 
 
-class Door:
+class Listener:
     """Accepts on a listening socket.
 
     Args:

@@ -1,6 +1,6 @@
 """Counters of all pools of all members, added up so that none is lost when a process ends.
 
-Members report each pool's counters since that pool was made. What has grown since a pool's last report
+Registrar report each pool's counters since that pool was made. What has grown since a pool's last report
 is added to its server's total, so a total never falls while this supervisor lives, whoever comes and
 goes. A new supervisor starts at zero, which Prometheus takes for what it is, a counter that was reset.
 So what a pool had counted for the supervisor before must not be counted again: its first report here

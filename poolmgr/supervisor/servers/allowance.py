@@ -13,7 +13,7 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.belonging import Belonging
 from poolmgr.supervisor.servers.findings import Findings
 from poolmgr.supervisor.servers.proof import Row
-from poolmgr.supervisor.servers.upstream import Neighbour, Site
+from poolmgr.supervisor.servers.upstream import Neighbour, Upstream
 
 NEIGHBOURS_KEPT = 180.0
 """Seconds for which another supervisor of this host is remembered that has nothing open just now: three lists."""
@@ -25,7 +25,7 @@ ONE_SOCKET = (
 
 
 class Allowance:
-    """One site's budget.
+    """One upstream's budget.
 
     Args:
         belonging: which connections are ours.
@@ -33,9 +33,14 @@ class Allowance:
     """
 
     def __init__(
-        self, site: Site, ledger: Ledger, settings: Settings, belonging: Belonging, descriptors: Callable[[str], int]
+        self,
+        upstream: Upstream,
+        ledger: Ledger,
+        settings: Settings,
+        belonging: Belonging,
+        descriptors: Callable[[str], int],
     ) -> None:
-        self._site = site
+        self._upstream = upstream
         self._ledger = ledger
         self._settings = settings
         self._belonging = belonging
@@ -49,51 +54,55 @@ class Allowance:
     def learn(self, found: Findings, now: float) -> bool:
         """Keep what an inspection has found out about limits and other clients. Whether so many have come that it
         matters who they are: a list is worth it."""
-        site = self._site
+        upstream = self._upstream
         if found.info or found.forbidden:
-            site.maxclients = found.maxclients if found.maxclients is not None else site.maxclients
-        site.remark = "; ".join(f"{what}: {words}" for what, words in site.forbidden.items() if what != "CLIENT KILL")
+            upstream.maxclients = found.maxclients if found.maxclients is not None else upstream.maxclients
+        upstream.remark = "; ".join(
+            f"{what}: {words}" for what, words in upstream.forbidden.items() if what != "CLIENT KILL"
+        )
         counted = found.info.get("connected_clients", "").isdecimal()
-        server = self._ledger.servers[site.id]
+        server = self._ledger.servers[upstream.id]
         opened, likely, unknown = self.open(), 0, 0
         if counted:
             self._bus = _number(found.info.get("cluster_connections"))
             everyone = _number(found.info["connected_clients"]) + _number(found.info.get("connected_slaves"))
             likely = self._others.read(everyone, opened, server.outstanding, now) + self._bus
             unknown = everyone - opened
-            site.fits = None if site.maxclients is None else opened + max(0, site.maxclients - everyone - self._bus)
+            upstream.fits = (
+                None if upstream.maxclients is None else opened + max(0, upstream.maxclients - everyone - self._bus)
+            )
         elif found.info or "INFO" in found.forbidden:
-            site.fits = None
+            upstream.fits = None
         if found.rows is not None:
             self._meet(found.rows, now)
             self._unknown = unknown if counted else self._unknown
-            if not site.nameless or not counted:
-                site.others = sum(1 for row in found.rows if not self._ours(row)) + self._bus
+            if not upstream.nameless or not counted:
+                upstream.others = sum(1 for row in found.rows if not self._ours(row)) + self._bus
                 return False
         # Only a list tells the connections of our other hosts and supervisors from foreign ones.
-        divided = self._settings.hosts > 1 or bool(site.neighbours)
-        if counted and (not divided or site.others is None or "CLIENT LIST" in site.forbidden):
-            site.others = likely
-        if not counted or site.maxclients is None:
+        divided = self._settings.hosts > 1 or bool(upstream.neighbours)
+        if counted and (not divided or upstream.others is None or "CLIENT LIST" in upstream.forbidden):
+            upstream.others = likely
+        if not counted or upstream.maxclients is None:
             return False
-        return 2 * (unknown - self._unknown) > ceilings.reserve_of(site.maxclients, self._settings.reserve)
+        return 2 * (unknown - self._unknown) > ceilings.reserve_of(upstream.maxclients, self._settings.reserve)
 
     def _meet(self, rows: Iterable[Row], now: float) -> None:
         """Whoever else of this host uses the server, without our knowing of each other: said loudly, once."""
-        site = self._site
+        upstream = self._upstream
         here: dict[str, Neighbour] = {}
         for row in rows:
             tag = row.tag
             if tag is not None and self._belonging.neighbour(tag):
                 here.setdefault(tag.scope or tag.place, Neighbour(0, tag.pid, now)).count += 1
         for scope, found in here.items():
-            if scope not in site.neighbours:
+            if scope not in upstream.neighbours:
                 log.warning(
                     "server.shared",
-                    extra={"server": site.id, "member": found.pid, "count": found.count, "remedy": ONE_SOCKET},
+                    extra={"server": upstream.id, "member": found.pid, "count": found.count, "remedy": ONE_SOCKET},
                 )
-        before = {scope: known for scope, known in site.neighbours.items() if now < known.seen + NEIGHBOURS_KEPT}
-        site.neighbours = {**{s: Neighbour(0, known.pid, known.seen) for s, known in before.items()}, **here}
+        before = {scope: known for scope, known in upstream.neighbours.items() if now < known.seen + NEIGHBOURS_KEPT}
+        upstream.neighbours = {**{s: Neighbour(0, known.pid, known.seen) for s, known in before.items()}, **here}
 
     def _ours(self, row: Row) -> bool:
         """With other hosts in the division their connections are no foreign ones."""
@@ -101,14 +110,14 @@ class Allowance:
 
     def _charged(self, tag: tags.Tag) -> bool:
         """Whether it is in the ledger. While nothing is raised, some may be of members who are still to come."""
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         known = self._belonging.known(tag) or tag.process in server.quarantine
         return known or (server.held and self._belonging.possible(tag))
 
     def open(self) -> int:
         """Connections that our members have open, by their own account, and our own. Who has not said, and who is dead,
         has what is charged."""
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         accounts = server.accounts.values()
         said = sum(account.report.open if account.report else account.charge for account in accounts)
         return server.own + server.quarantined + said
@@ -116,31 +125,31 @@ class Allowance:
     def refused(self, now: float) -> None:
         """``maxclients`` is reached: what we have now is what we may have."""
         opened = self.open()
-        budget = self._site.governor.refused(opened, now)
+        budget = self._upstream.governor.refused(opened, now)
         if budget is not None:
-            log.warning("budget.refused", extra={"server": self._site.id, "open": opened, "budget": budget})
+            log.warning("budget.refused", extra={"server": self._upstream.id, "open": opened, "budget": budget})
             self.apply(now)
 
     def full(self, now: float) -> None:
         """A look of our own was refused: there is no room, whatever was said before."""
-        if self._site.fits is not None:
-            self._site.fits = self.open()
+        if self._upstream.fits is not None:
+            self._upstream.fits = self.open()
         self.refused(now)
 
     def restored(self, now: float) -> None:
         """The budget of the supervisor before holds until the server has been asked; the operator's own
         number needs no asking."""
-        budget = self._ledger.servers[self._site.id].budget
-        self._site.derivation = ceilings.Derivation(budget, f"budget {budget} = as it was before the restart")
+        budget = self._ledger.servers[self._upstream.id].budget
+        self._upstream.derivation = ceilings.Derivation(budget, f"budget {budget} = as it was before the restart")
         if self._word() != "auto":
             self.apply(now, at_once=True)
 
     def _word(self) -> str | int:
         """What the operator says: live before the environment, a number or ``auto``."""
-        return self._site.operator or self._settings.budget_of(self._keys())
+        return self._upstream.operator or self._settings.budget_of(self._keys())
 
     def _keys(self) -> set[str]:
-        return self._ledger.servers[self._site.id].aliases
+        return self._ledger.servers[self._upstream.id].aliases
 
     def apply(self, now: float, *, at_once: bool = False) -> None:
         """Derive the budget anew and give it to the ledger.
@@ -148,47 +157,47 @@ class Allowance:
         Args:
             at_once: the operator has just said so, or it is the first time.
         """
-        site, settings = self._site, self._settings
+        upstream, settings = self._upstream, self._settings
         word = self._word()
         operator = None if word == "auto" else int(word)
-        source = "set by poolmgr budget" if site.operator else "REDIS_CONNECTION_BUDGET"
-        if not site.operator and any(key in settings.budgets for key in self._keys()):
+        source = "set by poolmgr budget" if upstream.operator else "REDIS_CONNECTION_BUDGET"
+        if not upstream.operator and any(key in settings.budgets for key in self._keys()):
             source = "REDIS_CONNECTION_BUDGETS"
         derivation = ceilings.derive(
             ceilings.Facts(
                 operator=operator,
                 source=source,
-                maxclients=site.maxclients,
+                maxclients=upstream.maxclients,
                 reserve=settings.reserve,
-                others=site.others,
+                others=upstream.others,
                 hosts=settings.hosts,
-                supervisors=1 + len(site.neighbours),
-                theirs=sum(known.count for known in site.neighbours.values()) if settings.hosts == 1 else 0,
-                used=self._ledger.servers[site.id].used,
+                supervisors=1 + len(upstream.neighbours),
+                theirs=sum(known.count for known in upstream.neighbours.values()) if settings.hosts == 1 else 0,
+                used=self._ledger.servers[upstream.id].used,
                 descriptors=self._members_descriptors(),
-                remark=site.remark,
+                remark=upstream.remark,
             )
         )
-        before = site.governor.budget
-        budget = site.governor.follow(derivation.budget, now, at_once=at_once or before is None, fits=site.fits)
+        before = upstream.governor.budget
+        budget = upstream.governor.follow(derivation.budget, now, at_once=at_once or before is None, fits=upstream.fits)
         if budget < derivation.budget:
-            why = "after a refusal" if site.governor.cap is not None else "until that has lasted"
+            why = "after a refusal" if upstream.governor.cap is not None else "until that has lasted"
             derivation = ceilings.Derivation(
                 budget,
                 f"budget {budget}, less than {derivation.text.removeprefix('budget ')} {why}",
                 derivation.parts,
                 derivation.alone,
             )
-        site.derivation = derivation
-        yields = operator is not None and site.governor.cap is None
-        self._ledger.set_budget(site.id, budget, now, operator=site.operator, spares_used=not yields)
+        upstream.derivation = derivation
+        yields = operator is not None and upstream.governor.cap is None
+        self._ledger.set_budget(upstream.id, budget, now, operator=upstream.operator, spares_used=not yields)
         if before is None or abs(budget - before) > before // 20:
-            log.info("budget.derived", extra={"server": site.id, "budget": budget, "derivation": derivation.text})
+            log.info("budget.derived", extra={"server": upstream.id, "budget": budget, "derivation": derivation.text})
 
     def _members_descriptors(self) -> int | None:
         """The sum over the members; None if one of them has not said."""
         total = 0
-        for tag in self._ledger.servers[self._site.id].accounts:
+        for tag in self._ledger.servers[self._upstream.id].accounts:
             left = self._descriptors(tag)
             if left <= 0:
                 return None

@@ -7,10 +7,10 @@ import asyncio
 
 from poolmgr.supervisor.servers.likeness import Seen
 from poolmgr.supervisor.servers.ports import ProbePort
-from poolmgr.supervisor.servers.session import Eye
+from poolmgr.supervisor.servers.session import AdminSession
 
 
-async def alike(asking: Eye, other: ProbePort, patience: float, turn: asyncio.Lock) -> bool | None:
+async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: asyncio.Lock) -> bool | None:
     """Whether the server that is asked is the other one. None: that cannot be known now, for want of an answer. Where
     no question tells, it counts as another one.
 
@@ -20,33 +20,33 @@ async def alike(asking: Eye, other: ProbePort, patience: float, turn: asyncio.Lo
     Raises:
         NoPermitError: the other one has had no permit for a connection that could be looked for.
     """
-    async with other.showing(patience) as eye:
-        sign = eye.sign if eye is not None else None
-        if eye is None or sign is None:
+    async with other.showing(patience) as session:
+        sign = session.sign if session is not None else None
+        if session is None or sign is None:
             return None
         seen = await asking.sees(sign)
         if seen is Seen.UNTOLD:
-            listening = await eye.listen(sign)
+            listening = await session.listen(sign)
             if listening is not None:
                 seen = await asking.sees(listening)
-            await eye.shut()
+            await session.shut()
         if seen is Seen.NUMBERED:
             async with turn:
-                return await _alike_by_number(asking, other, eye)
+                return await _alike_by_number(asking, other, session)
         return None if seen is None else seen is Seen.NAMED
 
 
-async def _alike_by_number(asking: Eye, other: ProbePort, eye: Eye) -> bool | None:
+async def _alike_by_number(asking: AdminSession, other: ProbePort, session: AdminSession) -> bool | None:
     """The same, where a connection with the right number has been seen."""
     for _ in range(2):
-        sign = eye.sign
+        sign = session.sign
         if sign is None:
             return None
         before = await asking.sees(sign)
         if before is not Seen.NUMBERED:
             return None if before is None else before is Seen.NAMED
         await other.show_another()
-        if eye.in_doubt(sign.name):  # its end is not certain, so it may be there still
+        if session.in_doubt(sign.name):  # its end is not certain, so it may be there still
             return None
         after = await asking.sees(sign)
         if after is not Seen.MISSING:

@@ -22,7 +22,7 @@ from poolmgr import wire
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.upstream import Health, Site
+from poolmgr.supervisor.servers.upstream import Health, Upstream
 from poolmgr.supervisor.servers.verdict import ALONE, Failure, Verdict
 
 LONGEST = 1.0
@@ -38,10 +38,10 @@ TRIAL = 8.0
 
 
 class Outages:
-    """One site's health. Used in the event loop."""
+    """One upstream's health. Used in the event loop."""
 
-    def __init__(self, site: Site, context: Context, registry: RegistryPort) -> None:
-        self._site = site
+    def __init__(self, upstream: Upstream, context: Context, registry: RegistryPort) -> None:
+        self._upstream = upstream
         self._context = context
         self._registry = registry
         self._loop = asyncio.get_running_loop()
@@ -71,9 +71,9 @@ class Outages:
 
     def seen(self, now: float, error: str = "") -> bool:
         """A look was answered, if only by ``error``: we are not let in. Whether we had not reached it before."""
-        anew = not self._site.reached or not self._site.health.up
+        anew = not self._upstream.reached or not self._upstream.health.up
         self._failures = self._failures + 1 if error else 0
-        self._site.reached = True
+        self._upstream.reached = True
         self._verdict.seen(now)
         self._unseen(error)
         self.judge(now)
@@ -82,25 +82,25 @@ class Outages:
     def not_seen(self, error: str, began: float, now: float, *, ours: bool = False) -> None:
         """A look that began then was not answered, or could not be made for reasons of our own."""
         self._failures += 1
-        self._site.reached = False
+        self._upstream.reached = False
         self._verdict.not_seen(began, ours=ours)
         self._unseen(error)
-        if not self._site.health.up and not self._verdict.down:
-            self._site.health.error = error
+        if not self._upstream.health.up and not self._verdict.down:
+            self._upstream.health.error = error
         self.judge(now)
 
     def _unseen(self, error: str) -> None:
-        health = self._site.health
+        health = self._upstream.health
         before, health.unseen = health.unseen, error
         if error and not before:
             health.unseen_since = time.time()
             if not self._one_of_several:
-                log.warning("server.unseen", extra={"server": self._site.id, "error": error})
+                log.warning("server.unseen", extra={"server": self._upstream.id, "error": error})
         elif before and not error:
             seconds = round(time.time() - health.unseen_since, 3)
             health.unseen_since = 0.0
             if not self._one_of_several:
-                log.info("server.seen", extra={"server": self._site.id, "seconds": seconds})
+                log.info("server.seen", extra={"server": self._upstream.id, "seconds": seconds})
 
     def failed(self, tag: str, trouble: wire.Trouble, now: float) -> None:
         """A member could not connect."""
@@ -136,7 +136,7 @@ class Outages:
     def judge(self, now: float) -> None:
         """Whether an outage begins or ends now."""
         verdict = self._verdict
-        if not self._site.health.up and not verdict.down:  # nobody but us could look
+        if not self._upstream.health.up and not verdict.down:  # nobody but us could look
             if verdict.unseen_since is None or self._others():
                 self._end()
         elif verdict.down:
@@ -145,7 +145,7 @@ class Outages:
             else:
                 self._let_try(now)
         elif not self._others():
-            if verdict.unseen_since is not None and not self._site.own:
+            if verdict.unseen_since is not None and not self._upstream.own:
                 self._nobody_can_look(now)
         else:
             self._accuse(now)
@@ -156,8 +156,8 @@ class Outages:
         if self.helpless:
             if self._verdict.blind or self._verdict.ours:
                 return
-            self._verdict.begin(Failure(now, now, "", self._site.health.unseen), now)
-        self._begin(self._site.health.unseen)
+            self._verdict.begin(Failure(now, now, "", self._upstream.health.unseen), now)
+        self._begin(self._upstream.health.unseen)
 
     def _accuse(self, now: float) -> None:
         verdict, others = self._verdict, self._others()
@@ -167,10 +167,10 @@ class Outages:
             return
         if self._asked is None or failure.at > self._asked.at + ASKED:
             self._asked = failure
-            accounts = self._context.ledger.servers[self._site.id].accounts
+            accounts = self._context.ledger.servers[self._upstream.id].accounts
             self._owing = {tag for tag in others if accounts[tag].report and accounts[tag].report.open}  # type: ignore[union-attr]
             for tag in self._owing:
-                self._context.roster.send(tag, wire.Ask(self._site.id))
+                self._context.roster.send(tag, wire.Ask(self._upstream.id))
         if self._owing and now < self._asked.at + ASKED:
             self._later(self._asked.at + ASKED - now)
         elif borne_out:
@@ -183,17 +183,17 @@ class Outages:
             self._later(ALONE)
 
     def _others(self) -> list[str]:
-        """Members that could connect, or have. Who has nothing but connections that are lost cannot."""
-        server = self._context.ledger.servers.get(self._site.id)
+        """Registrar that could connect, or have. Who has nothing but connections that are lost cannot."""
+        server = self._context.ledger.servers.get(self._upstream.id)
         if server is None:
             return []
-        lost = Counter(name.rpartition("-")[0] for name in self._site.lost)
+        lost = Counter(name.rpartition("-")[0] for name in self._upstream.lost)
         return [tag for tag, a in server.accounts.items() if a.linked and a.charge > lost[tag]]
 
     @property
     def helpless(self) -> bool:
-        """Members have lost all their connections, and with each its permit: nobody can find out anything."""
-        return bool(self._site.lost) and not self._others()
+        """Registrar have lost all their connections, and with each its permit: nobody can find out anything."""
+        return bool(self._upstream.lost) and not self._others()
 
     def _let_try(self, now: float) -> None:
         """One member at a time is to connect: of those that have failed longest ago the one asked longest ago."""
@@ -211,7 +211,7 @@ class Outages:
         tag = min(others, key=lambda other: self._tried.get(other, 0.0))
         self._tried[tag] = now
         self._tries = tag, now + TRIAL
-        self._context.roster.send(tag, msgspec.structs.replace(self._registry.health_of(self._site), trial=True))
+        self._context.roster.send(tag, msgspec.structs.replace(self._registry.health_of(self._upstream), trial=True))
         self._later(TRIAL)
 
     def _later(self, seconds: float) -> None:
@@ -222,35 +222,35 @@ class Outages:
 
     def _again(self) -> None:
         self._timer = None
-        if self._site.id in self._registry.sites:
+        if self._upstream.id in self._registry.upstreams:
             self.judge(self._loop.time())
 
     @property
     def _one_of_several(self) -> bool:
         """It is an address of a name that has others, and nobody was ever reached there."""
-        return self._site.among and not self._site.resolved
+        return self._upstream.among and not self._upstream.resolved
 
     def _begin(self, error: str) -> None:
-        health = self._site.health
+        health = self._upstream.health
         health.up, health.since, health.error = False, time.time(), error
         if self._one_of_several:
-            log.info("address.unreached", extra={"server": self._site.id, "error": error})
+            log.info("address.unreached", extra={"server": self._upstream.id, "error": error})
         else:
-            self._site.outages += 1
-            log.warning("outage.began", extra={"server": self._site.id, "error": error})
+            self._upstream.outages += 1
+            log.warning("outage.began", extra={"server": self._upstream.id, "error": error})
         self._tell()
 
     def _end(self) -> None:
-        health = self._site.health
+        health = self._upstream.health
         seconds = round(time.time() - health.since, 3)
-        log.warning("outage.ended", extra={"server": self._site.id, "seconds": seconds})
-        self._site.health = Health(unseen=health.unseen, unseen_since=health.unseen_since)
+        log.warning("outage.ended", extra={"server": self._upstream.id, "seconds": seconds})
+        self._upstream.health = Health(unseen=health.unseen, unseen_since=health.unseen_since)
         self._verdict.end()
         self._tries = "", 0.0
         self._tell()
 
     def _tell(self) -> None:
-        self._context.roster.broadcast(self._users(), self._registry.health_of(self._site))
+        self._context.roster.broadcast(self._users(), self._registry.health_of(self._upstream))
 
     def pause(self) -> float:
         """Seconds until the next look."""
@@ -262,6 +262,6 @@ class Outages:
 
     def _users(self) -> set[str]:
         """Every member that uses this server or waits to."""
-        site = self._site
-        waiting = {tag for tag, _ in site.waiting if site.health.up or site.ways.hopeless(tag)}
-        return waiting | set(self._context.ledger.servers[site.id].accounts)
+        upstream = self._upstream
+        waiting = {tag for tag, _ in upstream.waiting if upstream.health.up or upstream.ways.hopeless(tag)}
+        return waiting | set(self._context.ledger.servers[upstream.id].accounts)

@@ -1,10 +1,10 @@
 """The task that looks after one server: who it is, whether it is up, what may be freed.
 
 It runs the parts, each of which is one idea: :mod:`~poolmgr.supervisor.servers.schedule` says *when* to look and
-what for, the looking is done through :class:`poolmgr.supervisor.servers.session.Eye`, what comes out is taken by
-:mod:`~poolmgr.supervisor.servers.reconcile`, and :mod:`~poolmgr.supervisor.servers.resolution` finds out who the server
-is. It must never block the event loop, nor end with a surprise of its server's. With a small budget nothing
-is kept open between two looks.
+what for, the looking is done through :class:`poolmgr.supervisor.servers.session.AdminSession`, what comes out is taken
+by :mod:`~poolmgr.supervisor.servers.reconcile`, and :mod:`~poolmgr.supervisor.servers.resolution` finds out who the
+server is. It must never block the event loop, nor end with a surprise of its server's. With a small budget nothing is
+kept open between two looks.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.reclaim import Endings
-from poolmgr.supervisor.servers.reconcile import Consequences
+from poolmgr.supervisor.servers.reclaim import Reclaimer
+from poolmgr.supervisor.servers.reconcile import Reconciler
 from poolmgr.supervisor.servers.resolution import Resolution, started
-from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, Timetable
-from poolmgr.supervisor.servers.session import UNCLOSED, Eye
+from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, Schedule
+from poolmgr.supervisor.servers.session import UNCLOSED, AdminSession
 from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 KEPT_BACK_FROM = 4
 """Budget from which on one permit is kept for the supervisor, whether or not a connection is open."""
@@ -38,49 +38,49 @@ REPLACE_EVERY = 30.0
 
 
 class Probe:
-    """See the module's docstring. One for each site; used in the event loop."""
+    """See the module's docstring. One for each upstream; used in the event loop."""
 
-    def __init__(self, site: Site, context: Context, registry: RegistryPort) -> None:
+    def __init__(self, upstream: Upstream, context: Context, registry: RegistryPort) -> None:
         settings = context.settings
-        self.site = site
+        self.upstream = upstream
         self._context = context
         self._registry = registry
-        self._turns = context.turns
-        self.permits = OwnPermits(context.ledger, site.id, context.turns.touch, context.turns.clock)
-        self._eye = Eye(site, context.ledger, self.permits, settings, context.serial, self._kept_ended)
-        self.allowance = Allowance(site, context.ledger, settings, context.belonging, self._descriptors)
-        self._timetable = Timetable(site, context.ledger, settings.socket_connect_timeout + settings.socket_timeout)
-        self._endings = Endings(site, context, self.permits)
+        self._committer = context.committer
+        self.permits = OwnPermits(context.ledger, upstream.id, context.committer.touch, context.committer.clock)
+        self._session = AdminSession(upstream, context.ledger, self.permits, settings, context.serial, self._kept_ended)
+        self.allowance = Allowance(upstream, context.ledger, settings, context.belonging, self._descriptors)
+        self._schedule = Schedule(upstream, context.ledger, settings.socket_connect_timeout + settings.socket_timeout)
+        self._reclaimer = Reclaimer(upstream, context, self.permits)
         self._waits = Waits(
-            site, context.ledger, self.permits.release, self._endings.let_go, self._search, context.scope.unproven
+            upstream, context.ledger, self.permits.release, self._reclaimer.let_go, self._search, context.scope.unproven
         )
-        self._consequences = Consequences(
-            site,
+        self._reconciler = Reconciler(
+            upstream,
             context,
             registry,
             allowance=self.allowance,
-            endings=self._endings,
-            timetable=self._timetable,
+            reclaimer=self._reclaimer,
+            schedule=self._schedule,
             waits=self._waits,
         )
         self._resolution = Resolution(
-            site,
+            upstream,
             context,
             registry,
-            eye=self._eye,
+            session=self._session,
             own=self.permits,
             allowance=self.allowance,
-            timetable=self._timetable,
-            consequences=self._consequences,
-            no_permit=lambda now: self._waits.no_permit(self._endings.targets(), now),
+            schedule=self._schedule,
+            reconciler=self._reconciler,
+            no_permit=lambda now: self._waits.no_permit(self._reclaimer.targets(), now),
             end=self._merged,
         )
-        self.outages = self._consequences.outages
+        self.outages = self._reconciler.outages
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._using = asyncio.Lock()
-        """Held while something is done with the eye."""
+        """Held while something is done with the session."""
         self.busy = False
         """In the middle of something."""
         self._replaced = -REPLACE_EVERY
@@ -100,28 +100,28 @@ class Probe:
 
     def hurry(self) -> None:
         """Look now: somebody has reported trouble."""
-        self._timetable.hurry = True
+        self._schedule.hurry = True
         self._event.set()
 
     def list_again(self) -> None:
         """The last list shows what has to be borne out."""
-        self._timetable.list_again()
+        self._schedule.list_again()
         self._event.set()
 
     def ask_anew(self) -> None:
         """Ask now who it is, by fresh connections to all its addresses."""
-        self._timetable.ask_anew()
+        self._schedule.ask_anew()
         self._event.set()
 
     def try_anew(self) -> None:
         """There is something that has not been tried."""
-        self._timetable.retry_at = self._timetable.prove_at = 0.0
+        self._schedule.retry_at = self._schedule.prove_at = 0.0
         self.hurry()
 
     def exited(self, tag: str) -> None:
         """A process is gone."""
         self._resolution.heard(tag)
-        self._timetable.prove_at = 0.0
+        self._schedule.prove_at = 0.0
         self._event.set()
 
     def registered(self, tag: str) -> None:
@@ -130,28 +130,29 @@ class Probe:
 
     def recalculate(self, *, at_once: bool = False) -> None:
         """Something that the budget depends on has changed."""
-        if self.site.resolved:
-            self.allowance.apply(self._turns.clock(), at_once=at_once)
+        if self.upstream.resolved:
+            self.allowance.apply(self._committer.clock(), at_once=at_once)
             self._keep()  # in the same turn, before members are given what there is more
-            self._turns.touch()
+            self._committer.touch()
 
     async def lend(self, patience: float) -> bool:
         """A permit of this server for a look at an address that may lead here, too; to be given back to ``permits``.
         What is kept open is closed for it where there is no other. False: none came in ``patience`` seconds."""
-        free = self._context.ledger.servers[self.site.id].free
-        if free < 1 and self._eye.holding and not self._eye.stalled and not self._using.locked():
+        free = self._context.ledger.servers[self.upstream.id].free
+        if free < 1 and self._session.holding and not self._session.stalled and not self._using.locked():
             async with self._using:
-                await self._eye.shut()
+                await self._session.shut()
         return await self.permits.acquire(patience)
 
     @contextlib.asynccontextmanager
-    async def showing(self, patience: float) -> AsyncIterator[Eye | None]:
-        """The eye with a connection that is open, to be looked for by another address. None: there is none just now.
+    async def showing(self, patience: float) -> AsyncIterator[AdminSession | None]:
+        """The session with a connection that is open, to be looked for by another address. None: there is none just
+        now.
 
         Raises:
             NoPermitError: for want of a permit.
         """
-        if self._ended or self._eye.stalled or not self.site.reached:
+        if self._ended or self._session.stalled or not self.upstream.reached:
             yield None
             return
         try:
@@ -161,32 +162,32 @@ class Probe:
             yield None
             return
         try:
-            if self._eye.sign is None:
-                if not await self._eye.permit(patience):
-                    raise NoPermitError(self.site.id)
+            if self._session.sign is None:
+                if not await self._session.permit(patience):
+                    raise NoPermitError(self.upstream.id)
                 await self.show_another()
-            yield self._eye
+            yield self._session
         finally:
-            if self._timetable.sparing and not self._eye.stalled:
-                await self._eye.shut()
+            if self._schedule.sparing and not self._session.stalled:
+                await self._session.shut()
             self._using.release()
             self._event.set()
 
     async def show_another(self) -> None:
         """Close what is open, to the server's end-of-file, and open another one with the same permit."""
-        await self._eye.look(Work(endpoints=self.site.endpoints, fresh=True))
+        await self._session.look(Work(endpoints=self.upstream.endpoints, fresh=True))
 
     def doubt(self, name: str) -> None:
         """A connection of that name was made with a permit that was lent, and nobody answers: it may lead here. The
         permit stays with it until this server has been seen not to have it."""
-        self.site.unclosed[name] = self._turns.clock()
-        self._timetable.prove_at = 0.0
+        self.upstream.unclosed[name] = self._committer.clock()
+        self._schedule.prove_at = 0.0
         self._event.set()
 
     @property
     def still_runs(self) -> bool:
         """It does not answer, and holds a connection of ours: it has not been restarted."""
-        return self._eye.silent
+        return self._session.silent
 
     def resume(self) -> None:
         """Somebody has come after all."""
@@ -195,9 +196,9 @@ class Probe:
 
     def _search(self) -> None:
         """What was charged here is free without a proof."""
-        self._registry.whole_since = self._turns.clock()
-        self._context.ledger.search_anew(self.site.id)
-        self._turns.touch()
+        self._registry.whole_since = self._committer.clock()
+        self._context.ledger.search_anew(self.upstream.id)
+        self._committer.touch()
 
     def _descriptors(self, tag: str) -> int:
         member = self._context.roster.known.get(tag)
@@ -205,9 +206,9 @@ class Probe:
 
     def _kept_ended(self) -> None:
         """An outage is seen at once, and so is its end when the server had stalled."""
-        self._timetable.renew = True
-        self._timetable.retry_at = 0.0
-        self._registry.compare_anew(self.site)
+        self._schedule.renew = True
+        self._schedule.retry_at = 0.0
+        self._registry.compare_anew(self.upstream)
         self.hurry()
 
     # ---- the task -----------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ class Probe:
     async def _run(self) -> None:
         while not self._ended:
             self._event.clear()
-            now = self._turns.clock()
+            now = self._committer.clock()
             self._resolution.release_held_raises(now)
             self._keep()
             work = self._due(now)
@@ -226,16 +227,16 @@ class Probe:
             try:
                 async with self._using:
                     if not work.endpoints:
-                        await self._eye.shut()
-                    elif self.site.resolved:
+                        await self._session.shut()
+                    elif self.upstream.resolved:
                         await self._go(work)
                     else:
                         await self._resolution.resolve(work)
             except asyncio.CancelledError:
                 raise
             except Exception:  # one server's surprise must not end the care for it
-                log.exception("probe.failed", extra={"server": self.site.id})
-                self._timetable.retry_at = self._turns.clock() + 1.0
+                log.exception("probe.failed", extra={"server": self.upstream.id})
+                self._schedule.retry_at = self._committer.clock() + 1.0
                 await asyncio.sleep(0.2)
             finally:
                 self.busy = False
@@ -243,28 +244,28 @@ class Probe:
     def _keep(self) -> None:
         """Something to look with is kept back, so that no look depends on what members give back; while nobody is there
         too, for it has to be there before who comes next has got everything."""
-        enough = self._context.ledger.servers[self.site.id].budget >= KEPT_BACK_FROM
-        self.permits.keep(int(self.site.resolved and enough and not self._stopping))
+        enough = self._context.ledger.servers[self.upstream.id].budget >= KEPT_BACK_FROM
+        self.permits.keep(int(self.upstream.resolved and enough and not self._stopping))
 
     def _due(self, now: float) -> Work | None:
-        site = self.site
-        targets = self._endings.targets()
-        if site.resolved:
-            self._registry.forget_unused(site)
-        if site.hidden and site.resolved:  # no look says anything: time stands in for all proofs
+        upstream = self.upstream
+        targets = self._reclaimer.targets()
+        if upstream.resolved:
+            self._registry.forget_unused(upstream)
+        if upstream.hidden and upstream.resolved:  # no look says anything: time stands in for all proofs
             self._waits.looked(targets, now, fresh=True, blind=True)
-            targets = self._endings.targets()
-        if not site.endpoints:
+            targets = self._reclaimer.targets()
+        if not upstream.endpoints:
             self._waits.nobody_to_ask(targets, now, alone=self._registry.stopping)
             return None
-        if self._registry.stopping and not site.reached:
+        if self._registry.stopping and not upstream.reached:
             self._waits.nobody_to_ask(targets, now, alone=True)
-            targets = self._endings.targets()
-            if site.unclosed:
+            targets = self._reclaimer.targets()
+            if upstream.unclosed:
                 return None  # one that is not answered is enough
-        strange = self._endings.strange()
-        return self._timetable.due(
-            now, targets, strange, stopping=self._stopping, stalled=self._eye.stalled, holding=self._eye.holding
+        strange = self._reclaimer.strange()
+        return self._schedule.due(
+            now, targets, strange, stopping=self._stopping, stalled=self._session.stalled, holding=self._session.holding
         )
 
     @property
@@ -272,9 +273,9 @@ class Probe:
         return self._registry.stopping or self.unwanted
 
     async def _sleep(self, now: float) -> None:
-        later = min(self._resolution.held_until(now), self._endings.due_at(now))
-        until = self._timetable.until(now, self._endings.targets(), stopping=self._stopping, held_until=later)
-        if self.site.hidden and self._endings.targets():
+        later = min(self._resolution.held_until(now), self._reclaimer.due_at(now))
+        until = self._schedule.until(now, self._reclaimer.targets(), stopping=self._stopping, held_until=later)
+        if self.upstream.hidden and self._reclaimer.targets():
             until = min(until, now + 0.5)
         try:
             async with asyncio.timeout(max(0.001, until - now)):
@@ -284,70 +285,70 @@ class Probe:
 
     async def _go(self, work: Work) -> None:
         """One look at a resolved server."""
-        if self._eye.stalled and self.outages.blind and self._may_replace():
-            await self._eye.shut()
+        if self._session.stalled and self.outages.blind and self._may_replace():
+            await self._session.shut()
             work = msgspec.structs.replace(work, fresh=True)
-        if not await self._eye.permit():
-            now = self._turns.clock()
-            self._timetable.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
-            self._context.turns.touch()
+        if not await self._session.permit():
+            now = self._committer.clock()
+            self._schedule.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
+            self._context.committer.touch()
             return
-        self._timetable.hurry = False
-        began = self._turns.clock()
-        searching = work.fresh and work.listing and self._context.ledger.servers[self.site.id].search
-        found = await self._eye.look(work)
-        now = self._turns.clock()
-        once_more = not work.fresh and not self._eye.stalled
+        self._schedule.hurry = False
+        began = self._committer.clock()
+        searching = work.fresh and work.listing and self._context.ledger.servers[self.upstream.id].search
+        found = await self._session.look(work)
+        now = self._committer.clock()
+        once_more = not work.fresh and not self._session.stalled
         if found.error is not None and once_more and found.error[0] == "unreachable":
-            self._timetable.renew = True  # it may be this connection only
+            self._schedule.renew = True  # it may be this connection only
             return
-        self._timetable.renew = False
-        self._consequences.note(found, now, began)
+        self._schedule.renew = False
+        self._reconciler.note(found, now, began)
         if found.run_id or not found.answered:
-            self.site.asked_at = began
+            self.upstream.asked_at = began
         if found.said or not found.answered:
-            self.site.fresh_at = began
+            self.upstream.fresh_at = began
         self._compare(work, found, began, now)
         if found.error is None or found.answered:
-            self._consequences.feed(work, found, now)
+            self._reconciler.feed(work, found, now)
             if searching:
-                self._timetable.search_at = now + (BUSY if found.busy else AGAIN)
+                self._schedule.search_at = now + (BUSY if found.busy else AGAIN)
                 self._resolution.search_again(found, now, began)
         self._resolution.part()
-        twin = self._registry.twin_of(self.site) or await self._resolution.twin_by_likeness(found)
+        twin = self._registry.twin_of(self.upstream) or await self._resolution.twin_by_likeness(found)
         if twin is not None:
-            await self._eye.shut()
+            await self._session.shut()
             if not self._ended:
                 self._resolution.unite(twin)
-            self._turns.touch()
+            self._committer.touch()
             return
-        if (self._timetable.sparing or self._stopping or found.error is not None) and not self._eye.stalled:
-            await self._eye.shut()
-        self._turns.touch()
+        if (self._schedule.sparing or self._stopping or found.error is not None) and not self._session.stalled:
+            await self._session.shut()
+        self._committer.touch()
 
     def _compare(self, work: Work, found: Findings, began: float, now: float) -> None:
         """What its addresses say, where they were asked by fresh connections."""
-        sameness = self.site.sameness
+        sameness = self.upstream.sameness
         if work.fresh or found.said:
-            self._timetable.asked(now)
-        elif found.error is None and self._timetable.is_to_ask(now) and not self._stopping:
-            self._timetable.ask_anew()
+            self._schedule.asked(now)
+        elif found.error is None and self._schedule.is_to_ask(now) and not self._stopping:
+            self._schedule.ask_anew()
         if not found.said:
             return
         several = bool(sameness.several)
         settled = sameness.asked(found.said, began, started(found, now))
         if sameness.several and not several:
-            log.warning("server.several", extra={"server": self.site.id, "run_ids": len(sameness.several)})
+            log.warning("server.several", extra={"server": self.upstream.id, "run_ids": len(sameness.several)})
         if not settled:
-            self._timetable.ask_anew()
+            self._schedule.ask_anew()
         if not settled or sameness.several:
             found.gone = frozenset()
 
     def _may_replace(self) -> bool:
         """What is kept is not answered, and others have had replies: it may be this connection only. So another one is
         tried, though each takes a permit with it until its end is proven."""
-        now = self._turns.clock()
-        if len(self.site.unclosed) + 1 >= UNCLOSED or now < self._replaced + REPLACE_EVERY:
+        now = self._committer.clock()
+        if len(self.upstream.unclosed) + 1 >= UNCLOSED or now < self._replaced + REPLACE_EVERY:
             return False
         self._replaced = now
         return True
@@ -355,11 +356,11 @@ class Probe:
     # ---- the end ------------------------------------------------------------------------------------
 
     def _merged(self) -> None:
-        """The site was another name of one that has a probe of its own."""
+        """The upstream was another name of one that has a probe of its own."""
         self._ended = True
         self.outages.close()
         self._registry.unplaced.discard(self)
-        self._eye.stop()
+        self._session.stop()
 
     def cancel(self) -> None:
         """Nobody uses the server and nothing is open there: end."""
@@ -368,7 +369,7 @@ class Probe:
         self._registry.unplaced.discard(self)
         if self._task is not None:
             self._task.cancel()
-        self._eye.stop()
+        self._session.stop()
 
     async def close(self) -> None:
         """Stop looking and close what is kept."""
@@ -377,5 +378,5 @@ class Probe:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._eye.shut()
-        self._eye.stop()
+        await self._session.shut()
+        self._session.stop()

@@ -18,33 +18,33 @@ from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.kernel import processes
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 
-class Endings:
-    """See the module's docstring. One for each site; used in the event loop."""
+class Reclaimer:
+    """See the module's docstring. One for each upstream; used in the event loop."""
 
-    def __init__(self, site: Site, context: Context, permits: OwnPermits) -> None:
-        self._site = site
+    def __init__(self, upstream: Upstream, context: Context, permits: OwnPermits) -> None:
+        self._upstream = upstream
         self._context = context
         self._ledger = context.ledger
         self._permits = permits
 
     def targets(self) -> frozenset[str]:
         """Everything whose end is to be proven, as of now."""
-        server, now = self._ledger.servers[self._site.id], self._context.turns.clock()
+        server, now = self._ledger.servers[self._upstream.id], self._context.committer.clock()
         gone = {tag for tag, entry in server.quarantine.items() if entry.due(now)}
-        return frozenset(gone | self._site.lost.keys() | self._site.unclosed.keys())
+        return frozenset(gone | self._upstream.lost.keys() | self._upstream.unclosed.keys())
 
     def due_at(self, now: float) -> float:
         """When another one is to be proven, of those that are still given time to register; infinity: there is none."""
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         waiting = (entry.since + TO_REGISTER for entry in server.quarantine.values() if not entry.due(now))
         return min(waiting, default=math.inf)
 
     def strange(self) -> frozenset[str]:
         """Those of which nobody knows whether they are ours: they are counted, and never killed."""
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         return frozenset(tag for tag, entry in server.quarantine.items() if not entry.registered)
 
     def nameless(self, targets: Set[str]) -> frozenset[str]:
@@ -53,23 +53,23 @@ class Endings:
         return frozenset(name for name in targets if self._is_unlisted(name.partition("-")[0]))
 
     def _is_unlisted(self, tag: str) -> bool:
-        site = self._site
-        return tag in site.nameless or (tag not in site.listed and site.ways.own(tag))
+        upstream = self._upstream
+        return tag in upstream.nameless or (tag not in upstream.listed and upstream.ways.own(tag))
 
     def free(self, gone: Set[str], now: float) -> None:
         """The server shows none of these any more."""
-        site = self._site
+        upstream = self._upstream
         for name in gone:
-            if site.unclosed.pop(name, None) is not None:
+            if upstream.unclosed.pop(name, None) is not None:
                 self._permits.release()
-            elif site.lost.pop(name, None) is not None:
+            elif upstream.lost.pop(name, None) is not None:
                 self.let_go(name)
             else:
-                self._ledger.proven(site.id, name, now)
+                self._ledger.proven(upstream.id, name, now)
                 self._forget(name)
         here = self._context.roster.known.keys() | {name.partition("-")[0] for name in self.targets()}
-        site.nameless = {tag: why for tag, why in site.nameless.items() if tag in here}
-        site.listed &= here
+        upstream.nameless = {tag: why for tag, why in upstream.nameless.items() if tag in here}
+        upstream.listed &= here
 
     def _forget(self, tag: str) -> None:
         """Nothing of it is left here. One that lives and has never registered is not followed any more."""
@@ -80,7 +80,7 @@ class Endings:
     def let_go(self, name: str) -> None:
         """Tell a member that a connection which it has lost is gone."""
         tag, _, serial = name.rpartition("-")
-        self._context.roster.send(tag, wire.Gone(self._site.id, (int(serial),)))
+        self._context.roster.send(tag, wire.Gone(self._upstream.id, (int(serial),)))
 
     def deserted(self, now: float) -> None:
         """Nobody listens at the server any more."""
@@ -95,7 +95,7 @@ class Endings:
         (CONFIG SET port, the first moment of SHUTDOWN), and a proxy, a firewall or an address that has moved
         refuses while the connections behind it live on.
         """
-        known = self._site.server_process
+        known = self._upstream.server_process
         if known is None or known[1] == 0:
             return False
         now = processes.start_time(known[0])

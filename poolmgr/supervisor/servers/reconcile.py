@@ -1,7 +1,7 @@
 """What follows from a look at a server: its health, when to look again, what is free, what the budget is.
 
-:class:`Findings` come in from an inspection; they go to the site, to the ledger (by
-:mod:`poolmgr.supervisor.servers.reclaim` and :mod:`poolmgr.supervisor.servers.allowance`), to the timetable, and to the
+:class:`Findings` come in from an inspection; they go to the upstream, to the ledger (by
+:mod:`poolmgr.supervisor.servers.reclaim` and :mod:`poolmgr.supervisor.servers.allowance`), to the schedule, and to the
 members when an outage begins or ends. It must never look itself: nothing here waits.
 """
 
@@ -16,10 +16,10 @@ from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.inspection import questions
 from poolmgr.supervisor.servers.outages import Outages
 from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.reclaim import Endings
-from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Timetable
+from poolmgr.supervisor.servers.reclaim import Reclaimer
+from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Schedule
 from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 ASK_EVERY = 1.0
@@ -30,73 +30,73 @@ HIDDEN_AGAIN = 10.0
 """Seconds between two looks at a server to which only its users have a way: each takes a permit that is theirs."""
 
 
-class Consequences:
-    """See the module's docstring. One for each site; used in the event loop."""
+class Reconciler:
+    """See the module's docstring. One for each upstream; used in the event loop."""
 
     def __init__(
         self,
-        site: Site,
+        upstream: Upstream,
         context: Context,
         registry: RegistryPort,
         *,
         allowance: Allowance,
-        endings: Endings,
-        timetable: Timetable,
+        reclaimer: Reclaimer,
+        schedule: Schedule,
         waits: Waits,
     ) -> None:
-        self._site = site
+        self._upstream = upstream
         self._context = context
         self._registry = registry
         self._ledger = context.ledger
         self._allowance = allowance
-        self._endings = endings
-        self._timetable = timetable
+        self._reclaimer = reclaimer
+        self._schedule = schedule
         self._waits = waits
-        self.outages = Outages(site, context, registry)
+        self.outages = Outages(upstream, context, registry)
         self._asked: dict[tuple[str, str | None, str | None], float] = {}
         """For which ways other credentials were asked for, and when."""
 
     def note(self, found: Findings, now: float, began: float) -> None:
         """Health, and when to look again, after a look that began then."""
-        site = self._site
+        upstream = self._upstream
         if found.server_pid:
-            site.server_process = found.server_pid, processes.start_time(found.server_pid)
-        site.address = found.address or site.address
+            upstream.server_process = found.server_pid, processes.start_time(found.server_pid)
+        upstream.address = found.address or upstream.address
         for tried in found.tried:
             if tried.kind == "auth":
                 self._ask_for_logins(tried.endpoint, now)
             if tried.kind:
-                site.ways.failed(tried.endpoint, tried.text, now, silent=tried.silent)
+                upstream.ways.failed(tried.endpoint, tried.text, now, silent=tried.silent)
             else:
-                site.ways.worked(tried.endpoint, now, asked=tried.asked, forbidden=tried.forbidden)
+                upstream.ways.worked(tried.endpoint, now, asked=tried.asked, forbidden=tried.forbidden)
         for rows, seconds in found.lists:
-            self._timetable.throttle.made(rows, seconds, now)
+            self._schedule.throttle.made(rows, seconds, now)
         kind, text = found.error or ("", "")
         if found.answered or kind == "refused":
             if self.outages.seen(now, f"it does not let us in: {text}" if kind == "auth" else ""):
-                self._registry.compare_anew(site)
+                self._registry.compare_anew(upstream)
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
-                self._timetable.looked(now)
+                self._schedule.looked(now)
             if found.rows is not None or "CLIENT LIST" in found.forbidden:
-                self._timetable.listed(now)
+                self._schedule.listed(now)
             if found.error is not None:
-                self._timetable.retry_at = now + self.outages.pause()
+                self._schedule.retry_at = now + self.outages.pause()
             if kind == "refused":
-                site.refused = False
+                upstream.refused = False
                 self._allowance.full(now)
-                self._timetable.looked(now)
+                self._schedule.looked(now)
             return
         if found.error is not None:
-            self.outages.not_seen(text, began, now, ours=kind == "way" or site.own)
-            if self.outages.blind and not site.own:  # what others close ends there, though we cannot see it
-                left = self._endings.targets() - site.unclosed.keys()
+            self.outages.not_seen(text, began, now, ours=kind == "way" or upstream.own)
+            if self.outages.blind and not upstream.own:  # what others close ends there, though we cannot see it
+                left = self._reclaimer.targets() - upstream.unclosed.keys()
                 self._waits.looked(left, now, fresh=True, blind=True)
             elif self.outages.helpless:
                 self._waits.nobody_can_look(now, self.outages.replied)
-        self._timetable.retry_at = now + (HIDDEN_AGAIN if site.own else self.outages.pause())
+        self._schedule.retry_at = now + (HIDDEN_AGAIN if upstream.own else self.outages.pause())
         if found.deserted:
-            self._endings.deserted(now)
+            self._reclaimer.deserted(now)
 
     def _ask_for_logins(self, endpoint: Endpoint, now: float) -> None:
         """The server does not take these credentials: they may have been for a time only, and whoever has named them
@@ -106,52 +106,52 @@ class Consequences:
         if way in self._asked:
             return
         self._asked[way] = now
-        for tag in self._site.ways.names_of(endpoint):
-            self._context.roster.send(tag, wire.Ask(self._site.id, login=endpoint.key))
+        for tag in self._upstream.ways.names_of(endpoint):
+            self._context.roster.send(tag, wire.Ask(self._upstream.id, login=endpoint.key))
 
     def feed(self, work: Work, found: Findings, now: float) -> None:
         """What is proven is free; what has changed changes the budget."""
-        site = self._site
-        run_id = site.sameness.turned(site.run_id, site.id)
+        upstream = self._upstream
+        run_id = upstream.sameness.turned(upstream.run_id, upstream.id)
         if run_id:
-            if site.run_id:
-                log.warning("server.restarted", extra={"server": site.id, "run_id": run_id})
-            site.run_id, site.changed_at = run_id, now
-            self._ledger.server(site.id, run_id=run_id)
+            if upstream.run_id:
+                log.warning("server.restarted", extra={"server": upstream.id, "run_id": run_id})
+            upstream.run_id, upstream.changed_at = run_id, now
+            self._ledger.server(upstream.id, run_id=run_id)
         for what, words in found.forbidden.items():
-            if what not in site.forbidden:
-                log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
+            if what not in upstream.forbidden:
+                log.warning("server.forbids", extra={"server": upstream.id, "command": what, "error": words})
         if (found.info or found.rows is not None or found.forbidden) and not found.busy:
             asked = questions(work) - (set() if found.killed else {"CLIENT KILL"})
-            site.forbidden = {what: words for what, words in site.forbidden.items() if what not in asked}
-            site.forbidden.update(found.forbidden)
+            upstream.forbidden = {what: words for what, words in upstream.forbidden.items() if what not in asked}
+            upstream.forbidden.update(found.forbidden)
         if found.rows is not None:
-            site.rows, site.rows_at = found.rows, now
-            site.listed.update(row.tag.process for row in found.rows if row.tag is not None)
-        nameless = self._endings.nameless(work.targets)
-        self._endings.free(found.gone - nameless, now)
+            upstream.rows, upstream.rows_at = found.rows, now
+            upstream.listed.update(row.tag.process for row in found.rows if row.tag is not None)
+        nameless = self._reclaimer.nameless(work.targets)
+        self._reclaimer.free(found.gone - nameless, now)
         if work.targets:
             shut_out = found.error is not None and found.error[0] == "auth"
             self._waits.looked(
                 (work.targets - found.gone) | nameless,
                 now,
                 fresh=found.fresh or found.silent or shut_out,
-                blind="CLIENT LIST" in found.forbidden or found.silent or shut_out or bool(site.sameness.several),
+                blind="CLIENT LIST" in found.forbidden or found.silent or shut_out or bool(upstream.sameness.several),
                 nameless=nameless,
             )
-            left = self._endings.targets()
-            again = BUSY if found.busy else AGAIN if left - self._endings.strange() else STRANGE
-            self._timetable.prove_at = now + again if left & work.targets else 0.0
+            left = self._reclaimer.targets()
+            again = BUSY if found.busy else AGAIN if left - self._reclaimer.strange() else STRANGE
+            self._schedule.prove_at = now + again if left & work.targets else 0.0
         if found.info or found.rows is not None or "INFO" in found.forbidden:
             rejected = found.info.get("rejected_connections", "")
-            rose = rejected.isdecimal() and site.rejected is not None and int(rejected) > site.rejected
+            rose = rejected.isdecimal() and upstream.rejected is not None and int(rejected) > upstream.rejected
             if rejected.isdecimal():
-                site.rejected = int(rejected)
+                upstream.rejected = int(rejected)
             if self._allowance.learn(found, now):
-                self._timetable.list_again()
-            if site.refused or rose:
-                site.refused = False
+                self._schedule.list_again()
+            if upstream.refused or rose:
+                upstream.refused = False
                 self._allowance.refused(now)
             self._allowance.apply(now)
             if work.facts:
-                self._timetable.looked(now)  # what the budget is now says when to look again
+                self._schedule.looked(now)  # what the budget is now says when to look again

@@ -20,7 +20,7 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.ports import ProbePort
 from poolmgr.supervisor.servers.probe import Probe
 from poolmgr.supervisor.servers.sameness import same
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 MOST_SITES = 1024
 """Servers known at the same time: each has a task and a thread."""
@@ -50,17 +50,17 @@ def is_name(key: str) -> bool:
     return False
 
 
-class Book:
-    """All sites and their probes."""
+class Registry:
+    """All upstreams and their probes."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.ledger = context.ledger
-        self.turns = context.turns
+        self.committer = context.committer
         self._roster = context.roster
-        self.sites: dict[str, Site] = {}
+        self.upstreams: dict[str, Upstream] = {}
         self.probes: dict[str, Probe] = {}
-        self.by_key: dict[str, Site] = {}
+        self.by_key: dict[str, Upstream] = {}
         self.unplaced: set[ProbePort] = set()
         """Probes with a connection of which it is not known to which server it leads."""
         self.apart: set[frozenset[str]] = set()
@@ -70,164 +70,168 @@ class Book:
         self._spent: set[str] = set()
         """Ids under which members were told limits, and which are those of no server any more."""
         self.stopping = False
-        self._began = context.turns.clock()
+        self._began = context.committer.clock()
         self._waited = False
         """After a lost snapshot: for those of whom nothing is known."""
-        self.whole_since = context.turns.clock()
+        self.whole_since = context.committer.clock()
         """Since when no process of which nothing is known opens anything."""
 
-    # ---- sites ------------------------------------------------------------------------------------
+    # ---- upstreams ------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """A site for each server that the snapshot knew. Its identity is known from there."""
+        """A upstream for each server that the snapshot knew. Its identity is known from there."""
         if self.ledger.partial:
             self._wait()
         for server in list(self.ledger.servers.values()):
-            site = self._new(server.id, server.aliases)
-            site.run_id = server.run_id
-            site.operator = server.operator
+            upstream = self._new(server.id, server.aliases)
+            upstream.run_id = server.run_id
+            upstream.operator = server.operator
             if server.run_id:
-                site.resolved = True
-                site.governor.budget = server.budget
-                self.probes[server.id].allowance.restored(self.turns.clock())
+                upstream.resolved = True
+                upstream.governor.budget = server.budget
+                self.probes[server.id].allowance.restored(self.committer.clock())
                 self.ledger.hold_raises(server.id, False)
 
-    def _new(self, server: str, keys: Iterable[str]) -> Site:
-        site = self.sites[server] = Site(server)
+    def _new(self, server: str, keys: Iterable[str]) -> Upstream:
+        upstream = self.upstreams[server] = Upstream(server)
         self.ledger.server(server, aliases=keys)
-        site.used = self.turns.clock()
-        self.by_key[server] = site  # it may be an id that another one has had, of which nobody was told
+        upstream.used = self.committer.clock()
+        self.by_key[server] = upstream  # it may be an id that another one has had, of which nobody was told
         for key in keys:
             if not is_name(key):
-                self.by_key.setdefault(key, site)
-        self.probes[server] = self._probe(site)
+                self.by_key.setdefault(key, upstream)
+        self.probes[server] = self._probe(upstream)
         self.probes[server].start()
-        return site
+        return upstream
 
-    def _probe(self, site: Site) -> Probe:
-        return Probe(site, self.context, self)
+    def _probe(self, upstream: Upstream) -> Probe:
+        return Probe(upstream, self.context, self)
 
     def _id_for(self, key: str) -> str:
         """An id for the server behind an address. It has not been told to anybody for another one: what a member was
         told at that one would count at this one."""
         again = (f"{key}#{number}" for number in itertools.count(2))
-        return next(id for id in itertools.chain((key,), again) if id not in self.sites and id not in self._spent)
+        return next(id for id in itertools.chain((key,), again) if id not in self.upstreams and id not in self._spent)
 
     def _full(self) -> bool:
         """No server that is not known yet can be taken in."""
-        return len(self.sites) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
+        return len(self.upstreams) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
 
-    def site_for(self, endpoint: wire.Endpoint, tag: str = "") -> Site | None:
-        """The site behind an endpoint that a process has named; a new one, to be resolved, if nobody knows it. None:
-        there are too many already."""
-        site = self.by_key.get(endpoint.key)
-        if site is None:
+    def upstream_for(self, endpoint: wire.Endpoint, tag: str = "") -> Upstream | None:
+        """The upstream behind an endpoint that a process has named; a new one, to be resolved, if nobody knows it.
+        None: there are too many already."""
+        upstream = self.by_key.get(endpoint.key)
+        if upstream is None:
             if self._full():
                 return None
-            site = self.by_key[endpoint.key] = self._new(self._id_for(endpoint.key), (endpoint.key,))
-            log.info("server.new", extra={"server": site.id})
-        site.used = self.turns.clock()
-        if self.probes[site.id].unwanted:
-            self.probes[site.id].unwanted = False
-            self.probes[site.id].resume()
-        known = endpoint in site.ways.of(endpoint.key)
-        no_news = site.run_id or "INFO" in site.forbidden or known or (site.hidden and endpoint.own)
-        if site.resolved and not no_news:  # with these credentials it may say who it is
-            site.resolved = False
-            self.ledger.hold_raises(site.id, True)
-            self.probes[site.id].hurry()
-        if site.ways.learn(endpoint, tag) or not site.resolved:
-            self.probes[site.id].wake()
-        self._note_name(site, endpoint)
-        if not known and (site.health.unseen or not site.health.up):
-            self.probes[site.id].try_anew()
-        return site
+            upstream = self.by_key[endpoint.key] = self._new(self._id_for(endpoint.key), (endpoint.key,))
+            log.info("server.new", extra={"server": upstream.id})
+        upstream.used = self.committer.clock()
+        if self.probes[upstream.id].unwanted:
+            self.probes[upstream.id].unwanted = False
+            self.probes[upstream.id].resume()
+        known = endpoint in upstream.ways.of(endpoint.key)
+        no_news = upstream.run_id or "INFO" in upstream.forbidden or known or (upstream.hidden and endpoint.own)
+        if upstream.resolved and not no_news:  # with these credentials it may say who it is
+            upstream.resolved = False
+            self.ledger.hold_raises(upstream.id, True)
+            self.probes[upstream.id].hurry()
+        if upstream.ways.learn(endpoint, tag) or not upstream.resolved:
+            self.probes[upstream.id].wake()
+        self._note_name(upstream, endpoint)
+        if not known and (upstream.health.unseen or not upstream.health.up):
+            self.probes[upstream.id].try_anew()
+        return upstream
 
-    def _note_name(self, site: Site, endpoint: wire.Endpoint) -> None:
+    def _note_name(self, upstream: Upstream, endpoint: wire.Endpoint) -> None:
         """By what name a member has come to that address. It is for people, and budgets: a name leads elsewhere at any
         moment, so nothing is ever found by it that a permit depends on."""
-        known = self.ledger.servers[site.id].aliases
-        if endpoint.named not in known and len(known) < len(site.ways) + MOST_OF_ONE:
-            self.ledger.server(site.id, aliases=(endpoint.named,))
-            self.probes[site.id].recalculate(at_once=True)
+        known = self.ledger.servers[upstream.id].aliases
+        if endpoint.named not in known and len(known) < len(upstream.ways) + MOST_OF_ONE:
+            self.ledger.server(upstream.id, aliases=(endpoint.named,))
+            self.probes[upstream.id].recalculate(at_once=True)
 
-    def held(self, hold: wire.Hold) -> dict[Site, tuple[int, int]]:
-        """The sites of what a member says it holds; how much is stated at each, and how much of that is open. Some of
-        the addresses may be another server's by now. Empty: there are too many already, and it is not
-        remembered. That overspends nothing: at a server that is not known nothing is raised, and when it becomes
-        known it is searched for our connections first."""
-        site = self.by_key.get(hold.server)
+    def held(self, hold: wire.Hold) -> dict[Upstream, tuple[int, int]]:
+        """The upstreams of what a member says it holds; how much is stated at each, and how much of that is open. Some
+        of the addresses may be another server's by now. Empty: there are too many already, and it is not remembered.
+        That overspends nothing: at a server that is not known nothing is raised, and when it becomes known it is
+        searched for our connections first."""
+        upstream = self.by_key.get(hold.server)
         for key in hold.endpoints:
-            site = site or self.by_key.get(key)
-        if site is None:
+            upstream = upstream or self.by_key.get(key)
+        if upstream is None:
             if self._full():
                 return {}
-            site = self._new(hold.server, ())
+            upstream = self._new(hold.server, ())
         room = max(0, MOST_NAMES - len(self.by_key))
         new = [key for key in hold.endpoints if key not in self.by_key][:room]
-        self.by_key.update(dict.fromkeys(new, site))
-        self.ledger.server(site.id, aliases=[key for key in hold.endpoints if self.by_key.get(key) is site])
-        found = {site: (max(0, hold.stated), max(0, hold.open))}
+        self.by_key.update(dict.fromkeys(new, upstream))
+        self.ledger.server(upstream.id, aliases=[key for key in hold.endpoints if self.by_key.get(key) is upstream])
+        found = {upstream: (max(0, hold.stated), max(0, hold.open))}
         for key in hold.endpoints:
-            other = self.by_key.get(key, site)
-            if other is not site:  # before it has been told a limit there, it opens nothing there
+            other = self.by_key.get(key, upstream)
+            if other is not upstream:  # before it has been told a limit there, it opens nothing there
                 there = hold.by.get(key, 0) if hold.by else max(hold.stated, hold.open)
                 before = found.get(other, (0, 0))[0] if hold.by else 0
                 found[other] = before + there, before + there
         return found
 
-    def find(self, name: str) -> Site | None:
-        """The site that a person means: an id, another key, or ``host:port``. By a host's name: that which somebody has
-        reached by it last."""
+    def find(self, name: str) -> Upstream | None:
+        """The upstream that a person means: an id, another key, or ``host:port``. By a host's name: that which somebody
+        has reached by it last."""
         keys = name, f"tcp://{name}", f"unix://{name}"
         for key in keys:
             if key in self.by_key:
                 return self.by_key[key]
-        named = [site for site in self.sites.values() if not self.ledger.servers[site.id].aliases.isdisjoint(keys)]
-        return max(named, key=lambda site: (site.health.up, site.used), default=None)
+        named = [
+            upstream
+            for upstream in self.upstreams.values()
+            if not self.ledger.servers[upstream.id].aliases.isdisjoint(keys)
+        ]
+        return max(named, key=lambda upstream: (upstream.health.up, upstream.used), default=None)
 
-    def is_resolved(self, site: Site, run_id: str, twin: Site | None = None) -> Site:
-        """``site`` has said who it is, or ``twin`` has turned out to be the same. The site it turned out to be: itself,
-        or one known by another key."""
-        site.run_id = run_id
-        twin = twin or self.twin_of(site)
-        waiting, site.waiting = site.waiting, []
+    def is_resolved(self, upstream: Upstream, run_id: str, twin: Upstream | None = None) -> Upstream:
+        """``upstream`` has said who it is, or ``twin`` has turned out to be the same. The upstream it turned out to be:
+        itself, or one known by another key."""
+        upstream.run_id = run_id
+        twin = twin or self.twin_of(upstream)
+        waiting, upstream.waiting = upstream.waiting, []
         if twin is not None:
-            self._merge(site, twin)
+            self._merge(upstream, twin)
         else:
-            site.resolved = True
-        self.ledger.server((twin or site).id, run_id=run_id)
+            upstream.resolved = True
+        self.ledger.server((twin or upstream).id, run_id=run_id)
         if twin is None:
-            self.ledger.settled(site.id)
-        target = twin or site
-        log.info("server.resolved", extra={"server": target.id, "endpoint": site.id, "run_id": run_id})
+            self.ledger.settled(upstream.id)
+        target = twin or upstream
+        log.info("server.resolved", extra={"server": target.id, "endpoint": upstream.id, "run_id": run_id})
         for tag, key in waiting:
             self.resolved(target, tag, key)
         return target
 
-    def resolved(self, site: Site, tag: str, key: str) -> None:
+    def resolved(self, upstream: Upstream, tag: str, key: str) -> None:
         """It is known which server this is: tell the member, and let it have its share."""
         if tag not in self._roster.known:
             return
-        self._roster.send(tag, self.placed(tag, key, site.id))
-        self.ledger.attach(tag, site.id, self.turns.clock())
-        if not site.health.up:
-            self._roster.send(tag, self.health_of(site))
-        self.turns.touch()
+        self._roster.send(tag, self.placed(tag, key, upstream.id))
+        self.ledger.attach(tag, upstream.id, self.committer.clock())
+        if not upstream.health.up:
+            self._roster.send(tag, self.health_of(upstream))
+        self.committer.touch()
 
-    def twin_of(self, site: Site) -> Site | None:
-        """The resolved site that is the same server: by run_id, or by address where one of them has not said
+    def twin_of(self, upstream: Upstream) -> Upstream | None:
+        """The resolved upstream that is the same server: by run_id, or by address where one of them has not said
         its run_id, or cannot be asked for it yet. Two that are resolved are one only if both say so now: addresses
         change hands, and what one of them said before is the other one's server then."""
-        run_id, address = site.run_id, site.address
+        run_id, address = upstream.run_id, upstream.address
         key = f"tcp://{address[0]}:{address[1]}" if address else ""
-        for other in self.sites.values():
-            if other is site or not other.resolved:
+        for other in self.upstreams.values():
+            if other is upstream or not other.resolved:
                 continue
-            if same(run_id, site.sameness.several, other.run_id, other.sameness.several):
-                if site.sameness.again:
+            if same(run_id, upstream.sameness.several, other.run_id, other.sameness.several):
+                if upstream.sameness.again:
                     continue
-                if other.sameness.again or (site.resolved and other.fresh_at < site.changed_at):
+                if other.sameness.again or (upstream.resolved and other.fresh_at < upstream.changed_at):
                     self.probes[other.id].ask_anew()  # what it said may be out of date: it sees for itself
                     continue
                 return other
@@ -237,31 +241,31 @@ class Book:
                 return other
         return None
 
-    def comparable(self, site: Site) -> list[ProbePort]:
-        """Probes of servers of which only a comparison tells whether they are the same as ``site``."""
+    def comparable(self, upstream: Upstream) -> list[ProbePort]:
+        """Probes of servers of which only a comparison tells whether they are the same as ``upstream``."""
         return [
             self.probes[other.id]
-            for other in self.sites.values()
-            if other is not site
+            for other in self.upstreams.values()
+            if other is not upstream
             and other.resolved
             and other.endpoints
-            and not (site.run_id and other.run_id)
-            and frozenset((site.id, other.id)) not in self.apart
+            and not (upstream.run_id and other.run_id)
+            and frozenset((upstream.id, other.id)) not in self.apart
         ]
 
-    def compare_anew(self, site: Site) -> None:
+    def compare_anew(self, upstream: Upstream) -> None:
         """It may have become another one since it was compared."""
-        self.apart = {pair for pair in self.apart if site.id not in pair}
+        self.apart = {pair for pair in self.apart if upstream.id not in pair}
 
-    def doubtful(self, site: Site, run_id: str, met: float, since: float) -> list[Site]:
-        """Sites that may be the same server as ``site``, or may be it no more. It may have been restarted since they
-        last said who they are; or they have said the same, before it was ``met``, and lead elsewhere by now. Those that
-        nobody has an endpoint for count while a living member holds something."""
-        several = site.sameness.several
+    def doubtful(self, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
+        """Upstreams that may be the same server as ``upstream``, or may be it no more. It may have been restarted since
+        they last said who they are; or they have said the same, before it was ``met``, and lead elsewhere by now. Those
+        that nobody has an endpoint for count while a living member holds something."""
+        several = upstream.sameness.several
         return [
             other
-            for other in self.sites.values()
-            if other is not site
+            for other in self.upstreams.values()
+            if other is not upstream
             and other.resolved
             and other.run_id
             and (
@@ -273,49 +277,49 @@ class Book:
             and not self.probes[other.id].still_runs
         ]
 
-    def unite(self, site: Site, twin: Site) -> None:
-        """Both are resolved, and it turns out that they are one server. Their members are told."""
-        log.warning("server.united", extra={"server": twin.id, "endpoint": site.id, "run_id": site.run_id})
-        self._merge(site, twin)
+    def unite(self, upstream: Upstream, twin: Upstream) -> None:
+        """Both are resolved, and it committer out that they are one server. Their members are told."""
+        log.warning("server.united", extra={"server": twin.id, "endpoint": upstream.id, "run_id": upstream.run_id})
+        self._merge(upstream, twin)
         self.ledger.server(twin.id, run_id=twin.run_id)
 
-    def part(self, site: Site, keys: list[str]) -> None:
+    def part(self, upstream: Upstream, keys: list[str]) -> None:
         """These of its addresses lead to another server by now, which is to be resolved. Their members are told at
         once: what each of them has there, nobody else knows, and until it has said so it is charged at both."""
         id = self._id_for(keys[0])
-        log.warning("server.parted", extra={"server": site.id, "endpoint": ", ".join(sorted(keys))})
-        ways = site.ways.take_out(keys)
-        sameness = site.sameness.part(keys)
+        log.warning("server.parted", extra={"server": upstream.id, "endpoint": ", ".join(sorted(keys))})
+        ways = upstream.ways.take_out(keys)
+        sameness = upstream.sameness.part(keys)
         tags = {tag for way in ways.all() for tag in way.tags}
         named = {way.endpoint.named for way in ways.all()}
-        self.ledger.part(site.id, id, {*keys, *named}, tags, self.turns.clock())
-        self.ledger.servers[site.id].aliases -= set(keys)
+        self.ledger.part(upstream.id, id, {*keys, *named}, tags, self.committer.clock())
+        self.ledger.servers[upstream.id].aliases -= set(keys)
         new = self._new(id, ())
-        new.ways, new.lost, new.sameness = ways, dict(site.lost), sameness
+        new.ways, new.lost, new.sameness = ways, dict(upstream.lost), sameness
         self.by_key.update(dict.fromkeys(keys, new))
         for way in ways.all():
             for tag in sorted(way.tags):
                 new.waiting.append((tag, way.endpoint.key))
                 self._roster.send(tag, self.placed(tag, way.endpoint.key, id))
-        self.turns.touch()
+        self.committer.touch()
 
-    def _merge(self, site: Site, twin: Site) -> None:
-        """``site`` is another name of ``twin``."""
-        twin.ways.take(site.ways)
+    def _merge(self, upstream: Upstream, twin: Upstream) -> None:
+        """``upstream`` is another name of ``twin``."""
+        twin.ways.take(upstream.ways)
         for key, other in list(self.by_key.items()):
-            if other is site:
+            if other is upstream:
                 self.by_key[key] = twin
-        self.ledger.server(twin.id, aliases=site.ways)
-        twin.run_id = site.run_id or twin.run_id
-        twin.lost.update(site.lost)
-        twin.sameness.several |= site.sameness.several
-        self.compare_anew(site)
-        del self.sites[site.id]
-        del self.probes[site.id]
-        if self.ledger.servers[site.id].accounts:
-            self._spent.add(site.id)
-        for tag in self.ledger.servers[site.id].accounts:
-            for key in site.ways:
+        self.ledger.server(twin.id, aliases=upstream.ways)
+        twin.run_id = upstream.run_id or twin.run_id
+        twin.lost.update(upstream.lost)
+        twin.sameness.several |= upstream.sameness.several
+        self.compare_anew(upstream)
+        del self.upstreams[upstream.id]
+        del self.probes[upstream.id]
+        if self.ledger.servers[upstream.id].accounts:
+            self._spent.add(upstream.id)
+        for tag in self.ledger.servers[upstream.id].accounts:
+            for key in upstream.ways:
                 self._roster.send(tag, self.placed(tag, key, twin.id))
 
     # ---- questions of members ---------------------------------------------------------------------
@@ -336,29 +340,29 @@ class Book:
 
     def tick(self) -> None:
         """Forget servers that nobody uses. Called a few times a second."""
-        now = self.turns.clock()
-        for site in list(self.sites.values()):
-            server = self.ledger.servers[site.id]
-            probe = self.probes[site.id]
-            if server.accounts or server.quarantine or site.waiting or site.lost or site.unclosed:
-                site.used = now
+        now = self.committer.clock()
+        for upstream in list(self.upstreams.values()):
+            server = self.ledger.servers[upstream.id]
+            probe = self.probes[upstream.id]
+            if server.accounts or server.quarantine or upstream.waiting or upstream.lost or upstream.unclosed:
+                upstream.used = now
                 probe.unwanted = False
-            elif now - site.used > (UNUSED if site.resolved else UNREACHED):
+            elif now - upstream.used > (UNUSED if upstream.resolved else UNREACHED):
                 if not probe.unwanted:
                     probe.unwanted = True  # it closes what it keeps, and looks no more
                     probe.wake()
                 elif not probe.busy and server.outstanding == 0:
-                    self._forget(site)
+                    self._forget(upstream)
 
-    def _forget(self, site: Site) -> None:
+    def _forget(self, upstream: Upstream) -> None:
         """Nobody uses it and nothing is charged there."""
-        log.info("server.forgotten", extra={"server": site.id})
-        self.compare_anew(site)
-        self.probes.pop(site.id).cancel()
-        del self.sites[site.id]
-        self.by_key = {key: other for key, other in self.by_key.items() if other is not site}
-        self.ledger.strike(site.id)
-        self._roster.totals.forget(site.id)
+        log.info("server.forgotten", extra={"server": upstream.id})
+        self.compare_anew(upstream)
+        self.probes.pop(upstream.id).cancel()
+        del self.upstreams[upstream.id]
+        self.by_key = {key: other for key, other in self.by_key.items() if other is not upstream}
+        self.ledger.strike(upstream.id)
+        self._roster.totals.forget(upstream.id)
 
     def granted(self, server: str) -> None:
         """A turn has granted a connection of our own."""
@@ -390,10 +394,10 @@ class Book:
 
     def _whole(self) -> None:
         self.ledger.whole()
-        self.whole_since = self.turns.clock()
+        self.whole_since = self.committer.clock()
         for probe in self.probes.values():
             probe.wake()
-        self.turns.touch()
+        self.committer.touch()
 
     def exited(self, tag: str) -> None:
         """A process is gone: whatever it has left is to be proven gone."""
@@ -403,28 +407,28 @@ class Book:
     def detached(self, tag: str, key: str) -> None:
         """A member has nothing by that address any more, and wants nothing."""
         self._questions.get(tag, {}).pop(key, None)
-        site = self.by_key.get(key)
-        if site is None:
+        upstream = self.by_key.get(key)
+        if upstream is None:
             return
-        site.waiting = [(other, its) for other, its in site.waiting if (other, its) != (tag, key)]
-        site.ways.leave(key, tag)
-        self.probes[site.id].wake()
+        upstream.waiting = [(other, its) for other, its in upstream.waiting if (other, its) != (tag, key)]
+        upstream.ways.leave(key, tag)
+        self.probes[upstream.id].wake()
 
-    def forget_unused(self, site: Site) -> None:
+    def forget_unused(self, upstream: Upstream) -> None:
         """Addresses of a resolved server that nobody uses any more may lead elsewhere when a process comes with them
         again. While a process of the snapshot has not registered it may be using any of them: they are only asked no
         more."""
-        server = self.ledger.servers[site.id]
-        users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in site.waiting}
-        keys = site.ways.keep(users)
+        server = self.ledger.servers[upstream.id]
+        users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in upstream.waiting}
+        keys = upstream.ways.keep(users)
         if keys:
-            site.sameness.leave(keys)
+            upstream.sameness.leave(keys)
         if not self._have_registered(server.accounts):
             return
-        if site.ways and self.turns.clock() > self._began + UNUSED:  # who was there before has come by now
-            keys = [key for key in server.aliases if key not in site.ways]
+        if upstream.ways and self.committer.clock() > self._began + UNUSED:  # who was there before has come by now
+            keys = [key for key in server.aliases if key not in upstream.ways]
         for key in keys:
-            if key != site.id and self.by_key.get(key) is site:
+            if key != upstream.id and self.by_key.get(key) is upstream:
                 del self.by_key[key]
                 server.aliases.discard(key)
 
@@ -434,68 +438,74 @@ class Book:
 
     def goes_to(self, tag: str, server: str) -> bool:
         """Whether a process has named an address of that server."""
-        site = self.sites.get(server)
-        return site is not None and any(tag in way.tags for way in site.ways.all())
+        upstream = self.upstreams.get(server)
+        return upstream is not None and any(tag in way.tags for way in upstream.ways.all())
 
-    def shown(self) -> list[Site]:
+    def shown(self) -> list[Upstream]:
         """Those that people are told of: not the addresses of a name at which nobody has ever been reached, while the
         name has others."""
-        return [site for site in self.sites.values() if site.resolved or site.health.up or not site.among]
+        return [
+            upstream
+            for upstream in self.upstreams.values()
+            if upstream.resolved or upstream.health.up or not upstream.among
+        ]
 
     def departed(self, tag: str) -> None:
         """A member is none any more."""
         self.asks_anew(tag)
         for probe in self.probes.values():
             probe.outages.gone(tag)
-        for site in self.sites.values():
-            site.waiting = [(other, key) for other, key in site.waiting if other != tag]
+        for upstream in self.upstreams.values():
+            upstream.waiting = [(other, key) for other, key in upstream.waiting if other != tag]
 
     def lost(self, server: str, tag: str, serials: Iterable[int]) -> None:
-        site = self.by_key.get(server)
-        if site is not None:
-            now = self.turns.clock()
-            site.lost.update((f"{tag}-{serial}", now) for serial in serials)
-            self.probes[site.id].hurry()
+        upstream = self.by_key.get(server)
+        if upstream is not None:
+            now = self.committer.clock()
+            upstream.lost.update((f"{tag}-{serial}", now) for serial in serials)
+            self.probes[upstream.id].hurry()
 
     def trouble(self, tag: str, said: wire.Trouble) -> None:
         """A member could not connect, so we look for ourselves; or its connections bear no name."""
-        site = self.by_key.get(said.server)
-        if site is None:
+        upstream = self.by_key.get(said.server)
+        if upstream is None:
             return
-        if said.kind == "nameless" and tag not in site.nameless:
-            site.nameless[tag] = said.detail
-            log.warning("member.nameless", extra={"server": site.id, "tag": tag, "error": said.detail})
+        if said.kind == "nameless" and tag not in upstream.nameless:
+            upstream.nameless[tag] = said.detail
+            log.warning("member.nameless", extra={"server": upstream.id, "tag": tag, "error": said.detail})
         if said.kind in ("refused", "unreachable"):
             if said.kind == "refused":
-                site.refused = True
+                upstream.refused = True
             else:
-                self.probes[site.id].outages.failed(tag, said, self.turns.clock())
-            self.probes[site.id].hurry()
+                self.probes[upstream.id].outages.failed(tag, said, self.committer.clock())
+            self.probes[upstream.id].hurry()
 
     def heard(self, server: str, tag: str, replied: float) -> None:
         """A member has reported, and had a reply then."""
         probe = self.probes.get(server)
         if probe is not None:
-            probe.outages.heard(tag, replied, self.turns.clock())
+            probe.outages.heard(tag, replied, self.committer.clock())
 
     def set_budget(self, name: str, word: str) -> tuple[bool, str]:
         """The operator's word; (whether it was taken, a sentence)."""
-        site = self.find(name)
-        if site is None:
-            known = self.by_key.keys() | {key for site in self.sites for key in self.ledger.servers[site].aliases}
+        upstream = self.find(name)
+        if upstream is None:
+            known = self.by_key.keys() | {
+                key for upstream in self.upstreams for key in self.ledger.servers[upstream].aliases
+            }
             return False, f"no server is known as {name!r}; known are {', '.join(sorted(known)) or 'none'}"
         if word not in ("auto", "reset") and not (word.isdecimal() and 0 < int(word) <= 1_000_000):
             return False, f"the budget {word!r} is neither a number from 1 to 1000000 nor auto nor reset"
-        site.operator = None if word == "reset" else word
-        if site.operator is None:
-            self.ledger.forget_operator(site.id)
-        self.probes[site.id].recalculate(at_once=True)
-        log.info("budget.set", extra={"server": site.id, "budget": word})
-        self.probes[site.id].hurry()
-        return True, f"{site.id}: {site.derivation.text}"
+        upstream.operator = None if word == "reset" else word
+        if upstream.operator is None:
+            self.ledger.forget_operator(upstream.id)
+        self.probes[upstream.id].recalculate(at_once=True)
+        log.info("budget.set", extra={"server": upstream.id, "budget": word})
+        self.probes[upstream.id].hurry()
+        return True, f"{upstream.id}: {upstream.derivation.text}"
 
-    def health_of(self, site: Site) -> wire.Health:
-        return wire.Health(site.id, site.health.up, site.health.since, site.health.error)
+    def health_of(self, upstream: Upstream) -> wire.Health:
+        return wire.Health(upstream.id, upstream.health.up, upstream.health.since, upstream.health.error)
 
     # ---- the end ----------------------------------------------------------------------------------
 

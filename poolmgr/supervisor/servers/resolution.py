@@ -3,8 +3,8 @@
 An endpoint is *resolved* by asking the server behind it for its run_id, with a permit borrowed of every
 server that it might turn out to be, so that even the question stays within the budget. A server that is
 new is searched for connections that are there already (:mod:`poolmgr.supervisor.servers.census`), and nothing is
-raised before those who hold them have had time to register. Two sites that turn out to be one server
-become one: the twin takes what is left. Several sites can be resolved at the same time: each decision is made
+raised before those who hold them have had time to register. Two upstreams that turn out to be one server
+become one: the twin takes what is left. Several upstreams can be resolved at the same time: each decision is made
 between two waits, from what is known then, so that none of them waits for another one's server.
 """
 
@@ -27,11 +27,11 @@ from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.ports import ProbePort, RegistryPort
-from poolmgr.supervisor.servers.reconcile import Consequences
+from poolmgr.supervisor.servers.reconcile import Reconciler
 from poolmgr.supervisor.servers.sameness import Meetings
-from poolmgr.supervisor.servers.schedule import BUSY, Timetable
-from poolmgr.supervisor.servers.session import Eye
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.schedule import BUSY, Schedule
+from poolmgr.supervisor.servers.session import AdminSession
+from poolmgr.supervisor.servers.upstream import Upstream
 
 UNHEARD = 2.0
 """Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
@@ -58,37 +58,37 @@ DOUBT = 2.0
 
 
 class Resolution:
-    """See the module's docstring. One for each site; used in the event loop.
+    """See the module's docstring. One for each upstream; used in the event loop.
 
     Args:
         no_permit: called when there was none to look with.
-        end: called when this site was another name of a known one: its probe ends.
+        end: called when this upstream was another name of a known one: its probe ends.
     """
 
     def __init__(
         self,
-        site: Site,
+        upstream: Upstream,
         context: Context,
         registry: RegistryPort,
         *,
-        eye: Eye,
+        session: AdminSession,
         own: OwnPermits,
         allowance: Allowance,
-        timetable: Timetable,
-        consequences: Consequences,
+        schedule: Schedule,
+        reconciler: Reconciler,
         no_permit: Callable[[float], object],
         end: Callable[[], None],
     ) -> None:
-        self._site = site
+        self._upstream = upstream
         self._context = context
         self._registry = registry
         self._ledger = context.ledger
-        self._turns = context.turns
-        self._eye = eye
+        self._committer = context.committer
+        self._session = session
         self._own = own
         self._allowance = allowance
-        self._timetable = timetable
-        self._consequences = consequences
+        self._schedule = schedule
+        self._reconciler = reconciler
         self._no_permit = no_permit
         self._end = end
         self._unheard: set[str] = set()
@@ -104,35 +104,35 @@ class Resolution:
 
     async def resolve(self, work: Work) -> None:
         """Learn the run_id, with a permit of every server that it might turn out to be."""
-        site = self._site
-        if self._eye.silent:  # still: what is open is waited for
-            self._timetable.retry_at = self._turns.clock() + STILL
+        upstream = self._upstream
+        if self._session.silent:  # still: what is open is waited for
+            self._schedule.retry_at = self._committer.clock() + STILL
             return
         try:
             work = await self._located(work)
         except OSError as error:
-            self._timetable.hurry = False
-            now = self._turns.clock()
+            self._schedule.hurry = False
+            now = self._committer.clock()
             found = Findings(error=("unreachable", error.strerror or str(error)))
-            self._consequences.note(found, now, now)
+            self._reconciler.note(found, now, now)
             self._take_its_word(found, now)
             return
         self._over.clear()
         borrowed: list[ProbePort] = []
-        probe = self._registry.probes[site.id]
+        probe = self._registry.probes[upstream.id]
         try:
             if not await self._permits(borrowed):
                 return
             self._registry.unplaced.add(probe)
-            self._timetable.hurry = False
-            began = self._turns.clock()
+            self._schedule.hurry = False
+            began = self._committer.clock()
             await self._look(work, began, borrowed)
         finally:
-            if not self._eye.stalled:
+            if not self._session.stalled:
                 self._registry.unplaced.discard(probe)
             for lender in borrowed:
                 lender.permits.release()
-            self._turns.touch()
+            self._committer.touch()
 
     async def _located(self, work: Work) -> Work:
         """Names are looked up before anything is borrowed: that can take long, and opens nothing."""
@@ -140,7 +140,7 @@ class Resolution:
         failure: OSError | None = None
         for ways in work.endpoints:
             try:
-                places[ways[0].key] = await self._eye.locate(ways[0])
+                places[ways[0].key] = await self._session.locate(ways[0])
             except OSError as error:
                 failure = error
         if not places and failure is not None:
@@ -154,18 +154,18 @@ class Resolution:
         """Have one of our own, and one of each server that it may be. What is not to be had in :data:`PATIENCE` seconds
         is overdrawn, seldom, and counted as unproven: else whoever has pinned all permits of one server would keep
         everybody from using another one."""
-        until = self._turns.clock() + PATIENCE
+        until = self._committer.clock() + PATIENCE
         while not self._room():
-            if self._turns.clock() >= until:
+            if self._committer.clock() >= until:
                 break
             await asyncio.sleep(0.02)
         while True:
             missing = await self._borrow(borrowed, ROUND)
             if not missing:
                 break
-            if self._turns.clock() >= until:
+            if self._committer.clock() >= until:
                 if not all(self._may_overdraw(lender) for lender in missing):
-                    self._timetable.retry_at = self._turns.clock() + ROUND
+                    self._schedule.retry_at = self._committer.clock() + ROUND
                     return False
                 await asyncio.gather(*(self._overdraw(lender, borrowed) for lender in missing))
                 break
@@ -176,12 +176,12 @@ class Resolution:
     def _room(self) -> bool:
         """Whether one more connection of which nobody knows where it leads would be within the budget of a server that
         is not known yet."""
-        word = self._context.settings.budget_of(self._ledger.servers[self._site.id].aliases)
-        others = len(self._registry.unplaced - {self._registry.probes[self._site.id]})
+        word = self._context.settings.budget_of(self._ledger.servers[self._upstream.id].aliases)
+        others = len(self._registry.unplaced - {self._registry.probes[self._upstream.id]})
         return word == "auto" or others < int(word)
 
     def _lenders(self) -> list[ProbePort]:
-        return [p for p in self._registry.probes.values() if p.site is not self._site and p.site.resolved]
+        return [p for p in self._registry.probes.values() if p.upstream is not self._upstream and p.upstream.resolved]
 
     async def _borrow(self, borrowed: list[ProbePort], patience: float) -> list[ProbePort]:
         """A permit of each; those that had none."""
@@ -191,7 +191,7 @@ class Resolution:
             (borrowed if await lender.lend(patience) else missing).append(lender)
 
         await asyncio.gather(*map(borrow, self._lenders()))
-        return [lender for lender in missing if lender.site.id in self._registry.sites]
+        return [lender for lender in missing if lender.upstream.id in self._registry.upstreams]
 
     def _return(self, borrowed: list[ProbePort]) -> None:
         for lender in borrowed:
@@ -199,7 +199,7 @@ class Resolution:
         borrowed.clear()
 
     def _may_overdraw(self, lender: ProbePort) -> bool:
-        return not self._ledger.stuck and self._turns.clock() >= lender.site.overdrawn_at + OVER_EVERY
+        return not self._ledger.stuck and self._committer.clock() >= lender.upstream.overdrawn_at + OVER_EVERY
 
     async def _overdraw(self, lender: ProbePort, borrowed: list[ProbePort]) -> None:
         self._count_over(lender)
@@ -209,25 +209,25 @@ class Resolution:
 
     def _count_over(self, lender: ProbePort) -> None:
         """The next permit of it is granted although it does not fit."""
-        site = lender.site
-        site.overdrawn_at = self._turns.clock()
-        site.unproven += 1
-        log.warning("look.unproven", extra={"server": site.id, "endpoint": self._site.id})
-        self._ledger.overdraw_own(site.id)
+        upstream = lender.upstream
+        upstream.overdrawn_at = self._committer.clock()
+        upstream.unproven += 1
+        log.warning("look.unproven", extra={"server": upstream.id, "endpoint": self._upstream.id})
+        self._ledger.overdraw_own(upstream.id)
 
     async def _own_permit(self) -> bool:
-        site = self._site
-        server = self._ledger.servers[site.id]
-        new = site.governor.budget is None
+        upstream = self._upstream
+        server = self._ledger.servers[upstream.id]
+        new = upstream.governor.budget is None
         # Where addresses have parted nothing is told before it is known which server that is, so nothing comes back.
         needed = max(1, server.outstanding + int(server.unknown and not server.own))
         if new and server.budget < needed:
-            self._ledger.set_budget(site.id, needed, self._turns.clock())
-        if await self._eye.permit(SHORT if new else PATIENCE):
+            self._ledger.set_budget(upstream.id, needed, self._committer.clock())
+        if await self._session.permit(SHORT if new else PATIENCE):
             return True
-        now = self._turns.clock()
+        now = self._committer.clock()
         if new:  # what members state fills all that we know of: there must be one more
-            self._ledger.set_budget(site.id, server.outstanding + 1, now)
+            self._ledger.set_budget(upstream.id, server.outstanding + 1, now)
         else:
             self._no_permit(now)
         return False
@@ -235,63 +235,63 @@ class Resolution:
     # ---- what it says -----------------------------------------------------------------------------
 
     async def _look(self, work: Work, began: float, borrowed: list[ProbePort]) -> None:
-        site = self._site
-        found = await self._eye.look(work)
-        now = self._turns.clock()
-        self._consequences.note(found, now, began)
+        upstream = self._upstream
+        found = await self._session.look(work)
+        now = self._committer.clock()
+        self._reconciler.note(found, now, began)
         known = not found.busy and (found.error is None or _keeps_us_out(found))
         if not known:
             if found.busy:
-                self._timetable.retry_at = now + BUSY
-            if not self._eye.stalled or site.own:
-                await self._eye.shut()
+                self._schedule.retry_at = now + BUSY
+            if not self._session.stalled or upstream.own:
+                await self._session.shut()
             self._doubt(borrowed)
             if not found.answered:
                 self._take_its_word(found, now)
             return
         if self._in_doubt(found, now):
-            await self._eye.shut()
+            await self._session.shut()
             self._doubt(borrowed)
-            self._timetable.retry_at = now + 0.02
+            self._schedule.retry_at = now + 0.02
             return
         several = await self._says_several(work, found, borrowed)
-        now = self._turns.clock()
+        now = self._committer.clock()
         if several is None or (several and self._are_apart(several, found, now)):
-            if not self._eye.stalled:
-                await self._eye.shut()
+            if not self._session.stalled:
+                await self._session.shut()
             self._doubt(borrowed)
-            self._timetable.retry_at = self._turns.clock() + STILL
+            self._schedule.retry_at = self._committer.clock() + STILL
             return
         if several:
-            site.sameness.several |= several
-            log.warning("server.several", extra={"server": site.id, "run_ids": len(several)})
+            upstream.sameness.several |= several
+            log.warning("server.several", extra={"server": upstream.id, "run_ids": len(several)})
         twin = None
-        if self._registry.twin_of(site) is None:
+        if self._registry.twin_of(upstream) is None:
             twin, waits = await self._compared(found)
             if waits:
-                await self._eye.shut()
+                await self._session.shut()
                 self._doubt(borrowed)
-                self._timetable.retry_at = self._turns.clock() + STILL
+                self._schedule.retry_at = self._committer.clock() + STILL
                 return
-            now = self._turns.clock()
-        site.asked_at = site.fresh_at = began
-        site.sameness.asked(found.said, began, started(found, now))
-        site.run_id = found.run_id
-        if twin is not None or self._registry.twin_of(site) is not None:
-            # Before, for nothing may come between the book's making one of the two and the ledger's: who
+            now = self._committer.clock()
+        upstream.asked_at = upstream.fresh_at = began
+        upstream.sameness.asked(found.said, began, started(found, now))
+        upstream.run_id = found.run_id
+        if twin is not None or self._registry.twin_of(upstream) is not None:
+            # Before, for nothing may come between the registry's making one of the two and the ledger's: who
             # registered then would be found to state more than is charged, as if a snapshot were lost.
-            await self._eye.shut()
-        if twin is not None and twin.id not in self._registry.sites:  # it has gone meanwhile, into another one
-            self._timetable.retry_at = 0.0
+            await self._session.shut()
+        if twin is not None and twin.id not in self._registry.upstreams:  # it has gone meanwhile, into another one
+            self._schedule.retry_at = 0.0
             return
         self._meetings.end()
-        target = self._registry.is_resolved(site, found.run_id, twin)
-        if target is not site:
+        target = self._registry.is_resolved(upstream, found.run_id, twin)
+        if target is not upstream:
             self._hand_over(self._registry.probes[target.id])
             return
         self._met_anew(found, now, began)
-        if found.error is not None or self._timetable.sparing:
-            await self._eye.shut()
+        if found.error is not None or self._schedule.sparing:
+            await self._session.shut()
 
     async def _says_several(self, work: Work, found: Findings, borrowed: list[ProbePort]) -> set[str] | None:
         """It may be a balancer, and before servers that others use directly: then its first connection may be one too
@@ -304,21 +304,21 @@ class Resolution:
             return set()
         said, restarted = [found.run_id], False
         for _ in range(MEETINGS):
-            began = self._turns.clock()
-            again = await self._eye.look(msgspec.structs.replace(work, fresh=True))
+            began = self._committer.clock()
+            again = await self._session.look(msgspec.structs.replace(work, fresh=True))
             if again.error is not None:
-                now = self._turns.clock()
+                now = self._committer.clock()
                 if now < self._meetings.met(found.run_id, now) + DOUBT:
                     return None
-                if self._eye.stalled:
-                    await self._eye.shut()
+                if self._session.stalled:
+                    await self._session.shut()
                     self._doubt(borrowed)
                 break
             if not again.run_id:
                 break
             if again.run_id != said[-1]:
                 said.append(again.run_id)
-                restarted = restarted or _started(again, self._turns.clock()) >= began
+                restarted = restarted or _started(again, self._committer.clock()) >= began
         names = set(said)
         if restarted and len(names) == len(said):  # it may be one: none of these was said again
             return set()
@@ -326,46 +326,46 @@ class Resolution:
 
     def _are_apart(self, several: set[str], found: Findings, now: float) -> bool:
         """Whether servers to which it leads in turn still have a budget each: they are told that they are one."""
-        sites = [probe for probe in self._lenders() if probe.site.run_id in several]
-        if len(sites) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
+        upstreams = [probe for probe in self._lenders() if probe.upstream.run_id in several]
+        if len(upstreams) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
             return False
-        for probe in sites:
-            probe.site.sameness.several |= several
+        for probe in upstreams:
+            probe.upstream.sameness.several |= several
             probe.ask_anew()
         return True
 
     def _take_its_word(self, found: Findings, now: float) -> None:
         """Only those who use it have a way to it: what they call it is all that anybody knows. So it is a server of its
         own, as far as we do not get to see it."""
-        site = self._site
-        if not site.own:
+        upstream = self._upstream
+        if not upstream.own:
             return
-        self._registry.is_resolved(site, "")
+        self._registry.is_resolved(upstream, "")
         self._met_anew(found, now, now)
-        site.remark = "the supervisor has no way to it"
+        upstream.remark = "the supervisor has no way to it"
         self._allowance.apply(now, at_once=True)
 
     def _doubt(self, borrowed: list[ProbePort]) -> None:
         """What is open, or was not closed properly, may lead to any server that has lent a permit for it. There the
         permit stays until that one has been seen not to have it."""
-        names = set(self._site.unclosed)
-        if self._eye.stalled_name:
-            names.add(self._eye.stalled_name)
+        names = set(self._upstream.unclosed)
+        if self._session.stalled_name:
+            names.add(self._session.stalled_name)
         for lender in list(borrowed) if names else ():
-            if lender.site.id not in self._registry.sites:
+            if lender.upstream.id not in self._registry.upstreams:
                 continue
-            fresh = names - lender.site.unclosed.keys()
+            fresh = names - lender.upstream.unclosed.keys()
             for name in sorted(fresh)[:1]:  # one permit was lent, and one connection made with it
                 borrowed.remove(lender)
                 lender.doubt(name)
 
-    async def _compared(self, found: Findings) -> tuple[Site | None, bool]:
+    async def _compared(self, found: Findings) -> tuple[Upstream | None, bool]:
         """The server that this one is, where it or the other one does not say so; and whether that is to be tried
         again, for there was no permit to find out. It takes two connections to the other one at the same time: where
         the first was over its budget the second may be too."""
-        site = self._site
-        site.run_id = found.run_id
-        others = self._registry.comparable(site) if found.error is None else []
+        upstream = self._upstream
+        upstream.run_id = found.run_id
+        others = self._registry.comparable(upstream) if found.error is None else []
         try:
             return await self._twin_among(others), False
         except NoPermitError as error:
@@ -377,35 +377,36 @@ class Resolution:
                 return await self._twin_among(others), False
             return None, True
 
-    async def twin_by_likeness(self, found: Findings) -> Site | None:
-        """The resolved site that is the same server as this resolved one; None if there is none, or none is known."""
-        site = self._site
-        if found.error is not None or site.id not in self._registry.sites:
+    async def twin_by_likeness(self, found: Findings) -> Upstream | None:
+        """The resolved upstream that is the same server as this resolved one; None if there is none, or none is
+        known."""
+        upstream = self._upstream
+        if found.error is not None or upstream.id not in self._registry.upstreams:
             return None
-        # One asks the other, and not both: each needs the other one's eye.
-        others = [other for other in self._registry.comparable(site) if other.site.id < site.id]
+        # One asks the other, and not both: each needs the other one's session.
+        others = [other for other in self._registry.comparable(upstream) if other.upstream.id < upstream.id]
         if others:
             with contextlib.suppress(NoPermitError):
                 return await self._twin_among(others)
         return None
 
-    async def _twin_among(self, others: list[ProbePort]) -> Site | None:
+    async def _twin_among(self, others: list[ProbePort]) -> Upstream | None:
         """All are asked at the same time, so that one that hangs holds up none of them.
 
         Raises:
             NoPermitError: no other one is it, and of this one it could not be found out.
         """
         turn = asyncio.Lock()
-        asked = (alike(self._eye, other, ROUND, turn) for other in others)
+        asked = (alike(self._session, other, ROUND, turn) for other in others)
         verdicts = await asyncio.gather(*asked, return_exceptions=True)
         failure: BaseException | None = None
         for other, verdict in zip(others, verdicts, strict=True):
             if isinstance(verdict, BaseException):
                 failure = failure or verdict
-            elif verdict and other.site.id in self._registry.sites:
-                return other.site
+            elif verdict and other.upstream.id in self._registry.upstreams:
+                return other.upstream
             elif verdict is False:
-                self._registry.apart.add(frozenset((self._site.id, other.site.id)))
+                self._registry.apart.add(frozenset((self._upstream.id, other.upstream.id)))
         if failure is not None:
             raise failure
         return None
@@ -413,11 +414,13 @@ class Resolution:
     def _in_doubt(self, found: Findings, now: float) -> bool:
         """Whether it may be a known server that was restarted and has another run_id since, or one that said the same
         when it was asked, before this one was: then that one is asked now."""
-        if self._site.resolved or not found.run_id:
+        if self._upstream.resolved or not found.run_id:
             return False
         met = self._meetings.met(found.run_id, now)
-        doubtful = self._registry.doubtful(self._site, found.run_id, met, min(met, _started(found, now)))
-        overdrawn = [probe.site for probe in self._over]  # who has no permit for this look has none to be asked with
+        doubtful = self._registry.doubtful(self._upstream, found.run_id, met, min(met, _started(found, now)))
+        overdrawn = [
+            probe.upstream for probe in self._over
+        ]  # who has no permit for this look has none to be asked with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
             self._registry.probes[other.id].ask_anew()
@@ -425,30 +428,30 @@ class Resolution:
 
     def _met_anew(self, found: Findings, now: float, began: float) -> None:
         """It is a server of its own: who is there already, and what may be opened."""
-        site = self._site
+        upstream = self._upstream
         self._unheard = self._count(found, now)
         if self._has_seen_all(found, now, began):
-            self._ledger.searched(site.id)
+            self._ledger.searched(upstream.id)
         self._unheard_until = now + UNHEARD
-        site.forbidden = dict(found.forbidden)
+        upstream.forbidden = dict(found.forbidden)
         for what, words in found.forbidden.items():
-            log.warning("server.forbids", extra={"server": site.id, "command": what, "error": words})
+            log.warning("server.forbids", extra={"server": upstream.id, "command": what, "error": words})
         self._allowance.learn(found, now)
         self._allowance.apply(now, at_once=True)
-        self._timetable.looked(now)  # only now is the budget known
-        self._timetable.listed(now)
-        self._timetable.asked(now)
+        self._schedule.looked(now)  # only now is the budget known
+        self._schedule.listed(now)
+        self._schedule.asked(now)
         if found.info.get("rejected_connections", "").isdecimal():
-            site.rejected = int(found.info["rejected_connections"])
+            upstream.rejected = int(found.info["rejected_connections"])
         self.release_held_raises(now)
 
     def _count(self, found: Findings, now: float) -> set[str]:
         """Charge what is there and bears our tags. The living processes among its holders that have not registered."""
         if found.rows is not None:
-            self._context.scope.searched(self._ledger.servers[self._site.id].aliases)
+            self._context.scope.searched(self._ledger.servers[self._upstream.id].aliases)
         return census.take(
             found.rows or (),
-            self._site.id,
+            self._upstream.id,
             self._ledger,
             self._context.watch,
             self._context.belonging,
@@ -461,7 +464,7 @@ class Resolution:
         cannot log in has no use for a permit."""
         if self._has_seen_all(found, now, began):
             self._count(found, now)
-            self._ledger.searched(self._site.id)
+            self._ledger.searched(self._upstream.id)
             self.release_held_raises(now)
 
     def _has_seen_all(self, found: Findings, now: float, began: float) -> bool:
@@ -473,48 +476,48 @@ class Resolution:
         waited = began - self._registry.whole_since
         if waited < 0:
             return False
-        if "CLIENT LIST" in found.forbidden or self._site.hidden:
+        if "CLIENT LIST" in found.forbidden or self._upstream.hidden:
             return True
         if found.rows is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
             return False
-        return not found.suspects or waited > self._timetable.handshake + 1  # ages are whole seconds
+        return not found.suspects or waited > self._schedule.handshake + 1  # ages are whole seconds
 
     def part(self) -> None:
         """Some of the addresses lead to other servers by now."""
-        site = self._site
-        for group in site.sameness.apart(site.id):
-            self._registry.part(site, group)
+        upstream = self._upstream
+        for group in upstream.sameness.apart(upstream.id):
+            self._registry.part(upstream, group)
 
-    def unite(self, twin: Site) -> None:
-        """This site and another one are one server, which a restart, wrong credentials or missing rights had
+    def unite(self, twin: Upstream) -> None:
+        """This upstream and another one are one server, which a restart, wrong credentials or missing rights had
         concealed."""
-        if twin.id in self._registry.sites:
+        if twin.id in self._registry.upstreams:
             probe = self._registry.probes[twin.id]
-            self._registry.unite(self._site, twin)
+            self._registry.unite(self._upstream, twin)
             self._hand_over(probe)
             probe.hurry()
 
     def _hand_over(self, twin: ProbePort) -> None:
-        """This site was another name of ``twin``'s, which takes what is left of it."""
+        """This upstream was another name of ``twin``'s, which takes what is left of it."""
         self._end()
-        twice = self._site.unclosed.keys() & twin.site.unclosed.keys()
-        twin.site.unclosed.update(self._site.unclosed)
-        self._site.unclosed.clear()
+        twice = self._upstream.unclosed.keys() & twin.upstream.unclosed.keys()
+        twin.upstream.unclosed.update(self._upstream.unclosed)
+        self._upstream.unclosed.clear()
         self._own.pass_to(twin.permits)
-        self._ledger.dissolve(self._site.id, twin.site.id)
+        self._ledger.dissolve(self._upstream.id, twin.upstream.id)
         for _ in twice:  # one connection, for which both held a permit
             twin.permits.release()
         twin.permits.granted()
 
     def release_held_raises(self, now: float) -> None:
         """After the census, and once those that were found have had time to register."""
-        server = self._ledger.servers.get(self._site.id)
-        if server is None or not server.held or not self._site.resolved:
+        server = self._ledger.servers.get(self._upstream.id)
+        if server is None or not server.held or not self._upstream.resolved:
             return
         if not self._unheard or now >= self._unheard_until:
-            self._ledger.hold_raises(self._site.id, False)
+            self._ledger.hold_raises(self._upstream.id, False)
             if not server.held:
-                self._turns.touch()
+                self._committer.touch()
 
     def held_until(self, now: float) -> float:
         """When to see again whether raises may be released; infinity: nobody is waited for."""

@@ -47,7 +47,7 @@ class Meetings:
 
 
 class Sameness:
-    """The addresses of one site.
+    """The addresses of one upstream.
 
     Attributes:
         several: servers to which one address leads in turn; empty: each leads to one.
@@ -120,8 +120,8 @@ class Sameness:
         return [group for of, group in groups.items() if of != home]
 
     def part(self, addresses: list[str]) -> Sameness:
-        """These are another site's from now on, with what is known of them: the servers to which one of them leads in
-        turn are none of those that the rest lead to."""
+        """These are another upstream's from now on, with what is known of them: the servers to which one of them leads
+        in turn are none of those that the rest lead to."""
         other = Sameness()
         if any(self._twice.get(address) == "" for address in addresses):
             other.several, self.several = self.several, set()
@@ -129,25 +129,25 @@ class Sameness:
         return other
 
     def leave(self, addresses: list[str]) -> None:
-        """These are no addresses of this site any more."""
+        """These are no addresses of this upstream any more."""
         for address in addresses:
             self._said.pop(address, None)
         self._twice, self._differed = {}, {}
 
     def says(self, stays: str) -> str:
-        """What the site's own address says, or what was said last."""
+        """What the upstream's own address says, or what was said last."""
         if stays in self._said:
             return self._said[stays].run_id
         return max(self._said.values(), key=lambda said: said.at).run_id if self._said else ""
 
     def turned(self, known: str, stays: str) -> str:
-        """What the site is by now, if that is certainly another server than the known one; else empty."""
+        """What the upstream is by now, if that is certainly another server than the known one; else empty."""
         run_id = self.says(stays)
         return "" if self.again or known in self.several or run_id == known else run_id
 
 
 def same(one: str, several: set[str], other: str, others: set[str]) -> bool:
-    """Whether two sites are one server, by what each says now, and by what those say to which it leads in turn."""
+    """Whether two upstreams are one server, by what each says now, and by what those say to which it leads in turn."""
     if not one or not other:
         return False
     return one == other or one in others or other in several or bool(several & others)

@@ -12,7 +12,7 @@ from collections.abc import Set
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.servers.findings import Work
 from poolmgr.supervisor.servers.throttle import Throttle
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 SMALL = 8
 """Below this budget no connection is kept."""
@@ -43,8 +43,8 @@ STRANGE = 2.0
 NOTHING_BUT_CLOSE = Work(endpoints=())
 
 
-class Timetable:
-    """One site's. Times are monotonic seconds.
+class Schedule:
+    """One upstream's. Times are monotonic seconds.
 
     Args:
         handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
@@ -58,8 +58,8 @@ class Timetable:
         throttle: when a list may be made.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, handshake: float) -> None:
-        self._site = site
+    def __init__(self, upstream: Upstream, ledger: Ledger, handshake: float) -> None:
+        self._upstream = upstream
         self._ledger = ledger
         self.handshake = handshake
         self._look_at = 0.0
@@ -77,17 +77,17 @@ class Timetable:
     @property
     def sparing(self) -> bool:
         """The budget is so small that a connection kept between two looks would be missed."""
-        governor = self._site.governor
+        governor = self._upstream.governor
         # While a refusal holds it was not meant to be so small, and at a full server nothing that is closed comes back.
         meant = governor.target if governor.cap is not None else 0
-        return max(self._ledger.servers[self._site.id].budget, meant) < SMALL
+        return max(self._ledger.servers[self._upstream.id].budget, meant) < SMALL
 
     def looked(self, now: float) -> None:
         """The server has been asked for its limits."""
-        governor = self._site.governor
+        governor = self._upstream.governor
         if governor.rising or (governor.cap is not None and not self.sparing):
             self._look_at = now + LOOK_EVERY / 2
-        elif governor.cap is not None or (governor.budget or 0) < self._site.derivation.alone:
+        elif governor.cap is not None or (governor.budget or 0) < self._upstream.derivation.alone:
             self._look_at = now + LOOK_EVERY  # others may leave, however small it is now
         else:
             self._look_at = now + LOOK_EVERY * self._seldom()
@@ -141,31 +141,31 @@ class Timetable:
             stalled: what is kept has not answered in time, and is waited for.
             holding: a connection is kept.
         """
-        site = self._site
+        upstream = self._upstream
         if stopping and stalled:
             return NOTHING_BUT_CLOSE  # nobody needs to know when it answers
-        if now < self.retry_at and not (self.hurry and site.reached):
+        if now < self.retry_at and not (self.hurry and upstream.reached):
             return None
-        if not site.resolved:
+        if not upstream.resolved:
             if stopping and not targets:
                 return None
             return Work(
-                endpoints=site.endpoints,
+                endpoints=upstream.endpoints,
                 fresh=True,
                 facts=True,
                 listing=True,
                 handshake=self.handshake,
                 paid=self.throttle.left(now),
             )
-        paid = now >= self.throttle.free_at or "CLIENT LIST" in site.forbidden
+        paid = now >= self.throttle.free_at or "CLIENT LIST" in upstream.forbidden
         proving = bool(targets) and now >= self.prove_at and paid
-        search = not stopping and self._ledger.servers[site.id].search and now >= self.search_at and paid
+        search = not stopping and self._ledger.servers[upstream.id].search and now >= self.search_at and paid
         listing = not stopping and (search or (now >= self._list_at and paid))
         facts = not stopping and (self.hurry or listing or now >= self._look_at)
         if not (proving or facts or listing):
             return NOTHING_BUT_CLOSE if stopping and holding else None
         return Work(
-            endpoints=site.endpoints,
+            endpoints=upstream.endpoints,
             targets=targets if proving else frozenset(),
             spare=strange,
             fresh=proving or search or self.renew,
@@ -181,18 +181,18 @@ class Timetable:
         Args:
             held_until: when raises that are held may be released, or another target comes.
         """
-        site = self._site
-        if not site.endpoints:
+        upstream = self._upstream
+        if not upstream.endpoints:
             return now + 0.5
-        if not site.resolved:
+        if not upstream.resolved:
             return max(self.retry_at, now + 0.05)
         until = now + 5.0
         lists = now + 5.0
         if not stopping:
             until, lists = self._look_at, self._list_at
-            if self._ledger.servers[site.id].search:
+            if self._ledger.servers[upstream.id].search:
                 lists = min(lists, self.search_at)
         if targets:
             lists = min(lists, self.prove_at)
-        until = min(until, lists if "CLIENT LIST" in site.forbidden else max(lists, self.throttle.free_at))
+        until = min(until, lists if "CLIENT LIST" in upstream.forbidden else max(lists, self.throttle.free_at))
         return max(min(until, held_until), self.retry_at)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
-from poolmgr.supervisor.executor import Thread
+from poolmgr.supervisor.executor import DaemonExecutor
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.admin import AdminError, Place, locate
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.inspection import Inspector
 from poolmgr.supervisor.servers.likeness import Seen, Sign, listen, sees
 from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 PATIENCE = 5.0
@@ -28,7 +28,7 @@ UNCLOSED = 2
 """Own connections whose end is not proven, at most: after that the oldest is given up as unproven."""
 
 
-class Eye:
+class AdminSession:
     """See the module's docstring. Used in the event loop; the looking is done in a thread.
 
     Args:
@@ -38,21 +38,21 @@ class Eye:
 
     def __init__(
         self,
-        site: Site,
+        upstream: Upstream,
         ledger: Ledger,
         permits: OwnPermits,
         settings: Settings,
         serial: Iterable[int],
         ended: Callable[[], None],
     ) -> None:
-        self._site = site
+        self._upstream = upstream
         self._permits = permits
         scope = next(iter(ledger.scopes), "")
         self._inspector = Inspector(
             ledger.owner.tag, scope, serial, settings.socket_connect_timeout, settings.socket_timeout
         )
         self._ended = ended
-        self._thread = Thread("poolmgr-probe")
+        self._thread = DaemonExecutor("poolmgr-probe")
         self._loop = asyncio.get_running_loop()
         self._watched = -1
         self.holding = False
@@ -104,7 +104,7 @@ class Eye:
 
     def in_doubt(self, name: str) -> bool:
         """Whether a connection that was closed may be there still."""
-        return name in self._site.unclosed
+        return name in self._upstream.unclosed
 
     async def locate(self, endpoint: Endpoint) -> tuple[Place, ...]:
         """Where the name of an endpoint leads now. Takes as long as the name server does, and opens nothing.
@@ -118,11 +118,11 @@ class Eye:
         """Have a permit to look with; False if none came in so many seconds."""
         if self.holding:
             return True
-        while len(self._site.unclosed) >= UNCLOSED:
-            name = next(iter(self._site.unclosed))
-            del self._site.unclosed[name]
-            self._site.unproven += 1
-            log.warning("own.unproven", extra={"server": self._site.id, "connection": name})
+        while len(self._upstream.unclosed) >= UNCLOSED:
+            name = next(iter(self._upstream.unclosed))
+            del self._upstream.unclosed[name]
+            self._upstream.unproven += 1
+            log.warning("own.unproven", extra={"server": self._upstream.id, "connection": name})
             self._permits.release()
         self.holding = await self._permits.acquire(patience)
         return self.holding
@@ -155,7 +155,7 @@ class Eye:
 
     def _account(self) -> None:
         while self._inspector.unclosed:
-            self._site.unclosed[self._inspector.unclosed.popleft()] = self._loop.time()
+            self._upstream.unclosed[self._inspector.unclosed.popleft()] = self._loop.time()
             self.holding = False
 
     def _readable(self) -> None:

@@ -27,7 +27,7 @@ What was measured beyond that was waiting, and must not keep the proofs of a sma
 
 
 class Throttle:
-    """One site's. Times are monotonic seconds.
+    """One upstream's. Times are monotonic seconds.
 
     Attributes:
         free_at: when everything that was made is paid for: no list before.

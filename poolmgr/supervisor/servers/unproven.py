@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.upstream import Upstream
 
 WAIT = 5.0
 """Seconds after the server last answered."""
@@ -26,7 +26,7 @@ after all, and by the next one because it meets the server for the first time.""
 
 
 class Waits:
-    """One site's bounded waits. Times are monotonic seconds.
+    """One upstream's bounded waits. Times are monotonic seconds.
 
     Args:
         release: gives the permit of an own connection back.
@@ -37,14 +37,14 @@ class Waits:
 
     def __init__(
         self,
-        site: Site,
+        upstream: Upstream,
         ledger: Ledger,
         release: Callable[[], None],
         let_go: Callable[[str], None],
         search: Callable[[], None],
         note: Callable[[Collection[str]], None],
     ) -> None:
-        self._site = site
+        self._upstream = upstream
         self._ledger = ledger
         self._release = release
         self._let_go = let_go
@@ -81,16 +81,16 @@ class Waits:
         others with; whether that is so now. It cannot be while there is no snapshot to record it in."""
         if self._ledger.stuck:
             return False
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         since = [server.quarantine[tag].since for tag in targets if tag in server.quarantine]
-        for names in (self._site.lost, self._site.unclosed):
+        for names in (self._upstream.lost, self._upstream.unclosed):
             since += [names[name] for name in targets if name in names]
         if not any(now >= max(at, min(self._answered, now)) + WAIT for at in since):
             return False
-        self._site.unproven += 1
+        self._upstream.unproven += 1
         reason = "no permit is left to look with"
-        log.warning("quarantine.unproven", extra={"server": self._site.id, "permits": 1, "reason": reason})
-        self._ledger.overdraw_own(self._site.id)
+        log.warning("quarantine.unproven", extra={"server": self._upstream.id, "permits": 1, "reason": reason})
+        self._ledger.overdraw_own(self._upstream.id)
         return True
 
     def nobody_can_look(self, now: float, replied: float) -> None:
@@ -101,11 +101,11 @@ class Waits:
         Args:
             replied: when that was last.
         """
-        if replied < self._let_one_go or self._ledger.servers[self._site.id].free < 0:
+        if replied < self._let_one_go or self._ledger.servers[self._upstream.id].free < 0:
             return
-        if self._site.lost and now >= max(self._site.lost.values()) + WAIT:
+        if self._upstream.lost and now >= max(self._upstream.lost.values()) + WAIT:
             self._let_one_go = now
-            oldest = min(self._site.lost, key=self._site.lost.__getitem__)
+            oldest = min(self._upstream.lost, key=self._upstream.lost.__getitem__)
             self._free([oldest], now, "no permit is left to find out with whether the server is there")
 
     def nobody_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
@@ -120,33 +120,33 @@ class Waits:
     ) -> list[str]:
         """``others``: seconds for what is not our own; None: as long as for that. ``lost``: also what living members
         have lost. What was freed."""
-        left = [tag for tag in left if lost or tag not in self._site.lost]
+        left = [tag for tag in left if lost or tag not in self._upstream.lost]
         for tag in left:
             self._began.setdefault(tag, now)
         self._began = {tag: at for tag, at in self._began.items() if tag in left}
-        own = self._site.unclosed
+        own = self._upstream.unclosed
         theirs = WAIT if others is None else others
         over = [tag for tag, at in self._began.items() if now - at >= (WAIT if tag in own else theirs)]
         return self._free(over, now, why)
 
     def _free(self, tags: Collection[str], now: float, why: str) -> list[str]:
-        server = self._ledger.servers[self._site.id]
+        server = self._ledger.servers[self._upstream.id]
         if tags:
             self._note(server.aliases)
         freed = []
         for tag in tags:
             entry = server.quarantine.get(tag)
-            if entry is None and tag not in self._site.unclosed and tag not in self._site.lost:
+            if entry is None and tag not in self._upstream.unclosed and tag not in self._upstream.lost:
                 continue
             freed.append(tag)
             permits = entry.charge if entry is not None else 1
-            self._site.unproven += permits
-            log.warning("quarantine.unproven", extra={"server": self._site.id, "permits": permits, "reason": why})
+            self._upstream.unproven += permits
+            log.warning("quarantine.unproven", extra={"server": self._upstream.id, "permits": permits, "reason": why})
             if entry is not None:
-                self._ledger.proven(self._site.id, tag, now)
-            elif self._site.unclosed.pop(tag, None) is not None:
+                self._ledger.proven(self._upstream.id, tag, now)
+            elif self._upstream.unclosed.pop(tag, None) is not None:
                 self._release()
             else:
-                del self._site.lost[tag]
+                del self._upstream.lost[tag]
                 self._let_go(tag)
         return freed

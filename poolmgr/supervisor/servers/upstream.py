@@ -39,7 +39,7 @@ class Neighbour(msgspec.Struct):
     seen: float
 
 
-class Site:
+class Upstream:
     """See the module's docstring.
 
     Attributes:

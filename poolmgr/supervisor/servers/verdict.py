@@ -83,7 +83,7 @@ class Verdict:
 
     @property
     def witnesses(self) -> dict[str, Failure]:
-        """Members whose connects have failed since anybody had a reply."""
+        """Registrar whose connects have failed since anybody had a reply."""
         return {tag: failure for tag, failure in self._failures.items() if failure.began > self.replied}
 
     def accused(self, others: Collection[str], now: float) -> tuple[Failure | None, bool]:

@@ -24,7 +24,7 @@ class Way(msgspec.Struct):
     """One way. Times are monotonic seconds.
 
     Attributes:
-        tags: processes that have named it; empty for one that was taken over from another site.
+        tags: processes that have named it; empty for one that was taken over from another upstream.
         worked: when a connection by it was last taken by the server; failed: when one last was not.
         error: why not; silent: nobody answered in time.
         forbidden: commands that the server does not let us give by it.

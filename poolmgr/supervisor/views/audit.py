@@ -15,18 +15,18 @@ import msgspec
 
 from poolmgr import status
 from poolmgr.kernel import tcp
-from poolmgr.supervisor.executor import Thread
+from poolmgr.supervisor.executor import DaemonExecutor
 from poolmgr.supervisor.logs import log
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Book
-    from poolmgr.supervisor.servers.upstream import Site
+    from poolmgr.supervisor.servers.registry import Registry
+    from poolmgr.supervisor.servers.upstream import Upstream
 
 EVERY = 5.0
 """Seconds between two audits."""
 
 AT_MOST = 64
-"""Processes whose descriptors are read in one audit; more take turns."""
+"""Processes whose descriptors are read in one audit; more take committer."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -62,12 +62,12 @@ class Seen(msgspec.Struct, frozen=True):
 class Listed:
     """A server's list, and what was read of its processes since: the most of each."""
 
-    def __init__(self, site: Site) -> None:
-        self.at = site.rows_at
-        self.run_id = site.run_id
-        self.nameless = frozenset(site.nameless)
+    def __init__(self, upstream: Upstream) -> None:
+        self.at = upstream.rows_at
+        self.run_id = upstream.run_id
+        self.nameless = frozenset(upstream.nameless)
         self.ids: dict[str, set[int]] = {}
-        for row in site.rows:
+        for row in upstream.rows:
             tag = row.tag
             if tag is not None:
                 self.ids.setdefault(tag.process, set()).add(row.id)
@@ -111,9 +111,9 @@ class Audit:
         count: how many differences have been found since the start.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._thread = Thread("poolmgr-audit")
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._thread = DaemonExecutor("poolmgr-audit")
         self._lists: dict[str, Listed] = {}
         """By server: the newest list that was there at an audit."""
         self._suspected: set[Key] = set()
@@ -139,7 +139,7 @@ class Audit:
 
     def _turn(self) -> set[str]:
         """Tags of the members whose descriptors are read this time."""
-        tags = list(self._book.context.roster.known)
+        tags = list(self._registry.context.roster.known)
         if len(tags) <= AT_MOST:
             return set(tags)
         start = self._next % len(tags)
@@ -147,46 +147,46 @@ class Audit:
         return set((tags + tags)[start : start + AT_MOST])
 
     async def _audit(self, now: float) -> None:
-        members = self._book.context.roster.known
+        members = self._registry.context.roster.known
         turn = self._turn()
-        sites = [site for site in self._book.sites.values() if site.resolved]
-        addresses = {site.address for site in sites if site.address is not None}
+        upstreams = [upstream for upstream in self._registry.upstreams.values() if upstream.resolved]
+        addresses = {upstream.address for upstream in upstreams if upstream.address is not None}
         pids = {members[tag].identity.pid for tag in turn}
         counts: dict[tuple[int, tcp.Address], int] = {}
         if addresses and pids:
             counts = await self._thread.run(tcp.connections, pids, addresses)
         judged: list[Seen] = []
-        for site in sites:
-            if site.id in self._book.ledger.servers:
-                judged += self._compare(site, turn, counts)
-        self._lists = {id: known for id, known in self._lists.items() if id in self._book.sites}
+        for upstream in upstreams:
+            if upstream.id in self._registry.ledger.servers:
+                judged += self._compare(upstream, turn, counts)
+        self._lists = {id: known for id, known in self._lists.items() if id in self._registry.upstreams}
         self._conclude(judged)
 
-    def _compare(self, site: Site, turn: set[str], counts: dict[tuple[int, tcp.Address], int]) -> list[Seen]:
+    def _compare(self, upstream: Upstream, turn: set[str], counts: dict[tuple[int, tcp.Address], int]) -> list[Seen]:
         judged: list[Seen] = []
-        before = self._lists.get(site.id)
-        new = before is None or before.at != site.rows_at
+        before = self._lists.get(upstream.id)
+        new = before is None or before.at != upstream.rows_at
         if new:
-            now = self._lists[site.id] = Listed(site)
+            now = self._lists[upstream.id] = Listed(upstream)
             judged += before.and_then(now) if before is not None else []
-        accounts = self._book.ledger.servers[site.id].accounts
+        accounts = self._registry.ledger.servers[upstream.id].accounts
         for tag in turn:
-            member = self._book.context.roster.known.get(tag)
+            member = self._registry.context.roster.known.get(tag)
             if member is None:
                 continue
             pid = member.identity.pid
             charge = accounts[tag].charge if tag in accounts else 0
-            shown = counts.get((pid, site.address)) if site.address is not None else None
-            seen = Seen(site.id, pid, member.identity.title, charge, shown)
-            self._lists[site.id].note(tag, seen)
+            shown = counts.get((pid, upstream.address)) if upstream.address is not None else None
+            seen = Seen(upstream.id, pid, member.identity.title, charge, shown)
+            self._lists[upstream.id].note(tag, seen)
             judged.append(seen)
-        if new and self._lists[site.id].suspects():
-            self._book.probes[site.id].list_again()
+        if new and self._lists[upstream.id].suspects():
+            self._registry.probes[upstream.id].list_again()
         return judged
 
     def _conclude(self, judged: list[Seen]) -> None:
         """What was found is held until it is looked for and found no more, or its process is gone."""
-        alive = {member.identity.pid for member in self._book.context.roster.known.values()}
+        alive = {member.identity.pid for member in self._registry.context.roster.known.values()}
         found = {_key(seen): seen for seen in judged if seen.excess()}
         cleared = {_key(seen) for seen in judged} - found.keys()
         for key in list(self._held):

@@ -1,6 +1,6 @@
 """``/metrics`` over HTTP, for Prometheus.
 
-:class:`Endpoint` serves in threads of its own, so that a slow scraper never holds up the ledger: the
+:class:`MetricsServer` serves in threads of its own, so that a slow scraper never holds up the ledger: the
 event loop is only asked for a :class:`~poolmgr.supervisor.views.metrics.Reading`, which it puts together
 between two turns. Nothing but reading can be done here, and nobody is asked who they are: it belongs on
 an address that only those reach who may know how busy the host is.
@@ -83,7 +83,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         """A client that goes away in the middle is its own affair."""
 
 
-class Endpoint:
+class MetricsServer:
     """Serves ``/metrics`` at ``address`` from the moment it is started, as long as the process lives.
 
     Args:

@@ -180,7 +180,7 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
         lambda s: sum(1 for found in reading.status.differences if found.server == s.id),
     )
     yield counter("poolmgr_permits_recalled", "Permits taken back from members.", lambda s: of(s).recalled)
-    yield counter("poolmgr_rotations", "Turns that ended while permits rotate.", lambda s: of(s).rotated)
+    yield counter("poolmgr_rotations", "Committer that ended while permits rotate.", lambda s: of(s).rotated)
     yield counter("poolmgr_outages", "Times the server stopped answering.", lambda s: of(s).outages)
     yield counter("poolmgr_permits_unproven", "Permits freed after a wait, not a proof.", lambda s: s.unproven)
 

@@ -13,12 +13,12 @@ from poolmgr.budget import views
 from poolmgr.budget.accounts import MemberView, ServerView
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.clients.footprint import Footprints
-from poolmgr.supervisor.clients.listener import Door
+from poolmgr.supervisor.clients.listener import Listener
 from poolmgr.supervisor.clients.roster import Roster
-from poolmgr.supervisor.committer import Turns
+from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.servers.allowance import ONE_SOCKET
-from poolmgr.supervisor.servers.registry import Book
-from poolmgr.supervisor.servers.upstream import Site
+from poolmgr.supervisor.servers.registry import Registry
+from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.metrics import Counted, Reading
 
@@ -29,13 +29,13 @@ SILENT_AFTER = 5.0
 """Seconds after which a member that owes an acknowledgement is called silent."""
 
 
-def _health(site: Site) -> schema.HealthStatus:
-    known = site.health
-    unseen = known.unseen or site.ways.unseen
-    if not unseen and site.sameness.several:
-        unseen = f"{len(site.sameness.several)} servers answer at one address in turn, so no list shows all"
-    if not unseen and "CLIENT LIST" in site.forbidden:
-        unseen = f"it forbids CLIENT LIST: {site.forbidden['CLIENT LIST']}"
+def _health(upstream: Upstream) -> schema.HealthStatus:
+    known = upstream.health
+    unseen = known.unseen or upstream.ways.unseen
+    if not unseen and upstream.sameness.several:
+        unseen = f"{len(upstream.sameness.several)} servers answer at one address in turn, so no list shows all"
+    if not unseen and "CLIENT LIST" in upstream.forbidden:
+        unseen = f"it forbids CLIENT LIST: {upstream.forbidden['CLIENT LIST']}"
     return schema.HealthStatus(
         up=known.up, since=known.since, error=known.error, unseen=unseen, unseen_since=known.unseen_since
     )
@@ -54,24 +54,24 @@ class Queries:
         self,
         path: str,
         ledger: Ledger,
-        turns: Turns,
-        book: Book,
+        committer: Committer,
+        registry: Registry,
         roster: Roster,
         footprints: Footprints,
-        listener: Door,
+        listener: Listener,
         audit: Audit,
         notes: Callable[[], list[str]],
     ) -> None:
         self._path = path
         self._ledger = ledger
-        self._turns = turns
-        self._book = book
+        self._committer = committer
+        self._registry = registry
         self._roster = roster
         self._footprints = footprints
         self._listener = listener
         self._audit = audit
         self._more_notes = notes
-        self._started = turns.clock()
+        self._started = committer.clock()
         self._kept: dict[str, tuple[float, wire.Answer]] = {}
         self._questions: dict[str, Callable[[], str]] = {
             "status": lambda: schema.dump(self.status()),
@@ -81,7 +81,7 @@ class Queries:
     def answer(self, question: wire.Query | wire.SetBudget) -> wire.Answer:
         """The answer to send."""
         if isinstance(question, wire.SetBudget):
-            taken, text = self._book.set_budget(question.server, question.budget)
+            taken, text = self._registry.set_budget(question.server, question.budget)
             return wire.Answer(text, ok=taken)
         known = self._questions.get(question.what)
         if known is None:
@@ -102,32 +102,32 @@ class Queries:
 
     def status(self) -> schema.Status:
         """Everything, as it is now."""
-        now = self._turns.clock()
+        now = self._committer.clock()
         return schema.Status(
             pid=os.getpid(),
             version=poolmgr.__version__,
             uptime=now - self._started,
             socket=self._path,
             clients=len(self._listener.links),
-            servers=tuple(self._server(site, now) for site in self._book.shown()),
+            servers=tuple(self._server(upstream, now) for upstream in self._registry.shown()),
             differences=self._audit.differences(),
             notes=tuple(self._notes()),
         )
 
-    def _server(self, site: Site, now: float) -> schema.ServerStatus:
-        view = views.of(self._ledger, site.id)
+    def _server(self, upstream: Upstream, now: float) -> schema.ServerStatus:
+        view = views.of(self._ledger, upstream.id)
         return schema.ServerStatus(
-            id=site.id,
+            id=upstream.id,
             aliases=view.aliases,
             run_id=view.run_id,
-            budget=view.budget if site.resolved else None,
-            derivation=site.derivation.text,
+            budget=view.budget if upstream.resolved else None,
+            derivation=upstream.derivation.text,
             charged=view.charged,
             quarantine=view.quarantined,
             own=view.own,
             free=view.free,
-            unproven=site.unproven,
-            health=_health(site),
+            unproven=upstream.unproven,
+            health=_health(upstream),
             members=tuple(self._member(view, member, now) for member in view.members),
         )
 
@@ -158,44 +158,49 @@ class Queries:
         )
 
     def _notes(self) -> list[str]:
-        notes = [text for text in (self._turns.unwritten, *self._more_notes()) if text]
-        for site in self._book.shown():
-            if not site.resolved:
-                notes.append(f"{site.id}: not reached yet, so nothing is handed out")
-            if "CLIENT LIST" in site.forbidden:
-                notes.append(
-                    f"{site.id}: the server forbids CLIENT LIST ({site.forbidden['CLIENT LIST']}), so permits of dead "
-                    "processes are freed after a wait instead of a proof"
-                )
-            if site.nameless:
-                notes.append(
-                    f"{site.id}: connections of {len(site.nameless)} processes bear no name there "
-                    f"({next(iter(site.nameless.values()))}), so their permits are unprovable: once a process is gone "
-                    "its own are freed after a wait; allow their user CLIENT SETNAME or CLIENT SETINFO "
-                    "(ACL SETUSER ... +client|setname +client|setinfo)"
-                )
-            if site.neighbours:
-                others = sorted(site.neighbours.values(), key=lambda known: -known.count)
-                pids = ", ".join(f"process {known.pid}" for known in others[:3])
-                notes.append(
-                    f"{site.id}: another supervisor of ours uses it from this host ({pids}), and neither knows what "
-                    f"the other gives away: {ONE_SOCKET}"
-                )
-            strange = self._ledger.servers[site.id].strange
-            if strange:
-                notes.append(
-                    f"{site.id}: {strange} connections bear names like ours, and nobody has registered them: they are "
-                    "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
-                )
-            view = views.of(self._ledger, site.id)
-            busy = sum(1 for member in view.members if member.report is not None)
-            if site.resolved and view.budget < busy:
-                notes.append(f"{site.id}: the budget {view.budget} is less than its {busy} processes: permits rotate")
+        notes = [text for text in (self._committer.unwritten, *self._more_notes()) if text]
+        for upstream in self._registry.shown():
+            notes += [f"{upstream.id}: {text}" for text in self._notes_of(upstream)]
+        return notes
+
+    def _notes_of(self, upstream: Upstream) -> list[str]:
+        notes: list[str] = []
+        if not upstream.resolved:
+            notes.append("not reached yet, so nothing is handed out")
+        if "CLIENT LIST" in upstream.forbidden:
+            notes.append(
+                f"the server forbids CLIENT LIST ({upstream.forbidden['CLIENT LIST']}), so permits of dead "
+                "processes are freed after a wait instead of a proof"
+            )
+        if upstream.nameless:
+            notes.append(
+                f"connections of {len(upstream.nameless)} processes bear no name there "
+                f"({next(iter(upstream.nameless.values()))}), so their permits are unprovable: once a process is gone "
+                "its own are freed after a wait; allow their user CLIENT SETNAME or CLIENT SETINFO "
+                "(ACL SETUSER ... +client|setname +client|setinfo)"
+            )
+        if upstream.neighbours:
+            others = sorted(upstream.neighbours.values(), key=lambda known: -known.count)
+            pids = ", ".join(f"process {known.pid}" for known in others[:3])
+            notes.append(
+                f"another supervisor of ours uses it from this host ({pids}), and neither knows what "
+                f"the other gives away: {ONE_SOCKET}"
+            )
+        strange = self._ledger.servers[upstream.id].strange
+        if strange:
+            notes.append(
+                f"{strange} connections bear names like ours, and nobody has registered them: they are "
+                "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
+            )
+        view = views.of(self._ledger, upstream.id)
+        busy = sum(1 for member in view.members if member.report is not None)
+        if upstream.resolved and view.budget < busy:
+            notes.append(f"the budget {view.budget} is less than its {busy} processes: permits rotate")
         return notes
 
     def reading(self) -> Reading:
         """Everything that ``/metrics`` serves."""
-        seen = {site.id: (site, views.of(self._ledger, site.id)) for site in self._book.shown()}
+        seen = {upstream.id: (upstream, views.of(self._ledger, upstream.id)) for upstream in self._registry.shown()}
         return Reading(
             status=self.status(),
             limits=self.limits(),
@@ -203,15 +208,15 @@ class Queries:
                 id: Counted(
                     recalled=view.recalled_total,
                     rotated=view.rotated_total,
-                    outages=site.outages,
+                    outages=upstream.outages,
                     handover=view.handover,
                 )
-                for id, (site, view) in seen.items()
+                for id, (upstream, view) in seen.items()
             },
             totals=self._roster.totals.copy(),
             restarts=self._ledger.restarts,
-            snapshots=self._turns.writer.writes,
-            unwritten=bool(self._turns.unwritten),
+            snapshots=self._committer.writer.writes,
+            unwritten=bool(self._committer.unwritten),
         )
 
     def limits(self) -> schema.Limits:
@@ -219,11 +224,11 @@ class Queries:
         return schema.Limits(
             servers=tuple(
                 schema.ServerLimits(
-                    id=site.id,
-                    budget=self._ledger.servers[site.id].budget if site.resolved else None,
-                    derivation=site.derivation.text,
-                    parts=site.derivation.parts,
+                    id=upstream.id,
+                    budget=self._ledger.servers[upstream.id].budget if upstream.resolved else None,
+                    derivation=upstream.derivation.text,
+                    parts=upstream.derivation.parts,
                 )
-                for site in self._book.shown()
+                for upstream in self._registry.shown()
             )
         )
