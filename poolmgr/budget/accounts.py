@@ -1,6 +1,6 @@
 """What the ledger knows of each member at each server: plain data and sums, no decisions.
 
-The rules that change these numbers are in :mod:`poolmgr.budget.ledger`, and only there; who should
+Only :mod:`poolmgr.budget.ledger` holds the rules that change these numbers. Which member should
 get what is in :mod:`poolmgr.budget.sharing`, which only reads.
 """
 
@@ -15,7 +15,7 @@ SILENT_AFTER = 5.0
 
 
 TO_REGISTER = 2.0
-"""Seconds that a process of which a census has found connections is given to register."""
+"""Seconds that a process has to register after a census found connections of it."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -29,30 +29,30 @@ class Identity(msgspec.Struct, frozen=True):
     """Hash that changes on ``exec``."""
     title: str = ""
     mark: int = 0
-    """Number of a mapping that ``exec`` takes away; 0: none is known."""
+    """Number of a mapping that ``exec`` removes; 0: not known."""
 
 
 class Account(msgspec.Struct):
     """One member at one server.
 
-    ``told`` are the limits told on the member's newest link and not yet superseded by an acknowledged
-    one, as ``(sequence, limit)``, oldest first. Its limits strictly decrease: an earlier entry with a
-    limit no larger than a later one can never be the largest, so it is dropped when the later is told.
+    ``told`` holds the limits sent on the member's newest link and not yet superseded by an acknowledged
+    one, as ``(sequence, limit)``, oldest first. Its limits strictly decrease: an earlier limit that does not
+    exceed a later one can never be the largest, so sending the later one drops it.
     """
 
     told: list[tuple[int, int]]
     seq: int = 0
     """Newest sequence used on this link; 0 stands for what the registration stated."""
     unanswered: bool = False
-    """Registered and not yet told a numbered limit (rule M4 waits for one)."""
+    """Registered, and not yet sent a numbered limit (rule M4 waits for one)."""
     excess: int = 0
-    """How much of what the registration stated was not charged here before: more than 0 only after a lost snapshot."""
+    """Permits that the registration stated and that were not charged here before; over 0 only after a lost snapshot."""
     unopened: int = 0
-    """How much of what the registration stated was not open."""
+    """Permits that the registration stated and that were not open."""
     linked: bool = False
-    """The member's newest link is open, so that it can be told something."""
+    """The member's newest link is open, so messages can be sent to it."""
     ceiling: int = 0
-    """What the member can use at most, until a report says it; 0: not known."""
+    """The most that the member can use, until a report states it; 0: not known."""
     report: Report | None = None
     """Newest report on this link."""
     reported: float = -1e9
@@ -60,15 +60,15 @@ class Account(msgspec.Struct):
     active: float = -1e9
     """When the member last had demand."""
     asked: float = -1e9
-    """When it was last asked for what it can spare."""
+    """When the ledger last asked it what it can spare."""
     recalled: float | None = None
     """Since when it owes permits that are not pinned; None if it owes none."""
     recalled_idle: bool = False
-    """What was recalled then was spare, so that the time it takes is that of moving a permit."""
+    """The recalled permits were spare, so the time that the recall takes is that of moving a permit."""
     ends_turn: bool = False
-    """When nothing is left to it, a turn has ended."""
+    """Once its charge is 0, a turn has ended."""
     waiting: float | None = None
-    """Since when it has demanded more than it keeps; None if it does not."""
+    """Since when it has needed more than it keeps; None if it does not."""
     served: float = -1e9
     """When its limit was last raised."""
     turn_ends: float | None = None
@@ -76,12 +76,12 @@ class Account(msgspec.Struct):
 
     @property
     def limit(self) -> int:
-        """The newest limit told."""
+        """The newest limit sent."""
         return self.told[-1][1]
 
     @property
     def charge(self) -> int:
-        """The largest limit told and not yet superseded by an acknowledged smaller one."""
+        """The largest limit sent and not yet superseded by an acknowledged smaller one."""
         return self.told[0][1]
 
     @property
@@ -91,18 +91,18 @@ class Account(msgspec.Struct):
 
     @property
     def pinned(self) -> int:
-        """Permits whose connections callers have kept for long: nobody knows when they come back."""
+        """Permits whose connections callers have kept for long; their return has no predictable end."""
         report = self.report
         return min(report.pinned, self.charge) if report is not None and report.pinned else 0
 
     @property
     def keeps(self) -> int:
-        """What it has, and what it keeps whatever it is told."""
+        """What it has, and what it keeps under any limit."""
         return max(self.limit, self.pinned)
 
     @property
     def owed(self) -> int:
-        """Permits recalled that are on their way back. What is pinned is recalled too, but not waited for."""
+        """Recalled permits on their way back. Pinned permits are recalled too, but not waited for."""
         return self.charge - self.keeps if len(self.told) > 1 else 0
 
     @property
@@ -125,7 +125,7 @@ class Account(msgspec.Struct):
 
     @property
     def used(self) -> int:
-        """Connections that are open and were used in the last second; what is not reported counts as charged."""
+        """Connections that are open and were used in the last second; without a report, the charge."""
         return self.charge if self.report is None else min(self.report.open, self.peak)
 
     def silent(self, now: float) -> bool:
@@ -134,18 +134,18 @@ class Account(msgspec.Struct):
 
 
 class Quarantine(msgspec.Struct):
-    """Permits of a process that is gone, until its connections are proven gone too (rule S3)."""
+    """Permits of a process that has ended, until its connections are proven gone too (rule S3)."""
 
     charge: int
     since: float
     exited: bool = True
-    """False: found by a census under the tag of a process that lives and has not registered."""
+    """False: a census found them under the tag of a process that lives and has not registered."""
     registered: bool = True
-    """That process has registered here, so its connections are ours alone and may be killed. False: found by a census
-    under a name that may be anybody's, so it is only counted, while a list shows it."""
+    """That process has registered here, so its connections are ours alone and may be killed. False: a census found
+    them under a name that any client may bear, so they are only counted, while a list shows them."""
 
     def due(self, now: float) -> bool:
-        """Whether its end is to be proven: the process is gone, or has had time to register."""
+        """Whether its end must be proven: the process has ended, or has had time to register."""
         return self.exited or (not self.registered and now >= self.since + TO_REGISTER)
 
 
@@ -157,15 +157,15 @@ class Server(msgspec.Struct):
     run_id: str = ""
     budget: int = 0
     spares_used: bool = False
-    """A budget that has shrunk takes back what nobody uses, and nothing else: it has shrunk for others' sake."""
+    """The budget has shrunk for the sake of other clients: take back unused permits only."""
     operator: str | None = None
-    """The operator's word for the budget (a number or ``auto``), kept over restarts; None: none said."""
+    """The operator's word for the budget (a number or ``auto``), kept over restarts; None: not set."""
     held: bool = True
-    """Nothing is raised: the server's identity is not known yet, or a census is not done."""
+    """Raise nothing: the server's identity is not known yet, or a census is not done."""
     unknown: bool = False
-    """Its addresses were another server's until now: nothing is told there before it is known which one it is."""
+    """Its addresses were another server's until now: send no limits there until its identity is known."""
     search: bool = False
-    """It is to be searched for our connections once more, before anything is raised (see ``Ledger.whole``)."""
+    """Search it for our connections once more before raising anything (see ``Ledger.whole``)."""
     accounts: dict[str, Account] = msgspec.field(default_factory=dict)
     quarantine: dict[str, Quarantine] = msgspec.field(default_factory=dict)
     own: int = 0
@@ -174,15 +174,15 @@ class Server(msgspec.Struct):
     own_overdraws: bool = False
     """The next own permit is granted even if it does not fit."""
     handover: float = 0.002
-    """How long the recall of an idle permit takes from telling to acknowledgement, in seconds, smoothed."""
+    """Seconds that the recall of an idle permit takes from sending to acknowledgement, smoothed."""
     tidied: float = -1e9
     """When headroom was last looked at."""
     recalled_total: int = 0
     """Permits recalled and given back since the ledger was made, for metrics."""
     rotated_total: int = 0
-    """Turns that ended while permits rotate, likewise."""
+    """Turns that ended while permits rotated, likewise."""
     charged: int = 0
-    """Σ charge over all members. Kept by the ledger, which changes charges; checked in ``Ledger.check``."""
+    """Σ charge over all members. The ledger keeps it; :func:`poolmgr.budget.views.check` checks it."""
 
     @property
     def quarantined(self) -> int:
@@ -190,17 +190,17 @@ class Server(msgspec.Struct):
 
     @property
     def strange(self) -> int:
-        """What of it is charged for connections that nobody has registered for."""
+        """The part of the quarantine whose processes have not registered."""
         return sum(entry.charge for entry in self.quarantine.values() if not entry.registered)
 
     @property
     def owed(self) -> int:
-        """Permits recalled that are on their way back, from all members that can still answer."""
+        """Recalled permits on their way back, from all members that can still answer."""
         return sum(a.owed for a in self.accounts.values() if len(a.told) > 1 and a.linked)
 
     @property
     def used(self) -> int:
-        """What could not be given back at once: the least that a budget is lowered to for others' sake."""
+        """Permits that could not be returned at once: others' growth lowers a budget no further."""
         return sum(a.used for a in self.accounts.values()) + self.quarantined + max(self.own, self.own_wanted)
 
     @property
@@ -210,7 +210,7 @@ class Server(msgspec.Struct):
 
     @property
     def free(self) -> int:
-        """What may be raised now; negative while a shrunk budget is overdrawn."""
+        """Permits that may be raised now; negative while a shrunk budget is overdrawn."""
         return self.budget - self.outstanding
 
 
@@ -251,14 +251,14 @@ class Saved(msgspec.Struct, frozen=True):
     servers: tuple[SavedServer, ...] = ()
     members: tuple[SavedMember, ...] = ()
     restarts: int = 0
-    """Supervisors before that one which ended with permits charged; for metrics."""
+    """Earlier supervisors that ended with permits charged; for metrics."""
     partial: bool = False
-    """Members may live of whom nothing is in it (see ``Ledger.partial``)."""
+    """Members may live that it does not list (see ``Ledger.partial``)."""
     scopes: tuple[str, ...] = ()
     """See ``Ledger.scopes``."""
 
 
-# ---- what the ledger says to its shell ------------------------------------------------------------
+# ---- what the ledger shows its shell --------------------------------------------------------------
 
 
 class Quarantined(msgspec.Struct, frozen=True):

@@ -1,12 +1,12 @@
 """Integer max-min fair shares with floors, ceilings and weights.
 
-A pure function of its arguments. It knows nothing of members, messages or time: who is asked for
-permits and who gets them is decided in :mod:`poolmgr.budget.sharing`.
+A pure function of its arguments. It knows nothing of members, messages or time:
+:mod:`poolmgr.budget.sharing` decides which members give permits and which get them.
 
 Max-min fairness ("progressive filling", Bertsekas and Gallager, *Data Networks*, 6.5.2): all shares
-rise together in proportion to their weights; who has all it wants stops rising; the rest go on until
-nothing is left. In whole permits the last ones, fewer than there are claims, are ties: a tie goes to
-whoever holds the permit already, so that nothing moves without need, then by the claim's rank.
+rise together in proportion to their weights; a claim that has all it wants stops rising; the rest go on
+until nothing is left. In whole permits the last ones, fewer than there are claims, are ties: a tie goes to
+the claim that already holds the permit, so that nothing moves without need, then by rank.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Claim(msgspec.Struct, frozen=True):
 
     Attributes:
         demand: permits it could use now; its share is never larger.
-        floor: permits it gets before anyone gets more, as far as it has demand.
-        ceiling: permits it can use at most; None for no bound.
+        floor: permits it gets before any claim gets more, as far as it has demand.
+        ceiling: the most permits it can use; None: no bound.
         weight: shares rise in this proportion; more than 0.
         holding: permits it holds now; it wins a tie for one that it holds.
         rank: decides the other ties; smaller first.
@@ -50,7 +50,7 @@ def shares(capacity: int, claims: Sequence[Claim]) -> list[int]:
         return upper
     lower = [min(max(0, c.floor), top) for c, top in zip(claims, upper, strict=True)]
     if sum(lower) > capacity:
-        # Not even the floors fit: they are what is shared.
+        # Not even the floors fit: share those.
         lower, upper = [0] * len(claims), lower
     return _fill(capacity, claims, lower, upper)
 
@@ -64,7 +64,7 @@ def _fill(capacity: int, claims: Sequence[Claim], lower: list[int], upper: list[
     ]
     left = capacity - sum(base)
     if left > 0:
-        # Whose floor is above the level has more than its part already.
+        # A claim whose floor is above the level already has more than its part.
         ties = [
             i
             for i, claim in enumerate(claims)

@@ -1,17 +1,17 @@
 """The effective budget of one server, and how it came about in words.
 
-Pure: facts in, a number with its derivation out. Who finds the facts out is
-:mod:`poolmgr.supervisor.servers.inspection`; who acts on the number is the ledger.
+Pure: facts in, a number with its derivation out. :mod:`poolmgr.supervisor.servers.inspection` finds the facts;
+the ledger acts on the number.
 
 The operator's number is taken as it is, unless the server itself allows less. ``auto`` is what is left
 of ``maxclients`` after a reserve for everyone else and after the clients that are not ours, divided
-by the hosts that share the server, and no more than the members' file descriptors can carry.
+by the hosts that share the server, and at most what the members' file descriptors can carry.
 
-The world changes while we run. A number that falls is followed at once; one that grows when that has lasted, so that a
-foreign client that comes and goes does not make permits come and go. What is open and used is never given up for
-others' growth: it stays, and only what nobody uses comes back. A refusal (``max number of clients reached``) is a fact
-about *now* that no arithmetic knew: it lowers the budget at once to what the server had let us have. That cap holds
-until the server says that there is room, as much as it says; where it does not, it is tried out, four times as much
+The world changes while we run. The budget follows a falling number at once, and a growing one once the growth has
+lasted, so that a foreign client that comes and goes does not make permits come and go. Growth of other clients never
+takes connections that are open and used: only unused ones come back. A refusal (``max number of clients reached``) is
+a fact about *now* that no arithmetic knew: it lowers the budget at once to what the server had let us have. That cap
+holds until the server reports room, and then rises to that. If the server does not report it, the cap grows fourfold
 each second.
 """
 
@@ -22,16 +22,16 @@ import msgspec
 MINUS = "\N{MINUS SIGN}"
 
 UNKNOWN_SERVER = 64
-"""Budget of a server that does not say its ``maxclients`` and for which the operator said none."""
+"""Budget of a server that does not report ``maxclients`` and for which the operator set none."""
 
 SETTLE = 1.0
-"""Seconds for which a budget must have been larger before it is followed upwards, to the least of that time."""
+"""Seconds for which a budget must have been larger before it rises, to the least of that time."""
 
 FACTOR = 4
-"""By how much a cap is lifted at a time where the server does not say what room it has."""
+"""A cap grows by this factor at a time if the server does not report what room it has."""
 
 HERD = 1.0
-"""Refusals within this many seconds of one another are one event: all members meet it at once."""
+"""Refusals within this many seconds are one event: all members meet it at once."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +42,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         source: where the operator's number comes from, for people.
         maxclients: as the server says.
         reserve: the operator's reserve; None for the rule.
-        others: clients of the server that are none of ours, replicas and the cluster bus included.
+        others: clients of the server that are not ours, replicas and the cluster bus included.
         hosts: how many hosts share the server.
         supervisors: how many of ours on this host use it, this one included; theirs: what the others have open now.
         used: connections of ours that are open and used; they stay whatever others do.
-        descriptors: connections that the members' file-descriptor limits leave, all together.
+        descriptors: connections that all members' file-descriptor limits together leave.
         remark: why something is not known, for people.
     """
 
@@ -78,7 +78,7 @@ class Derivation(msgspec.Struct, frozen=True):
 
 
 def reserve_of(maxclients: int, reserve: int | None) -> int:
-    """What is left to everyone else: a tenth of ``maxclients``, at least 8, unless the operator says."""
+    """What is left to everyone else: a tenth of ``maxclients``, at least 8, unless the operator sets it."""
     return max(8, maxclients // 10) if reserve is None else reserve
 
 
@@ -144,31 +144,31 @@ def _auto(facts: Facts) -> tuple[int, str]:
 
 
 class Governor:
-    """Follows a budget over time: down at once, up when it has lasted. Times are monotonic seconds."""
+    """Follows a budget over time: down at once, up once the growth has lasted. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.budget: int | None = None
         """The effective budget; None before the first derivation."""
         self.target = 0
-        """What the facts allow but for refusals."""
+        """What the facts allow, refusals apart."""
         self.cap: int | None = None
-        """What a refusal has left; None when none holds."""
+        """What a refusal has left; None: no cap holds."""
         self._larger_since: float | None = None
         self._least = 0
-        """The smallest that has been allowed since."""
+        """The smallest target allowed since then."""
         self._refused = -1e9
 
     @property
     def rising(self) -> bool:
-        """It will be larger soon, if that lasts."""
+        """It will grow soon, if the growth lasts."""
         return self._larger_since is not None
 
     def follow(self, target: int, now: float, *, at_once: bool = False, fits: int | None = None) -> int:
         """The effective budget when ``target`` is what the facts allow.
 
         Args:
-            at_once: the operator has said so: no wait, and what a refusal left is forgotten.
-            fits: how many of ours the server has room for, those that are open included; None: it does not say.
+            at_once: the operator set it: do not wait, and forget what a refusal left.
+            fits: how many of ours the server has room for, open ones included; None: it does not say.
         """
         self.target = target
         if at_once:
@@ -187,7 +187,7 @@ class Governor:
                 if self.cap is not None and fits is None:
                     self.cap = self.budget
         if self.cap is not None and self.budget >= target:
-            self.cap = None  # it says nothing more than the facts
+            self.cap = None  # it no longer limits anything
         return self.budget
 
     def _allowed(self, target: int, fits: int | None) -> int:
@@ -196,8 +196,8 @@ class Governor:
         return min(target, FACTOR * self.cap if fits is None else max(self.cap, fits))
 
     def refused(self, opened: int, now: float) -> int | None:
-        """The server refused a connection while ``opened`` of ours were open; the budget that holds now,
-        or None if this belongs to a refusal that has been acted on."""
+        """The server refused a connection while ``opened`` of ours were open. The budget that holds now,
+        or None if an earlier refusal of the same event has been acted on."""
         if self.budget is None or now - self._refused < HERD:
             return None
         self._refused = now

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Decision(msgspec.Struct):
-    """What should change: new limits by tag, who is to be asked, when to decide again."""
+    """What should change: new limits by tag, tags to ask, when to decide again."""
 
     raises: list[tuple[str, int]] = msgspec.field(default_factory=list)
     lowers: list[tuple[str, int]] = msgspec.field(default_factory=list)

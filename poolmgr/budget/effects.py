@@ -1,8 +1,8 @@
 """What one turn of the ledger decided, for its shell to carry out: plain values.
 
-A turn is acted on in one order only (rule S1): if it says ``persist``, the snapshot is written first;
-then everything is told. If the snapshot cannot be written, the turn is abandoned
-(:meth:`poolmgr.budget.ledger.Ledger.abandon`) and only its :meth:`Turn.rest` may be sent.
+The shell acts on a turn in one order only (rule S1): if it says ``persist``, the shell writes the snapshot
+first; then it sends everything. If it cannot write the snapshot, it abandons the turn
+(:meth:`poolmgr.budget.ledger.Ledger.abandon`) and may send only its :meth:`Turn.rest`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Tell(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct):
-    """What one turn decided. With ``persist``, the snapshot must be on disk before anything of it is done."""
+    """What one turn decided. With ``persist``, the snapshot must be on disk before any of it is done."""
 
     tells: list[Tell] = msgspec.field(default_factory=list)
     own: list[str] = msgspec.field(default_factory=list)
@@ -30,10 +30,10 @@ class Turn(msgspec.Struct):
     wake: float | None = None
     """When to settle again even if nothing happens."""
     undo: list[tuple[str, str, list[tuple[int, int]]]] = msgspec.field(default_factory=list)
-    """(server, tag, what it had been told before) for each raise, and for each recall that was to make one possible."""
+    """(server, tag, its ``told`` before) for each raise, and for each recall meant to make a raise possible."""
 
     def rest(self) -> list[Tell]:
-        """The part that needs no snapshot, to be sent when it could not be written: answers, and recalls to
-        a budget that is overdrawn."""
+        """The part to send when the snapshot could not be written: answers, and recalls for a budget that is
+        overdrawn."""
         undone = {(server, tag) for server, tag, _ in self.undo}
         return [tell for tell in self.tells if (tell.message.server, tell.tag) not in undone]

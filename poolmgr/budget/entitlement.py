@@ -1,7 +1,7 @@
-"""Who is entitled to how many permits while there are not enough: max-min fair shares, and turns.
+"""How many permits each member is entitled to while there are not enough: max-min fair shares, and turns.
 
-Part of the policy of :mod:`poolmgr.budget.sharing`; pure, but for the ends of turns, which it marks in the
-accounts. Who has less than its share is raised, who has more is recalled (:mod:`poolmgr.budget.recalls`).
+Part of the policy of :mod:`poolmgr.budget.sharing`; pure, except that it marks the ends of turns in the accounts.
+A member below its share is raised; one above it is recalled (:mod:`poolmgr.budget.recalls`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from poolmgr.budget.decision import Decision
 
 def quantum(server: Server, permits: int, waiters: int, timeout: float) -> float:
     """Seconds for which a member keeps its permit while permits rotate. Long enough that passing it on
-    costs little, short enough that everyone has a turn well within its callers' ``timeout``."""
+    costs little, short enough that every member has a turn well within its callers' ``timeout``."""
     return max(10 * server.handover, min(0.2, timeout / 4 * permits / max(1, waiters)))
 
 
 def entitled(server: Server, waiters: list[str], now: float, rng: random.Random, decision: Decision) -> dict[str, int]:
-    """Max-min fair shares on the demand of everyone who can be told; what is pinned is its holder's, besides."""
+    """Max-min fair shares on the demand of all reachable members; pinned permits stay with their holders, besides."""
     accounts = server.accounts
     fixed = server.quarantined + max(server.own, server.own_wanted)
     members: list[tuple[str, Account]] = []
@@ -44,14 +44,14 @@ def entitled(server: Server, waiters: list[str], now: float, rng: random.Random,
         if holding == 0:
             account.turn_ends = None
         elif account.turn_ends is None:
-            # Holders at the beginning of a shortage have their turn from now on.
+            # At the beginning of a shortage the turns of all holders begin.
             account.turn_ends = now + _jittered(
                 quantum(server, capacity, len(waiters), _patience(server, waiters)), rng
             )
         on_turn = holding > 0 and account.turn_ends is not None and now < account.turn_ends
         if on_turn and account.turn_ends is not None:
             decision.again(account.turn_ends)
-        # Whoever has nothing waits in order of arrival; whoever had its turn is last.
+        # Members that hold nothing wait in order of arrival; those that had their turn come last.
         rank = account.waiting if holding == 0 and account.waiting is not None else now
         demand = max(0, (account.peak if on_turn else account.need) - pinned)
         claims.append(Claim(demand, holding=holding if on_turn else 0, rank=rank))
@@ -72,6 +72,6 @@ def _jittered(seconds: float, rng: random.Random) -> float:
 
 
 def _patience(server: Server, waiters: list[str]) -> float:
-    """The shortest time that any waiting caller waits, in seconds."""
+    """The shortest timeout of any waiting caller, in seconds."""
     reports = (server.accounts[tag].report for tag in waiters)
     return min((report.timeout for report in reports if report is not None), default=5.0)

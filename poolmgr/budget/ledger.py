@@ -1,4 +1,4 @@
-"""The ledger: who may hold how many connections, and why that can never be too many.
+"""The ledger: how many connections each process may hold, and why that can never be too many.
 
 Theory of operation
 ===================
@@ -8,28 +8,28 @@ ledger keeps three kinds of claims against it::
 
     Σ charge of members  +  Σ quarantine  +  own   <=   budget          (the invariant)
 
-*Charge* is what a member may have open now: the largest limit it was told and has not yet replaced,
+*Charge* is what a member may have open now: the largest limit it was sent and has not yet replaced,
 by acknowledgement, with a smaller one. *Quarantine* is what dead processes may have left open on the
-server. *Own* is the supervisor's own connections.
+server. *Own* counts the supervisor's own connections.
 
 Only five methods change these numbers, one for each way a permit can move; each keeps the invariant:
 
 =================== ======================================================== ==========
 ``_raise``          free → charge. The only way up; checks the sum.          rule S1
-``_lower``, ``_ack``  a smaller limit is told; the charge follows only when  rule S2
+``_lower``, ``_ack``  a smaller limit is sent; the charge falls only when    rule S2
                     the member has acknowledged that sequence on that link.
 ``exited``          charge → quarantine, when the *process* is gone.         rule S3
-``proven``          quarantine → free, when the server has been seen to
-                    have none of its connections any more.                   rule S3
+``proven``          quarantine → free, when a look at the server has shown
+                    none of its connections any more.                        rule S3
 ``register``        charge := what the member states it holds or may open.   rule M4, S4
 =================== ======================================================== ==========
 
 plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rule S5), and
 :mod:`poolmgr.budget.recovery`, which rebuilds the claims after a crash (rule S4).
 
-*Who* should get more or less is not decided here but in :mod:`poolmgr.budget.sharing`; the rules hold
+:mod:`poolmgr.budget.sharing` decides *which* members should get more or less; the rules hold
 whatever it says. Nothing here does I/O, reads a clock or starts a thread: every event brings its time
-(monotonic seconds), and :meth:`Ledger.settle` returns what is to be done, in a :class:`Turn`. The
+(monotonic seconds), and :meth:`Ledger.settle` returns what must be done, in a :class:`Turn`. The
 shell (:mod:`poolmgr.supervisor.supervisor`) must write the snapshot *before* it acts on a turn that says
 ``persist``; if it cannot, it calls :meth:`Ledger.abandon`.
 """
@@ -49,13 +49,13 @@ from poolmgr.wire import Ask, Limit, Report
 __all__ = ["Identity", "Ledger", "Member", "Tell", "Turn"]
 
 DEPARTED_KEPT = 4096
-"""How many tags of processes that are gone are remembered, to ignore what they sent before."""
+"""How many tags of departed processes are remembered, to ignore what they sent before."""
 
 MOST_SCOPES = 16
 """How many scopes are known at the same time."""
 
 RETRY_SNAPSHOT = 0.5
-"""Seconds until raises are tried again after a snapshot could not be written."""
+"""Seconds until raises are tried again after a failed write of a snapshot."""
 
 
 class Member(msgspec.Struct):
@@ -63,7 +63,7 @@ class Member(msgspec.Struct):
 
     identity: Identity
     link: int = 0
-    """Number of its newest link; 0 for one that was read from a snapshot and has not registered."""
+    """Number of its newest link; 0: read from a snapshot and not registered yet."""
     linked: bool = False
     ceiling: int = 0
     """How many connections its limit of open files left when it registered; 0: not known."""
@@ -82,11 +82,11 @@ class Ledger:
         self.servers: dict[str, Server] = {}
         self.members: dict[str, Member] = {}
         self.restarts = 0
-        """Supervisors before this one that ended with permits charged."""
+        """Earlier supervisors that ended with permits charged."""
         self.partial = False
-        """A snapshot was lost: members may live of whom nothing is known, till they have had time to register (S4)."""
+        """A snapshot was lost: unknown members may live, until they have had time to register (S4)."""
         self.scopes: dict[str, None] = {}
-        """What the names of our connections may bear (:mod:`poolmgr.tags`): the supervisor's scope, and those of
+        """Scopes that the names of our connections may bear (:mod:`poolmgr.tags`): the supervisor's, and those of
         earlier ones that members have brought along."""
         self._departed: dict[str, None] = {}
         self._touched: set[str] = set()
@@ -101,7 +101,7 @@ class Ledger:
     def server(self, server: str, *, aliases: Iterable[str] = (), run_id: str = "") -> Server:
         """The server, made known if it is new. A new one is held: nothing is raised until
         :meth:`hold_raises` says that its identity is known. A changed ``run_id`` (a restart) keeps
-        the ledger: the old process's connections are gone with it."""
+        the ledger: the old process's connections ended with it."""
         known = self.servers.get(server)
         if known is None:
             known = self.servers[server] = Server(server)
@@ -119,7 +119,7 @@ class Ledger:
 
         Args:
             operator: the operator's word for it, kept over restarts.
-            spares_used: only what nobody uses is to come back.
+            spares_used: only unused permits shall come back.
         """
         known = self.servers[server]
         known.spares_used = spares_used
@@ -132,13 +132,13 @@ class Ledger:
             self._touched.add(server)
 
     def forget_operator(self, server: str) -> None:
-        """The operator takes the word back: what the environment says holds again."""
+        """The operator withdraws the word: the environment's holds again."""
         self.servers[server].operator = None
         self._unsaved = True
 
     def hold_raises(self, server: str, held: bool) -> None:
-        """Whether nothing may be raised: the run_id is not known yet, or a census is not done. While members may
-        live of whom nothing is known (:attr:`partial`) it is so whatever is said here."""
+        """Whether nothing may be raised: the run_id is not known yet, or a census is not done. While unknown
+        members may live (:attr:`partial`), nothing is, whatever ``held`` says."""
         known = self.servers[server]
         held = held or self.partial or known.search
         if held != known.held:
@@ -146,7 +146,7 @@ class Ledger:
             self._touched.add(server)
 
     def strike(self, server: str) -> None:
-        """Forget a server at which nothing is charged and which nobody uses."""
+        """Forget a server that no member uses and at which nothing is charged."""
         known = self.servers[server]
         assert not known.accounts, f"{server} is still used"
         assert known.outstanding == 0, f"{known.outstanding} permits are still charged at {server}"
@@ -155,14 +155,14 @@ class Ledger:
         self._unsaved = True
 
     def dissolve(self, server: str, into: str) -> None:
-        """``server`` has turned out to be another name of ``into``, which takes all that is charged."""
+        """``server`` has turned out to be another name of ``into``, which takes over all charges."""
         old, new = self.servers.pop(server), self.servers[into]
         new.aliases |= old.aliases
         for tag, account in old.accounts.items():
             known = new.accounts.get(tag)
             stated = account.charge + (known.charge if known else 0)
             new.charged += stated - (known.charge if known else 0)
-            seq = known.seq if known else 0  # the member has heard of these; what it is told must be newer
+            seq = known.seq if known else 0  # the member has heard of these; the next limit must be newer
             new.accounts[tag] = Account(
                 told=[(seq, stated)],
                 seq=seq,
@@ -183,13 +183,14 @@ class Ledger:
         self._touched.add(into)
 
     def part(self, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float) -> None:
-        """Some addresses of ``server``, by which ``tags`` go, lead to another one: ``new``. What each of them has open
-        by which address only it knows, and it has not said so yet: so it is charged with all at both. There it opens
-        nothing before it is told a limit, which is not before :meth:`settled`, or :meth:`dissolve` into a known one."""
+        """Some addresses of ``server``, which ``tags`` use, lead to another one: ``new``. Only a member knows what it
+        has open by which address, and has not said so yet: so it is charged with all at both. At ``new`` it opens
+        nothing before a limit reaches it, and none is sent before :meth:`settled`, or :meth:`dissolve` into a known
+        one."""
         old, known = self.servers[server], self.server(new, aliases=aliases)
         known.budget, known.unknown = old.budget, True
         for tag, account in old.accounts.items():
-            if tag in tags or not account.linked:  # of who has not registered nobody knows by what addresses it goes
+            if tag in tags or not account.linked:  # the addresses of an unregistered member are not known
                 charge = account.charge
                 known.accounts[tag] = Account(
                     told=[(0, charge)],
@@ -201,7 +202,7 @@ class Ledger:
                     active=account.active,
                 )
                 known.charged += charge
-                account.unanswered, account.excess = True, 0  # what it takes along makes room here
+                account.unanswered, account.excess = True, 0  # permits that move to `new` make room here
         for tag, entry in old.quarantine.items():
             self.quarantine(known, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
         known.search = old.search
@@ -209,7 +210,7 @@ class Ledger:
         self._touched.add(new)
 
     def settled(self, server: str) -> None:
-        """It is known which server that is: its members may be told what they may have there."""
+        """The server's identity is known now: limits may be sent to its members."""
         known = self.servers[server]
         if known.unknown:
             known.unknown = False
@@ -218,7 +219,7 @@ class Ledger:
     # ---- members ----------------------------------------------------------------------------------
 
     def is_departed(self, tag: str) -> bool:
-        """Whether the process is known to be gone, or has said goodbye."""
+        """Whether the process is known to have ended, or has said goodbye."""
         return tag in self._departed
 
     def register(
@@ -239,8 +240,8 @@ class Ledger:
             ceiling: how many connections its limit of open files leaves; 0: not known.
 
         Returns:
-            False if the registration is older than one already taken, or the process is known to be
-            gone: it is ignored and its link must be dropped. After True every older link of the
+            False if the registration is older than one already taken, or the process is known to have
+            ended: it is ignored and its link must be dropped. After True every older link of the
             member must be dropped.
         """
         tag = identity.tag
@@ -262,8 +263,8 @@ class Ledger:
         return tag in self._departed or (member is not None and link <= member.link)
 
     def _state(self, server: Server, tag: str, stated: int, opened: int, now: float) -> None:
-        """The charge becomes what the member states. Whatever was told on older links is void: it has
-        closed them unread, and what it read of them is in ``stated``."""
+        """The charge becomes what the member states. Limits sent on older links are void: the member has
+        closed them unread, and ``stated`` includes what it did read."""
         found = server.quarantine.pop(tag, None)  # a census's find under this tag is part of what is stated
         account = server.accounts.get(tag)
         charge = account.charge if account else 0
@@ -281,7 +282,7 @@ class Ledger:
         self._touched.add(server.id)
 
     def attach(self, tag: str, server: str, now: float) -> None:
-        """The member uses this server from now on; it is answered with a limit."""
+        """The member uses this server from now on; a limit answers it."""
         if tag not in self.members:
             return
         known = self.servers[server]
@@ -294,7 +295,7 @@ class Ledger:
         self._touched.add(server)
 
     def report(self, tag: str, link: int, report: Report, now: float) -> None:
-        """The newest state of a member at one server; what came on an older link is ignored."""
+        """The newest state of a member at one server; a report on an older link is ignored."""
         member = self.members.get(tag)
         server = self.servers.get(report.server)
         if member is None or server is None or not self._same_link(member, link):
@@ -315,14 +316,14 @@ class Ledger:
         if account.need <= account.keeps:
             account.waiting = None
         elif account.waiting is None and not account.owed:
-            account.waiting = now  # only after it has given back what was recalled does it count as waiting again
+            account.waiting = now  # it counts as waiting again only after it has returned what was recalled
         if not account.owed:
             account.recalled = None
         elif account.recalled is None:
             account.recalled = now
 
     def _same_link(self, member: Member, link: int) -> bool:
-        """S2: an acknowledgement counts only on the link on which the limit was told."""
+        """S2: an acknowledgement counts only on the link on which the limit was sent."""
         return link == member.link
 
     def unlink(self, tag: str, link: int, now: float) -> None:
@@ -339,8 +340,8 @@ class Ledger:
                 self._touched.add(server.id)
 
     def leave(self, tag: str, link: int, now: float) -> None:
-        """The member says goodbye: it has nothing open and its limits are 0 by its own statement. A successor is to
-        know, or it would wait for a process that may live on, and says nothing more."""
+        """The member says goodbye: it has nothing open and its limits are 0 by its own statement. A successor must
+        know, or it would wait for a process that may live on and sends nothing more."""
         member = self.members.get(tag)
         if member is None or not self._same_link(member, link):
             return
@@ -353,8 +354,8 @@ class Ledger:
                 self._touched.add(server.id)
 
     def leave_one(self, tag: str, link: int, server: str, seq: int, now: float) -> bool:
-        """The same at one server. It counts only if the member has heard of all limits that it was told there: of one
-        that is still on its way it will say that it knows of no such server any more."""
+        """The same at one server. It counts only if the member has heard of all limits sent to it there: it will
+        answer one that is still on its way by saying that it does not know that server any more."""
         member, known = self.members.get(tag), self.servers.get(server)
         account = known.accounts.get(tag) if known is not None else None
         if member is None or known is None or account is None or not self._same_link(member, link):
@@ -372,8 +373,8 @@ class Ledger:
         return not account.unanswered and seq == account.seq
 
     def exited(self, tag: str, now: float) -> None:
-        """Rule S3: the *process* is gone, or has become another program. What it may have left open
-        on the servers is in quarantine until :meth:`proven`."""
+        """Rule S3: the *process* has ended, or has become another program. What it may have left open
+        on the servers stays in quarantine until :meth:`proven`."""
         self.forget(tag)
         for server in self.servers.values():
             entry = server.quarantine.get(tag)
@@ -389,7 +390,7 @@ class Ledger:
     def quarantine(
         self, server: Server, tag: str, charge: int, now: float, *, exited: bool = True, registered: bool = True
     ) -> None:
-        """``charge`` permits are of a process that is gone; their end is to be proven."""
+        """``charge`` permits belong to a process that has ended; their end must be proven."""
         if charge <= 0:
             return
         entry = server.quarantine.setdefault(tag, Quarantine(0, now, exited, registered))
@@ -397,30 +398,30 @@ class Ledger:
         entry.registered = entry.registered or registered
 
     def forget(self, tag: str) -> None:
-        """The process is gone: what it sent before is ignored from now on."""
+        """The process has ended: ignore what it sent before."""
         self.members.pop(tag, None)
         self._departed[tag] = None
         while len(self._departed) > DEPARTED_KEPT:
             del self._departed[next(iter(self._departed))]
 
     def remember(self, identity: Identity) -> None:
-        """A process that a snapshot lists and that still lives: a member that has yet to register."""
+        """A snapshot lists this process and it still lives: a member that has yet to register."""
         self.members[identity.tag] = Member(identity)
 
     # ---- proof and the supervisor's own connections ------------------------------------------------
 
     def knows(self, tag: str) -> bool:
-        """Whether a process of that tag is, or was, a member, or is the supervisor itself."""
+        """Whether a process with that tag is or was a member, or is the supervisor itself."""
         return tag in self.members or tag in self._departed or tag == self.owner.tag
 
     def adopt(self, scope: str) -> None:
-        """A member was told that scope by an earlier supervisor: what bears it may be ours."""
+        """An earlier supervisor gave a member that scope: connections that bear it may be ours."""
         if scope and scope not in self.scopes and len(self.scopes) < MOST_SCOPES:
             self.scopes[scope] = None
             self._unsaved = True
 
     def quarantined(self) -> list[Quarantined]:
-        """Everything that is not proven gone yet."""
+        """All permits not proven free yet."""
         return [
             Quarantined(server.id, tag, entry.charge, entry.since, entry.exited, entry.registered)
             for server in self.servers.values()
@@ -428,23 +429,23 @@ class Ledger:
         ]
 
     def look_at(self, server: str) -> None:
-        """Something has changed there: the next turn decides anew."""
+        """Something has changed there: the next turn decides again."""
         self._touched.add(server)
 
     def persist(self) -> None:
-        """What has just happened is on disk before any member hears of what follows from it. For ends that a successor
-        could not find out: the process lives, and only it knows that it is that member no more."""
+        """Have the last event on disk before any member hears of what follows from it. For ends that a successor
+        could not find out: the process lives, and only it knows that it is not that member any more."""
         self._unsaved = True
 
     def proven(self, server: str, tag: str, now: float) -> None:
-        """No connection of that tag exists on the server any more: its quarantine is free."""
+        """The server has no connection of that tag any more: its quarantine is free."""
         known = self.servers[server]
         if known.quarantine.pop(tag, None) is not None:
             self._touched.add(server)
 
     def overdraw_own(self, server: str) -> None:
-        """The next own permit is granted though it does not fit: for too long there has been none to look
-        with, because what is to be looked for fills the budget (rule S5, the bounded wait)."""
+        """Grant the next own permit even if it does not fit: for too long there has been none to look
+        with, because the connections to look for fill the budget (rule S5, the bounded wait)."""
         self.servers[server].own_overdraws = True
         self._touched.add(server)
 
@@ -480,11 +481,11 @@ class Ledger:
                 continue
             self._wakes.pop(id, None)
             self._grant_own(server, turn)
-            if server.unknown:  # nothing is told, a smaller limit no more than a larger one: it too lets members open
+            if server.unknown:  # send no limit, not even a smaller one: it too would let members open
                 continue
             decision = sharing.decide(server, now, self._rng)
             if stuck and server.free >= 0:
-                # Nobody is recalled for another one while nobody can be raised: members go on with what they have.
+                # While no limit can be raised, recall nothing for other members: all go on with what they have.
                 if decision.lowers or decision.asks:
                     decision.lowers.clear()
                     decision.asks.clear()
@@ -512,7 +513,7 @@ class Ledger:
         return not server.held and server.outstanding + more <= server.budget
 
     def _raise(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
-        """Rule S1. Tells a larger limit if it fits, and has the snapshot written before."""
+        """Rule S1. Sends a larger limit if it fits, and has the snapshot written first."""
         account = server.accounts[tag]
         if not account.linked or limit <= account.limit or not self._fits(server, max(0, limit - account.charge)):
             return False
@@ -524,7 +525,7 @@ class Ledger:
         return True
 
     def _lower(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
-        """Rule S2. Tells a smaller limit; the charge stays until it is acknowledged."""
+        """Rule S2. Sends a smaller limit; the charge stays until the acknowledgement."""
         account = server.accounts[tag]
         if not account.linked or limit >= account.limit:
             return False
@@ -538,12 +539,12 @@ class Ledger:
         return True
 
     def _answer(self, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
-        """Rule M4: a registration is answered with a numbered limit: the one stated, usually.
+        """Rule M4: a numbered limit answers a registration, usually the stated one.
 
         After a lost snapshot a member may state more than is known. It opens nothing before this answer, so
-        what it has not opened can still be taken back here: all of it while others may come who have what it
-        believes to have (:attr:`partial`), later what does not fit, as others may have been raised meanwhile.
-        And the snapshot must show what is left to it before that can be opened.
+        unopened permits can still be taken back here: all of them while members may yet come that hold the same
+        permits (:attr:`partial`), later those that do not fit, as others may have been raised meanwhile.
+        The snapshot must show what is left to the member before it can open that.
         """
         if account.excess:
             turn.undo.append((server.id, tag, list(account.told)))
@@ -567,15 +568,15 @@ class Ledger:
         turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit)))
 
     def _ack(self, server: Server, account: Account, seq: int, now: float) -> None:
-        """Rule S2: the charge falls with the acknowledgement of that sequence, to the largest limit
-        told at or after it."""
+        """Rule S2: the acknowledgement of that sequence lowers the charge to the largest limit
+        sent at or after it."""
         if seq > account.seq:
             return
         before = account.charge
         last = account.told[-1]
         account.told = [entry for entry in account.told if entry[0] >= seq] or [last]
         server.charged += account.charge - before
-        # Counted here, where nothing can be undone any more: neither called off nor abandoned.
+        # Count here, where nothing can be undone any more: neither called off nor abandoned.
         server.recalled_total += before - account.charge
         if account.ends_turn and account.charge == 0 < before:
             server.rotated_total += 1
@@ -585,10 +586,10 @@ class Ledger:
         if account.charge < before:
             account.recalled = now if account.owed else None
             if account.waiting is not None:
-                account.waiting = now  # what was pinned has come back: that turn is over, and the next one is last
+                account.waiting = now  # a pinned permit has come back: this turn is over, and the next one comes last
 
     def _grant_own(self, server: Server, turn: Turn) -> None:
-        """Rule S5: the supervisor's own connections are charged, in the snapshot before they are opened."""
+        """Rule S5: the supervisor's own connections are charged, in the snapshot too, before they open."""
         while server.own < server.own_wanted and self._own_fits(server):
             server.own += 1
             server.own_overdraws = False
@@ -599,10 +600,10 @@ class Ledger:
         return server.own_overdraws or server.outstanding + 1 <= server.budget
 
     def abandon(self, turn: Turn, now: float) -> None:
-        """The snapshot could not be written: nothing of the turn is raised, nor recalled for what is not
-        raised. Must be called before any other event. :meth:`Turn.rest` may still be sent.
+        """The snapshot could not be written: undo the turn's raises, and the recalls meant for them.
+        Must be called before any other event. :meth:`Turn.rest` may still be sent.
 
-        The next turn tries to write again, and until it can, only a budget that is overdrawn is recalled for.
+        The next turn tries to write again; until it can, only an overdrawn budget causes recalls.
         """
         for id, tag, told in reversed(turn.undo):
             account = self.servers[id].accounts[tag]
@@ -624,15 +625,15 @@ class Ledger:
     # ---- restarts (rule S4, also in recovery.py) ---------------------------------------------------
 
     def mark_partial(self) -> None:
-        """A snapshot was lost: members may live of whom nothing is known. Till :meth:`whole` nothing is raised, and who
-        registers is left what it has open. A successor is told so: what is written meanwhile is not the whole truth."""
+        """A snapshot was lost: unknown members may live. Until :meth:`whole` nothing is raised, and a member that
+        registers keeps what it has open. Snapshots say so to a successor: meanwhile they are not the whole truth."""
         self.partial = self._unsaved = True
         for server in self.servers.values():
             self.hold_raises(server.id, True)
 
     def whole(self) -> None:
-        """All that live have had time to register. Those that died before they could have left connections that only
-        the servers know of: each is searched once more before its first raise, by a successor too."""
+        """All living members have had time to register. Those that died before they could may have left connections
+        that only the servers know of: each server is searched once more before its first raise, by a successor too."""
         self.partial = False
         self._unsaved = True
         for server in self.servers.values():
@@ -640,12 +641,12 @@ class Ledger:
             self.hold_raises(server.id, True)
 
     def search_anew(self, server: str) -> None:
-        """What was charged there was freed without a proof, so something may be left that only the server knows of."""
+        """Charges there were freed without a proof, so connections may be left that only the server knows of."""
         self.servers[server].search = self._unsaved = True
         self.hold_raises(server, True)
 
     def searched(self, server: str) -> None:
-        """Whatever bears a tag of ours there has been counted (:func:`poolmgr.budget.recovery.census`)."""
+        """All connections there that bear a tag of ours are counted (:func:`poolmgr.budget.recovery.census`)."""
         known = self.servers[server]
         self._unsaved = self._unsaved or known.search
         known.search = False
@@ -654,8 +655,8 @@ class Ledger:
 
     @property
     def idle(self) -> bool:
-        """Nothing of ours is charged, nothing is in quarantine: the supervisor may exit and drop the snapshot. What was
-        found under names that nobody has registered keeps no supervisor: the next one finds it as well."""
+        """Nothing of ours is charged or in quarantine: the supervisor may exit and drop the snapshot. Connections
+        found under unregistered names do not keep it: the next supervisor finds them as well."""
         return not self.partial and all(self._settled(server) for server in self.servers.values())
 
     def _settled(self, server: Server) -> bool:

@@ -1,10 +1,9 @@
-"""How many clients of a server are none of ours, from how many there are.
+"""How many clients of a server are not ours, from the total.
 
-Pure. A server says how many clients it has at hardly any cost; who they are takes a list of them. How many are ours is
-known in two ways: what members have said is open, which is late, and what they are charged with, which is the most that
-can be. So growth of our own looks like somebody else's until it is reported. A reading is therefore judged twice: by
-what was reported when it was taken, and by what was reported when the next one was. What is above everything charged is
-somebody else's at once.
+Pure. A server reports the number of its clients at hardly any cost; telling them apart takes a list of them. Two
+numbers bound ours: what members have reported open, which is late, and what they are charged with, the maximum. So our
+own growth looks foreign until it is reported. A reading is therefore judged twice: by what was reported when it was
+taken, and by what was reported at the next one. Clients beyond everything charged are foreign at once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 LATE = 1.25
-"""Seconds by which what members say may be late: they report once a second."""
+"""Seconds by which members' reports may be late: they report once a second."""
 
 
 class Others:
@@ -20,15 +19,15 @@ class Others:
 
     def __init__(self) -> None:
         self._before: deque[tuple[float, int, int]] = deque()
-        """When, everyone, and ours as far as was reported. The first one is the latest that is old enough."""
+        """(time, all clients, ours as far as reported). The first entry is the latest that is old enough."""
 
     def read(self, everyone: int, opened: int, charged: int, now: float) -> int:
-        """How many are certainly, or by two readings between which everybody has reported, not ours.
+        """How many are not ours, certainly or by two readings between which all members have reported.
 
         Args:
             everyone: the server's count.
-            opened: ours, as far as is reported; what is not reported counts as charged.
-            charged: ours at most.
+            opened: ours, as far as reported; without a report, what is charged.
+            charged: the most that can be ours.
             now: monotonic seconds.
         """
         before = self._before

@@ -1,10 +1,10 @@
 """From whom permits are taken back while others wait, and in which order.
 
-Part of the policy of :mod:`poolmgr.budget.sharing`; pure. What is idle is recalled first, from whoever is
-furthest above its share; then what is in use, for its next release. What is pinned comes when it comes:
-it is recalled, and not waited for.
+Part of the policy of :mod:`poolmgr.budget.sharing`; pure. Idle permits are recalled first, from the members
+furthest above their share; then permits in use, for their next release. The return of a pinned permit has no
+predictable end: it is recalled, and not waited for.
 
-Knowledge is refreshed before it is acted on: a member whose report is old is asked first, for it may
+An old report is refreshed before the policy acts on it: the member is asked first, for it may
 have become busy within its limit without a word.
 """
 
@@ -18,7 +18,7 @@ FRESH = 0.01
 """Seconds for which a report says what is idle."""
 
 ANSWER_WITHIN = 0.02
-"""Seconds in which a member that was asked answers, unless it is stopped or starved of processor time."""
+"""Seconds in which a member answers a question, unless it is stopped or starved of processor time."""
 
 ASK_AGAIN = 0.05
 """Seconds after which a member that has nothing to spare is asked again while others wait."""
@@ -34,8 +34,8 @@ def guard(server: Server) -> float:
 
 
 def coming(server: Server, now: float) -> int:
-    """Permits recalled a moment ago, which idle ones need not be recalled for as well. What takes longer
-    is in use, or its socket cannot be closed: nobody knows when it comes."""
+    """Permits recalled a moment ago: for these, no idle ones need to be recalled as well. A permit that takes
+    longer is in use, or its socket cannot be closed: its return has no predictable end."""
     return sum(
         account.owed
         for account in server.accounts.values()
@@ -50,7 +50,7 @@ def _fresh(account: Account, now: float) -> bool:
 def spare(
     server: Server, share: dict[str, int], missing: int, raised: dict[str, int], now: float, decision: Decision
 ) -> int:
-    """Recall what those above their share have not used lately; how much."""
+    """Recall permits that members above their share have not used lately. How many."""
     if missing <= 0:
         return 0
     idle: list[tuple[int, str]] = []
@@ -70,8 +70,8 @@ def spare(
 def used(
     server: Server, share: dict[str, int], missing: int, raised: dict[str, int], now: float, decision: Decision
 ) -> None:
-    """Recall from those above their share, in use or not: released at the next release (rule M2).
-    First those whose report is old are asked, and given time to answer."""
+    """Recall from members above their share, in use or not: returned at the next release (rule M2).
+    Members whose report is old are asked first, and have time to answer."""
     above: list[tuple[int, str]] = []
     lowered = {tag for tag, _ in decision.lowers}
     for tag, account in server.accounts.items():
@@ -98,8 +98,8 @@ def used(
 
 
 def pinned(server: Server, share: dict[str, int], unmet: int, now: float, decision: Decision) -> None:
-    """Recall what is pinned from whoever has more than would be fair if all came back at once: at its release it
-    goes to who waits. Where there are fewer permits than members, from those who have had theirs for longest."""
+    """Recall pinned permits from members that have more than would be fair if all came back at once: on release
+    they go to waiting members. With fewer permits than members, from those that have had theirs for longest."""
     members: list[tuple[str, Account]] = []
     fixed, recalled = server.quarantined + max(server.own, server.own_wanted), 0
     for tag, account in server.accounts.items():
@@ -124,8 +124,8 @@ def pinned(server: Server, share: dict[str, int], unmet: int, now: float, decisi
 
 
 def unused(server: Server, waiters: set[str], unmet: int, now: float, decision: Decision) -> None:
-    """Recall what others do not use at all, below their share too: a permit that nobody uses goes to
-    whoever waits."""
+    """Recall what members do not use at all, even below their share: unused permits go to members that
+    wait."""
     idle: list[tuple[int, str]] = []
     ask: list[tuple[int, str]] = []
     lowered = {tag for tag, _ in decision.lowers}

@@ -1,8 +1,8 @@
 """Rule S4: how the ledger survives its supervisor.
 
-What a successor must know is everything that rule S1 sums, and whose it is. Sequences, links and
-demands are not part of it: members state anew what they hold when they register. Reading and writing
-the file is :mod:`poolmgr.supervisor.disk.snapshot`'s business.
+A successor must know everything that rule S1 sums, and whose it is. It does not need sequences, links
+and demands: members state again what they hold when they register. :mod:`poolmgr.supervisor.disk.snapshot`
+reads and writes the file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def restored(
 
 
 def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity], bool]) -> None:
-    """Fill an empty ledger. The old supervisor's own connections are in quarantine under its tag."""
+    """Fill an empty ledger. The old supervisor's own connections go into quarantine under its tag."""
     ledger.restarts = saved.restarts + 1
     ledger.partial = saved.partial
     for scope in saved.scopes:
@@ -86,7 +86,7 @@ def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity]
 
 
 def restore_member(ledger: Ledger, listed: SavedMember, now: float, lives: bool) -> None:
-    """One that lives keeps its charge until it registers; one that died meanwhile is in quarantine."""
+    """A living member keeps its charge until it registers; that of a dead one goes into quarantine."""
     tag = listed.identity.tag
     if lives:
         ledger.remember(listed.identity)
@@ -102,11 +102,11 @@ def restore_member(ledger: Ledger, listed: SavedMember, now: float, lives: bool)
 
 
 def census(ledger: Ledger, id: str, tag: str, count: int, now: float, *, exited: bool) -> None:
-    """Without a readable snapshot, what the server shows under our tags is charged: ``count`` connections. A member
+    """Without a readable snapshot, charge what the server shows under our tags: ``count`` connections. A member
     that has registered has stated what it holds; it is not counted twice.
 
     Args:
-        exited: whether the process is known to be gone. The find of one that lives is charged
+        exited: whether the process is known to have ended. The find of one that lives is charged
             until it registers and states what it holds.
     """
     server = ledger.servers[id]

@@ -1,32 +1,32 @@
-"""Who should get more, who should give back, and when: the ledger's policy.
+"""Which members should get more, which should give back, and when: the ledger's policy.
 
-Nothing here can break the budget: :class:`poolmgr.budget.ledger.Ledger` checks every raise and waits
-for every acknowledgement, whatever is decided here. What is decided here is whether nobody waits for
-a permit that another does not use (P2), and whether permits move no more than they must.
+Nothing here can break the budget: :class:`poolmgr.budget.ledger.Ledger` checks every raise and waits for every
+acknowledgement, whatever this policy decides. The policy decides whether a member ever waits for a permit
+that another does not use (P2), and whether permits move no more than they must.
 
 The cases, numbered as in :func:`decide`:
 
-1. **Nobody waits.** Permits that nobody demands are handed out in advance, evenly, to members that
-   were active lately, so that most growth needs no message. A reserve stays undistributed, so that a
-   growth past the limit needs no recall either.
-2. **There is enough for all who wait.** They get what they need, from the reserve if need be.
-3. **There is not.** Max-min fair shares on the members' demand say who is entitled to how much. Who
-   has less is raised, and what that takes is recalled from whoever is furthest above its share: what
-   it has not used for a while first, and no more than wait. Whoever wants more than its share gets
-   what others do not use at all.
+1. **No member waits.** Permits without demand are handed out in advance, evenly, to members that
+   were active lately, so that most growth needs no message. A reserve stays undistributed, so that
+   growth past the limit does not need a recall either.
+2. **There is enough for all that wait.** They get what they need, from the reserve if need be.
+3. **There is not.** Max-min fair shares on the members' demand say what each is entitled to. A member
+   with less is raised. What that takes is recalled from the members furthest above their share: first
+   what they have not used for a while, and no more than is missing. Members that want more than their
+   share get what others do not use at all.
 
    With fewer permits than members with demand, the share of some is 0. Then permits *rotate*: a
    member keeps its permit for a quantum and passes it on, waiters in order.
 
-   What is *pinned*, by a subscription or a command that takes long, is out of the game: the rest is
-   shared among all. It is recalled too where there is not enough, so that it changes hands at its next
-   release; but nobody waits for that.
+   *Pinned* permits, held by a subscription or a long command, do not take part: the rest is
+   shared among all. In a shortage they are recalled too, so that they change hands at their next
+   release; but the policy does not wait for that.
 
-   A budget that has shrunk is made up for in the same way. For others' sake only what is unused comes back.
+   A shrunk budget is made up for in the same way. If it shrank for others' sake, only unused permits come back.
 
-Who is entitled to what is in :mod:`poolmgr.budget.entitlement`, from whom it is taken in
-:mod:`poolmgr.budget.recalls`. They read the accounts; the only things they write are the marks of their
-own rhythm (``turn_ends``, ``tidied``).
+:mod:`poolmgr.budget.entitlement` says what each member is entitled to, :mod:`poolmgr.budget.recalls` from
+which members it is taken. They read the accounts and write only the marks of their own rhythm
+(``turn_ends``, ``tidied``).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from poolmgr.budget.allocation import Claim, shares
 from poolmgr.budget.decision import Decision
 
 ACTIVE_FOR = 10.0
-"""Seconds after its last demand for which a member is given headroom."""
+"""Seconds after its last demand for which a member gets headroom."""
 
 TIDY_EVERY = 0.1
-"""Headroom is looked at no more often than this, in seconds."""
+"""Seconds between two looks at headroom, at least."""
 
 
 def reserve(server: Server) -> int:
-    """Permits kept undistributed while nobody waits: one, or a tenth of the budget."""
+    """Permits kept undistributed while no member waits: one, or a tenth of the budget."""
     return max(1, server.budget // 10)
 
 
@@ -80,8 +80,8 @@ def decide(server: Server, now: float, rng: random.Random) -> Decision:
 
 
 def _settle_for_pinned(server: Server, decision: Decision) -> None:
-    """Who has given back all that was recalled but what is pinned can say so only if it is told that this is
-    enough; till then the rest is charged too."""
+    """A member that returned everything except pinned permits cannot acknowledge the recall. Raise its limit to
+    what is pinned, so that the rest is released."""
     for tag, account in server.accounts.items():
         report = account.report
         if len(account.told) > 1 and report is not None and account.linked:
@@ -90,7 +90,7 @@ def _settle_for_pinned(server: Server, decision: Decision) -> None:
 
 
 def _call_off(server: Server, decision: Decision) -> None:
-    """Nobody waits for what was recalled any more: who still uses it may keep it."""
+    """No member waits for recalled permits any more: members that still use them may keep them."""
     for tag, account in server.accounts.items():
         if account.linked and account.need > account.limit and account.returning:
             decision.raises.append((tag, min(account.need, account.charge)))
@@ -134,16 +134,16 @@ def _hand_out_headroom(server: Server, free: int, now: float, decision: Decision
 
 
 def _kept(account: Account, now: float) -> int:
-    """What a member without demand keeps at least: its headroom can be taken back if it can be told."""
+    """The least that a member without demand keeps: headroom can be taken back if the member can be reached."""
     if not account.linked or account.silent(now) or account.report is None:
         return account.charge
     return min(account.charge, max(account.report.open, account.peak))
 
 
 def _take_back_headroom(server: Server, targets: dict[str, int], missing: int, decision: Decision) -> None:
-    """Take back headroom in which nothing is open, from whoever has most above its target: to refill the
-    reserve, and for members that have less than half of what would be even. (A smaller unevenness is left
-    alone: a limit is not worth a message for its own sake.)"""
+    """Take back headroom in which nothing is open, from the members furthest above their target: to refill the
+    reserve, and for members that have less than half of an even part. (A smaller unevenness stays: a limit is
+    not worth a message for its own sake.)"""
     if missing <= 0:
         return
     above: list[tuple[int, str]] = []
@@ -185,7 +185,7 @@ def _share_out(
     coming = recalls.coming(server, now)
     beyond = {tag: accounts[tag].need - raised.get(tag, accounts[tag].keeps) for tag in waiters}
     if entitled == 0 and available > 0:
-        # Nobody who is entitled to a permit lacks it: what is free goes to who wants more than its share.
+        # No member lacks a permit it is entitled to: free ones go to members that want more than their share.
         extra = shares(available, [Claim(demand=beyond[tag], rank=i) for i, tag in enumerate(waiters)])
         for tag, more in zip(waiters, extra, strict=True):
             raised[tag] = raised.get(tag, accounts[tag].keeps) + more
