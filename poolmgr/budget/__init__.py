@@ -1,1 +1,1 @@
-"""Pure rules: who may hold how many connections. No sockets, no clock, no threads; time is an argument."""
+"""Pure rules: how many connections each process may hold. No sockets, clock or threads; time is an argument."""

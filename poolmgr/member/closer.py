@@ -1,21 +1,21 @@
 """Closing sockets so that their end is certain: rule M3.
 
-A connection is gone when the *server* has let go of it, not when we have. So a socket is closed in
+A connection has ended when the *server* has let go of it, not when we have. So a socket is closed in
 three steps: shut the write side, read to end-of-file, close. The server reads our end-of-file, frees
 the client and closes; its end-of-file is the proof. ``SHUT_RDWR`` would forge that proof: after it our
-own kernel returns end-of-file at once. TLS is closed below the TLS layer, and what comes is read raw:
-the permit hangs on the connection, not on a proper farewell.
+own kernel returns end-of-file at once. TLS is closed below the TLS layer, and the rest is read raw:
+the permit depends on the connection, not on a proper farewell.
 
-If no proof comes within :data:`BOUND` seconds the connection is ended all the same, and the socket is
+If no proof comes within :data:`BOUND` seconds, the connection is ended all the same, and the socket is
 *lost*: its permit stays counted until the supervisor has proven the end.
 
-Whoever used the socket may still be in a read of it when another thread has it closed. Python's sockets
-look their descriptor up for each system call, so it can be closed below them. OpenSSL keeps the number,
-and would go on with whatever file has it next. So a descriptor below TLS is shut down, which gets its
-user out, and closed when the TLS object is gone, which everybody in it refers to (:func:`end`).
+A user of the socket may still be reading it when another thread has it closed. Python's sockets
+look up their descriptor for each system call, so it can be closed below them. OpenSSL keeps the number,
+and would go on with the next file that gets it. So a descriptor below TLS is shut down, which gets its
+users out, and closed once the TLS object, which all its users refer to, is freed (:func:`end`).
 
 The agent's thread and selector drive this; callers only hand sockets over. It must never count
-anything itself: it tells what happened, and the core counts.
+anything itself: it reports what happened, and the core counts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ BOUND = 1.0
 
 _CHUNK = 65536
 _CHUNKS = 16
-"""Reads of one socket in one turn: a server that floods us does not hold up the others."""
+"""Reads of one socket in one turn, so that a server that floods us does not hold up the others."""
 
 _PROOF = frozenset({errno.ECONNRESET, errno.EPIPE})
-"""The peer has said that the connection does not exist. A timeout (ETIMEDOUT) says no such thing."""
+"""The peer has said that the connection does not exist. A timeout (ETIMEDOUT) does not say that."""
 
 Selector = selectors.BaseSelector
 
@@ -63,7 +63,7 @@ class Closer:
     Args:
         selector: the agent's; a key's ``data`` is called with the events and the time.
         gone: called with the serial number of a socket whose end is certain.
-        lost: called with that of one whose end is not.
+        lost: called with the serial number of a socket whose end is not.
     """
 
     def __init__(self, selector: Selector, gone: Callable[[int], None], lost: Callable[[int], None]) -> None:
@@ -76,10 +76,10 @@ class Closer:
         return len(self._closing)
 
     def add(self, serial: int, sock: socket.socket, now: float) -> None:
-        """Begin. Ends at once if the server's end-of-file is there already, as with a dead connection."""
+        """Begin to close. Ends at once if the server's end-of-file is already there, as with a dead connection."""
         try:
             raw = bare(sock)
-        except (OSError, ValueError):  # closed by somebody else: a finalizer may have come first
+        except (OSError, ValueError):  # already closed: a finalizer may have come first
             self._lost(serial)
             return
         closing = _Closing(serial, sock, raw, now + BOUND)
@@ -94,7 +94,7 @@ class Closer:
             self._watch(closing)
 
     def expire(self, now: float) -> float:
-        """Give up on those whose time is over; when to come again."""
+        """Give up on sockets whose time is over; when to come again."""
         while self._closing:
             closing = next(iter(self._closing.values()))
             if closing.deadline > now:
@@ -112,7 +112,7 @@ class Closer:
         self._closing.clear()
 
     def disown(self) -> None:
-        """All descriptors of this process have been closed: what has their numbers now is not ours."""
+        """All descriptors of this process have been closed: files that have their numbers now are not ours."""
         for closing in list(self._closing.values()):
             closing.raw.detach()
         self._closing.clear()
@@ -125,7 +125,7 @@ class Closer:
         watch(self._selector, closing.raw, readable)
 
     def _read(self, closing: _Closing) -> bool:
-        """Read what is there; True if the socket's story is over."""
+        """Read what is there; True if the socket is done with."""
         try:
             for _ in range(_CHUNKS):
                 if not closing.raw.recv(_CHUNK):
@@ -152,17 +152,17 @@ class Closer:
 
 
 def end(sock: socket.socket, raw: socket.socket) -> None:
-    """Close a socket of which :func:`bare` has given ``raw``; one below TLS once nobody can be in its TLS layer."""
+    """Close a socket whose ``raw`` is from :func:`bare`; one below TLS once no thread can be in its TLS layer."""
     with contextlib.suppress(OSError):
-        raw.shutdown(socket.SHUT_RDWR)  # whoever waits for something to read has its end
+        raw.shutdown(socket.SHUT_RDWR)  # a thread that waits to read gets end-of-file
     if raw is not sock:
-        weakref.finalize(sock, close, raw).atexit = False  # threads may be in it then, too
+        weakref.finalize(sock, close, raw).atexit = False  # threads may be in it at exit, too
         return
     close(raw)
 
 
 def close(raw: socket.socket) -> None:
-    """Python forgets the number of a descriptor first, and closes it without its lock: a fork must not come between."""
+    """Python forgets a descriptor's number first, and closes it without its lock: a fork must not come between."""
     with whole(), contextlib.suppress(OSError):
         raw.close()
 
@@ -171,13 +171,13 @@ def watch(selector: Selector, sock: socket.socket, stirs: Callable[[int, float],
     """Have ``stirs`` called, with the events and the time, when there is something to read."""
     try:
         selector.register(sock, selectors.EVENT_READ, stirs)
-    except KeyError:  # somebody closed a socket that had this number behind our back
+    except KeyError:  # a socket that had this number was closed behind our back
         selector.unregister(sock)
         selector.register(sock, selectors.EVENT_READ, stirs)
 
 
 def bare(sock: socket.socket) -> socket.socket:
-    """The socket without its TLS layer. The object handed in is left without a descriptor.
+    """The socket without its TLS layer. A TLS object handed in is left without a descriptor.
 
     Raises:
         OSError, ValueError: it has none.
@@ -194,7 +194,7 @@ def bare(sock: socket.socket) -> socket.socket:
 
 
 def discard(sock: socket.socket) -> None:
-    """Close a socket for which there is no permit, so that nobody waits for a proof of its end."""
+    """Close a socket that has no permit and so needs no proof of its end."""
     with contextlib.suppress(OSError, ValueError):
         end(sock, bare(sock))
 
@@ -231,10 +231,10 @@ def close_copy(sock: socket.socket, under: Below | None = None) -> None:
 
 
 def _reset(raw: socket.socket) -> bool:
-    """Whether a socket that is connected no more was certainly ended by its peer.
+    """Whether the peer certainly ended a socket that is not connected any more.
 
-    A Unix socket's peer is in the same kernel: not connected is certain. A TCP socket may have been
-    given up by our kernel after keepalive's last probe, and then the server may still count it: only
+    A Unix socket's peer is in the same kernel: not connected is certain. Our kernel may have given a
+    TCP socket up after keepalive's last probe, and then the server may still count it: only
     an error that says "reset" is certain.
     """
     if raw.family == socket.AF_UNIX:

@@ -1,8 +1,8 @@
 """Finds the supervisor, or has one started, without ever holding up the agent's thread.
 
 Looking is cheap (a Unix socket connects at once or not at all) and done on the spot. Starting takes
-as long as a Python takes to start, and replacing a hung one longer: that is a helper thread's. What
-"found" means and how it is started is :mod:`poolmgr.launch`'s business.
+as long as a Python takes to start, and replacing a hung supervisor longer: a helper thread does that.
+:mod:`poolmgr.launch` defines what "found" means and how a supervisor is started.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from poolmgr.settings import Settings
 log = Log("poolmgr.member")
 
 COMPLAIN_EVERY = 30.0
-"""Seconds between two log lines about a supervisor that cannot be had."""
+"""Seconds between two log lines about an unreachable supervisor."""
 
 HOPELESS = 1.0
-"""Seconds for which callers fail at once after an attempt to start a supervisor has failed, or until the next one if
-that is later. Who comes afterwards waits for what the next attempt brings."""
+"""Seconds for which callers fail at once after a failed attempt to start a supervisor, or until the next attempt if
+that is later. Later callers wait for what the next attempt brings."""
 
 SUCCEEDING = 0.25
-"""Seconds until the next look where a successor is being started."""
+"""Seconds until the next look while a successor is being started."""
 
 RESTARTING = 3.0
-"""Seconds for which one that may not be started from here, and that has just spoken, is waited for: whoever it belongs
-to may be restarting it."""
+"""Seconds to wait for a supervisor that may not be started from here and has just spoken: its owner may be
+restarting it."""
 
 NOT_YET = "the supervisor that is being started does not serve yet: it is stopped, or this machine is very busy"
-"""What keeps a caller that has waited while one was started."""
+"""The trouble of a caller that has waited while a supervisor was started."""
 
 NEVER = float("inf")
 
@@ -49,7 +49,7 @@ class Finder:
     """One process's search for its supervisor. All methods are the agent thread's.
 
     Args:
-        settings: where it is, and whether it may be started.
+        settings: where the supervisor is, and whether it may be started.
         wake: wakes the agent when a helper has a result.
     """
 
@@ -65,16 +65,16 @@ class Finder:
         self._look_at = self._start_at = 0.0
         self._complained = -NEVER
         self._met = -NEVER
-        """When one has last spoken."""
+        """When a supervisor last spoke."""
         self.trouble = ""
-        """Why the last search found none, with its remedy; empty: it has been heard. For any thread to read."""
+        """Why the last search found none, with the remedy; empty: one was heard. For any thread to read."""
         self._obstacle = ""
         self._obstacle_until = -NEVER
 
     @property
     def obstacle(self) -> str:
-        """Why there can be none: the last attempt to start one has failed, or the one that is there has refused us, and
-        the next attempt is not due yet. To wait for it is in vain. For any thread to read."""
+        """Why there can be no supervisor: the last attempt to start one failed, or the present one refused us, and
+        the next attempt is not due yet. Waiting is in vain. For any thread to read."""
         return self._obstacle if monotonic() < max(self._obstacle_until, self._start_at) else ""
 
     def _hopeless(self, reason: str) -> None:
@@ -82,7 +82,7 @@ class Finder:
         self._obstacle_until = monotonic() + HOPELESS
 
     def search(self, now: float, needed: bool) -> socket.socket | None:
-        """A connection, if one can be had now. With ``needed`` a supervisor is started if there is none."""
+        """A connection, if one is possible now. With ``needed``, start a supervisor if there is none."""
         while self._found:
             sock = self._found.popleft()
             self._helper = None
@@ -101,14 +101,14 @@ class Finder:
             except (PoolmgrError, OSError) as error:
                 self.trouble = self.trouble or str(error)
                 if not startable and now >= self._met + RESTARTING:
-                    self._hopeless(str(error))  # nobody here may start one, so there is nothing to wait for
+                    self._hopeless(str(error))  # none may be started from here, so there is nothing to wait for
             self.failed(now)
         if needed and self._may_start(now):
             self._help(None)
         return None
 
     def next(self, needed: bool) -> float:
-        """When to search again; a helper's result wakes the agent by itself."""
+        """When to search again; a helper's result wakes the agent itself."""
         if self._helper is not None:
             return NEVER
         return min(self._look_at, self._start_at) if needed and self._settings.autostart else self._look_at
@@ -118,10 +118,10 @@ class Finder:
         self._help(silent)
 
     def succeed(self, sock: socket.socket) -> bool:
-        """Have the supervisor at the other end followed by one that is placed as this process is, if that is better.
+        """Have the supervisor at the other end succeeded by one that is placed as this process is, if that is better.
 
         Returns:
-            Whether it is, or has ended by now; a helper does it.
+            Whether it is better, or the supervisor has ended by now; a helper does it.
         """
         who = peer(sock) if self._settings.autostart else None
         mine, theirs = standing.of(), standing.of(who.pid) if who is not None else None
@@ -131,7 +131,7 @@ class Finder:
             return False
         self._look_at = self._start_at = monotonic() + SUCCEEDING
         if theirs is None:
-            return True  # somebody else has ended it
+            return True  # another process has ended it
         if self._succeeding is None or not self._succeeding.is_alive():
             self._succeeding = threads.make(self._succeed, "poolmgr-finder", who.pid)
             return threads.started(self._succeeding)
@@ -147,7 +147,7 @@ class Finder:
             self._wake()
 
     def heard(self) -> None:
-        """What was found has spoken: it is one."""
+        """The peer has spoken: it is a supervisor."""
         self._met = monotonic()
         self._looks = self._starts = 0
         self._look_at = self._start_at = 0.0
@@ -155,17 +155,17 @@ class Finder:
         self.trouble = self._obstacle = ""
 
     def failed(self, now: float) -> None:
-        """There is none, or it has closed the link without a word."""
+        """There is no supervisor, or it has closed the link without a word."""
         self._looks += 1
         self._look_at = now + self._looking.compute(self._looks)
 
     def hold_off(self, now: float, seconds: float, reason: str) -> None:
-        """We have been refused: it makes no sense to be back at once."""
+        """The supervisor has refused us: do not come back at once."""
         self._hopeless(reason)
         self._look_at = self._start_at = now + seconds
 
     def abandon(self) -> None:
-        """In a forked child: close what the parent's helper has brought."""
+        """In a forked child: close the sockets that the parent's helper has brought."""
         while self._found:
             sock = self._found.popleft()
             if sock is not None:
@@ -178,8 +178,8 @@ class Finder:
         if self._helper is None:
             self._helper = threads.make(self._work, "poolmgr-finder", silent)
             if not threads.started(self._helper):
-                # None can be had. Here is the only thread that works for this process, and without a supervisor it has
-                # little else to do.
+                # No thread can be started. This is the only one that works for this process, and without a supervisor
+                # it has little else to do.
                 self._work(silent)
         elif silent is not None:
             silent.close()

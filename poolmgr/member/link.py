@@ -1,8 +1,8 @@
 """One connection to the supervisor: frames out, messages in.
 
-Any thread may send: the one that waits for a permit writes its report itself, since waking the agent
-first would cost more than the supervisor's answer takes. Only the agent reads. What messages mean is
-the core's business.
+Any thread may send: a thread that waits for a permit writes its report itself, since waking the agent
+first would cost more than the supervisor's answer takes. Only the agent reads. The core knows what
+messages mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNKNOWN = 0, 0
 
 
 def _which(path: str) -> tuple[int, int] | None:
-    """Device and inode of a file; None: there is none; :data:`UNKNOWN`: that cannot be seen just now."""
+    """Device and inode of a file; None: there is no such file; :data:`UNKNOWN`: that cannot be seen now."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -36,7 +36,7 @@ class Link:
     """A link under its number (rule M4).
 
     Attributes:
-        blocked: the kernel takes no more for now; the agent is to :meth:`flush` when it does.
+        blocked: the kernel takes no more for now; the agent must :meth:`unblock` when it does.
     """
 
     def __init__(self, sock: socket.socket, number: int) -> None:
@@ -48,18 +48,18 @@ class Link:
         self._frames: deque[bytes] = deque()
         self._partial = b""
         self._lock: tuple[str, tuple[int, int]] | None = None
-        """Where the supervisor's lock file is, and which; None: it cannot be seen from here."""
+        """The supervisor's lock file: path, and (device, inode); None: it cannot be seen from here."""
         self._sending = threading.Lock()
         """Guards the order of bytes on the socket, and ``_partial``: held during a send that does not
         block, and never waited for."""
 
     def post(self, messages: Iterable[wire.Message]) -> None:
-        """Put messages in line, to be sent by the next :meth:`flush`. Order is that of the calls."""
+        """Put messages in line for the next :meth:`flush`, in the order of the calls."""
         for message in messages:
             self._frames.append(wire.encode(message))
 
     def flush(self) -> None:
-        """Send what is in line, unless another thread is at it: it looks again before it leaves."""
+        """Send what is in line, unless another thread is sending: that one looks again before it leaves."""
         while self.pending and not self.blocked:
             if not self._sending.acquire(blocking=False):
                 return
@@ -79,7 +79,7 @@ class Link:
         self.flush()
 
     def _send(self) -> None:
-        """Written so that an exception of a signal handler between any two steps repeats bytes at worst:
+        """A signal handler's exception between any two steps repeats bytes at worst:
         whole frames, which are states, or a torn one, for which the supervisor drops the link."""
         while self._frames and len(self._partial) < _CHUNK:
             self._partial += self._frames[0]
@@ -89,7 +89,7 @@ class Link:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            sent = len(self._partial)  # the link is broken, which its reader will notice
+            sent = len(self._partial)  # the link is broken; its reader will notice
         self._partial = self._partial[sent:]
         self.blocked = bool(self._partial)
 
@@ -108,16 +108,16 @@ class Link:
         return self._decoder.feed(data) if data else None
 
     def guard(self, path: str, lock: tuple[int, int]) -> None:
-        """The supervisor says which file its lock is. A container may see the socket and not what lies beside it."""
+        """The supervisor says which file its lock is. A container may see the socket and not the files beside it."""
         if _which(path) == lock:
             self._lock = path, lock
 
     def is_cut(self) -> bool:
-        """Whether the supervisor has closed it, read or not. Half a microsecond: Linux refuses even to send nothing
-        to a peer that has shut down (``unix_stream_sendmsg`` in net/unix/af_unix.c).
+        """Whether the supervisor has closed the link, even if the EOF is unread. Half a microsecond: Linux refuses even
+        an empty send to a peer that has shut down (``unix_stream_sendmsg`` in net/unix/af_unix.c).
 
-        So it is where the lock file's name leads elsewhere by now. Whoever removed the directory has made room for
-        another supervisor, and this one, which has been stopped meanwhile, does not know. Then it is ended here.
+        It also counts as cut if the lock file's name leads elsewhere by now. Removing the directory made room for
+        another supervisor, and the old one, stopped meanwhile, does not know. Then the link is ended here.
         """
         if self._lock is not None and _which(self._lock[0]) not in (self._lock[1], UNKNOWN):
             with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
 """The core of a process behind its lock: the one way into it, for callers and for the thread that serves it.
 
 There is one lock, and it guards the core. Under it there is no I/O, no logging and no user's code, only the core's
-arithmetic. Two things can still come in between: the garbage collector (a release from a finalizer) and a signal
-handler may run in the very thread that holds it. So the owner is noted, and code that finds itself to be the owner does
-without. What finalizers call appends to a deque, and takes no lock.
+arithmetic. Two things can still interrupt: the garbage collector (a release from a finalizer) and a signal handler
+may run in the very thread that holds the lock. So the owner is noted, and code that finds itself to be the owner does
+without. Methods for finalizers append to a deque and take no lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 
 class SessionPort(Protocol):
-    """What callers need of :class:`poolmgr.member.session.Session`."""
+    """The part of :class:`poolmgr.member.session.Session` that callers need."""
 
     link: Link | None
 
@@ -47,7 +47,7 @@ class SessionPort(Protocol):
 
 
 class LoopPort(Protocol):
-    """What callers need of :class:`poolmgr.member.loop.Loop`."""
+    """The part of :class:`poolmgr.member.loop.Loop` that callers need."""
 
     waker: Waker
     cut_off: bool
@@ -77,17 +77,17 @@ class LockedCore:
         self.core = core
         self.core.mark = processes.mark()
         self.forked = False
-        """In a child: this object is the parent's."""
+        """In a forked child: this object is the parent's."""
         self.closes: deque[tuple[int, socket.socket]] = deque()
         """Permits given back with the socket to be closed. Appended to by finalizers, hence no lock."""
         self.returns: deque[tuple[int, bool]] = deque()
-        """Permits given back without one, and whether it was lost. Likewise."""
+        """Permits given back without a socket, and whether one was lost. Likewise."""
         self.sockets: dict[int, tuple[socket.socket, Below | None]] = {}
         """By permit: every socket that may be connected, until it is closed; and ``Permit.hold``'s ``below``."""
         self.held: dict[int, weakref.ref[object]] = {}
         """Permits by serial, for the audit of those whose finalizer was interrupted."""
         self.waiters: weakref.WeakValueDictionary[int, Parker] = weakref.WeakValueDictionary()
-        """Callers that wait without a pool. Weak: one that an exception has torn away is not waited for."""
+        """Callers that wait without a pool. Weak: a caller that an exception has torn away is dropped."""
         self.vanished: deque[Attachment] = deque()
         """Attachments whose pool has been collected."""
         self._lock = threading.Lock()
@@ -96,7 +96,7 @@ class LockedCore:
         self._stirred = False
         """Whether the core had something to decide when the lock was last left."""
         self.loop: LoopPort | None = None
-        """What serves it, once something was attached."""
+        """The loop that serves it, once something was attached."""
 
     @property
     def session(self) -> SessionPort | None:
@@ -105,10 +105,10 @@ class LockedCore:
     # ---- the one way in --------------------------------------------------------------------------
 
     def locked(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call into the core under its lock, and put what it wants to say on the link, in that order.
+        """Call into the core under its lock, and put its messages on the link, in order.
 
         Raises:
-            Interrupted: this very thread is inside already.
+            Interrupted: this very thread is already inside.
         """
         me = get_ident()
         if self._owner == me and self._lock.locked():
@@ -121,7 +121,7 @@ class LockedCore:
                 out, loop = self.core.out, self.loop
                 while out and loop is not None:
                     loop.session.post(out[0])
-                    out.popleft()  # after it, so that an exception in between repeats and loses nothing
+                    out.popleft()  # last, so that an exception in between repeats a message and loses none
                 self._stirred = self.core.dirty
                 self._owner = 0
 
@@ -137,10 +137,10 @@ class LockedCore:
             returns.popleft()
 
     def audit(self, suspects: set[int]) -> set[int]:
-        """Under the lock: permits that nobody holds and nobody has given back, because an exception of a
-        signal handler struck in a finalizer. What was suspected before and still is, is given back here.
+        """Under the lock: permits without a holder that were not given back, because a signal handler's
+        exception struck in a finalizer. Permits suspected now and before are given back here.
 
-        Returns the suspects of this time.
+        Returns the new suspects.
         """
         orphans, live = set(), set(self.core.live())
         for serial, permit in list(self.held.items()):
@@ -154,7 +154,7 @@ class LockedCore:
         return orphans - suspects
 
     def after(self) -> None:
-        """After the lock: the thread that has something to say writes it, and wakes the loop if needed."""
+        """After the lock: send the messages in line from this thread, and wake the loop if needed."""
         loop = self.loop
         if loop is not None:
             loop.session.flush()
@@ -166,7 +166,7 @@ class LockedCore:
         if loop is not None:
             loop.waker.poke()
 
-    # ---- what finalizers call: no lock -----------------------------------------------------------
+    # ---- for finalizers: no lock -----------------------------------------------------------------
 
     def returned(self, serial: int, sock: socket.socket | None) -> None:
         """A permit comes back, with the socket to be closed or without one."""
@@ -183,13 +183,13 @@ class LockedCore:
         self.poke()
 
     def dropped(self, serial: int) -> None:
-        """A permit was collected that had not been given back."""
+        """A permit was collected without having been given back."""
         if not self.forked:
             self._recover(serial)
             self.poke()
 
     def _recover(self, serial: int) -> None:
-        """Nobody refers to this permit any more: its socket is closed, or it is lost."""
+        """Nothing refers to this permit any more: close its socket, or count it as lost."""
         kept = self.sockets.get(serial)
         if kept is not None:
             self.closes.append((serial, kept[0]))
@@ -205,7 +205,7 @@ class LockedCore:
 
     @property
     def over(self) -> bool:
-        """Whether this membership has ended, with all that was open: who needs a connection asks :func:`get_member`."""
+        """Whether this membership has ended, with all that was open: for a new one call :func:`get_member`."""
         loop = self.loop
         if loop is not None and not loop.cut_off and not self.forked and loop.notice():
             self._disown()
@@ -218,7 +218,7 @@ class LockedCore:
 
     @property
     def obstacle(self) -> str:
-        """Why no supervisor can be had, while that is known; empty: it is not."""
+        """Why there can be no supervisor, while that is known; empty: it is not."""
         loop = self.loop
         return loop.session.obstacle if loop is not None else ""
 
@@ -229,8 +229,8 @@ class LockedCore:
         return loop is not None and loop.serves_in == threading.get_ident()
 
     def _disown(self) -> None:
-        """All our descriptors have been closed below us. Who has an object of one gets an error, and nobody closes what
-        has its number now."""
+        """All our descriptors have been closed below us. Users of their objects get an error, and the files that have
+        their numbers now stay open."""
         loop = self.loop
         link = loop.session.link if loop is not None else None
         for sock in [*(sock for sock, _ in list(self.sockets.values())), *([link.sock] if link is not None else ())]:

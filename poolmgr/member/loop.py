@@ -1,15 +1,15 @@
 """The one background thread of a membership: it carries the core's messages and does its bidding.
 
-It never decides. Each turn: wait for something to happen, take in what has come back, look at the
+It never decides. Each turn: wait for an event, take in the returned permits, look at the
 pools that the core wants to know of, let the core decide, do what it says. Nothing in it blocks:
-sockets are non-blocking, starting a supervisor is a helper's (:mod:`poolmgr.member.discovery`), and
+sockets are non-blocking, a helper starts supervisors (:mod:`poolmgr.member.discovery`), and
 pools promise not to block either.
 
-Where no thread can be had, or none runs any more (the interpreter's end), a caller that waits does its
-turns meanwhile (:meth:`Loop.attend`). It ends with the goodbye.
+If no thread can be started, or none runs any more (the interpreter's end), a waiting caller runs its
+turns meanwhile (:meth:`Loop.attend`). The thread ends with the goodbye.
 
 Under gevent's and eventlet's monkey-patching it is a greenlet; everything it uses is made when it starts, so after
-the patching. A greenlet goes on in a forked child, and ends there when it is next run.
+the patching. A greenlet goes on in a forked child, and ends there when it next runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from poolmgr.native import monotonic
 log = Log("poolmgr.member")
 
 ending = sys.is_finalizing
-"""Whether only the main thread runs any more. At the interpreter's end modules are emptied before objects go."""
+"""Whether only the main thread still runs. At the interpreter's end modules are emptied before objects go."""
 
 NEVER = float("inf")
 
@@ -48,10 +48,10 @@ COUNT_EVERY = 5.0
 """Seconds between two looks at the process's file descriptors."""
 
 AUDIT_EVERY = 1.0
-"""Seconds between two looks for permits that nobody holds; the second that finds it acts."""
+"""Seconds between two looks for permits without a holder; the second look that finds one acts."""
 
 LOOK_AGAIN = 0.01
-"""Seconds between two looks where the runtime lets nobody wait."""
+"""Seconds between two looks if the runtime does not let us wait."""
 
 AFTER_FAILURE = 0.1
 """Seconds of rest after a defect of ours, so that it does not fill the log."""
@@ -59,7 +59,7 @@ AFTER_FAILURE = 0.1
 ALL = 1 << 30
 
 _CUT_OFF: list[selectors.BaseSelector] = []
-"""Kept for ever: the garbage collector would close a number that is somebody else's."""
+"""Kept for ever: the garbage collector would close a number that now belongs to another file."""
 
 
 class Loop:
@@ -80,21 +80,21 @@ class Loop:
         self._wake = 0.0
         self._counted = self._audited = self._reported = 0.0
         self._granted = self._room = 0
-        """Permits at all servers; how many the soft limit of open files is known to leave room for."""
+        """Permits at all servers; how many of them the soft limit of open files is known to have room for."""
         self._suspects: set[int] = set()
         self._registration = 0
         self._leaving = self._stopping = False
         self._left = threading.Event()
         self.cut_off = False
         self.serves_in = 0
-        """The thread that is at it, by its number; 0: none."""
+        """Number of the thread that runs the loop; 0: none."""
 
     # ---- other threads -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread, unless it runs, has done its work, or cannot be had: from Python 3.12 on there is none for
-        ``atexit``'s functions, and a limit of the system may forbid it anywhere."""
-        if ending():  # a thread would never get its turn, and who starts it would wait for that
+        """Start the thread, unless it runs, has done its work, or cannot start: from Python 3.12 on ``atexit``'s
+        functions get none, and a limit of the system may forbid it anywhere."""
+        if ending():  # a thread would never run, and its starter would wait for that
             return
         with self._starting:
             if not (self._runs or self._stopping or self._left.is_set()):
@@ -109,17 +109,17 @@ class Loop:
 
     @property
     def over(self) -> bool:
-        """Whether this membership has ended: by its goodbye, or because its thread runs no more."""
+        """Whether this membership has ended: by its goodbye, a cut-off, or the end of the interpreter."""
         return self.cut_off or self._left.is_set() or (self._thread is not None and ending())
 
     @property
     def holds_nothing(self) -> bool:
-        """Whether it has ended with nothing open."""
+        """Whether the membership has ended with nothing open."""
         return self.cut_off or self._left.is_set()
 
     def notice(self) -> bool:
-        """Whether all our descriptors have been closed below us, by whoever makes a daemon of this process. Others have
-        their numbers by now, or will have: nothing of them is touched any more."""
+        """Whether all our descriptors have been closed below us, as when this process becomes a daemon. Other files
+        have their numbers by now, or will have: nothing touches them any more."""
         if not self.cut_off and not self._stopping and self.waker.is_cut_off():
             self.cut_off = True
             self.waker.disown()
@@ -128,14 +128,14 @@ class Loop:
         return self.cut_off
 
     def prefer(self, permits: Attachment) -> None:
-        """Of its pool's addresses, callers wait for this one's permits. Under the lock."""
+        """Callers now wait for the permits of this one of their pool's addresses. Under the lock."""
         self.pools.prefer(cast(ServerPermits, permits))
 
     def attend(self, seconds: float) -> bool:
-        """For a caller that waits: where there is no thread, do its work here for up to so long.
+        """For a waiting caller: if there is no thread, do its work here for up to so long.
 
         Returns:
-            False at once where there is a thread, or where another caller is at it.
+            False at once if there is a thread, or if another caller does its work.
         """
         self.start()
         if self._runs or self._stopping or self.over or not self._attending.acquire(blocking=False):
@@ -153,7 +153,7 @@ class Loop:
         return True
 
     def leave(self, timeout: float) -> None:
-        """Close what is idle and say goodbye."""
+        """Close idle connections and say goodbye."""
         self._leaving = True
         self.waker.poke()
         deadline = monotonic() + timeout
@@ -170,7 +170,7 @@ class Loop:
         self.abandon()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, touch nothing that the parent uses too."""
+        """In a forked child: close our copies; touch nothing that the parent also uses."""
         self._stopping = True
         self.waker.close()
         self.session.abandon()
@@ -212,17 +212,17 @@ class Loop:
             self._wake = min(self._wake, self.session.mind(now, idle=not self.pools))
 
     def _stirred(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What can be read, or written; waits for it."""
+        """Wait for sockets that can be read or written."""
         try:
             return self._selector.select(timeout)
         except RuntimeError:
-            # eventlet: a greenlet still reads from a socket that is being closed, and two may not wait for one. None of
-            # our sockets blocks.
+            # eventlet: a greenlet still reads from a socket that is being closed, and two may not wait for the same
+            # one. None of our sockets blocks.
             time.sleep(LOOK_AGAIN)
             return [(key, key.events) for key in self._selector.get_map().values()]
 
     def _take_back(self, now: float) -> None:
-        """Begin to close what has been handed over."""
+        """Begin to close the sockets handed over."""
         closes = self._member.closes
         while closes:
             serial, sock = closes.popleft()
@@ -235,7 +235,7 @@ class Loop:
             self._member.locked(self._forget, cast(ServerPermits, self._member.vanished.popleft()))
         if now >= self._counted + COUNT_EVERY:
             self._counted = now
-            self._room = 0  # others use descriptors too
+            self._room = 0  # other code uses descriptors too
             self._core.descriptors = nofile.left(self._open())
         looks = cast("list[ServerPermits]", self._member.locked(self._core.looks, now))
         usages = [(permits, self.pools.usage(permits)) for permits in looks]
@@ -245,7 +245,7 @@ class Loop:
         return settled
 
     def _make_room(self, granted: int) -> None:
-        """More may be opened than the soft limit of open files was known to leave."""
+        """More permits are granted than the soft limit of open files was known to have room for."""
         if nofile.make_room(self._open(), granted):
             log.info("descriptors.raised", extra={"connections": granted})
         self._room = granted
@@ -268,7 +268,7 @@ class Loop:
         self._core.detach(permits)
 
     def drop(self, permits: ServerPermits) -> None:
-        """The pool uses another address. Under the member's lock."""
+        """The pool now uses another address. Under the member's lock."""
         if self.pools.drop(permits):
             self._core.detach(permits)
         else:
@@ -322,7 +322,7 @@ class Loop:
         log.warning("permit.lost", extra={"connection": f"{self._member.tag}-{serial}"})
 
     def _leave(self) -> None:
-        """Close what is idle; with nothing open, say goodbye."""
+        """Close idle connections; with nothing open, say goodbye."""
         if self._left.is_set():
             return
         for client in self.pools:
@@ -335,7 +335,7 @@ class Loop:
                 self._left.set()
 
     def _say_goodbye(self) -> bool:
-        """Under the member's lock, so that no thread that goes on (a daemon) opens anything between the two."""
+        """Under the member's lock, so that no daemon thread, which goes on, opens anything between the two."""
         bye = self._core.goodbye()
         if bye is None:
             return False

@@ -1,8 +1,8 @@
-"""The member: what a process has once, to share one budget with all others.
+"""The member: each process has one, to share one budget with all others.
 
 :func:`get_member` is the process's :class:`Member`. Nothing exists before the first attach: no thread, no
-descriptor, no lock worth the name; and a forked child begins anew (rule M5). The thread that carries its
-messages is in :mod:`poolmgr.member.loop`; what is right is decided by :mod:`poolmgr.member.core.process`.
+descriptor, no lock worth the name; and a forked child starts over (rule M5). :mod:`poolmgr.member.loop` is the
+thread that carries its messages; :mod:`poolmgr.member.core.process` decides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from poolmgr.member.ports import PoolPort
 from poolmgr.settings import Settings
 
 GOODBYE = 0.3
-"""Seconds that an orderly end of the process may take for closing idle connections."""
+"""Seconds that an orderly end of the process may take to close idle connections."""
 
 
 class Member(LockedCore):
@@ -49,10 +49,10 @@ class Member(LockedCore):
         self._loop: Loop | None = None
         """:attr:`loop`, as its owner has it."""
 
-    # ---- what pools call -------------------------------------------------------------------------
+    # ---- for pools -------------------------------------------------------------------------------
 
     def attach(self, endpoint: wire.Endpoint, pool: PoolPort) -> ServerPermits:
-        """A pool wants connections to this endpoint. It is referred to weakly."""
+        """A pool wants connections to this endpoint. The member refers to it weakly."""
         permits = ServerPermits(self, endpoint, pool)
         self._begin(permits, pool)
         return permits
@@ -83,18 +83,18 @@ class Member(LockedCore):
     # ---- beginning and end ------------------------------------------------------------------------
 
     def leave(self, timeout: float = GOODBYE) -> None:
-        """Close what is idle and say goodbye, for at most ``timeout`` seconds. Nothing depends on it."""
+        """Close idle connections and say goodbye, within ``timeout`` seconds. Nothing depends on it."""
         loop = self._loop
         if loop is not None and not self.forked:
             loop.leave(timeout)
 
     def take_all_back(self) -> None:
-        """Close what callers still have, too: they are about to end, and the process is not."""
+        """Close what callers still have, too: they are about to end, but the process is not."""
         for serial, (sock, _) in list(self.sockets.items()):
             self.returned(serial, sock)
 
     def stop(self) -> None:
-        """End the thread and the link at once. What is open stays open, and counted by the supervisor."""
+        """End the thread and the link at once. Open connections stay open, and the supervisor counts them."""
         loop = self._loop
         if loop is not None and not self.forked:
             loop.stop()
@@ -121,11 +121,11 @@ _making = threading.RLock()
 
 
 def get_member() -> Member:
-    """This process's member, made at the first call, and at the first one after its goodbye."""
+    """This process's member, made at the first call and at the first one after its goodbye."""
     global _member
     member = _member
     if member is None or member.over:
-        with contextlib.nullcontext() if ending() else _making:  # at the end a thread that runs no more may hold it
+        with contextlib.nullcontext() if ending() else _making:  # at the end a stopped thread may hold it
             before = _member
             if before is None or before.over:
                 made = Member(settings.load() if before is None else before.settings, before=before)
@@ -141,18 +141,18 @@ def get_member() -> Member:
 
 
 FAMILIES = "multiprocessing", "billiard"
-"""Whose children end with ``os._exit``, and run no functions of ``atexit`` but finalizers of their own. The second
+"""Their children end with ``os._exit`` and run finalizers of their own instead of ``atexit``'s functions. The second
 one is Celery's."""
 
 LAST = -1000
-"""The priority of the last finalizer: what a user has registered may use the pool."""
+"""The priority of the last finalizer: a user's finalizers may use the pool."""
 
 
 def _leave_with_finalizers() -> None:
     """Have the goodbye said in their children too."""
     for name in FAMILIES:
         util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
-        with contextlib.suppress(Exception):  # it is not what it is called
+        with contextlib.suppress(Exception):  # another module of that name
             if util is not None and process is not None and process.current_process()._parent_pid is not None:
                 util.Finalize(None, _leave_at_exit, exitpriority=LAST)
 
@@ -161,7 +161,7 @@ def _leave_at_exit() -> None:
     """The goodbye of a process that ends anyway: another request to end it, such as gunicorn's delayed answer to
     SIGINT in a gevent worker, neither cuts the goodbye short nor is reported as an error of it.
 
-    With a subinterpreter no process ends, and nobody closes what it leaves: Python 3.11 forgets objects in cycles then,
+    With a subinterpreter no process ends, and what it leaves stays open: Python 3.11 then forgets objects in cycles,
     with their descriptors.
     """
     member = _member
@@ -175,7 +175,7 @@ def _leave_at_exit() -> None:
 
 
 def _in_child() -> None:
-    """Rule M5. The parent's locks may be held by threads that do not exist here: nothing waits for them."""
+    """Rule M5. Threads that do not exist here may hold the parent's locks: nothing waits for those."""
     global _member, _making
     member, _member = _member, None
     _making = threading.RLock()

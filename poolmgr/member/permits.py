@@ -1,8 +1,8 @@
 """Permits as a pool sees them: the implementation of :mod:`poolmgr.member.ports`.
 
-Thin: what a permit means is the core's, and every call here ends at the process's
-:class:`~poolmgr.member.locked.LockedCore`. What the garbage collector may call (``Permit.close``, ``gone``, the
-finalizer) appends to a deque and pokes the agent, and does nothing else: the collector may have
+Thin: the core defines what a permit means, and every call here ends at the process's
+:class:`~poolmgr.member.locked.LockedCore`. Methods that the garbage collector may call (``Permit.close``, ``gone``, the
+finalizer) append to a deque and poke the agent, and do nothing else: the collector may have
 interrupted a thread that holds any lock of ours.
 """
 
@@ -28,17 +28,17 @@ from poolmgr.native import monotonic
 if TYPE_CHECKING:
     import socket
 LOOK_AGAIN = 1.0
-"""Seconds after which a waiting caller looks for itself, should a wake-up have been lost."""
+"""Seconds after which a waiting caller looks for itself, in case a wake-up was lost."""
 
 LOOK_SOON = 0.05
-"""The same while it waits for something that is no connection of others: nobody wakes it when that changes."""
+"""The same while it waits for something other than a connection in use: no wake-up comes when that changes."""
 
 
 class SocketPermit:
     """The right to hold one socket; see :class:`poolmgr.member.ports.Permit`.
 
-    One that is collected without having been given back gives back what it holds. Where it holds no socket though one
-    may have been opened with it, it counts until the supervisor has proven that no such connection exists.
+    A permit that is collected without having been given back gives back what it holds. If it holds no socket although
+    one may have been opened with it, it counts until the supervisor has proven that no such connection exists.
     """
 
     __slots__ = ("__weakref__", "_held", "_locked", "_used", "permits", "serial")
@@ -64,12 +64,12 @@ class SocketPermit:
             self._held = False
 
     def void(self) -> None:
-        """It was refused: nothing was charged for it, and there is nothing to give back."""
+        """It was refused: nothing was charged, so there is nothing to give back."""
         self._held = False
         self._locked.held.pop(self.serial, None)
 
     def close(self, sock: socket.socket) -> None:
-        if self._held:  # else it is a repetition, and the socket is being closed
+        if self._held:  # else it is a repeated call, and the socket is already being closed
             self._locked.returned(self.serial, sock)
             self._held = False
 
@@ -100,7 +100,7 @@ class ServerPermits(Attachment):
             self.pool = weakref.ref(pool, lambda _: None if ending() else locked.pool_vanished(self))
 
     def take(self, waiter: object = None) -> Permit | None:
-        """Rule M1. Does not block; a refusal has told the supervisor before it returns."""
+        """Rule M1. Does not block; a refusal reports to the supervisor before it returns."""
         locked = self._locked
         if locked.forked:
             return None
@@ -123,21 +123,21 @@ class ServerPermits(Attachment):
         return self._locked.core.take(self, monotonic(), waiter, serial) is not None
 
     def _notice_a_cut(self) -> None:
-        """Rule M4: without a link nothing is opened. A process that was stopped for long may open something before its
-        thread has run again, and a supervisor that has lost its snapshot waits no longer than it can."""
+        """Rule M4: without a link nothing is opened. A process that was stopped for long might open something before
+        its thread runs again, and a supervisor that has lost its snapshot does not wait for ever."""
         session = self._locked.session
         link = session.link if session is not None else None
         if link is not None and link.is_cut():
             self._locked.locked(self._cut, link)
 
     def _cut(self, link: Link) -> None:
-        """Under the lock: that link is no more. By now there may be another one, which is none of its business."""
+        """Under the lock: that link has ended. By now there may be another one, which this must not touch."""
         session = self._locked.session
         if session is not None and session.link is link:
             self._locked.core.unlinked()
 
     def queue(self, bell: Parker) -> int:
-        """``bell`` is rung when a permit may be had; the number is for :meth:`take` and :meth:`unqueue`."""
+        """``bell`` rings when a permit may be free; the number is for :meth:`take` and :meth:`unqueue`."""
         waiter = self._locked.core.serial()
         self._locked.waiters[waiter] = bell
         with contextlib.suppress(Interrupted):
@@ -211,7 +211,7 @@ class ServerPermits(Attachment):
                 self._locked.locked(loop.prefer, self)
 
     def give_up(self) -> bool:
-        """Rule M2 on the release path. In doubt, no: then it becomes idle, and is shed."""
+        """Rule M2 on the release path. In doubt, no: then the connection becomes idle, and is shed."""
         if self._locked.forked:
             return False
         try:

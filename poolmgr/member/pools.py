@@ -1,7 +1,7 @@
 """The pools of a process, as the agent's thread deals with them.
 
-A pool promises not to raise and not to block; here is what keeps one that raises from harming the
-others. What pools are asked to do is the core's decision.
+A pool promises not to raise and not to block; this module keeps a pool that raises from harming the
+others. The core decides what pools must do.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SOONEST = 0.005
 
 
 class AttachedPool:
-    """A pool with all its attachments: usually one, several if its connections go to several addresses. The last one is
-    that to which its next connections lead."""
+    """A pool with all its attachments: usually one, several if its connections go to several addresses. Its next
+    connections lead to the last one."""
 
     def __init__(self, pool: PoolPort, since: float) -> None:
         self.pool = weakref.ref(pool)
@@ -41,11 +41,11 @@ class AttachedPool:
 
 
 class Pools:
-    """All pools. Methods are the agent thread's, but for :meth:`adopt`.
+    """All pools. Only the agent's thread calls the methods, except :meth:`adopt` and :meth:`prefer`.
 
     Args:
         locked: calls a function under the member's lock.
-        again: this process has said goodbye before, after it had told what its pools had counted until then.
+        again: this process has said goodbye before, after it had sent what its pools had counted until then.
     """
 
     def __init__(self, locked: Callable[[Callable[[], int]], int], *, again: bool = False) -> None:
@@ -68,13 +68,13 @@ class Pools:
         client.permits.append(permits)
 
     def prefer(self, permits: ServerPermits) -> None:
-        """Its pool's next connections lead there. Under the member's lock."""
+        """The pool's next connections lead there. Under the member's lock."""
         for client in self:
             if permits in client.permits:
                 client.permits = [*(other for other in client.permits if other is not permits), permits]
 
     def drop(self, permits: ServerPermits) -> bool:
-        """Its pool uses another address; False if there is no other one, or it was dropped before. Under the member's
+        """The pool uses another address; False if it has no other, or this one was dropped before. Under the member's
         lock."""
         for client in self:
             if permits in client.permits and len(client.permits) > 1:
@@ -89,7 +89,7 @@ class Pools:
                 del self._clients[key]
 
     def usage(self, permits: ServerPermits) -> Usage | None:
-        """What the pool says; shared out by sockets where it draws on several addresses."""
+        """What the pool reports; shared out by sockets if it draws on several addresses."""
         usage = call(permits, "usage", reset=True)
         if not isinstance(usage, Usage):
             return None
@@ -112,7 +112,7 @@ class Pools:
         )
 
     def tick(self, now: float) -> float:
-        """Let pools do what is due; when the next one is."""
+        """Let pools do what is due; when the next tick is due."""
         soonest = NEVER
         for client in self:
             if now >= client.tick_at:
@@ -122,7 +122,7 @@ class Pools:
         return soonest
 
     def stats(self) -> Iterator[wire.Stats]:
-        """Counters that have changed since they were last asked for."""
+        """Counters that have changed since the last call."""
         for client in self:
             permits = client.permits[-1]
             server, pool = permits.dispatcher.account.server, client.pool()
@@ -133,13 +133,13 @@ class Pools:
                 yield wire.Stats(server, pool.name, counters, usage.idle, usage.lent, client.since)
 
     def tell_anew(self) -> None:
-        """A new supervisor has to be told of all counters."""
+        """A new supervisor needs all counters."""
         for client in self:
             client.counters = None
 
 
 def call(permits: ServerPermits, method: str, *args: object, **kwargs: object) -> object:
-    """Call a method of the pool behind an attachment; None if it is gone or raises, which is logged."""
+    """Call a method of the pool behind an attachment; None if the pool is gone, or raises (which is logged)."""
     pool = permits.pool and permits.pool()
     if pool is None:
         return None

@@ -1,7 +1,7 @@
 """What a pool and its process's member know of each other.
 
 A pool asks the member for permits and hands it sockets to close; the member asks a pool how busy it
-is and to open or close connections. Nothing else passes between them. The member's side is
+is, and to open or close connections. Nothing else passes between them. The member's side is
 :mod:`poolmgr.member.member`, the pool's is :mod:`poolmgr.pool.sync.pool`.
 """
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import socket
 
 PINNED_AFTER = 0.25
-"""Seconds after which a connection that is out with a caller is called pinned: by a subscription or a blocking
-command, and nobody knows when it comes back."""
+"""Seconds after which a connection that is out with a caller counts as pinned, by a subscription or a blocking
+command: its return has no predictable end."""
 
 SERVES_HERE = (
     "this is the thread that gets connections for all others, so it cannot wait for one: "
     "a hook, a finalizer or a connection class must not use the pool there"
 )
-"""Why a caller in the member's own thread is refused what would have to be waited for."""
+"""Why a caller in the member's own thread is refused instead of waiting."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -35,13 +35,13 @@ class Usage(msgspec.Struct, frozen=True):
         lent: connections out with callers.
         idle: connections that could be lent now.
         waiting: callers in the pool's queue.
-        low: the fewest idle connections since the last call that asked to reset it: what nobody
-            needed at any instant of that time.
+        low: the fewest idle connections since the last call that reset it: these stayed idle at every
+            instant of that time.
         quiet: seconds since the last checkout or release.
         ceiling: the pool's own ``max_connections``.
-        timeout: seconds its callers wait for a connection; infinity if for ever.
-        replied: when a reply was last had, in monotonic seconds; 0: not known.
-        pinned: of ``lent``, those that have been out for longer than :data:`PINNED_AFTER`.
+        timeout: seconds its callers wait for a connection; infinity: for ever.
+        replied: when the last reply came, in monotonic seconds; 0: not known.
+        pinned: connections of ``lent`` that have been out for longer than :data:`PINNED_AFTER`.
     """
 
     lent: int
@@ -56,32 +56,32 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class PoolPort(Protocol):
-    """A pool as its member sees it. All methods are called from the member's thread, never with the
-    member's lock held, and must not block."""
+    """A pool as its member sees it. The member's thread calls all methods, never with the
+    member's lock held; they must not block."""
 
     name: str
 
     def usage(self, *, reset: bool) -> Usage:
-        """How busy it is; with ``reset`` the low-water mark starts anew."""
+        """How busy the pool is; ``reset`` restarts the low-water mark."""
 
     def replied(self, permits: Permits) -> float:
-        """When a reply was last had at the address that these permits are for; see :class:`Usage`."""
+        """When the last reply came from the address that these permits are for; see :class:`Usage`."""
 
     def grow(self) -> None:
-        """A permit may be free now: open for whoever waits."""
+        """A permit may be free now: open a connection for the waiting callers."""
 
     def attempt(self) -> None:
         """Open a connection in the background although the server is believed to be down, if that is possible."""
 
     def tell_login(self, key: str) -> None:
-        """Find out what the credentials for this endpoint are by now, and tell them by :meth:`Permits.renew`. In a
-        thread of its own: who provides them may ask others first."""
+        """Find out the present credentials for this endpoint, and pass them to :meth:`Permits.renew`. In a
+        thread of its own: their provider may ask other services first."""
 
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections, oldest first; how many were closed."""
 
     def tick(self, now: float) -> float:
-        """Do what is due by now (idle_timeout, max_lifetime, min_idle, leak_after); seconds until next time."""
+        """Do what is due now (idle_timeout, max_lifetime, min_idle, leak_after); seconds until the next tick."""
 
     def counters(self) -> Counters: ...
 
@@ -93,14 +93,14 @@ class Permit(Protocol):
 
     @property
     def permits(self) -> Permits:
-        """Those that it was taken from."""
+        """The permits that it was taken from."""
 
     @property
     def name(self) -> str:
         """``TAG-SERIAL``: goes into the client name (after the user's own) and into ``LIB-NAME``."""
 
     def hold(self, sock: socket.socket, below: int = -1) -> None:
-        """This socket is about to be connected with the permit. The member refers to it until it is closed: the
+        """This socket is about to be connected with the permit. The member refers to it until it is closed: so the
         garbage collector, which ends the objects of a cycle in any order, cannot close it first, and a forked
         child finds its copy.
 
@@ -111,27 +111,27 @@ class Permit(Protocol):
         """No socket holds this permit: ``connect()`` failed, or its end is proven. Idempotent."""
 
     def close(self, sock: socket.socket) -> None:
-        """Rule M3: hand the socket over to be closed. Never blocks, takes no lock, may be called by
-        the garbage collector. The permit is free again when the server has confirmed.
+        """Rule M3: hand the socket over to be closed. Never blocks and takes no lock; the garbage
+        collector may call it. The permit is free again when the server has confirmed.
 
-        Idempotent: two threads may hand over the same socket, and an exception of a signal handler may have
-        it handed over again. So nobody but the member closes what was handed over once."""
+        Idempotent: two threads may hand over the same socket, and a signal handler's exception may cause
+        a second hand-over. So only the member closes a socket once it was handed over."""
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """The server is known to be down since ``since`` (seconds of the epoch)."""
+    """The server is known to have been down since ``since`` (seconds of the epoch)."""
 
     since: float
     error: str
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """Why no permit can be had now, for the error message."""
+    """Why there is no permit now, for the error message."""
 
     reason: str
     """``budget``, ``descriptors``, ``server``, ``supervisor``: see ConnectionPoolTimeoutError.reason."""
     text: str
-    """One sentence with numbers and, where known, who holds what."""
+    """One sentence with numbers and, if known, the holders."""
 
 
 class Permits(Protocol):
@@ -148,13 +148,13 @@ class Permits(Protocol):
     """Not None: the server is known to be down; callers that would have to connect fail at once."""
 
     pending: Cause
-    """Why a refusal of :meth:`take` is not the others' doing: ``supervisor``, ``server``, ``answer`` (see
-    :mod:`poolmgr.member.core.bounds`). ``others``: it is. A plain attribute, true whenever a permit has been
+    """Why :meth:`take` refuses, if not because others hold the permits: ``supervisor``, ``server``, ``answer`` (see
+    :mod:`poolmgr.member.core.bounds`). ``others``: they do. A plain attribute, true whenever a permit has been
     refused."""
 
     @property
     def obstacle(self) -> str:
-        """Why no supervisor can be had, with the remedy, while that is known: waiting is in vain. Else empty."""
+        """Why there can be no supervisor, with the remedy, while that is known: waiting is in vain. Else empty."""
 
     @property
     def serves_here(self) -> bool:
@@ -162,50 +162,50 @@ class Permits(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether the membership behind these has ended, with all that was open: whoever needs one attaches anew."""
+        """Whether the membership behind these has ended, with all that was open: for a new permit, attach again."""
 
     def attend(self, seconds: float) -> bool:
-        """To be called instead of sleeping, by a caller that waits: where the member has no thread, this does its work
+        """A waiting caller calls this instead of sleeping: if the member has no thread, this does its work
         for up to so long. False, at once: it has one."""
 
     def take(self) -> Permit | None:
-        """Rule M1: a permit for a socket about to be opened, or None. Does not block. After None the
-        pool's ``waiting`` is looked at soon and the supervisor is asked; ``grow`` follows."""
+        """Rule M1: a permit for a socket about to be opened, or None. Does not block. After None the member
+        soon looks at the pool's ``waiting`` and asks the supervisor; ``grow`` follows."""
 
     def wait(self, timeout: float | None) -> Permit | None:
         """Like :meth:`take` but waits, for reconnects that redis-py makes inside a command. None: it is :attr:`over`.
 
         Args:
-            timeout: seconds to wait for others; None: for ever. Further bounds are :mod:`poolmgr.member.core.bounds`'.
+            timeout: seconds to wait for others; None: for ever. :mod:`poolmgr.member.core.bounds` has further bounds.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in time.
+            ConnectionPoolTimeoutError: no permit came in time.
             ServerDownError: the server is known to be down.
         """
 
     @property
     def unreached(self) -> bool:
-        """Whether nobody has ever been reached there, so that it is not known what server it is."""
+        """Whether the address was never reached, so that its server is not known."""
 
     def leave(self) -> None:
         """The pool wants none of these any more: its name has other addresses."""
 
     def prefer(self) -> None:
-        """Of several addresses of the pool's, this is the one to which its next connections lead: those who wait, wait
+        """The pool's next connections lead to this one of its addresses: waiting callers wait
         for this one's permits."""
 
     def give_up(self) -> bool:
-        """Whether the caller is to close its connection because of a recall. Counts it at once, so
+        """Whether the caller must close its connection because of a recall. Counts it at once, so
         that two callers do not both close for one permit of surplus."""
 
     def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
-        """Tell of a failed connect: ``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (see
+        """Report a failed connect: ``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (see
         :class:`poolmgr.wire.Trouble`). ``began``: when the attempt did (monotonic seconds)."""
 
     def renew(self, endpoint: Endpoint) -> None:
-        """Tell of other credentials than those that it was attached with."""
+        """Report credentials other than those that it was attached with."""
 
     def reached(self) -> None:
-        """Tell that a connection was opened although the server is believed to be down."""
+        """Report that a connection was opened although the server is believed to be down."""
 
     def explain(self) -> Shortage: ...

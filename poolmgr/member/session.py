@@ -1,8 +1,8 @@
 """The session to the supervisor: found, registered with, listened to, watched, lost and found again.
 
-Of the rules it carries out M4: the old link is closed, or at least never read again, before the next
-one is registered. What the core says goes out here and what the supervisor says comes in; nothing is
-decided but whether there is a supervisor worth talking to.
+It carries out rule M4: the old link is closed, or at least never read again, before the next
+one is registered. The core's messages go out here and the supervisor's come in; the session decides only
+whether there is a supervisor worth talking to.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ log = Log("poolmgr.member")
 NEVER = float("inf")
 
 PING_AFTER = 0.5
-"""Seconds without a word from a supervisor that owes one, before it is asked whether it lives; as many later it counts
-as hung if it gives no sign of life that all could see either."""
+"""Seconds of silence from a supervisor that owes an answer before a ping; as many later it counts
+as hung, if its lock file shows no sign of life either."""
 
 LOOK_EVERY = 0.25
 """Seconds between two looks for such a sign."""
 
 REFUSED = 5.0
-"""Seconds before a supervisor that has refused us is tried again."""
+"""Seconds before the next attempt at a supervisor that has refused us."""
 
 REVIVE = 1.0, 2.0
-"""Seconds, from and to, after which a supervisor that has gone is started again although nobody waits for a permit: it
-also watches the limits, proves ends and serves the metrics. Drawn, so that not all processes do so at once."""
+"""Seconds, from and to, after which a departed supervisor is started again although no caller waits for a permit: it
+also watches the limits, proves ends and serves the metrics. Random, so that not all processes do so at once."""
 
 STUCK = 1.0
-"""Seconds after which bytes that nobody sends mean that a sender was torn out of the middle of it."""
+"""Seconds after which unsent bytes mean that their sender was interrupted while sending."""
 
 
 class Session:
-    """One process's session to its supervisor. :meth:`post` and :meth:`flush` are for any thread, the
-    rest is the agent's."""
+    """One process's session to its supervisor. Any thread may call :meth:`post` and :meth:`flush`, only the
+    agent's the rest."""
 
     def __init__(self, member: LockedCore, selector: selectors.BaseSelector, waker: Waker) -> None:
         self.link: Link | None = None
@@ -56,17 +56,17 @@ class Session:
         self._waker = waker
         self._finder = Finder(member.settings, waker.poke)
         self._heard = 0.0
-        """When something last came, or the link began."""
+        """When the last message came, or the link began."""
         self._mute = True
-        """Whether nothing has come on the present link."""
+        """Whether no message has come on the present link."""
         self._acquainted = False
         """Whether any supervisor has ever answered."""
         self._pinged = 0.0
-        """Since when an answer to a ping is owed; 0: none is."""
+        """Since when the supervisor owes an answer to a ping; 0: it owes none."""
         self._pending_since = 0.0
         self._writing = False
         self._revive_at = NEVER
-        """When a supervisor is needed though nobody waits; until then somebody else may start one."""
+        """When a supervisor is needed though no caller waits; until then another process may start one."""
         self._down: set[str] = set()
 
     # ---- any thread --------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class Session:
 
     @property
     def obstacle(self) -> str:
-        """Why there can be none, until the next attempt to start one; empty: that is not known."""
+        """Why there can be none, until the next attempt to start one; empty: not known."""
         return self._finder.obstacle
 
     def post(self, message: wire.Message) -> None:
@@ -98,14 +98,14 @@ class Session:
     # ---- the agent's thread --------------------------------------------------------------------------
 
     def mind(self, now: float, *, idle: bool) -> float:
-        """Look for a supervisor if there is none, and after the one there is; when to come again.
+        """Look for a supervisor if there is none, else look after it; when to come again.
 
-        Until the first has answered one is needed; later by those who wait for a permit, and after a while by a process
-        that has connections. Whoever has ever registered looks for the next one, which may charge it and has to be told
-        what it holds, though that be nothing.
+        Until the first one has answered, a supervisor is needed; later only by callers that wait for a permit, and
+        after a while by a process that has connections. A process that ever registered looks for the next supervisor,
+        which may charge it and must learn what it holds, even if that is nothing.
 
         Args:
-            idle: no pool is there; then the first one is looked for only if it is needed.
+            idle: there is no pool; then look for the first supervisor only if it is needed.
         """
         link = self.link
         if link is None:
@@ -137,15 +137,15 @@ class Session:
         return link
 
     def _register(self, link: Link, now: float) -> None:
-        """Rule M4. Under the member's lock, so that nothing else can be on the link before it."""
+        """Rule M4. Under the member's lock, so that nothing else can be on the link before the registration."""
         link.post((self._core.register(now),))
         link.number = self._core.link
         self.link = link
         self.registrations += 1
 
     def _mind_sending(self, link: Link, now: float) -> float:
-        """Bytes that nobody sends, though the kernel would take them: their sender was interrupted by an
-        exception between taking the link's lock and giving it back. A new link has a new one."""
+        """Unsent bytes that the kernel would take: an exception interrupted their sender between taking
+        the link's lock and releasing it. A new link has a new lock."""
         if not link.pending or link.blocked:
             self._pending_since = 0.0
             return NEVER
@@ -156,7 +156,7 @@ class Session:
         return self._pending_since + STUCK
 
     def _mind_silence(self, link: Link, now: float) -> float:
-        """A supervisor that owes an answer and is silent is asked; if it stays silent it is replaced."""
+        """Ping a silent supervisor that owes an answer; if it stays silent, replace it."""
         if self.link is None or not self._member.locked(lambda: self._core.wanting or self._core.unanswered):
             self._pinged = 0.0
             return NEVER
@@ -212,7 +212,7 @@ class Session:
             self._core.received(link.number, message, now)
 
     def _note(self, link: Link, message: wire.Message, now: float) -> str:
-        """What does not concern permits; why the link has to be dropped, if it has."""
+        """Messages that do not concern permits; why the link must be dropped, if it must."""
         match message:
             case wire.Refused(reason=reason):
                 if not self._finder.succeed(link.sock):
@@ -237,7 +237,7 @@ class Session:
     def _lose(self, reason: str, now: float) -> None:
         if self._acquainted or not self._mute:
             log.warning("supervisor.lost", extra={"reason": reason})
-        else:  # a first one that never spoke is no loss yet: it was about to end, or is not what we look for
+        else:  # a first one that never spoke is not a loss yet: it was about to end, or is not a supervisor
             log.info("supervisor.lost", extra={"reason": reason})
         self._revive_at = now + random.uniform(*REVIVE)
         if self._mute:
@@ -247,7 +247,7 @@ class Session:
             link.close()
 
     def _drop(self) -> Link | None:
-        """Rule M4: this link is not read any more. It is left open."""
+        """Rule M4: never read this link again. It stays open."""
         link = self.link
         if link is not None:
             self._member.locked(self._unlink)

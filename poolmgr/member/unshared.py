@@ -1,10 +1,10 @@
-"""The member of a process in which no budget is enforced: every permit that a pool asks for is granted.
+"""The member of a process that does not enforce a budget: it grants every permit that a pool asks for.
 
 ``REDIS_CONNECTION_BUDGET=off`` chooses it, and so does a system other than Linux. Nothing is shared then: no
-supervisor is started or asked, no thread runs, no descriptor is used, and connections bear no name of ours. Each pool
-is bounded by its own ``max_connections``.
+supervisor is started or asked, no thread runs, no descriptor is used, and connections do not bear a name of ours. Only
+its own ``max_connections`` bounds a pool.
 
-What the member's thread does elsewhere is left out: ``min_idle`` is not refilled, and a connection past its
+Nothing does the work of the member's thread: ``min_idle`` is not refilled, and a connection past its
 ``idle_timeout`` is closed when the pool next looks at it.
 """
 
@@ -126,7 +126,7 @@ _member: UnsharedMember | None = None
 
 
 def get_member() -> UnsharedMember:
-    """This process's member, made at the first call. A line in the log says that no budget is enforced."""
+    """This process's member, made at the first call. A log line says that no budget is enforced."""
     global _member
     if _member is None:
         _member = UnsharedMember()

@@ -10,7 +10,7 @@ from poolmgr.native import read, write
 
 
 class Waker:
-    """A pipe of which one end is watched. Neither side ever blocks, and there is no lock."""
+    """A pipe whose read end is watched. Neither side ever blocks, and there is no lock."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -20,7 +20,7 @@ class Waker:
         self._inode = os.fstat(self._writer).st_ino
 
     def fileno(self) -> int:
-        """The descriptor to be watched for reading."""
+        """The descriptor to watch for reading."""
         return self._reader
 
     def poke(self) -> None:
@@ -31,13 +31,13 @@ class Waker:
             self._poked = True
             write(self._writer, b"\0")
         except OSError:
-            pass  # full: it is awake; closed: nobody sleeps
+            pass  # full: it is awake; closed: no thread sleeps
         except BaseException:  # of a signal handler: the byte may not be there
             self._poked = False
             raise
 
     def is_cut_off(self) -> bool:
-        """Whether somebody has closed all descriptors of this process, as whoever makes a daemon of it may. Our numbers
+        """Whether all descriptors of this process have been closed, as when it becomes a daemon. Our numbers
         are not ours then."""
         if self._writer < 0:
             return False
@@ -51,10 +51,10 @@ class Waker:
         self._reader = self._writer = -1
 
     def clear(self) -> None:
-        """By the woken thread, before it looks for what has happened: what comes later wakes it again.
+        """The woken thread calls this before it looks for events: later events wake it again.
 
-        What comes between the two steps is seen by that look. The other way round its byte would be read here while it
-        counted as poked from then on, and nobody would write another one: the thread would sleep for ever.
+        That look sees events between the two steps here. In the other order, their byte would be read here although
+        the pipe counts as poked from then on; no further byte would come, and the thread would sleep for ever.
         """
         try:
             read(self._reader, 4096)
@@ -69,7 +69,7 @@ class Waker:
 
     def close(self) -> None:
         reader, writer = self._reader, self._writer
-        self._reader = self._writer = -1  # first: nobody may write to a number that is another file's soon
+        self._reader = self._writer = -1  # first: no thread may write to a number that is another file's soon
         for descriptor in (reader, writer):
             if descriptor >= 0:
                 with contextlib.suppress(OSError):
@@ -77,8 +77,8 @@ class Waker:
 
 
 class Parker:
-    """Wakes one waiting caller. A bare lock, and not a :class:`threading.Event`: an exception of a signal
-    handler inside an Event's methods can leave it locked, and then whoever sets it hangs."""
+    """Wakes one waiting caller. A bare lock, not a :class:`threading.Event`: a signal handler's exception
+    inside an Event's methods can leave it locked, and then a thread that sets it hangs."""
 
     __slots__ = ("__weakref__", "_lock")
 
@@ -92,5 +92,5 @@ class Parker:
             self._lock.release()
 
     def wait(self, timeout: float) -> bool:
-        """Until it is rung, or for ``timeout`` seconds; whether it was."""
+        """Wait until it rings, or for ``timeout`` seconds; whether it rang."""
         return self._lock.acquire(timeout=timeout)

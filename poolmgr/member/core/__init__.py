@@ -1,1 +1,1 @@
-"""Pure: what one process may open, what it gives back and what it says. No sockets, no clock, no threads."""
+"""Pure: what one process may open, gives back and reports. No sockets, clock or threads."""

@@ -1,18 +1,18 @@
 """One process's permits at one server: rules M1, M2 and M4 as arithmetic over its sockets.
 
 Pure, and small on purpose: every rule is one named method, so that a test can switch it off and watch
-the simulation find the violation. It must never know of links' lives, messages or pools' wishes; those
-are :mod:`poolmgr.member.core.process`'s and :mod:`poolmgr.member.core.dispatcher`'s.
+the simulation find the violation. It must never know of links' lives, messages or pools' wishes;
+:mod:`poolmgr.member.core.process` and :mod:`poolmgr.member.core.dispatcher` do.
 
-A socket is in one of these states. There is no "open" set besides them: what is in a dictionary is
-charged, what is in none is not (identity, not counts; a repeated or late event finds nothing to do).
+A socket is in one of these states. There is no "open" set besides them: a socket in a dictionary is
+charged, any other is not (identity, not counts; a repeated or late event finds nothing to do).
 
 =========  ===============================================  ========  ================================
 state      what is true of the socket                       counted   how it is left
 =========  ===============================================  ========  ================================
 live       from before ``connect()``: connecting, idle,     yes       ``closing``: handed over to be
            in use                                                     closed; ``gone``: connect failed
-closing    the write side is shut; the server has not yet   yes       ``gone``: end-of-file was read;
+closing    the write side is shut; the server has not yet   yes       ``gone``: end-of-file has come;
            confirmed (rule M3)                                        ``lost``: it did not come in time
 lost       closed here; whether the server still counts it  yes       ``gone``: the supervisor has
            is unknown                                                 proven its end
@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 Owner = TypeVar("Owner")
-"""Whose a permit is: its pool's place here."""
+"""The owner of a permit: its pool's place here."""
 
 
 class Account(Generic[Owner]):
@@ -34,11 +34,11 @@ class Account(Generic[Owner]):
         server: its id, as the supervisor resolved it; empty while unknown.
         limit: permits the supervisor has granted (the last number heard, on whatever link).
         seq: newest sequence heard on the present link; 0: none, so nothing may be opened (M4).
-        acked: newest sequence at which ``open <= limit`` held and was said so, on the present link.
-        high: largest limit told or stated and not yet superseded by an acknowledged smaller one: what
+        acked: newest sequence at which ``open <= limit`` held and was reported, on the present link.
+        high: largest limit received or stated and not yet superseded by an acknowledged smaller one: what
             the supervisor charges, seen from here.
-        room: sockets that the process's limit of open files lets there be, beside those at other servers; None:
-            no fewer than the limit. What is told and acknowledged does not depend on it.
+        room: sockets that the process's limit of open files allows here, beside those at other servers; None:
+            no fewer than the limit. Limits and acknowledgements do not depend on it.
     """
 
     __slots__ = (
@@ -55,7 +55,7 @@ class Account(Generic[Owner]):
         self.closing: dict[int, Owner] = {}
         self.lost: dict[int, Owner] = {}
         self.promised = 0
-        """Callers told by :meth:`give_up` to close, whose sockets have not arrived in ``closing`` yet."""
+        """Callers that :meth:`give_up` had close, whose sockets have not arrived in ``closing`` yet."""
         self.promised_at = 0.0
         self.room: int | None = None
 
@@ -66,11 +66,11 @@ class Account(Generic[Owner]):
         return len(self.live) + len(self.closing) + len(self.lost)
 
     def _may_open(self) -> bool:
-        """Rule M1: strictly below the limit, and (M4) only once this link has told a number."""
+        """Rule M1: strictly below the limit, and (M4) only once this link has delivered a number."""
         return self._answered() and self._counts_as_open() < self.limit
 
     def _has_room(self) -> bool:
-        """No rule of the budget's: whether there is a descriptor for one more."""
+        """Not a rule of the budget: whether there is a descriptor for one more."""
         return self.room is None or self._counts_as_open() < self.room
 
     @property
@@ -84,7 +84,7 @@ class Account(Generic[Owner]):
 
     @property
     def allowed(self) -> int:
-        """Sockets that there may be: the limit, or what descriptors leave room for if that is less."""
+        """Sockets that may exist: the limit, or the room that descriptors leave if that is less."""
         return self.limit if self.room is None else min(self.limit, self.room)
 
     def take(self, serial: int, owner: Owner) -> bool:
@@ -105,7 +105,7 @@ class Account(Generic[Owner]):
         return True
 
     def give_up_waiting(self, serial: int) -> bool:
-        """Rule M3: no confirmation came in time. It is lost, and still counted."""
+        """Rule M3: no confirmation came in time. The socket is lost, and still counted."""
         owner = self.closing.pop(serial, None) or self.live.pop(serial, None)
         if owner is None:
             return False
@@ -113,7 +113,7 @@ class Account(Generic[Owner]):
         return True
 
     def ended(self, serial: int) -> bool:
-        """The end of a socket is certain: never connected, end-of-file read, or proven."""
+        """A socket's end is certain: never connected, end-of-file read, or proven."""
         if self.live.pop(serial, None) is not None:
             self.promised = max(0, self.promised - 1)
             return True
@@ -127,7 +127,7 @@ class Account(Generic[Owner]):
 
     @property
     def surplus(self) -> int:
-        """Live sockets to be asked for: above what is allowed, those on their way out not counted again.
+        """Live sockets to ask for: above what is allowed, not counting those on their way out again.
 
         Without a number on this link there is no surplus: the process keeps what it has.
         """
@@ -136,7 +136,7 @@ class Account(Generic[Owner]):
         return max(0, min(len(self.live), len(self.live) + len(self.lost) - self.allowed) - self.promised)
 
     def give_up(self, now: float) -> bool:
-        """Whether the releasing caller is to close. Counted at once."""
+        """Whether the releasing caller must close. Counted at once."""
         if self.surplus <= 0:
             return False
         self.promised += 1
@@ -157,11 +157,11 @@ class Account(Generic[Owner]):
         return self._counts_as_open() <= self.limit
 
     def _ack_due(self) -> bool:
-        """Rule M2: something charged could be freed by an acknowledgement now."""
+        """Rule M2: an acknowledgement now could free a charge."""
         return self.seq > self.acked and self.limit < self.high and self._obeyed()
 
     def ackable(self) -> int:
-        """The sequence that a report made now may acknowledge."""
+        """The sequence that a report may acknowledge now."""
         return self.seq if self._obeyed() else self.acked
 
     def acknowledged(self, seq: int) -> None:
@@ -173,15 +173,15 @@ class Account(Generic[Owner]):
     # ---- M4 --------------------------------------------------------------------------------------
 
     def _answered(self) -> bool:
-        """Rule M4: this link has told a number."""
+        """Rule M4: this link has delivered a number."""
         return self.seq > 0
 
     def _stated(self) -> int:
-        """Rule M4: what a registration says is held."""
+        """Rule M4: the holdings that a registration states."""
         return max(self.limit, self._counts_as_open())
 
     def forget_link(self) -> None:
-        """Sequences and acknowledgements belong to a link, and that link is over."""
+        """Sequences and acknowledgements belong to a link, and that link has ended."""
         self.seq = 0
         self.acked = 0
         self.promised = 0

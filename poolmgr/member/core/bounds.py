@@ -1,11 +1,11 @@
 """What a caller waits for, and how long it may: one bound for each cause, and their sum is the total.
 
-A user's ``timeout`` bounds one of them only: the wait for a connection that others hold. What has to be done before
-there can be any connection has bounds of its own, whatever the ``timeout`` is: otherwise the first caller of a host
+A user's ``timeout`` bounds only one of them: the wait for a connection that others hold. The steps needed before
+there can be any connection have bounds of their own, whatever the ``timeout`` is: otherwise the first caller of a host
 would pay for the supervisor's start out of a patience that was meant for full pools.
 
-Pure. Who waits says at each look what it waits for *now*; the time since its last look is charged to what it waited
-for then. ``docs/times.md`` adds these bounds up for every call.
+Pure. A waiting caller states at each look what it waits for *now*; the time since its last look is charged to its
+previous cause. ``docs/times.md`` adds these bounds up for every call.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Cause = Literal["others", "supervisor", "server", "answer", "connecting"]
 OTHERS: Cause = "others"
 """Connections, or permits, that other callers and processes hold. Bounded by ``timeout``."""
 SUPERVISOR: Cause = "supervisor"
-"""There is no link to a supervisor: it is looked for, started, or replaced."""
+"""There is no link to a supervisor: a search, a start or a replacement goes on."""
 SERVER: Cause = "server"
-"""The supervisor has not said yet how much may be opened: it asks the server who it is, or takes a census."""
+"""The supervisor has not sent a limit yet: it asks for the server's identity, or takes a census."""
 ANSWER: Cause = "answer"
-"""The supervisor has been asked for more and has not said that there is no more."""
+"""The supervisor was asked for more and has not answered that there is no more."""
 CONNECTING: Cause = "connecting"
 """A connection is being opened, or will be when an earlier attempt (``max_connecting``) or a pause has ended."""
 
@@ -30,24 +30,24 @@ JOINING = 10.0
 some 4 s with twenty processes to a core; a hung one is replaced within 4 s."""
 
 ANSWERING = 0.25
-"""Seconds for :data:`ANSWER`. An answer takes a millisecond, and a refusal is one. A supervisor that gives none (it has
-lost its ledger and waits for the members to register) is waited for as the others are."""
+"""Seconds for :data:`ANSWER`. An answer takes a millisecond, and a refusal is one. If a supervisor gives none (it has
+lost its ledger and waits for the members to register), the caller waits as for :data:`OTHERS`."""
 
 CONNECT_WITHIN = 5.0
-"""Seconds for :data:`CONNECTING`, after which no further attempt is begun. One that has begun is bounded by
-``socket_connect_timeout`` and ``socket_timeout``."""
+"""Seconds for :data:`CONNECTING`, after which no further attempt begins. ``socket_connect_timeout`` and
+``socket_timeout`` bound one that has begun."""
 
 LOOK = 1.0
-"""Seconds that at most are charged to :data:`CONNECTING` from one look to the next. A caller looks four times a second.
-Where it takes longer its process did not run (SIGSTOP, a frozen container, a starved host), nor did its attempts."""
+"""The most seconds charged to :data:`CONNECTING` from one look to the next. A caller looks four times a second. If it
+takes longer, its process did not run (SIGSTOP, a frozen container, a starved host), nor did its attempts."""
 
 INFINITY = float("inf")
 
 LONGEST: dict[Cause, float] = {SUPERVISOR: JOINING, ANSWER: ANSWERING, CONNECTING: CONNECT_WITHIN}
-"""The bounds that are no user's."""
+"""The bounds that users do not set."""
 
 _SHARED: dict[Cause, Cause] = {SERVER: SUPERVISOR}
-"""Both are charged to one bound."""
+"""Both share one bound."""
 
 
 class Wait:
@@ -66,11 +66,11 @@ class Wait:
         self._since = now
 
     def left(self, cause: Cause, now: float, *, lent: bool = False) -> float:
-        """Seconds that are left of the bound of what it waits for from now on; 0 or less: none.
+        """Seconds left of the bound of ``cause``, for which it waits from now on; 0 or less: none.
 
         Args:
-            lent: whether other callers of the pool have connections: these come back, whatever it is that keeps more
-                from being opened.
+            lent: whether other callers of the pool have connections: these come back, whatever keeps the pool from
+                opening more.
         """
         passed = max(0.0, now - self._since)
         if self._cause == CONNECTING:

@@ -1,11 +1,11 @@
 """How busy one pool is and was: what it needs now, what it needed lately, what it does not need.
 
-Pure: it is fed :class:`~poolmgr.member.ports.Usage` with a time, and answers. It must never decide what
-is done about the answer; that is :mod:`poolmgr.member.core.process`'s.
+Pure: it takes :class:`~poolmgr.member.ports.Usage` with a time, and answers. It must never decide what
+follows from the answer; :mod:`poolmgr.member.core.process` does.
 
-Two questions are asked of it. *How much was needed at most in the last second?* is kept in four slots of
-a quarter of a second. *What has nobody needed for so long?* is the low-water mark of idle connections
-since a moment (a window). A window that has just been started knows nothing yet, so the previous one
+It answers two questions. *How much was needed at most in the last second?* is kept in four slots of
+a quarter of a second. *Which connections stayed idle this long?* is the low-water mark of idle connections
+since a moment (a window). A window that has just begun knows nothing yet, so the previous one
 is kept beside it.
 """
 
@@ -39,7 +39,7 @@ class Demand:
 
     @property
     def waiting(self) -> int:
-        """Callers whom a connection more would serve: those beyond the pool's own ceiling are not."""
+        """Callers that more connections would serve: none beyond the pool's own ceiling."""
         usage = self.usage
         return max(0, min(usage.waiting, usage.ceiling - usage.lent))
 
@@ -48,7 +48,7 @@ class Demand:
         return self.usage.lent + self.waiting
 
     def observe(self, usage: Usage, now: float) -> None:
-        """Take in what the pool says; ``usage.low`` covers the time since it was last observed."""
+        """Take in what the pool reports; ``usage.low`` covers the time since the last observation."""
         self.usage = usage
         self.seen = now
         self._low = min(self._low, usage.low)
@@ -59,12 +59,12 @@ class Demand:
             del self._peaks[old]
 
     def shed(self, count: int) -> None:
-        """``count`` idle connections have been asked for; they are no longer counted on."""
+        """``count`` idle connections have been asked for; do not count on them any more."""
         self.usage = msgspec.structs.replace(self.usage, idle=max(0, self.usage.idle - count))
 
     def start_window(self, guard: float) -> None:
-        """Watch from the last observation on for what nobody needs. A window of less than ``guard``
-        seconds that ends by this has shown nothing."""
+        """Watch for unneeded connections from the last observation on. If the window that ends now was shorter
+        than ``guard`` seconds, it has shown nothing."""
         self._previous = self._low if self.seen - self._since >= guard else 0
         self._since = self.seen
         self._low = self.usage.idle
@@ -75,17 +75,17 @@ class Demand:
         return max([self.now, *(busy for slot, busy in self._peaks.items() if slot > oldest)])
 
     def certain(self, guard: float) -> bool:
-        """Whether :meth:`unneeded` cannot be more by a measurement of ``guard`` seconds from now on.
+        """Whether measuring for another ``guard`` seconds cannot raise :meth:`unneeded`.
 
-        A window much longer than that is not enough: what was needed at its beginning alone is not
-        needed now, and somebody waits for it.
+        A window much longer than that is not enough: connections needed only at its beginning are not
+        needed now, and another caller waits for them.
         """
         if not self.usage.idle or self.usage.quiet >= guard:
             return True
         return self.seen - self._since >= guard and self._low >= self.usage.idle
 
     def unneeded(self, guard: float) -> int:
-        """Idle connections that nobody needed for ``guard`` seconds before the last observation."""
+        """Connections that stayed idle for ``guard`` seconds before the last observation."""
         if self.usage.quiet >= guard:
             return self.usage.idle
         low = self._low if self.seen - self._since >= guard else min(self._low, self._previous)

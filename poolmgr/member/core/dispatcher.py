@@ -1,8 +1,8 @@
-"""What is done for the pools at one server: who is served, who must shed, and what is reported at once.
+"""The pools at one server: which are served, which must shed, and what is reported at once.
 
-Pure, like everything under :mod:`poolmgr.member.core.process`. The *rules* (what may be opened, what may be
-acknowledged) are the account's; here is the *policy* between them: the order of service and the patience
-with a sibling pool. A mistake here can make somebody wait, never overspend.
+Pure, like everything under :mod:`poolmgr.member.core.process`. The account holds the *rules* (what may be opened,
+what may be acknowledged); here is the *policy* between them: the order of service and the patience
+with a sibling pool. A mistake here can make a caller wait, but never overspend.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ PATIENCE = 0.005
 """Seconds a pool waits for the supervisor before an idle connection of a sibling is closed for it."""
 
 STARVED = 0.1
-"""Seconds after which a sibling gives one up at its next release although it has none idle."""
+"""Seconds after which a sibling without idle connections gives one up at its next release."""
 
 LOOK_WHILE_SHORT = (PATIENCE, 0.05)
-"""Seconds between two looks at the pools while somebody waits: soon at first, then less often."""
+"""Seconds between two looks at the pools while a caller waits: soon at first, then less often."""
 
 LOOK_WHILE_QUIET = 1.0
-"""The same while nothing happens; :data:`~poolmgr.member.core.demand.SLOT` when neither holds."""
+"""The same while nothing happens; :data:`~poolmgr.member.core.demand.SLOT` otherwise."""
 
 PROMISE = 0.25
-"""Seconds after which a caller that was told to close and has not done so is asked no more: the next is."""
+"""Seconds that a caller has to close as promised; after that the next caller is asked."""
 
 REFUSAL = 0.1
-"""Seconds for which a refused pool counts as waiting, though its queue looks empty: it may be joining it."""
+"""Seconds for which a refused pool counts as waiting, though its queue looks empty: its caller may be joining it."""
 
 PACE = 0.25
 """Longest random delay in seconds after the end of an outage: processes come back one by one."""
 
 UNHEARD = 2.0
-"""Seconds after which a new supervisor that has not spoken of an outage is taken not to know of one."""
+"""Seconds after which a new supervisor that has not reported an outage is taken not to know of one."""
 
 
 class Shed(msgspec.Struct, frozen=True):
-    """The pool is to close up to ``count`` idle connections."""
+    """The pool must close up to ``count`` idle connections."""
 
     attachment: Attachment
     count: int
 
 
 class Grow(msgspec.Struct, frozen=True):
-    """A permit may be had now."""
+    """A permit may be free now."""
 
     attachment: Attachment
 
@@ -66,19 +66,19 @@ class Wake(msgspec.Struct, frozen=True):
 
 
 class Try(msgspec.Struct, frozen=True):
-    """The pool is to open a connection: the supervisor wants to know whether the server answers."""
+    """The pool must open a connection: the supervisor wants to know whether the server answers."""
 
     attachment: Attachment
 
 
 class Login(msgspec.Struct, frozen=True):
-    """The pool is to say what its credentials are by now: the server does not take those that it was attached with."""
+    """The pool must report its present credentials: the server refuses those that it was attached with."""
 
     attachment: Attachment
 
 
 class Left(msgspec.Struct, frozen=True):
-    """Nothing is open any more at an address that its pool has left."""
+    """No socket is open any more at an address that its pool has left."""
 
     attachment: Attachment
 
@@ -90,13 +90,13 @@ class Attachment:
     """One pool's (or one pool-less endpoint's) place at a dispatcher. The shell subclasses it.
 
     Attributes:
-        surplus: see :class:`poolmgr.member.ports.Permits`; kept up to date by the dispatcher.
+        surplus: see :class:`poolmgr.member.ports.Permits`; the dispatcher keeps it up to date.
         outage: likewise.
         pending: likewise.
         pooled: whether a pool stands behind it, whose usage can be observed.
-        refused_at: when it was last refused a permit and has not been told to grow since; 0: it was not.
+        refused_at: when it was last refused a permit, with no :class:`Grow` since; 0: it was not.
         served_at: when it last got a permit; of several that want one, the one served longest ago is first.
-        must_yield: it is to give up one connection at a release, for a starved sibling.
+        must_yield: it must give up one connection at a release, for a starved sibling.
         leaving: its pool wants nothing there any more; it stays while it has sockets.
     """
 
@@ -128,9 +128,9 @@ class Dispatcher:
     def __init__(self, server: str = "", rng: random.Random | None = None, *, linked: bool = False) -> None:
         self.account: Account[Attachment] = Account(server)
         self.linked = linked
-        """Whether there is a link on which a limit may be told."""
+        """Whether there is a link on which a limit may come."""
         self.refused = False
-        """The supervisor was asked for more, and its last word is that there is no more."""
+        """The supervisor was asked for more, and its last answer is that there is no more."""
         self.attachments: list[Attachment] = []
         self.waiters: dict[object, Attachment] = {}
         """Callers in :meth:`Permits.wait`, first come first served, before any pool's growth."""
@@ -140,17 +140,17 @@ class Dispatcher:
         """Connections that the process's file-descriptor limit leaves to this server; 0: unknown."""
         self.tell_lost = False
         self.dirty = True
-        """Something happened that :meth:`settle` has to look at soon."""
+        """Something happened that :meth:`settle` must look at soon."""
         self._rng = rng or random.Random()
         self.logins: set[str] = set()
         """Endpoints whose credentials are asked for."""
         self.trying = False
-        """What comes of the next attempt to connect is to be told at once."""
+        """Report the outcome of the next attempt to connect at once."""
         self.forget_at = NEVER
-        """When it is forgotten, if nobody comes."""
+        """When it is forgotten, if nothing attaches."""
         self._trial = False
         self._down_at = NEVER
-        """When the outage was heard of; what is heard of the server later contradicts it."""
+        """When the outage was reported; later replies of the server contradict it."""
         self._reached = 0.0
         self._lift_at = NEVER
         self._look_at = 0.0
@@ -171,7 +171,7 @@ class Dispatcher:
     # ---- taking and giving up ---------------------------------------------------------------------
 
     def take(self, attachment: Attachment, serial: int, now: float, waiter: object = None) -> bool:
-        """A permit for ``serial``, unless the rules or those who came first are against it."""
+        """A permit for ``serial``, unless the rules or earlier waiters are against it."""
         spoken_for = bool(self.waiters) and waiter not in self.waiters and self.account.available <= len(self.waiters)
         if not spoken_for and self.account.take(serial, attachment):
             attachment.served_at = now
@@ -182,9 +182,9 @@ class Dispatcher:
         return False
 
     def refuse(self, attachment: Attachment, now: float, waiter: object = None) -> None:
-        """Somebody has asked for a permit and gets none now."""
+        """A caller has asked for a permit and gets none now."""
         if waiter is None:
-            attachment.refused_at = now  # the newest one: a look that is older than this says nothing of it
+            attachment.refused_at = now  # the newest refusal: an older look does not show it
         if not self._short_since:
             self._short_since = now
             self._look_at = now
@@ -192,7 +192,7 @@ class Dispatcher:
         self.publish()
 
     def hurry(self, now: float) -> wire.Report | None:
-        """The report of one who was refused just now, if it needs a larger limit and the supervisor does not
+        """The report of a refusal just now, if a larger limit is needed and the supervisor does not
         know it yet.
 
         It acknowledges nothing new: a signal handler's exception may yet keep it from being sent.
@@ -205,11 +205,11 @@ class Dispatcher:
         return msgspec.structs.replace(report, acked=self.account.acked)
 
     def hurried(self, report: wire.Report, now: float) -> None:
-        """That report is on its way. Pools are looked at next, and may show more."""
+        """That report is on its way. The next look at the pools may show more."""
         self._asks(report, now, provisional=True)
 
     def _asks(self, report: wire.Report, now: float, *, provisional: bool = False) -> None:
-        """This report is on its way; one that begins to ask for more has not been refused yet."""
+        """This report is on its way; if it begins to ask for more, no refusal has come yet."""
         before = self._told.short
         self._told.tell(report, self.account.limit, now, provisional=provisional)
         if self._told.short and not before:
@@ -217,14 +217,14 @@ class Dispatcher:
             self.publish()
 
     def give_up(self, attachment: Attachment, now: float) -> bool:
-        """Whether a connection that is being released has to be closed instead (rule M2)."""
+        """Whether to close a connection instead of releasing it (rule M2)."""
         if attachment.must_yield:
             attachment.must_yield = False
             return True
         return self.account.give_up(now)
 
     def publish(self) -> None:
-        """Keep what the pools read without a lock true."""
+        """Keep the values up to date that pools read without a lock."""
         surplus = self.account.surplus
         for attachment in self.attachments:
             attachment.surplus = surplus + attachment.must_yield
@@ -233,10 +233,10 @@ class Dispatcher:
 
     @property
     def pending(self) -> Cause:
-        """What stands between a caller and a permit, if it is refused one now."""
+        """What stands between a caller and a permit that it is refused now."""
         if not self.account.seq:
             return SERVER if self.linked else SUPERVISOR
-        # Where the limit has not been reached, what is missing are descriptors: of those no supervisor has any.
+        # Below the limit, descriptors are missing: no supervisor can give those.
         return ANSWER if not self.refused and self.account.open >= self.account.limit else OTHERS
 
     # ---- what arrives ----------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class Dispatcher:
                 self._look_at = 0.0
 
     def pictured(self, picture: wire.Picture) -> None:
-        """Who holds what: sent to those who wait in vain."""
+        """The holders of permits: the supervisor sends this to members that wait in vain."""
         self.picture = picture
         self.refused = True
         self.publish()
@@ -302,7 +302,7 @@ class Dispatcher:
     # ---- descriptors -----------------------------------------------------------------------------
 
     def stake(self, now: float) -> Stake:
-        """What the process's servers are divided by while descriptors do not suffice for all limits."""
+        """This server's side of the division, while descriptors do not suffice for all limits."""
         account = self.account
         return Stake(
             limit=account.limit,
@@ -312,13 +312,13 @@ class Dispatcher:
         )
 
     def given(self, part: Part) -> None:
-        """This much of what descriptors leave is this server's."""
+        """This server's part of what descriptors leave."""
         self.descriptors = part.ceiling
         self.account.room = part.room
 
     @property
     def cramped(self) -> bool:
-        """Whether somebody waits for whom other servers' connections have no room left."""
+        """Whether a caller waits for whom other servers' connections leave no room."""
         account = self.account
         return account.room is not None and account.room < account.limit and self.wanting
 
@@ -336,7 +336,7 @@ class Dispatcher:
 
     @property
     def wanting(self) -> bool:
-        """Whether somebody here wants a permit and there is none."""
+        """Whether a caller or pool here wants a permit and there is none."""
         if self.account.available > 0:
             return False
         return bool(self.waiters) or any(a.refused_at or self._missing(a) for a in self.attachments)
@@ -345,11 +345,11 @@ class Dispatcher:
         """Sockets have changed their state."""
         self.dirty = True
         if self.account._ack_due():
-            self._look_at = 0.0  # what was recalled is closed: the report is to show what is in use now
+            self._look_at = 0.0  # recalled sockets are closed: the report must show what is in use now
         self.publish()
 
     def settle(self, now: float, send: list[wire.Message], effects: list[Effect]) -> float:
-        """Do what is due; returns when to come again. ``send`` and ``effects`` are added to."""
+        """Do what is due, adding to ``send`` and ``effects``; returns when to come again."""
         self.dirty = False
         looked = self.look_due(now)
         account = self.account
@@ -374,7 +374,7 @@ class Dispatcher:
         short = self.wanting
         for attachment in self.attachments:
             if not short or attachment.demand.usage.idle:
-                attachment.must_yield = False  # nobody needs it, or it can be taken without waiting for a release
+                attachment.must_yield = False  # not needed, or an idle one can be taken without waiting for a release
         if not short:
             self._short_since = 0.0
         elif not self._short_since:
@@ -389,7 +389,7 @@ class Dispatcher:
                    if account.promised else NEVER)  # fmt: skip
 
     def _schedule(self, now: float, short: bool) -> None:
-        """When to look next, and where windows of measurement end and begin."""
+        """When to look next, and when windows of measurement end and begin."""
         pools = [a for a in self.attachments if a.pooled]
         active = any(a.demand.usage.quiet < LOOK_WHILE_QUIET or a.demand.usage.waiting for a in pools)
         soon, late = LOOK_WHILE_SHORT
@@ -405,7 +405,7 @@ class Dispatcher:
                 attachment.demand.start_window(self._guard)
 
     def _shed(self, count: int, spared: Attachment | None, effects: list[Effect], guard: float | None = None) -> int:
-        """Ask for idle connections, most idle pool first, those with waiters last; how many were asked for."""
+        """Ask for idle connections, from the pool with most first, pools with waiters last; how many were asked for."""
         asked = 0
         order = sorted(self.attachments, key=lambda a: (a.demand.waiting > 0, -a.demand.usage.idle))
         for attachment in order:
@@ -419,10 +419,10 @@ class Dispatcher:
         return asked
 
     def serve(self, effects: list[Effect]) -> None:
-        """Hand out what is available: waiting callers first, then pools, the one served longest ago first.
+        """Hand out available permits: waiting callers first, then pools, the one served longest ago first.
 
-        Not in the order of their refusal: all are told, the first takes it and the others are refused; it is
-        refused the next one before them, and would be the first again.
+        Not in the order of their refusal: all get :class:`Grow`, the first takes the permit and the others are
+        refused; the first is refused the next one before them, and would be first again.
         """
         available = self.account.available
         if available <= 0:
@@ -436,7 +436,7 @@ class Dispatcher:
             effects.append(Grow(attachment))
 
     def _missing(self, attachment: Attachment) -> int:
-        """Callers of a pool for whom no connection is under way yet."""
+        """Callers of a pool for whom no connection is on its way yet."""
         if not attachment.demand.waiting:
             return 0
         usage = attachment.demand.usage
@@ -444,7 +444,7 @@ class Dispatcher:
         return max(0, attachment.demand.waiting - connecting)
 
     def _reassign(self, now: float, effects: list[Effect]) -> None:
-        """Nothing came from the supervisor: close a sibling's idle connection for the one that waits."""
+        """No permit came from the supervisor: close a sibling's idle connection for the pool that waits."""
         waited = now - self._short_since
         if waited < PATIENCE:
             return
@@ -476,7 +476,7 @@ class Dispatcher:
         )
 
     def _tell(self, now: float, short: bool, send: list[wire.Message]) -> float:
-        """Send the report if it is due; returns when one would be."""
+        """Send the report if it is due; returns when the next is."""
         account = self.account
         if self.tell_lost:
             self.tell_lost = False

@@ -1,4 +1,4 @@
-"""Why a process cannot have a connection now, in words: for whoever waited in vain. Pure, and decides nothing."""
+"""Why a process cannot have a connection now, in words, for a caller that waited in vain. Pure; decides nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from poolmgr.member.ports import Shortage
 
 
 def explain(dispatcher: Dispatcher, key: str) -> Shortage:
-    """Why no permit can be had at this dispatcher, with numbers.
+    """Why this dispatcher has no permit, with numbers.
 
     Args:
         key: the endpoint, as the caller knows it.

@@ -1,25 +1,25 @@
 """One process's permits over all its pools: the member's side of the permit protocol.
 
-PURE. Events go in with a time, messages and effects come out. No socket, clock, thread, lock or log is
-touched here: the shell (:mod:`poolmgr.member.member`) carries events in and effects out, and the
-simulation drives exactly this code, hundreds of members at once. It is called from one thread at a time
+PURE. Events go in with a time, messages and effects come out. This module touches no socket, clock, thread, lock
+or log: the shell (:mod:`poolmgr.member.member`) carries events in and effects out, and the
+simulation drives exactly this code, hundreds of members at once. One thread at a time calls it
 (the shell's lock).
 
 Theory of operation
 -------------------
 The process may hold ``limit`` sockets to a server, and a supervisor outside says how many that is. All
 sockets of one server are in one :class:`~poolmgr.member.core.account.Account`, whichever pool opened them
-(see there for the table of a socket's states). A pool, or a connection that belongs to none, asks
+(see there for the table of a socket's states). A pool, or a connection without a pool, asks
 through its :class:`~poolmgr.member.core.dispatcher.Attachment`; the :class:`~poolmgr.member.core.dispatcher.Dispatcher`
 of the server decides whom to serve and what to report.
 
-1. *Attach.* The pool's endpoint is told to the supervisor, which answers what server that is
+1. *Attach.* The process sends the pool's endpoint to the supervisor, which answers with its server
    (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a dispatcher of its own, with limit 0.
-   Endpoints that turn out to be one server come to one dispatcher.
-2. *Take.* A permit is had at once while ``open < limit`` (M1). If not, a report that somebody waits is
+   Endpoints that turn out to be one server move to one dispatcher.
+2. *Take.* While ``open < limit``, a permit is free at once (M1). If not, a report of the waiting caller is
    in :meth:`MemberCore.outgoing` at once, for the waiting thread itself to send; when the limit rises,
    ``Wake`` goes to callers that wait without a pool, and ``Grow`` to the pools that want one, the one
-   served longest ago first. Where the limits of several servers come to more than the process has
+   served longest ago first. If the limits of several servers come to more than the process has
    descriptors for, these are divided (:mod:`poolmgr.member.core.division`), and the part is the bound.
 3. *Lowered.* Idle connections are ``Shed`` at once; every release sees ``attachment.surplus`` and asks
    :meth:`MemberCore.give_up`. When ``open <= limit`` the newest sequence is acknowledged (M2).
@@ -29,11 +29,11 @@ of the server decides whom to serve and what to report.
    would be uncounted. The next registration states ``max(limit, open)`` (M4).
 6. *Fork.* The child begins with a core of its own: no limit, no link, no socket (M5).
 
-Reports carry states; the newest replaces all earlier ones. One goes out at once when somebody begins to
+Reports carry states; the newest replaces all earlier ones. One goes out at once when a caller begins to
 wait, when an acknowledgement is due, when the supervisor asks, and when the last spare permit has been
 taken; otherwise a few times a second, and only if something has changed.
 
-The shell's loop, whenever something has happened or ``wake`` has come::
+The shell's loop, after every event and at ``wake``::
 
     for attachment in core.looks(now):
         core.observe(attachment, pool.usage(reset=True), now)
@@ -59,14 +59,14 @@ from poolmgr.member.ports import Shortage, Usage
 __all__ = ["Attachment", "MemberCore", "Effect", "Grow", "Left", "Login", "Settled", "Shed", "Try", "Wake"]
 
 FORGET_AFTER = 5.0
-"""Seconds for which an endpoint or a server that nobody uses is kept: somebody may be about to make another pool."""
+"""Seconds for which an unused endpoint or server is kept: another pool may be about to use it."""
 
 TROUBLE_EVERY = 0.25
 """Seconds between two messages about the same trouble with the same server."""
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What the shell is to do, and when it is to come again (monotonic seconds; infinity: on an event)."""
+    """What the shell must do, and when it must come again (monotonic seconds; infinity: on an event)."""
 
     effects: tuple[Effect, ...]
     wake: float
@@ -90,50 +90,50 @@ class MemberCore:
         """Number of the newest link; grows with every registration in this process."""
         self.linked = False
         self.scope = ""
-        """What the names of this process's connections bear, as the supervisor has told (:mod:`poolmgr.tags`)."""
+        """Scope that the names of this process's connections bear, from the supervisor (:mod:`poolmgr.tags`)."""
         self._stuck = ""
-        """Why the supervisor raises nothing for anybody, if that is so."""
+        """Why the supervisor raises no limits at all, if that is so."""
         self.replaces: tuple[str, ...] = ()
-        """Tags that this process had until a goodbye, or until all its descriptors were closed, and of which it is not
-        certain that a supervisor has put their end on disk."""
+        """Tags that this process had until a goodbye, or until all its descriptors were closed, and whose end may not
+        be on a supervisor's disk."""
         self._answered = False
-        """Whether a limit was ever told: the snapshot then shows what this core has stated in its registration."""
+        """Whether a limit ever came: the snapshot then shows what this core has stated in its registration."""
         self.mark = 0
-        """By what the supervisor sees whether this process has become another program (:func:`identity.mark`)."""
+        """It shows the supervisor whether this process has become another program (:func:`identity.mark`)."""
         self.descriptors = 0
         """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
         self._rng = rng or random.Random()
         self._serials = itertools.count(1)
         self._dispatchers: dict[str, Dispatcher] = {}
-        """By server; dispatchers of unresolved endpoints are under their endpoint's key and a marker."""
+        """By server; for an unresolved endpoint, under a marker and the endpoint's key."""
         self._endpoints: dict[str, wire.Endpoint] = {}
         self._resolved: dict[str, Dispatcher] = {}
         """Dispatchers by endpoint key, as resolved on the present link."""
         self._questions = 0
         self._asked: dict[str, int] = {}
-        """By endpoint: the number of the last question about it on this link. Not there: the registration asked."""
+        """By endpoint: the number of the last question about it on this link. Absent: the registration asked."""
         self.out: deque[wire.Message] = deque()
-        """What is to be sent on the present link, oldest first; or use :meth:`outgoing`."""
+        """Messages to send on the present link, oldest first; or use :meth:`outgoing`."""
         self._troubles: dict[tuple[str, str], float] = {}
         self._parts = False
-        """The supervisor takes goodbyes to single servers."""
+        """The supervisor accepts goodbyes to single servers."""
         self._unused: dict[str, float] = {}
-        """Endpoints that a pool has left, perhaps for nobody else; and when they are forgotten in that case."""
+        """Endpoints that a pool has left, and when they are forgotten if no other pool uses them."""
 
     def forked(self, tag: str) -> MemberCore:
         """Rule M5: the core of a child process, which has no limit, no link and no socket."""
         return MemberCore(tag, title=self.title, budget=self.budget)
 
     def replaced_by_next(self) -> tuple[str, ...]:
-        """The tags that this process's next core replaces, for a goodbye may not have been read. Those that this one
-        has replaced are among them, unless a supervisor is certain to remember that."""
+        """The tags that this process's next core replaces, as a goodbye may not have been read. They include those that
+        this core has replaced, unless a supervisor certainly remembers that."""
         before = () if self._answered else self.replaces
         return (*before, self.tag) if self.link else before
 
-    # ---- who asks --------------------------------------------------------------------------------
+    # ---- pools that ask --------------------------------------------------------------------------
 
     def attach(self, attachment: Attachment) -> None:
-        """From now on connections to its endpoint are asked for through it."""
+        """From now on callers ask for connections to its endpoint through it."""
         key = attachment.endpoint.key
         if self._endpoints.get(key) != attachment.endpoint:  # new, or with other credentials
             self._endpoints[key] = attachment.endpoint
@@ -146,7 +146,7 @@ class MemberCore:
         dispatcher.dirty = True
 
     def renew(self, attachment: Attachment, endpoint: wire.Endpoint) -> None:
-        """Its pool has other credentials by now."""
+        """Its pool now has other credentials."""
         attachment.endpoint = endpoint
         self._endpoints[endpoint.key] = endpoint
         if self.linked:
@@ -158,8 +158,8 @@ class MemberCore:
         self.out.append(wire.Attach(endpoint, self._questions))
 
     def _answers_the_last(self, key: str, number: int) -> bool:
-        """Whether an answer is to the last question about this endpoint, and the endpoint is still wanted. A supervisor
-        of 0.1.0 does not number its answers."""
+        """Whether an answer is to the last question about this endpoint, and the endpoint is still wanted. A 0.1.0
+        supervisor does not number its answers."""
         return key in self._endpoints and (not self._parts or number == self._asked.get(key, 0))
 
     def detach(self, attachment: Attachment) -> None:
@@ -175,7 +175,7 @@ class MemberCore:
             and not dispatcher.waiters
             and not dispatcher.account.open
         ):
-            # Nothing depends on it: without a server nothing was ever opened there.
+            # Nothing depends on it: without a known server, nothing was ever opened there.
             del self._dispatchers[_unresolved(key)]
             self._endpoints.pop(key, None)
             self._asked.pop(key, None)
@@ -184,14 +184,14 @@ class MemberCore:
                 self.out.append(wire.Detach(key))
 
     def leave(self, attachment: Attachment) -> None:
-        """Its pool wants nothing there any more. :class:`Left` follows when it has nothing open."""
+        """Its pool wants nothing there any more. :class:`Left` follows when nothing is open there."""
         attachment.leaving = True
         attachment.refused_at = 0.0
         attachment.dispatcher.dirty = True
 
     def _tidy(self, now: float) -> float:
-        """Endpoints that nobody has used for a while are forgotten, and servers at which there is nothing; the
-        supervisor is told. When the next one may be."""
+        """Forget endpoints unused for a while, and servers with nothing open, and tell the
+        supervisor. When the next may be forgotten."""
         wake = NEVER
         dispatchers = list(self._dispatchers.values())
         if self._unused:
@@ -224,7 +224,7 @@ class MemberCore:
         return wake
 
     def _forget(self, key: str) -> None:
-        """Nobody uses this endpoint: who comes to it again asks again where it leads."""
+        """Nothing uses this endpoint: its next user asks again where it leads."""
         self._unused.pop(key, None)
         del self._resolved[key]
         self._endpoints.pop(key, None)
@@ -232,13 +232,13 @@ class MemberCore:
         self.out.append(wire.Detach(key))
 
     def _used(self) -> set[str]:
-        """Endpoints by which something is open, or which somebody wants."""
+        """Endpoints with a place, a socket or a waiting caller."""
         dispatchers = self._dispatchers.values()
         owners = [owner for dispatcher in dispatchers for owner in (*_owners(dispatcher), *dispatcher.waiters.values())]
         return {owner.endpoint.key for owner in owners}
 
     def _may_forget(self, dispatcher: Dispatcher) -> bool:
-        """Whether nothing is open there, nor by an endpoint of which it is not known yet where it leads."""
+        """Whether nothing is open there, and every endpoint in use has been resolved."""
         if dispatcher.account.open or dispatcher.waiters:
             return False
         return all(
@@ -246,7 +246,7 @@ class MemberCore:
         )
 
     def spares(self, key: str) -> bool:
-        """Whether it is one of several addresses of a name, and nobody has been reached there yet."""
+        """Whether it is one of several addresses of a name, and has not been reached yet."""
         endpoint = self._endpoints.get(key)
         return endpoint is not None and endpoint.among and key not in self._resolved
 
@@ -257,11 +257,11 @@ class MemberCore:
         return next(self._serials)
 
     def take(self, attachment: Attachment, now: float, waiter: object = None, serial: int = 0) -> int | None:
-        """Rule M1: the serial number of a permit, or None. With a report in :meth:`outgoing` if refused.
+        """Rule M1: the serial number of a permit, or None. A refusal may leave a report in :meth:`outgoing`.
 
         Args:
-            waiter: who waits without a pool, as it was (or will be) given to :meth:`queue`.
-            serial: the number to be used, from :meth:`serial`; 0: the next one.
+            waiter: a caller that waits without a pool, as it was (or will be) given to :meth:`queue`.
+            serial: the number to use, from :meth:`serial`; 0: the next one.
         """
         serial = serial or self.serial()
         dispatcher, refused_at = attachment.dispatcher, attachment.refused_at
@@ -270,7 +270,7 @@ class MemberCore:
             return None
         if dispatcher.take(attachment, serial, now, waiter):
             return serial
-        self._divide(now)  # now that there is this need
+        self._divide(now)  # again, with this need
         if dispatcher.account.room is not None and dispatcher.take(attachment, serial, now, waiter):
             attachment.refused_at = refused_at
             return serial
@@ -282,8 +282,8 @@ class MemberCore:
         return None
 
     def _is_placed(self, attachment: Attachment) -> bool:
-        """Whether this link's supervisor has said to which server its address leads. What the one before said may be
-        out of date, and a limit at that server says nothing of another one."""
+        """Whether this link's supervisor has said to which server its address leads. An earlier supervisor's answer may
+        be out of date, and a limit at that server says nothing of another one."""
         return attachment.endpoint.key in self._resolved
 
     def queue(self, attachment: Attachment, waiter: object) -> None:
@@ -291,22 +291,22 @@ class MemberCore:
         attachment.dispatcher.waiters[waiter] = attachment
 
     def unqueue(self, waiter: object) -> None:
-        """It waits no longer, served or not."""
+        """``waiter`` does not wait any more, served or not."""
         for dispatcher in self._dispatchers.values():
             if dispatcher.waiters.pop(waiter, None) is not None:
                 dispatcher.dirty = True
 
     def give_up(self, attachment: Attachment, now: float) -> bool:
-        """Rule M2 on the release path: whether the caller is to close instead of keeping. Counts it."""
+        """Rule M2 on the release path: whether the caller must close instead of keeping. Counts it."""
         dispatcher = attachment.dispatcher
         yes = dispatcher.give_up(attachment, now)
         dispatcher.publish()
         return yes
 
     def closing(self, serial: int) -> bool:
-        """Rule M3: the socket has been handed over to be closed; its end is not certain yet.
+        """Rule M3: the socket was handed over to be closed; its end is not certain yet.
 
-        Returns False if no live socket has that number: it was handed over before.
+        Returns False if no live socket has that number: it was already handed over.
         """
         for dispatcher in self._dispatchers.values():
             if dispatcher.account.start_closing(serial):
@@ -315,7 +315,7 @@ class MemberCore:
         return False
 
     def lost(self, serial: int) -> None:
-        """Rule M3: the server has not confirmed in time. The permit stays charged until proof."""
+        """Rule M3: the server has not confirmed in time. The permit stays charged until a proof."""
         for dispatcher in self._dispatchers.values():
             if dispatcher.account.give_up_waiting(serial):
                 dispatcher.tell_lost = True
@@ -330,7 +330,7 @@ class MemberCore:
                 return
 
     def trouble(self, attachment: Attachment, kind: str, detail: str, now: float, began: float = 0.0) -> None:
-        """A connect failed; the supervisor looks after it."""
+        """A connect failed: report it to the supervisor, which looks after it."""
         dispatcher = attachment.dispatcher
         server = dispatcher.account.server
         late = now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY
@@ -346,7 +346,7 @@ class MemberCore:
     # ---- the link --------------------------------------------------------------------------------
 
     def register(self, now: float) -> wire.Hello:
-        """Rule M4: a new link begins, the old one having been closed unread. Its first message.
+        """Rule M4: a new link begins; the old one was closed unread. Its first message.
 
         Nothing is opened until a numbered limit has come on it.
         """
@@ -387,7 +387,7 @@ class MemberCore:
         )
 
     def unlinked(self) -> None:
-        """The link is lost: sequences and acknowledgements of it are void, and nothing more is opened."""
+        """The link is lost: its sequences and acknowledgements are void, and nothing more is opened."""
         self.linked = False
         self._stuck = ""
         self.out.clear()
@@ -395,7 +395,7 @@ class MemberCore:
             dispatcher.unlinked()
 
     def goodbye(self) -> wire.Bye | None:
-        """The end, if nothing is open: the message, after which the supervisor gives all permits to others. So from
+        """The end, if nothing is open: after this message the supervisor gives all permits to others. So from
         here on nothing is opened: the link counts as lost. None: something is open."""
         if self.open:
             return None
@@ -403,7 +403,7 @@ class MemberCore:
         return wire.Bye()
 
     def _listens_to(self, link: int) -> bool:
-        """Rule M4: what an old link still says is not heard."""
+        """Rule M4: messages on an old link are ignored."""
         return self.linked and link == self.link
 
     def received(self, link: int, message: wire.Message, now: float) -> None:
@@ -414,7 +414,7 @@ class MemberCore:
             case wire.Limit(server=server, seq=seq, limit=limit):
                 self._answered = True
                 self._dispatcher(server).told(seq, limit)
-                self._divide(now)  # before anybody opens within it
+                self._divide(now)  # before any caller opens within it
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
                 self.scope = scope
@@ -435,7 +435,7 @@ class MemberCore:
                     dispatcher.account.proven(serial)
                 dispatcher.touched()
             case wire.Health(server=server):
-                # An outage may be known before the server is: it then bears the endpoint's name.
+                # An outage may be known before its server: it then bears the endpoint's name.
                 for name in (server, _unresolved(server)):
                     if name in self._dispatchers:
                         self._dispatchers[name].health(message, now)
@@ -445,9 +445,9 @@ class MemberCore:
                 self._dispatchers[server].pictured(message)
 
     def _resolve(self, key: str, server: str) -> None:
-        """An endpoint is that server: whoever uses it, and their sockets, come to its dispatcher.
+        """An endpoint is that server: its users, and their sockets, move to the server's dispatcher.
 
-        A limit is not carried over: it was told for another name, and its charge is acknowledged there.
+        The limit stays behind: it was for another name, and its charge is acknowledged there.
         """
         there = self._dispatcher(server)
         for dispatcher in [d for d in self._dispatchers.values() if d is not there]:
@@ -476,7 +476,7 @@ class MemberCore:
 
     @staticmethod
     def _take_along(dispatcher: Dispatcher, sockets: int) -> None:
-        """What has gone to another dispatcher leaves no room here: its charge has gone along."""
+        """Sockets that moved to another dispatcher leave no room here: their charge moved along."""
         dispatcher.account.limit = max(0, dispatcher.account.limit - sockets)
 
     def _dispatcher(self, server: str) -> Dispatcher:
@@ -498,8 +498,8 @@ class MemberCore:
 
     @property
     def wanting(self) -> bool:
-        """Whether a supervisor is needed: somebody wants a permit and there is none, or a server is believed to be
-        down, for then nobody asks for one, and only a supervisor says that it is back."""
+        """Whether a supervisor is needed: a caller wants a permit and there is none, or a server is believed to be
+        down: then no caller asks for one, and only a supervisor can say that the server is back."""
         dispatchers = self._dispatchers.values()
         return any(dispatcher.wanting for dispatcher in dispatchers) or (
             not self.linked
@@ -526,18 +526,18 @@ class MemberCore:
         return [serial for dispatcher in self._dispatchers.values() for serial in dispatcher.account.live]
 
     def looks(self, now: float) -> list[Attachment]:
-        """Pools to be observed before :meth:`settle`."""
+        """Pools to observe before :meth:`settle`."""
         due = [dispatcher for dispatcher in self._dispatchers.values() if dispatcher.look_due(now)]
         if any(dispatcher.cramped for dispatcher in due):
-            due = list(self._dispatchers.values())  # what is idle there may make room
+            due = list(self._dispatchers.values())  # their idle connections may make room
         return [a for dispatcher in due for a in dispatcher.attachments if a.pooled]
 
     def observe(self, attachment: Attachment, usage: Usage, now: float) -> None:
-        """What a pool says of itself; its low-water mark has been reset by the asking."""
+        """A pool's own report; asking for it has reset its low-water mark."""
         attachment.dispatcher.observe(attachment, usage, now)
 
     def serve(self) -> tuple[Effect, ...]:
-        """Only the quickest part of :meth:`settle`: who waits and can be served now."""
+        """Only the quickest part of :meth:`settle`: serve the waiting callers that can be served now."""
         effects: list[Effect] = []
         for dispatcher in self._dispatchers.values():
             if dispatcher.dirty:
@@ -545,7 +545,7 @@ class MemberCore:
         return tuple(effects)
 
     def settle(self, now: float) -> Settled:
-        """Decide everything that is due. Messages are in :meth:`outgoing`."""
+        """Decide all that is due. Messages are in :meth:`outgoing`."""
         effects: list[Effect] = []
         send: list[wire.Message] = []
         wake = NEVER
@@ -558,7 +558,7 @@ class MemberCore:
         return Settled(tuple(effects), wake)
 
     def _divide(self, now: float) -> None:
-        """Limits of several servers may come to more than the process has descriptors for."""
+        """Divide the descriptors if the limits of all servers come to more than there are."""
         dispatchers = self._dispatchers.values()
         if not self.descriptors or sum([max(d.account.limit, d.account.open) for d in dispatchers]) <= self.descriptors:
             for dispatcher in dispatchers:  # the usual case, at each report
@@ -571,14 +571,14 @@ class MemberCore:
             dispatcher.given(part)
 
     def outgoing(self) -> list[wire.Message]:
-        """Messages to be sent on the present link, in order. Taken out by the asking."""
+        """Take out the messages to send on the present link, in order."""
         messages = []
         while self.out:
             messages.append(self.out.popleft())
         return messages
 
     def explain(self, attachment: Attachment) -> Shortage:
-        """Why no permit can be had now."""
+        """Why there is no permit now."""
         found = explain(attachment.dispatcher, str(attachment.endpoint))
         if self._stuck and found.reason in ("supervisor", "budget"):
             return Shortage(found.reason, f"{self._stuck}; {found.text}")
@@ -600,7 +600,7 @@ def _unresolved(key: str) -> str:
 
 
 def _owners(dispatcher: Dispatcher) -> list[Attachment]:
-    """Everyone with a place or a socket at the dispatcher."""
+    """All attachments with a place or a socket at the dispatcher."""
     account = dispatcher.account
     found = {id(a): a for a in dispatcher.attachments}
     for states in (account.live, account.closing, account.lost):
@@ -609,7 +609,7 @@ def _owners(dispatcher: Dispatcher) -> list[Attachment]:
 
 
 def _by(dispatcher: Dispatcher) -> dict[str, int]:
-    """How many sockets there are by each endpoint, if there is more than one."""
+    """Number of sockets by endpoint, if there is more than one endpoint."""
     account = dispatcher.account
     counts: dict[str, int] = {}
     for states in (account.live, account.closing, account.lost):

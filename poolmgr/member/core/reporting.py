@@ -1,8 +1,8 @@
 """What a member reports of itself at one server, and when a report is worth sending.
 
 Pure. A report is a state: the newest replaces all earlier ones, so sending one too many costs only
-the supervisor's time, and the thresholds here are about that. What must be sent at once, such as an
-acknowledgement that frees a permit, is for :mod:`poolmgr.member.core.dispatcher` to know.
+the supervisor's time, which the thresholds here save. :mod:`poolmgr.member.core.dispatcher` decides what must be
+sent at once, such as an acknowledgement that frees a permit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from poolmgr.member.core.demand import SLOT, Demand
 
 
 class Attached(Protocol):
-    """What is reported of a pool's place: see :class:`poolmgr.member.core.dispatcher.Attachment`."""
+    """The reported part of a pool's place: see :class:`poolmgr.member.core.dispatcher.Attachment`."""
 
     pooled: bool
     demand: Demand
@@ -29,16 +29,16 @@ class Attached(Protocol):
 NEVER = float("inf")
 
 HASTE = 0.02
-"""Seconds between two reports while somebody waits."""
+"""Seconds between two reports while a caller waits."""
 
 FULL = 0.005
-"""Seconds between two reports of the last spare permit's being taken."""
+"""Seconds between two reports that the last spare permit is taken."""
 
 CALM = 1.0
-"""Seconds until a small difference is told, which matters to people and metrics only."""
+"""Seconds until a small difference is reported, which matters only to people and metrics."""
 
 LONGEST = 3600.0
-"""A time limit in seconds that stands for none."""
+"""A time limit in seconds that stands for no limit."""
 
 
 def describe(
@@ -55,9 +55,9 @@ def describe(
 
     Args:
         waiters: callers that wait without a pool.
-        guard: seconds for which a connection must not have been needed to be called spare.
+        guard: seconds for which a connection must not have been needed to count as spare.
         descriptors: how many connections the file-descriptor limit leaves to this server; 0: unknown.
-        reached: when a connect was last told to have succeeded.
+        reached: when a successful connect was last reported.
     """
     replied = reached
     waiting, unneeded, ceiling = waiters, 0, waiters
@@ -70,14 +70,14 @@ def describe(
         if not attachment.pooled:
             sockets = attachment.sockets
             in_use += sockets
-            pinned += sockets  # they are not known to come back at all
+            pinned += sockets  # they may never come back
             peak += sockets
             ceiling += sockets
             continue
         lent, queue = usage.lent, demand.waiting
         if attachment.refused_at:
             queue = max(1, queue)
-        if attachment.refused_at > demand.seen:  # refused since it was looked at: nothing was idle then
+        if attachment.refused_at > demand.seen:  # refused since the last look: nothing was idle then
             lent = max(lent, attachment.sockets)
         else:
             unneeded += demand.unneeded(guard)
@@ -87,7 +87,7 @@ def describe(
         peak += max(demand.peak(now), lent + queue)
         ceiling += usage.ceiling
         timeout = min(timeout, usage.timeout)
-    # What descriptors are missing for is of no use here, whoever waits.
+    # Permits without a descriptor are of no use here, whether callers wait or not.
     unusable = max(0, account.limit - max(account.open, descriptors)) if descriptors else 0
     return wire.Report(
         server=account.server,
@@ -105,19 +105,19 @@ def describe(
 
 
 def exceeds(report: wire.Report, limit: int) -> bool:
-    """Whether somebody waits for whom only a larger limit helps.
+    """Whether a caller waits that only a larger limit can serve.
 
-    That all permits are taken and somebody waits is not enough: a look may fall between two callers that are
-    just taking the last ones, or some are being closed and will serve who waits.
+    It is not enough that all permits are taken and a caller waits: a look may fall between two callers that are
+    just taking the last ones, or closing sockets may soon serve the waiting caller.
     """
     return report.waiting > 0 and report.in_use + report.waiting > limit
 
 
 class Told:
-    """What the supervisor has been told on the present link.
+    """The reports sent to the supervisor on the present link.
 
     Attributes:
-        short: it knows that the limit does not suffice for all who are here.
+        short: the supervisor knows that the limit does not suffice for all callers here.
     """
 
     __slots__ = ("_at", "_full", "_last", "short")
@@ -136,7 +136,7 @@ class Told:
         self.short = exceeds(report, limit)
 
     def due(self, report: wire.Report, limit: int, *, short: bool) -> float:
-        """When this report is worth sending; never, if the last one says the same."""
+        """When this report is worth sending; never if the last one says the same."""
         last = self._last
         if last is None or (exceeds(report, limit) and not self.short):
             return 0.0
