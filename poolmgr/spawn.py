@@ -283,8 +283,11 @@ def _is_earlier() -> bool:
 
 def _root() -> str:
     """The directory, or the archive, that this package was loaded from."""
-    package = sys.modules[__name__.partition(".")[0]]  # wherever this file lies in it
-    return str(Path(package.__file__ or "").absolute().parents[1])
+    return _ROOT
+
+
+_ROOT = str(Path(sys.modules[__name__.partition(".")[0]].__file__ or "").absolute().parents[1])
+"""Found while the package is loaded: at the interpreter's end there are no modules any more."""
 
 
 def _is_packages(directory: str) -> bool:

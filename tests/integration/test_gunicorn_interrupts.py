@@ -46,7 +46,7 @@ def assert_quiet(service: Service, status: int) -> None:
     [
         pytest.param("import", "'poolmgr.settings'", 1, id="configuration"),
         pytest.param("import", "'redis.client'", 1, id="configuration-packages"),
-        pytest.param("open", "gunicorn/logger", 1, id="logger"),
+        pytest.param("open", "/logger.", 1, id="logger"),
         pytest.param("socket.bind", "", 1, id="address"),
         pytest.param("open", "s.redis.lock", 1, id="lifeline"),
         pytest.param("subprocess.Popen", "keeper", 1, id="embedded-server"),

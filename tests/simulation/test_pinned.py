@@ -14,10 +14,10 @@ FOR_EVER = 10_000.0
 KEEPER = Worker(1, 0.0, 0.0, kept=1, keep=FOR_EVER)
 
 
-@pytest.mark.parametrize("budget", [7, 8, 9])
+@pytest.mark.parametrize("budget", [8, 9, 10])
 @pytest.mark.parametrize("worker", [Worker(1, 0.005, 0.0005), Worker(4, 0.05, 0.01), Worker(1, 0.05, 0.05)])
 def test_connections_that_are_kept_do_not_hold_up_the_turns_of_the_others(budget: int, worker: Worker):
-    """Six keep one each; three share what is left, which is one to three."""
+    """Six keep one each, and the supervisor one to look with; three share what is left, which is one to three."""
     made = world(budget, (KEEPER,) * 6)
     measure(made, 1.0)
     for _ in range(3):
@@ -45,7 +45,7 @@ def test_slow_commands_take_turns_too():
         measured = measure(made, 30.0)
         assert measured.longest < 3.0 * threads
         assert min(measured.turns) > 0.6 * max(measured.turns)
-        assert measured.used > 0.9
+        assert measured.used > 0.9 * 4 / 5, "one of five is the supervisor's, to look with"
 
 
 def test_what_is_not_kept_of_a_recalled_share_comes_back_at_once():
