@@ -1,14 +1,12 @@
 """One connection of the supervisor's own to a server, in blocking calls for a worker thread.
 
-It is a member of the ledger like any other (rule S5): somebody must hold a permit for it before
-:meth:`Admin.open`, and may give that permit back only when :meth:`Admin.close` says that the server
-has confirmed the end (rule M3). It bears the supervisor's tag in its name. It must never be used in
-the event loop's thread, and never log an endpoint but by its key.
+It is a member of the ledger like any other (rule S5). The caller must hold a permit for it before :meth:`Admin.open`,
+and may return that permit only when :meth:`Admin.close` says that the server has confirmed the end (rule M3). Its name
+bears the supervisor's tag. It must never be used in the event loop's thread, and never log an endpoint but by its key.
 
-It speaks RESP2 itself, some sixty lines, rather than through redis-py: a supervisor must be there
-within some hundred milliseconds, and importing redis alone takes that long; and each step of its
-handshake and close must be its own. For TLS redis-py is asked to wrap the socket, so that a pool's
-``ssl_*`` arguments mean the same here.
+It speaks RESP2 itself, in some sixty lines, instead of through redis-py: a supervisor must be there within some hundred
+milliseconds, and importing redis alone takes that long; and each step of its handshake and close must be its own. For
+TLS it asks redis-py to wrap the socket, so that a pool's ``ssl_*`` arguments mean the same here.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ REFUSAL = "max number of clients"
 PASSING = frozenset(
     {"BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "MISCONF", "READONLY"}
 )
-"""First words of errors by which a server says that it cannot just now (a script runs, a file is loaded, ...)."""
+"""First words of errors that mean "not just now" (a script runs, a file is loaded, ...)."""
 
 
 Place = tuple[int, Any]
@@ -58,11 +56,11 @@ def locate(endpoint: Endpoint) -> tuple[Place, ...]:
 
 
 class AdminError(Exception):
-    """Talking to the server failed.
+    """The exchange with the server failed.
 
     Attributes:
         kind: ``unreachable``, ``refused`` (maxclients), ``auth`` or ``way`` (TLS cannot be set up like that).
-        deserted: the kernel says that nobody listens there.
+        deserted: the kernel says that no process listens there.
     """
 
     def __init__(self, kind: str, text: str, *, deserted: bool = False) -> None:
@@ -76,7 +74,8 @@ class ReplyError(Exception):
 
     @property
     def passing(self) -> bool:
-        """It cannot just now. Any other error says that it will not: it forbids the command, or does not know it."""
+        """The server cannot answer just now. Any other error means that it never will: it forbids the command, or does
+        not know it."""
         return str(self).partition(" ")[0] in PASSING
 
 
@@ -109,14 +108,15 @@ class Admin:
         self.address: tuple[str, int] | None = None
         """The server's address and port, over TCP."""
         self.mute = ""
-        """Why it is asked nothing: it closes the connection at CLIENT, as a proxy may that does not know it."""
+        """Why the server is asked nothing: it closes the connection at CLIENT, as a proxy that does not know CLIENT
+        may."""
         self.busy = ""
-        """By what words it did not take our name: it cannot just now."""
+        """The server's words when it could not take our name just now."""
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self.took = 0.0
-        """Seconds from what was said last until the first byte of its reply: the way there and back, and the server's
-        time. How long the rest of a long reply is under way says nothing of that."""
+        """Seconds from the last request to the first byte of its reply: the round trip, and the server's time. The
+        transfer of the rest of a long reply is not included."""
         self._said = 0.0
         self._sock: socket.socket | None = None
         self._buffer = bytearray()
@@ -124,11 +124,11 @@ class Admin:
         self._dialled = self._connected = False
         """The kernel has a connection; it can be used, TLS included."""
         self.stalled = False
-        """It has not answered in time. It is kept: whenever it answers, the server is back, and to wait
-        for that takes no second permit."""
+        """The server has not answered in time. The connection is kept: whenever an answer comes, the server is back,
+        and waiting for it takes no second permit."""
 
     def open(self) -> None:
-        """Connect, authenticate and say who we are, in one round trip.
+        """Connect, authenticate and send our name, in one round trip.
 
         Raises:
             AdminError: ``close`` must be called all the same: a socket may be open.
@@ -145,7 +145,7 @@ class Admin:
                 self._again(str(error))
         except OSError as error:
             raise self._failed(error) from None
-        except (ValueError, OverflowError) as error:  # no such address can be
+        except (ValueError, OverflowError) as error:  # no such address can exist
             raise AdminError("unreachable", str(error)) from None
 
     def _failed(self, error: OSError) -> AdminError:
@@ -156,11 +156,11 @@ class Admin:
 
     @property
     def reached(self) -> bool:
-        """The connection was accepted, and nothing is waited for: another way to that address may do better."""
+        """The connection was accepted, and no answer is pending: another way to that address may do better."""
         return self._dialled and not self.stalled
 
     def answers(self) -> bool:
-        """Whether something has come, an answer or an end, since it stalled."""
+        """Whether an answer or an end has come since it stalled."""
         return self._sock is None or _readable(self._sock)
 
     def _connect(self) -> socket.socket:
@@ -179,7 +179,7 @@ class Admin:
         self._dialled = True
         if endpoint.tls is None:
             return sock
-        spare = sock.dup()  # where the handshake fails, Python closes the other one, and its end would not be proven
+        spare = sock.dup()  # a failed handshake closes the other one, and its end would not be proven
         try:
             wrapped = _wrap(sock, endpoint)
         except BaseException:
@@ -208,10 +208,10 @@ class Admin:
         self.id = replies[-1] if isinstance(replies[-1], int) else 0
 
     def _greet(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Log in, and say this.
+        """Log in, and send these commands.
 
         Raises:
-            AdminError: it does not let us in, or has not answered.
+            AdminError: the server does not let us in, or has not answered.
         """
         endpoint = self.endpoint
         if endpoint.password is not None or endpoint.username:
@@ -230,7 +230,7 @@ class Admin:
         return replies
 
     def _again(self, why: str) -> None:
-        """It has closed the connection at our first words. It may do so at CLIENT, and serve members all the same."""
+        """The server closed the connection at our first words. It may do so at CLIENT and still serve members."""
         if self._sock is not None:
             self._sock.close()
         self._buffer.clear()
@@ -271,14 +271,14 @@ class Admin:
                 reply = self._read()
                 replies.append(reply)
                 if isinstance(reply, ReplyError) and REFUSAL in str(reply):
-                    # The server has said this instead of accepting us, and closes.
+                    # The server sends this instead of accepting us, and closes.
                     return [reply]
             return replies
         except OSError as error:
             raise self._failed(error) from None
 
     def _say(self, words: bytes) -> ReplyError | None:
-        """Send it. A full server says so and closes, maybe before it has heard anything: then that is returned."""
+        """Send it. A full server says so and closes, maybe before it has read anything: then that reply is returned."""
         assert self._sock is not None
         try:
             self._sock.sendall(words)
@@ -338,7 +338,7 @@ class Admin:
     # ---- the end ----------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """For the event loop, which looks whether the server has closed it; -1 if it is not open."""
+        """For the event loop, which watches for the server's close; -1 if it is not open."""
         return -1 if self._sock is None else self._sock.fileno()
 
     def close(self) -> bool:

@@ -1,4 +1,4 @@
-"""How large a server's budget is now: what was found out, put into :mod:`poolmgr.budget.ceilings`."""
+"""How large a server's budget is now: it feeds what was found out into :mod:`poolmgr.budget.ceilings`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolmgr.supervisor.servers.proof import Row
 from poolmgr.supervisor.servers.upstream import Neighbour, Upstream
 
 NEIGHBOURS_KEPT = 180.0
-"""Seconds for which another supervisor of this host is remembered that has nothing open just now: three lists."""
+"""Seconds for which another supervisor of this host is remembered without open connections: three lists."""
 
 ONE_SOCKET = (
     "give all services of this host one POOLMGR_SOCKET, outside of /tmp (PrivateTmp=); or divide the server by "
@@ -49,11 +49,11 @@ class Allowance:
         self._bus = 0
         """Connections of the server's cluster bus."""
         self._unknown = 0
-        """Connections that were none of this host's when the last list was made."""
+        """Connections in the last list that did not belong to this host."""
 
     def learn(self, found: Findings, now: float) -> bool:
-        """Keep what an inspection has found out about limits and other clients. Whether so many have come that it
-        matters who they are: a list is worth it."""
+        """Keep an inspection's findings about limits and other clients. Returns whether so many clients have come that
+        a list is worth its cost."""
         upstream = self._upstream
         if found.info or found.forbidden:
             upstream.maxclients = found.maxclients if found.maxclients is not None else upstream.maxclients
@@ -79,7 +79,7 @@ class Allowance:
             if not upstream.nameless or not counted:
                 upstream.others = sum(1 for row in found.rows if not self._ours(row)) + self._bus
                 return False
-        # Only a list tells the connections of our other hosts and supervisors from foreign ones.
+        # Only a list distinguishes connections of our other hosts and supervisors from foreign ones.
         divided = self._settings.hosts > 1 or bool(upstream.neighbours)
         if counted and (not divided or upstream.others is None or "CLIENT LIST" in upstream.forbidden):
             upstream.others = likely
@@ -88,7 +88,7 @@ class Allowance:
         return 2 * (unknown - self._unknown) > ceilings.reserve_of(upstream.maxclients, self._settings.reserve)
 
     def _meet(self, rows: Iterable[Row], now: float) -> None:
-        """Whoever else of this host uses the server, without our knowing of each other: said loudly, once."""
+        """Log each other supervisor of this host that uses the server, loudly, once: neither knows of the other."""
         upstream = self._upstream
         here: dict[str, Neighbour] = {}
         for row in rows:
@@ -105,25 +105,26 @@ class Allowance:
         upstream.neighbours = {**{s: Neighbour(0, known.pid, known.seen) for s, known in before.items()}, **here}
 
     def _ours(self, row: Row) -> bool:
-        """With other hosts in the division their connections are no foreign ones."""
+        """Whether a connection is ours. With other hosts in the division, theirs are not foreign."""
         return row.tag is not None and (self._settings.hosts > 1 or self._charged(row.tag))
 
     def _charged(self, tag: tags.Tag) -> bool:
-        """Whether it is in the ledger. While nothing is raised, some may be of members who are still to come."""
+        """Whether it is in the ledger. While no limit is raised, some may belong to members that still have to
+        register."""
         server = self._ledger.servers[self._upstream.id]
         known = self._belonging.known(tag) or tag.process in server.quarantine
         return known or (server.held and self._belonging.possible(tag))
 
     def open(self) -> int:
-        """Connections that our members have open, by their own account, and our own. Who has not said, and who is dead,
-        has what is charged."""
+        """Connections that our members report open, plus our own. A member without a report, or a dead one, counts with
+        its charge."""
         server = self._ledger.servers[self._upstream.id]
         accounts = server.accounts.values()
         said = sum(account.report.open if account.report else account.charge for account in accounts)
         return server.own + server.quarantined + said
 
     def refused(self, now: float) -> None:
-        """``maxclients`` is reached: what we have now is what we may have."""
+        """``maxclients`` is reached: the budget is what we have now."""
         opened = self.open()
         budget = self._upstream.governor.refused(opened, now)
         if budget is not None:
@@ -131,31 +132,31 @@ class Allowance:
             self.apply(now)
 
     def full(self, now: float) -> None:
-        """A look of our own was refused: there is no room, whatever was said before."""
+        """A look of our own was refused: there is no room, whatever was reported before."""
         if self._upstream.fits is not None:
             self._upstream.fits = self.open()
         self.refused(now)
 
     def restored(self, now: float) -> None:
-        """The budget of the supervisor before holds until the server has been asked; the operator's own
-        number needs no asking."""
+        """The previous supervisor's budget holds until the server has been asked; the operator's own number needs no
+        asking."""
         budget = self._ledger.servers[self._upstream.id].budget
         self._upstream.derivation = ceilings.Derivation(budget, f"budget {budget} = as it was before the restart")
         if self._word() != "auto":
             self.apply(now, at_once=True)
 
     def _word(self) -> str | int:
-        """What the operator says: live before the environment, a number or ``auto``."""
+        """The operator's word, a number or ``auto``: a live command goes before the environment."""
         return self._upstream.operator or self._settings.budget_of(self._keys())
 
     def _keys(self) -> set[str]:
         return self._ledger.servers[self._upstream.id].aliases
 
     def apply(self, now: float, *, at_once: bool = False) -> None:
-        """Derive the budget anew and give it to the ledger.
+        """Derive the budget again and give it to the ledger.
 
         Args:
-            at_once: the operator has just said so, or it is the first time.
+            at_once: the operator has just set it, or it is the first time.
         """
         upstream, settings = self._upstream, self._settings
         word = self._word()
@@ -195,7 +196,7 @@ class Allowance:
             log.info("budget.derived", extra={"server": upstream.id, "budget": budget, "derivation": derivation.text})
 
     def _members_descriptors(self) -> int | None:
-        """The sum over the members; None if one of them has not said."""
+        """The sum over the members; None if one of them has not reported it."""
         total = 0
         for tag in self._ledger.servers[self._upstream.id].accounts:
             left = self._descriptors(tag)

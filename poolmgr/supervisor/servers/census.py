@@ -1,8 +1,8 @@
-"""Whose connections are already there when a supervisor meets a server (rule S4).
+"""Count the connections that are already there when a supervisor meets a server (rule S4).
 
-After a lost snapshot, and always when a server is met for the first time, the list shows connections
-that may be of a supervisor before this one (:mod:`poolmgr.supervisor.servers.belonging`). They are charged while a list
-shows them, for nothing else says whose they are: those of living processes until they have registered.
+After a lost snapshot, and always when a server is met for the first time, the list shows connections that may come from
+an earlier supervisor (:mod:`poolmgr.supervisor.servers.belonging`). Nothing else identifies their owners, so they are
+charged while a list shows them: those of living processes until they have registered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from poolmgr.supervisor.servers.proof import Row
 
 
 def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:
-    """Charge what is there and nobody has answered for.
+    """Charge connections that no registered member accounts for.
 
     Returns:
         Tags of living processes that have not registered.

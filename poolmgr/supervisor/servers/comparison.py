@@ -1,4 +1,4 @@
-"""Whether another server is this one: a connection that is open to the one is looked for at the other
+"""Whether another server is this one: a connection open to one is searched for at the other
 (:mod:`poolmgr.supervisor.servers.likeness`)."""
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from poolmgr.supervisor.servers.session import AdminSession
 
 
 async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: asyncio.Lock) -> bool | None:
-    """Whether the server that is asked is the other one. None: that cannot be known now, for want of an answer. Where
-    no question tells, it counts as another one.
+    """Whether the asked server is the other one. None: there was no answer. If no allowed question can tell, it counts
+    as another one.
 
     Args:
-        turn: one for each server that is asked.
+        turn: one for each asked server.
 
     Raises:
-        NoPermitError: the other one has had no permit for a connection that could be looked for.
+        NoPermitError: the other server had no permit for a connection to search for.
     """
     async with other.showing(patience) as session:
         sign = session.sign if session is not None else None
@@ -37,7 +37,7 @@ async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: a
 
 
 async def _alike_by_number(asking: AdminSession, other: ProbePort, session: AdminSession) -> bool | None:
-    """The same, where a connection with the right number has been seen."""
+    """The same, after a connection with the right number was seen."""
     for _ in range(2):
         sign = session.sign
         if sign is None:
@@ -46,7 +46,7 @@ async def _alike_by_number(asking: AdminSession, other: ProbePort, session: Admi
         if before is not Seen.NUMBERED:
             return None if before is None else before is Seen.NAMED
         await other.show_another()
-        if session.in_doubt(sign.name):  # its end is not certain, so it may be there still
+        if session.in_doubt(sign.name):  # its end is not certain, so it may still be there
             return None
         after = await asking.sees(sign)
         if after is not Seen.MISSING:

@@ -1,4 +1,4 @@
-"""What an inspection is asked to do, and what it found: plain data between the event loop and a worker thread."""
+"""An inspection's task and its findings: plain data between the event loop and a worker thread."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ if TYPE_CHECKING:
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done.
+    """What to do.
 
     Attributes:
         endpoints: every way to the server; for each one or more credentials, likeliest first.
         targets: tags and names whose connections are to be killed and proven gone.
-        spare: those of them that are not to be killed.
+        spare: the targets that must not be killed.
         fresh: open a new connection by every endpoint first.
         facts: ask for limits and counts.
-        listing: return the whole list; with ``fresh`` one in which every connection has its name, if that can be had.
+        listing: return the whole list; with ``fresh`` one in which every connection has its name, if possible.
         handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
-        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.servers.throttle`); the first
-        one of
-            each way is made in any case.
-        places: where the endpoints' names lead, by key; those that are missing are looked up.
+        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.servers.throttle`); each way's
+            first list is made in any case.
+        places: where the endpoints' names lead, by key; missing ones are looked up.
     """
 
     endpoints: tuple[tuple[Endpoint, ...], ...]
@@ -43,13 +42,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tried(msgspec.Struct):
-    """What came of one way.
+    """The result of one way.
 
     Attributes:
-        kind: of the error; empty: the server has taken the connection.
+        kind: of the error; empty: the server has accepted the connection.
         text: the error's words.
-        silent: nobody answered in time, so that somebody may be in a queue there.
-        asked, forbidden: commands that were given by it; that the server does not let us give.
+        silent: no answer came in time, so a client may be in a queue there.
+        asked, forbidden: commands given by this way; those that the server does not allow.
     """
 
     endpoint: Endpoint
@@ -61,29 +60,29 @@ class Tried(msgspec.Struct):
 
 
 class Findings(msgspec.Struct):
-    """What came out.
+    """The result.
 
     Attributes:
         answered: the server has said something.
         error: why not, or why not to the end: ``unreachable``, ``refused`` or ``auth``, and the text.
-        fresh: a fresh connection was answered by every endpoint that anybody listens on.
-        silent: by one of several endpoints nobody answered in time, so nothing could be proven.
-        deserted: by none of the endpoints does anybody listen.
+        fresh: a fresh connection was answered by every endpoint with a listener.
+        silent: one of several endpoints did not answer in time, so nothing could be proven.
+        deserted: none of the endpoints has a listener.
         info: fields of ``INFO``.
-        maxclients: None where it is not said.
+        maxclients: None if the server does not give it.
         rows: the list; None if it was not asked for or not given.
-        forbidden: what the server lets us do by none of the ways, by command, with its words.
-        busy: by what words it said that it cannot just now; then nothing more was asked.
+        forbidden: what the server allows by none of the ways, by command, with its words.
+        busy: the server's words for "not just now"; then nothing more was asked.
         gone: targets that are proven gone.
         suspects: unnamed connections that may still turn out to be ours; they kept targets from being proven.
         killed: how many leftovers were killed.
         server_pid: the server's process, over a Unix socket.
         address: the server's address and port, over TCP.
-        tried: what came of each way that was tried.
-        said: what each address said that was asked by a fresh connection: its server's run_id.
+        tried: the result of each way that was tried.
+        said: the run_id that each address gave on a fresh connection.
         started: seconds for which that server has been there, by the same keys.
-        shut_out: keys by which the server has answered, and has shown no list.
-        lists: rows of each list that was made, and the seconds that the server took for it.
+        shut_out: keys by which the server answered and showed no list.
+        lists: rows of each list, and the seconds that it took the server.
     """
 
     answered: bool = False

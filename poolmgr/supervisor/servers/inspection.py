@@ -1,12 +1,12 @@
-"""What is done at a server in one go, by a worker thread: ask, list, kill, prove.
+"""One pass over a server, by a worker thread: ask, list, kill, prove.
 
-:class:`Inspector` keeps at most one connection open between two goes (rule S5), and a *fresh* one for
-a proof (rule S3) takes the kept one's place and permit: the kept one is closed first, to the server's
-end-of-file. So a proof never needs a second permit, which would have to be recalled from a member
-first, and it works at a budget that is used to the last permit.
+:class:`Inspector` keeps at most one connection open between two passes (rule S5). A *fresh* one for a proof (rule S3)
+takes the kept one's place and permit: the kept one is closed first, to the server's end-of-file. So a proof never needs
+a second permit, which would have to be recalled from a member first, and it works at a budget that is used to the last
+permit.
 
-This module blocks, so the event loop must never call it; and it must never touch the ledger: it is
-given a :class:`~poolmgr.supervisor.servers.findings.Work` and returns :class:`Findings`.
+This module blocks, so the event loop must never call it; and it must never touch the ledger: it takes a
+:class:`~poolmgr.supervisor.servers.findings.Work` and returns :class:`Findings`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from poolmgr.supervisor.servers.proof import Row, UnreadableError, Verdict, judg
 from poolmgr.wire import Endpoint
 
 PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
-"""Seconds before each look at the list in one go; what is not proven then is tried again later."""
+"""Seconds before each look at the list in one pass; the rest is tried again later."""
 
 
 class Inspector:
@@ -29,7 +29,7 @@ class Inspector:
 
     Args:
         tag: the supervisor's own.
-        scope: what its connections' names bear.
+        scope: goes into its connections' names.
         serial: gives the next number for a connection's name.
         connect_timeout, timeout: seconds.
     """
@@ -42,17 +42,17 @@ class Inspector:
         self._timeout = timeout
         self.kept: Admin | None = None
         self.unclosed: deque[str] = deque()
-        """Names of own connections whose end is not proven, until somebody has taken them: each still needs its permit,
-        whether anybody waits for the findings or not."""
+        """Names of own connections whose end is not proven, until the session takes them: each still needs its permit,
+        whether or not the findings are awaited."""
         self._anchors: dict[tuple[str, str], int] = {}
-        """By way and target: the number of the first fresh connection that was answered after the target's end."""
+        """By way and target: the number of the first fresh connection answered after the target's end."""
         self._hosts: dict[str, str] = {}
-        """By way: our address as the server sees it. Nothing is killed that comes from another one."""
+        """By way: our address as the server sees it. Connections from other addresses are never killed."""
         self._trips: dict[str, float] = {}
-        """By key: seconds that the quickest exchange took, which is the way there and back."""
+        """By key: seconds of the quickest exchange, which is the round trip."""
 
     def inspect(self, work: Work) -> Findings:
-        """Do it; errors are in the findings. The caller holds a permit for one connection."""
+        """Do the work; errors are in the findings. The caller holds a permit for one connection."""
         found = Findings()
         stalled = self.stalled
         if stalled and self.kept is not None and not self.kept.answers():
@@ -72,11 +72,11 @@ class Inspector:
 
     @property
     def stalled(self) -> bool:
-        """What is kept has not answered, and is waited for."""
+        """The kept connection has not answered, and is waited for."""
         return self.kept is not None and self.kept.stalled
 
     def drop(self) -> bool:
-        """Close what is kept (rule M3). False: its end is not proven, and its permit is not to be used again."""
+        """Close the kept connection (rule M3). False: its end is not proven, and its permit must not be used again."""
         admin, self.kept = self.kept, None
         if admin is None or admin.close():
             return True
@@ -84,8 +84,8 @@ class Inspector:
         return False
 
     def _afresh(self, work: Work, found: Findings) -> None:
-        """By every key. What one of them does not show, another one's list does; the list must be asked for after all
-        of them have answered, so that nobody is left in a queue."""
+        """Ask by every key. One key's list shows what another's does not. The list must be asked for after all of them
+        have answered, so that no client is left in a queue."""
         gone: frozenset[str] | None = None
         forbidden: dict[str, str] | None = None
         failed: AdminError | None = None
@@ -101,7 +101,7 @@ class Inspector:
                 if error.kind == "auth":
                     found.shut_out.add(ways[0].key)
                     late = late or gone is not None
-                # Where nobody listens, nobody can be in the queue. Where nobody answers, somebody can.
+                # Without a listener there is no queue. Without an answer there may be one.
                 error.deserted = error.deserted and (failed is None or failed.deserted)
                 if failed is None or failed.kind != "auth":
                     failed = error
@@ -127,7 +127,7 @@ class Inspector:
             else:
                 gone = found.gone if gone is None else gone & found.gone
         if found.silent or late:
-            self._anchors.clear()  # somebody may yet come out of a queue
+            self._anchors.clear()  # a client may yet come out of a queue
         if forbidden is None:
             raise failed or AdminError("unreachable", "no endpoint is known")
         found.forbidden = forbidden
@@ -137,7 +137,8 @@ class Inspector:
             self.drop()
 
     def _open(self, ways: Sequence[Endpoint], found: Findings, places: Mapping[str, tuple[Place, ...]]) -> None:
-        """The first way that the server takes: of several with one address, some may have wrong passwords or files."""
+        """Open the first way that the server accepts: of several with one address, some may have wrong passwords or
+        files."""
         worst: AdminError | None = None
         for endpoint in ways:
             name = f"{self._tag}-{next(self._serial)}"
@@ -179,7 +180,7 @@ class Inspector:
         found.answered = True
 
     def _who(self, key: str, found: Findings) -> None:
-        """Which server is it to which this address leads now?"""
+        """Ask which server this address leads to now."""
         assert self.kept is not None
         info = found.info
         if not info and not self.kept.mute and "INFO" not in found.forbidden:
@@ -218,7 +219,7 @@ class Inspector:
     # ---- lists and proof --------------------------------------------------------------------------
 
     def _list(self, found: Findings, ids: Collection[int] = ()) -> list[Row] | None:
-        """The list, or only what it says of these connections and of the one that asks.
+        """The list, or only its rows for these connections and for the asking one.
 
         Raises:
             ReplyError: the server does not list by number.
@@ -247,8 +248,8 @@ class Inspector:
         return rows
 
     def _list_again(self, found: Findings, rows: list[Row], verdict: Verdict, paid: float) -> list[Row] | None:
-        """What has become of those that keep targets from being proven: only these are asked for, which costs hardly
-        anything (Redis 6.2). None: not now."""
+        """Look again at the connections that keep targets from being proven. Only these are asked for, which costs
+        hardly anything (Redis 6.2). None: not now."""
         assert self.kept is not None
         open_questions = (*verdict.leftovers, *verdict.suspects)
         if self.kept.id:
@@ -277,7 +278,7 @@ class Inspector:
                 return
             found.rows = rows
             here = self._address(rows)
-            # By a way that shows no list, our address may look another.
+            # By a way that shows no list, our address may differ.
             host = None if found.shut_out else here
             verdict = judge(
                 rows,
@@ -296,7 +297,7 @@ class Inspector:
                 return
 
     def _address(self, rows: Iterable[Row]) -> str | None:
-        """Our own, by this way; None if the list does not tell."""
+        """Our own address, by this way; None if the list does not show it."""
         assert self.kept is not None
         name, number = self.kept.shown, self.kept.id
         here = next(
@@ -308,8 +309,8 @@ class Inspector:
         return here
 
     def _anchored(self, targets: frozenset[str]) -> dict[str, int]:
-        """The anchors of these, by the way that was just opened. A lower number is another server's, or the same one's
-        after a restart: then nothing that is older than that is there."""
+        """The anchors of these targets, by the way that was just opened. A lower number comes from another server, or
+        from the same one after a restart: then nothing older is there."""
         assert self.kept is not None
         way, fresh = self.kept.endpoint.key, self.kept.id
         self._anchors = {
@@ -329,7 +330,7 @@ class Inspector:
 
     @staticmethod
     def _no(command: str, error: ReplyError, found: Findings) -> None:
-        """What an error says: not now, or never."""
+        """Sort an error: not now, or never."""
         if error.passing:
             found.busy = str(error)
         else:
@@ -337,7 +338,7 @@ class Inspector:
 
 
 def questions(work: Work) -> frozenset[str]:
-    """The commands that it takes."""
+    """The commands that the work needs."""
     facts = {"INFO", "CONFIG"} if work.facts else set()
     return frozenset(facts | ({"CLIENT LIST", "CLIENT KILL"} if work.targets or work.listing else set()))
 

@@ -1,15 +1,15 @@
-"""Whether two addresses lead to one server, where it does not say who it is (a user without ``INFO``).
+"""Whether two addresses lead to one server that does not give its run_id (a user without ``INFO``).
 
-A connection that is open by the one address is looked for by the other. Where its name is seen it is there: nobody else
-bears it. Where only numbers can be asked for, a client of that number may be there by chance; so that connection is
-closed, to the server's end-of-file, and must be missing then; and once more with another one. Servers never give a
-number twice. Where neither is allowed it listens on a channel that nobody else knows, if it may.
+A connection open by one address is searched for by the other. If its name is seen there, the server is the same: the
+name is unique. If only numbers can be asked for, a client may have that number by chance. So that connection is closed,
+to the server's end-of-file, and must then be missing; and once more with another one. Servers never give a number
+twice. If neither is allowed, the connection listens on a secret channel, if it may.
 
-Two servers that were started together give the same numbers, also to what we open at both to compare a third one with
-them. So what is told by numbers is asked of one server after the other, once it is known which of them may be it.
+Two servers that were started together give the same numbers, also to the connections that we open at both to compare a
+third one with them. So numbers are asked of one server after the other, once it is known which of them may match.
 
-:class:`Sign` is what can be looked for. Nothing here decides what follows: :mod:`poolmgr.supervisor.servers.resolution`
-does.
+:class:`Sign` is what can be searched for. Nothing here decides what follows:
+:mod:`poolmgr.supervisor.servers.resolution` does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from poolmgr.supervisor.servers.admin import Admin, AdminError, ReplyError
 
 
 class Seen(Enum):
-    """What one server says of a connection to another, or to itself."""
+    """What one server says about a connection to another, or to itself."""
 
     NAMED = "it is there"
     NUMBERED = "one with its number is there"
@@ -31,8 +31,8 @@ class Seen(Enum):
 
 
 class Sign(msgspec.Struct, frozen=True):
-    """A connection that is open. ``id``: the server's number for it, 0 where it does not say; ``listens``: it listens
-    on the channel of its name."""
+    """An open connection. ``id``: the server's number for it, 0 if unknown; ``listens``: it listens on the channel of
+    its name."""
 
     name: str
     id: int
@@ -44,7 +44,7 @@ class Sign(msgspec.Struct, frozen=True):
 
 
 def sees(admin: Admin, sign: Sign) -> Seen:
-    """Ask for it by an open connection. Blocks.
+    """Search for it through an open connection. Blocks.
 
     Raises:
         AdminError: there was no answer.
@@ -67,7 +67,7 @@ def sees(admin: Admin, sign: Sign) -> Seen:
 
 
 def _numbered(admin: Admin, sign: Sign) -> Seen:
-    """``CLIENT TRACKING ... REDIRECT`` takes only numbers of clients that are there (Redis' tracking.c)."""
+    """``CLIENT TRACKING ... REDIRECT`` takes only numbers of existing clients (Redis' tracking.c)."""
     try:
         admin.call("CLIENT", "TRACKING", "ON", "REDIRECT", sign.id)
         admin.call("CLIENT", "TRACKING", "OFF")
@@ -85,7 +85,7 @@ def _listening(admin: Admin, sign: Sign) -> Seen:
 
 
 def listen(admin: Admin, sign: Sign) -> Sign | None:
-    """Have the connection listen; None if it may not. It is good for nothing else after that. Blocks.
+    """Have the connection listen; None: it may not. It is good for nothing else after that. Blocks.
 
     Raises:
         AdminError: there was no answer.
@@ -98,4 +98,4 @@ def listen(admin: Admin, sign: Sign) -> Sign | None:
 
 
 class NoPermitError(Exception):
-    """There was none to look with."""
+    """No permit to look with was free."""

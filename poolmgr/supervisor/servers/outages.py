@@ -1,12 +1,11 @@
-"""Outages: when one begins and ends everyone is told; while it lasts, one member at a time tries to connect.
+"""Outages: every member learns when one begins and ends; while it lasts, one member at a time tries to connect.
 
-The verdict is :mod:`poolmgr.supervisor.servers.verdict`'s; here is who is asked for it, and who is told. Before an
-outage begins all members that have connections are asked when they had a reply last, so that warm pools contradict at
-once. At a server of which no permit is handed out yet, or every one is lost, nobody but the supervisor can look, and
-its own look decides.
+:mod:`poolmgr.supervisor.servers.verdict` gives the verdict; this module chooses whom to ask and whom to inform. Before
+an outage begins, all members with connections are asked for their last reply, so that warm pools contradict at once. If
+no permit of the server is handed out, or all are lost, only the supervisor can look, and its own look decides.
 
-Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. It is our
-own, since to load redis-py's would stop the event loop for longer than any pause.
+Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. The code is
+our own: loading redis-py's would stop the event loop for longer than any pause.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ LONGEST = 1.0
 FIRST = 0.02
 
 ASKED = 0.25
-"""Seconds for members to say when they had a reply last. It takes a millisecond; who is stopped gives no answer."""
+"""Seconds for members to report their last reply. It takes a millisecond; a stopped process does not answer."""
 
 TRIAL = 8.0
-"""Seconds for a member to say what has come of its attempt to connect; then another one tries."""
+"""Seconds for a member to report the result of its attempt to connect; then another one tries."""
 
 
 class Outages:
@@ -48,29 +47,30 @@ class Outages:
         self._verdict = Verdict()
         self._failures = 0
         self._asked: Failure | None = None
-        """For which failure members were asked last."""
+        """The failure that members were last asked about."""
         self._owing: set[str] = set()
-        """Who has been asked and has not answered."""
+        """Members that were asked and have not answered."""
         self._tries = "", 0.0
-        """Who is to connect, and until when it is waited for."""
+        """The member that is to connect, and how long it is waited for."""
         self._tried: dict[str, float] = {}
-        """When each was asked to connect last."""
+        """When each member was last asked to connect."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def blind(self) -> bool:
-        """The supervisor cannot reach a server that others have had replies of meanwhile."""
+        """The supervisor cannot reach the server, but members have had replies since."""
         return self._verdict.blind
 
     @property
     def replied(self) -> float:
-        """When anybody had a reply last, in monotonic seconds."""
+        """When a member or the supervisor last had a reply, in monotonic seconds."""
         return self._verdict.replied
 
     # ---- what happens ----------------------------------------------------------------------------
 
     def seen(self, now: float, error: str = "") -> bool:
-        """A look was answered, if only by ``error``: we are not let in. Whether we had not reached it before."""
+        """A look was answered; ``error``: the server did not let us in. Returns whether the server was unreached or
+        down before."""
         anew = not self._upstream.reached or not self._upstream.health.up
         self._failures = self._failures + 1 if error else 0
         self._upstream.reached = True
@@ -113,7 +113,7 @@ class Outages:
         self.judge(now)
 
     def heard(self, tag: str, at: float, now: float) -> None:
-        """A member has reported, and had a reply then; 0: it does not know of any."""
+        """A member has reported when it last had a reply; 0: it knows of none."""
         self._owing.discard(tag)
         if at > self._verdict.replied:
             self._verdict.heard(min(at, now))
@@ -124,7 +124,7 @@ class Outages:
         self.judge(now)
 
     def gone(self, tag: str) -> None:
-        """A member is none any more."""
+        """A member has left."""
         self._verdict.gone(tag)
         self._tried.pop(tag, None)
         self._owing.discard(tag)
@@ -136,7 +136,7 @@ class Outages:
     def judge(self, now: float) -> None:
         """Whether an outage begins or ends now."""
         verdict = self._verdict
-        if not self._upstream.health.up and not verdict.down:  # nobody but us could look
+        if not self._upstream.health.up and not verdict.down:  # only we could look
             if verdict.unseen_since is None or self._others():
                 self._end()
         elif verdict.down:
@@ -151,8 +151,8 @@ class Outages:
             self._accuse(now)
 
     def _nobody_can_look(self, now: float) -> None:
-        """No member has a permit to try with, so our own look decides. Where they had some, and have lost them all, the
-        outage is as any other: whoever has a permit first tries."""
+        """No member has a permit to try with, so our own look decides. If members had permits and lost them all, this
+        is an outage like any other: the first member with a permit tries."""
         if self.helpless:
             if self._verdict.blind or self._verdict.ours:
                 return
@@ -183,7 +183,7 @@ class Outages:
             self._later(ALONE)
 
     def _others(self) -> list[str]:
-        """Registrar that could connect, or have. Who has nothing but connections that are lost cannot."""
+        """Members that could connect, or have done so. A member whose connections are all lost cannot."""
         server = self._context.ledger.servers.get(self._upstream.id)
         if server is None:
             return []
@@ -192,11 +192,11 @@ class Outages:
 
     @property
     def helpless(self) -> bool:
-        """Registrar have lost all their connections, and with each its permit: nobody can find out anything."""
+        """Members have lost all their connections and permits, so none of them can find out anything."""
         return bool(self._upstream.lost) and not self._others()
 
     def _let_try(self, now: float) -> None:
-        """One member at a time is to connect: of those that have failed longest ago the one asked longest ago."""
+        """Let one member at a time connect: among members without a fresh failure, the one asked longest ago."""
         if now < self._tries[1]:
             self._later(self._tries[1] - now)
             return
@@ -215,7 +215,7 @@ class Outages:
         self._later(TRIAL)
 
     def _later(self, seconds: float) -> None:
-        """Judge again then, if nothing happens before."""
+        """Judge again after so many seconds, unless something happens before."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._again)
@@ -227,7 +227,7 @@ class Outages:
 
     @property
     def _one_of_several(self) -> bool:
-        """It is an address of a name that has others, and nobody was ever reached there."""
+        """It is one address of a name with several, and was never reached."""
         return self._upstream.among and not self._upstream.resolved
 
     def _begin(self, error: str) -> None:
@@ -261,7 +261,7 @@ class Outages:
             self._timer.cancel()
 
     def _users(self) -> set[str]:
-        """Every member that uses this server or waits to."""
+        """Every member that uses this server or waits to use it."""
         upstream = self._upstream
         waiting = {tag for tag, _ in upstream.waiting if upstream.health.up or upstream.ways.hopeless(tag)}
         return waiting | set(self._context.ledger.servers[upstream.id].accounts)

@@ -1,8 +1,8 @@
 """The permits of the supervisor's own connections at one server (rule S5).
 
-The supervisor is a member of its own ledger: whoever in it wants to open a connection waits here
-until a turn has granted the permit and the snapshot shows it, and gives it back only when the
-connection is known to be gone. Used in the event loop only.
+The supervisor is a member of its own ledger. Before one of its parts opens a connection, it waits here until a turn has
+granted the permit and the snapshot shows it. It returns the permit only when the connection is known to be gone. Used
+in the event loop only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poolmgr.budget.ledger import Ledger
 
 
 class OwnPermits:
-    """Hands granted permits to whoever waits, in order.
+    """Hands granted permits to waiters, in order.
 
     Args:
         touch: asks for a turn.
@@ -23,7 +23,7 @@ class OwnPermits:
 
     Attributes:
         used: permits that a connection of ours holds, or that are lent to a look elsewhere.
-        kept: permits that are kept although nobody uses them, so that there is always something to look with.
+        kept: permits kept even if unused, so that one to look with is always there.
     """
 
     def __init__(self, ledger: Ledger, server: str, touch: Callable[[], None], clock: Callable[[], float]) -> None:
@@ -40,13 +40,13 @@ class OwnPermits:
         """Wait for a permit, by recall if none is free. False: none came in ``timeout`` seconds."""
         waiter = asyncio.get_running_loop().create_future()
         self._present._waiters.append(waiter)
-        self._present.granted()  # one that is kept back is there already
+        self._present.granted()  # one that was kept back is there already
         try:
             async with asyncio.timeout(timeout):
                 await waiter
             return True
         except TimeoutError:
-            return _granted(waiter)  # it may have come in the very turn of the loop in which the time was up
+            return _granted(waiter)  # it may have come in the same turn of the loop in which the time was up
         except BaseException:
             if _granted(waiter):
                 self.release()
@@ -64,13 +64,13 @@ class OwnPermits:
         present.granted()
 
     def keep(self, count: int) -> None:
-        """Keep so many permits from now on, whether or not anybody uses them."""
+        """Keep so many permits from now on, used or not."""
         if count != self.kept and self._into is None:
             self.kept = count
             self.granted()
 
     def granted(self) -> None:
-        """A turn has granted some, or one was released: pass them on; what nobody wants goes back."""
+        """A turn has granted some, or one was released: pass them on, and return unwanted ones."""
         while self._ledger.own(self._server) > self.used and self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -82,8 +82,8 @@ class OwnPermits:
         self._want()
 
     def pass_to(self, twin: OwnPermits) -> None:
-        """The server is known by another name, whose ledger takes the permits (:meth:`Ledger.dissolve`): who has one of
-        them gives it back there, and who waits for one waits there."""
+        """The server is known by another name, whose ledger takes the permits (:meth:`Ledger.dissolve`): holders return
+        them there, and waiters wait there."""
         twin.used += self.used
         twin._waiters += self._waiters
         self.used = self.kept = 0
@@ -92,7 +92,7 @@ class OwnPermits:
 
     @property
     def _present(self) -> OwnPermits:
-        """These, or those that have taken them."""
+        """The object that holds these permits now: itself, or the one they passed to."""
         present = self
         while present._into is not None:
             present = present._into

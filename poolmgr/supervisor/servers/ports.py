@@ -1,4 +1,4 @@
-"""What the parts of one server need of all the others: of the registry, and of another server's probe."""
+"""What the parts of one server need from the registry and from another server's probe."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The task that looks after one server: who it is, whether it is up, what may be freed.
+"""The task that looks after one server: its identity, its health, and which permits can be freed.
 
-It runs the parts, each of which is one idea: :mod:`~poolmgr.supervisor.servers.schedule` says *when* to look and
-what for, the looking is done through :class:`poolmgr.supervisor.servers.session.AdminSession`, what comes out is taken
-by :mod:`~poolmgr.supervisor.servers.reconcile`, and :mod:`~poolmgr.supervisor.servers.resolution` finds out who the
-server is. It must never block the event loop, nor end with a surprise of its server's. With a small budget nothing is
-kept open between two looks.
+It runs the parts, each of which is one idea. :mod:`~poolmgr.supervisor.servers.schedule` says *when* to look and what
+for. :class:`poolmgr.supervisor.servers.session.AdminSession` does the looking.
+:mod:`~poolmgr.supervisor.servers.reconcile` takes the findings. :mod:`~poolmgr.supervisor.servers.resolution` finds out
+which server it is. The task must never block the event loop, and no fault of its server may end it. With a small budget
+no connection stays open between two looks.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from poolmgr.supervisor.servers.unproven import Waits
 from poolmgr.supervisor.servers.upstream import Upstream
 
 KEPT_BACK_FROM = 4
-"""Budget from which on one permit is kept for the supervisor, whether or not a connection is open."""
+"""From this budget on, one permit is kept for the supervisor, whether or not a connection is open."""
 
 REPLACE_EVERY = 30.0
-"""Seconds until a connection that is not answered is replaced again."""
+"""Seconds until an unanswered connection is replaced again."""
 
 
 class Probe:
@@ -80,13 +80,13 @@ class Probe:
         self._event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._using = asyncio.Lock()
-        """Held while something is done with the session."""
+        """Held while the session is in use."""
         self.busy = False
-        """In the middle of something."""
+        """Whether a look is under way."""
         self._replaced = -REPLACE_EVERY
-        """When a connection that was not answered was replaced."""
+        """When an unanswered connection was last replaced."""
         self.unwanted = False
-        """Nobody uses the server: keep nothing open, look no more."""
+        """No process uses the server: keep nothing open and stop looking."""
         self._ended = False
 
     def start(self) -> None:
@@ -99,22 +99,22 @@ class Probe:
         self._event.set()
 
     def hurry(self) -> None:
-        """Look now: somebody has reported trouble."""
+        """Look now: a member reported trouble."""
         self._schedule.hurry = True
         self._event.set()
 
     def list_again(self) -> None:
-        """The last list shows what has to be borne out."""
+        """The last list shows something that a second list must confirm."""
         self._schedule.list_again()
         self._event.set()
 
     def ask_anew(self) -> None:
-        """Ask now who it is, by fresh connections to all its addresses."""
+        """Ask all the server's addresses for its identity now, on fresh connections."""
         self._schedule.ask_anew()
         self._event.set()
 
     def try_anew(self) -> None:
-        """There is something that has not been tried."""
+        """A way that has not been tried yet is known."""
         self._schedule.retry_at = self._schedule.prove_at = 0.0
         self.hurry()
 
@@ -132,12 +132,13 @@ class Probe:
         """Something that the budget depends on has changed."""
         if self.upstream.resolved:
             self.allowance.apply(self._committer.clock(), at_once=at_once)
-            self._keep()  # in the same turn, before members are given what there is more
+            self._keep()  # in the same turn, before members get what is left
             self._committer.touch()
 
     async def lend(self, patience: float) -> bool:
-        """A permit of this server for a look at an address that may lead here, too; to be given back to ``permits``.
-        What is kept open is closed for it where there is no other. False: none came in ``patience`` seconds."""
+        """Lend a permit of this server for a look at an address that may lead here too; the borrower gives it back to
+        ``permits``. If no permit is free, the connection kept open is closed for it. False: none came in ``patience``
+        seconds."""
         free = self._context.ledger.servers[self.upstream.id].free
         if free < 1 and self._session.holding and not self._session.stalled and not self._using.locked():
             async with self._using:
@@ -146,11 +147,11 @@ class Probe:
 
     @contextlib.asynccontextmanager
     async def showing(self, patience: float) -> AsyncIterator[AdminSession | None]:
-        """The session with a connection that is open, to be looked for by another address. None: there is none just
-        now.
+        """The session with an open connection, which can then be searched for through another address. None: no session
+        is available now.
 
         Raises:
-            NoPermitError: for want of a permit.
+            NoPermitError: no permit was free.
         """
         if self._ended or self._session.stalled or not self.upstream.reached:
             yield None
@@ -174,28 +175,28 @@ class Probe:
             self._event.set()
 
     async def show_another(self) -> None:
-        """Close what is open, to the server's end-of-file, and open another one with the same permit."""
+        """Close the open connection, up to the server's end-of-file, and open another one with the same permit."""
         await self._session.look(Work(endpoints=self.upstream.endpoints, fresh=True))
 
     def doubt(self, name: str) -> None:
-        """A connection of that name was made with a permit that was lent, and nobody answers: it may lead here. The
-        permit stays with it until this server has been seen not to have it."""
+        """A connection of that name was made with a lent permit and got no answer: it may lead here. The connection
+        keeps the permit until this server is seen not to have it."""
         self.upstream.unclosed[name] = self._committer.clock()
         self._schedule.prove_at = 0.0
         self._event.set()
 
     @property
     def still_runs(self) -> bool:
-        """It does not answer, and holds a connection of ours: it has not been restarted."""
+        """The server does not answer but holds a connection of ours, so it has not been restarted."""
         return self._session.silent
 
     def resume(self) -> None:
-        """Somebody has come after all."""
+        """A client has come after all."""
         self._keep()
         self._event.set()
 
     def _search(self) -> None:
-        """What was charged here is free without a proof."""
+        """Permits charged here were freed without a proof: search the server."""
         self._registry.whole_since = self._committer.clock()
         self._context.ledger.search_anew(self.upstream.id)
         self._committer.touch()
@@ -205,7 +206,7 @@ class Probe:
         return member.descriptors if member is not None else 0
 
     def _kept_ended(self) -> None:
-        """An outage is seen at once, and so is its end when the server had stalled."""
+        """The kept connection ended. This shows an outage at once, and also its end if the server had stalled."""
         self._schedule.renew = True
         self._schedule.retry_at = 0.0
         self._registry.compare_anew(self.upstream)
@@ -234,7 +235,7 @@ class Probe:
                         await self._resolution.resolve(work)
             except asyncio.CancelledError:
                 raise
-            except Exception:  # one server's surprise must not end the care for it
+            except Exception:  # a surprise at one server must not end its task
                 log.exception("probe.failed", extra={"server": self.upstream.id})
                 self._schedule.retry_at = self._committer.clock() + 1.0
                 await asyncio.sleep(0.2)
@@ -242,8 +243,8 @@ class Probe:
                 self.busy = False
 
     def _keep(self) -> None:
-        """Something to look with is kept back, so that no look depends on what members give back; while nobody is there
-        too, for it has to be there before who comes next has got everything."""
+        """Keep one permit back, so that no look depends on what members return. This also holds while no member is
+        here: the permit must be there before the next one takes everything."""
         enough = self._context.ledger.servers[self.upstream.id].budget >= KEPT_BACK_FROM
         self.permits.keep(int(self.upstream.resolved and enough and not self._stopping))
 
@@ -252,7 +253,7 @@ class Probe:
         targets = self._reclaimer.targets()
         if upstream.resolved:
             self._registry.forget_unused(upstream)
-        if upstream.hidden and upstream.resolved:  # no look says anything: time stands in for all proofs
+        if upstream.hidden and upstream.resolved:  # no look can prove anything: waits replace all proofs
             self._waits.looked(targets, now, fresh=True, blind=True)
             targets = self._reclaimer.targets()
         if not upstream.endpoints:
@@ -262,7 +263,7 @@ class Probe:
             self._waits.nobody_to_ask(targets, now, alone=True)
             targets = self._reclaimer.targets()
             if upstream.unclosed:
-                return None  # one that is not answered is enough
+                return None  # one unanswered connection is enough
         strange = self._reclaimer.strange()
         return self._schedule.due(
             now, targets, strange, stopping=self._stopping, stalled=self._session.stalled, holding=self._session.holding
@@ -300,7 +301,7 @@ class Probe:
         now = self._committer.clock()
         once_more = not work.fresh and not self._session.stalled
         if found.error is not None and once_more and found.error[0] == "unreachable":
-            self._schedule.renew = True  # it may be this connection only
+            self._schedule.renew = True  # the fault may lie in this connection only
             return
         self._schedule.renew = False
         self._reconciler.note(found, now, began)
@@ -327,7 +328,7 @@ class Probe:
         self._committer.touch()
 
     def _compare(self, work: Work, found: Findings, began: float, now: float) -> None:
-        """What its addresses say, where they were asked by fresh connections."""
+        """Take what the addresses said on fresh connections."""
         sameness = self.upstream.sameness
         if work.fresh or found.said:
             self._schedule.asked(now)
@@ -345,8 +346,8 @@ class Probe:
             found.gone = frozenset()
 
     def _may_replace(self) -> bool:
-        """What is kept is not answered, and others have had replies: it may be this connection only. So another one is
-        tried, though each takes a permit with it until its end is proven."""
+        """Whether to replace the kept connection, which is unanswered although others have had replies: the fault may
+        lie in it alone. Each replaced connection holds its permit until its end is proven."""
         now = self._committer.clock()
         if len(self.upstream.unclosed) + 1 >= UNCLOSED or now < self._replaced + REPLACE_EVERY:
             return False
@@ -356,14 +357,14 @@ class Probe:
     # ---- the end ------------------------------------------------------------------------------------
 
     def _merged(self) -> None:
-        """The upstream was another name of one that has a probe of its own."""
+        """The upstream was another name of one that has its own probe."""
         self._ended = True
         self.outages.close()
         self._registry.unplaced.discard(self)
         self._session.stop()
 
     def cancel(self) -> None:
-        """Nobody uses the server and nothing is open there: end."""
+        """No process uses the server and nothing is open there: end."""
         self._ended = True
         self.outages.close()
         self._registry.unplaced.discard(self)
@@ -372,7 +373,7 @@ class Probe:
         self._session.stop()
 
     async def close(self) -> None:
-        """Stop looking and close what is kept."""
+        """Stop looking and close the kept connection."""
         self._ended = True
         self.outages.close()
         if self._task is not None and not self._task.done():

@@ -1,9 +1,8 @@
 """Whether a dead process's connections are gone from a server (rule S3), read from ``CLIENT LIST``.
 
-Pure: lists in, verdicts out. The list must have been asked for *after* a fresh connection by the same
-endpoint was answered, and that connection opened after the exit: it queued behind all of the dead
-process's for accept, so none of them can appear later. What is asked of whom is
-:mod:`poolmgr.supervisor.servers.inspection`'s business.
+Pure: lists in, verdicts out. The list must have been asked for *after* a fresh connection by the same endpoint was
+answered, and that connection opened after the exit: it queued behind all of the dead process's for accept, so none of
+them can appear later. :mod:`poolmgr.supervisor.servers.inspection` asks.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from poolmgr import tags
 
 _ROW = re.compile(rb"id=(\d+) addr=(\S*) (?:laddr=\S* )?(?:fd=\S* )?name=(\S*) age=(\d+)")
 _ROW_OF_PATH = re.compile(rb"id=(\d+) addr=(\[?/.*?)(?: laddr=.*)?(?: fd=-?\d+)? name=(\S*) age=(\d+)(?!.* name=)")
-"""The path of a Unix socket stands in ``addr`` and ``laddr`` as it is, with its blanks. No field from ``name`` on can
-hold a blank (CLIENT SETNAME, CLIENT SETINFO and ACL SETUSER refuse it), so the last ``name=`` is the connection's."""
+"""A Unix socket's path stands in ``addr`` and ``laddr`` as it is, with its blanks. No field from ``name`` on can hold a
+blank (CLIENT SETNAME, CLIENT SETINFO and ACL SETUSER refuse it), so the last ``name=`` is the connection's."""
 _COMMAND = re.compile(rb" cmd=(\S*)")
 _LIBRARY = re.compile(rb" lib-name=(\S*)")
 _FLAGS = re.compile(rb" flags=(\S*)")
 
 _OURS = "pm1."
-"""How every tag begins (:mod:`poolmgr.tags`)."""
+"""The start of every tag (:mod:`poolmgr.tags`)."""
 
 HANDSHAKE = frozenset({"", "NULL", "hello", "auth", "select", "client", "ping"})
 """Last commands that a connection of ours may show before it has a name."""
@@ -41,7 +40,7 @@ class Row(msgspec.Struct, frozen=True):
     library: str = ""
     flags: str = ""
     tag: tags.Tag | None = None
-    """Ours in its name or library name, if it bears one: looked for once, where the list is read."""
+    """Our tag in its name or library name, if any: searched once, when the list is read."""
 
     def __post_init__(self) -> None:
         if self.tag is None and (_OURS in self.name or _OURS in self.library):
@@ -54,14 +53,14 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class UnreadableError(ValueError):
-    """A list holds a row that is not understood. The text quotes it."""
+    """A row of a list cannot be parsed. The text quotes it."""
 
 
 def parse(text: bytes) -> list[Row]:
-    """The rows of a reply to ``CLIENT LIST``. Connections that bear a foreign name are all :data:`FOREIGN`.
+    """The rows of a reply to ``CLIENT LIST``. Connections with a foreign name are all :data:`FOREIGN`.
 
     Raises:
-        UnreadableError: a row is not understood. It may be any connection, so the list proves nothing.
+        UnreadableError: a row cannot be parsed. It may be any connection, so the list proves nothing.
     """
     rows = []
     for line in text.split(b"\n"):
@@ -90,17 +89,17 @@ def parse(text: bytes) -> list[Row]:
 
 
 FOREIGN = Row(0, "", "-", 0)
-"""Stands for a connection that bears somebody else's name: all that matters is that it is there."""
+"""Stands for a connection with a foreign name: only its existence matters."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a list says of some tags or names.
+    """What a list says about some tags or names.
 
     Attributes:
-        gone: those of which nothing is left.
+        gone: those with nothing left.
         leftovers: connections of the others, to be killed, by the server's number.
-        suspects: unnamed connections that may still turn out to be one of theirs; while there is
-            one that is old enough to be a target's, that is not gone.
+        suspects: unnamed connections that may still turn out to be one of theirs; a target is not gone while one is old
+            enough to be its.
     """
 
     gone: frozenset[str]
@@ -109,9 +108,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def merged(rows: Iterable[Row], asked: Collection[int], later: Iterable[Row]) -> list[Row]:
-    """A list, and what a later one says of the connections that were asked for: what it does not show is gone.
+    """A list, updated by a later one for the connections that were asked for: those missing from it are gone.
 
-    Whatever has come since the first list is on neither. It is younger than the fresh connection, and so nobody dead's.
+    A connection made after the first list is on neither. It is younger than the fresh one, so no dead process's.
     """
     asked = set(asked)
     return [row for row in rows if row.id not in asked] + [row for row in later if row.id in asked]
@@ -128,19 +127,19 @@ def judge(
     spare: Collection[str] = (),
     ours: Collection[str] | None = None,
 ) -> Verdict:
-    """What the list shows of ``targets``: tags of processes (``pm1...``) or names of single connections
-    (a tag, a dash, a serial).
+    """What the list shows of ``targets``: tags of processes (``pm1...``) or names of single connections (a tag, a dash,
+    a serial).
 
     Args:
-        fresh: the number of the fresh connection. What was accepted after it is nobody dead's.
-            0: not known, so nothing is excluded.
-        host: our address as the server sees it; None: not known, so everyone's counts as ours.
-        handshake: seconds after which every connection of ours has a name, or is no more.
-        anchors: the number of the first fresh connection after a target's end, where that was an earlier one: what
-            others have opened since is not suspected, however often they come and go.
-        spare: targets whose connections may be anybody's, and are not to be killed.
-        ours: our addresses as the server sees them, by all ways; None: ``host``. What comes from elsewhere bears a name
-            that was copied, by a clone of this machine for one: it counts, and is not to be killed.
+        fresh: the number of the fresh connection. One accepted after it is not a dead process's. 0: not known, so
+            nothing is excluded.
+        host: our address as the server sees it; None: not known, so every address counts as ours.
+        handshake: seconds after which every connection of ours has a name, or has ended.
+        anchors: the number of the first fresh connection after a target's end, if that was an earlier one: connections
+            opened since are not suspected, however often they come and go.
+        spare: targets whose connections may be foreign, and must not be killed.
+        ours: our addresses as the server sees them, by all ways; None: ``host``. A connection from elsewhere bears a
+            copied name, of a clone of this machine for one: it counts, and must not be killed.
     """
     found: dict[str, list[Row]] = {}
     if ours is None:

@@ -1,10 +1,9 @@
-"""Connections whose end is to be proven at one server, and what is freed when it is (rule S3).
+"""Connections whose end has to be proven at one server, and what the proof frees (rule S3).
 
-They are three: those of processes that are gone (quarantine), those that members could not close
-properly, and our own that were not closed properly. The proof itself comes from
-:mod:`poolmgr.supervisor.servers.proof`, by an inspection; here is who needs one, and who is told. Nothing may be
-freed here on anything less: what stands in where there can be no proof is
-:mod:`poolmgr.supervisor.servers.unproven`.
+There are three kinds: those of ended processes (quarantine), those that members could not close properly, and our own
+that were not closed properly. An inspection proves the end with :mod:`poolmgr.supervisor.servers.proof`; this module
+lists what needs a proof and informs the holders. It must never free anything on less: where a proof is impossible,
+:mod:`poolmgr.supervisor.servers.unproven` replaces it.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ class Reclaimer:
         self._permits = permits
 
     def targets(self) -> frozenset[str]:
-        """Everything whose end is to be proven, as of now."""
+        """Everything whose end has to be proven now."""
         server, now = self._ledger.servers[self._upstream.id], self._context.committer.clock()
         gone = {tag for tag, entry in server.quarantine.items() if entry.due(now)}
         return frozenset(gone | self._upstream.lost.keys() | self._upstream.unclosed.keys())
 
     def due_at(self, now: float) -> float:
-        """When another one is to be proven, of those that are still given time to register; infinity: there is none."""
+        """When the next target is due, among those that still have time to register; infinity: none."""
         server = self._ledger.servers[self._upstream.id]
         waiting = (entry.since + TO_REGISTER for entry in server.quarantine.values() if not entry.due(now))
         return min(waiting, default=math.inf)
 
     def strange(self) -> frozenset[str]:
-        """Those of which nobody knows whether they are ours: they are counted, and never killed."""
+        """Targets that may not be ours: they are counted, and never killed."""
         server = self._ledger.servers[self._upstream.id]
         return frozenset(tag for tag, entry in server.quarantine.items() if not entry.registered)
 
     def nameless(self, targets: Set[str]) -> frozenset[str]:
-        """Those of them that a list says nothing of: their connections bear no name, or are made in a way of the
-        process's own, which has not been seen to lead to this server."""
+        """The targets that a list cannot show: their connections bear no name, or use the process's own way, which has
+        not been seen to lead to this server."""
         return frozenset(name for name in targets if self._is_unlisted(name.partition("-")[0]))
 
     def _is_unlisted(self, tag: str) -> bool:
@@ -57,7 +56,7 @@ class Reclaimer:
         return tag in upstream.nameless or (tag not in upstream.listed and upstream.ways.own(tag))
 
     def free(self, gone: Set[str], now: float) -> None:
-        """The server shows none of these any more."""
+        """The server no longer shows any of these."""
         upstream = self._upstream
         for name in gone:
             if upstream.unclosed.pop(name, None) is not None:
@@ -72,32 +71,32 @@ class Reclaimer:
         upstream.listed &= here
 
     def _forget(self, tag: str) -> None:
-        """Nothing of it is left here. One that lives and has never registered is not followed any more."""
+        """Nothing of it is left here. Stop following a living process that has never registered."""
         ledger = self._ledger
         if tag not in ledger.members and not any(tag in s.quarantine for s in ledger.servers.values()):
             self._context.watch.remove(tag)
 
     def let_go(self, name: str) -> None:
-        """Tell a member that a connection which it has lost is gone."""
+        """Tell a member that its lost connection is gone."""
         tag, _, serial = name.rpartition("-")
         self._context.roster.send(tag, wire.Gone(self._upstream.id, (int(serial),)))
 
     def deserted(self, now: float) -> None:
-        """Nobody listens at the server any more."""
+        """No process listens at the server any more."""
         if self._server_is_gone():
             self.free(self.targets(), now)
 
     def _server_is_gone(self) -> bool:
-        """Whether the very process that held the other ends has ended: a proof for all of them at once, while
-        nobody listens there. Who listens there may be its successor, to which members may have connected.
+        """Whether the very process that held the other ends has ended: a proof for all of them at once, while no
+        process listens there. A listener may be its successor, to which members may have connected.
 
-        That nobody listens proves nothing by itself: a server closes its listeners in the middle of its life
-        (CONFIG SET port, the first moment of SHUTDOWN), and a proxy, a firewall or an address that has moved
-        refuses while the connections behind it live on.
+        A missing listener proves nothing by itself: a server closes its listeners in the middle of its life (CONFIG SET
+        port, the first moment of SHUTDOWN), and a proxy, a firewall or an address that has moved refuses while the
+        connections behind it live on.
         """
         known = self._upstream.server_process
         if known is None or known[1] == 0:
             return False
         now = processes.start_time(known[0])
-        # 0 stands for "cannot look" too, when descriptors are short.
+        # 0 also means "cannot look", when descriptors are short.
         return now != known[1] if now else not os.path.lexists(f"/proc/{known[0]}")

@@ -1,8 +1,8 @@
-"""What follows from a look at a server: its health, when to look again, what is free, what the budget is.
+"""What follows from a look at a server: its health, the next look, freed permits, the budget.
 
-:class:`Findings` come in from an inspection; they go to the upstream, to the ledger (by
-:mod:`poolmgr.supervisor.servers.reclaim` and :mod:`poolmgr.supervisor.servers.allowance`), to the schedule, and to the
-members when an outage begins or ends. It must never look itself: nothing here waits.
+An inspection's :class:`Findings` go to the upstream, to the ledger (by :mod:`poolmgr.supervisor.servers.reclaim` and
+:mod:`poolmgr.supervisor.servers.allowance`), to the schedule, and to the members when an outage begins or ends. It must
+never look itself: nothing here waits.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 ASK_EVERY = 1.0
-"""Seconds between two questions for other credentials."""
+"""Seconds between two requests for other credentials."""
 
 
 HIDDEN_AGAIN = 10.0
-"""Seconds between two looks at a server to which only its users have a way: each takes a permit that is theirs."""
+"""Seconds between two looks at a server that only its users can reach: each takes one of their permits."""
 
 
 class Reconciler:
@@ -54,10 +54,10 @@ class Reconciler:
         self._waits = waits
         self.outages = Outages(upstream, context, registry)
         self._asked: dict[tuple[str, str | None, str | None], float] = {}
-        """For which ways other credentials were asked for, and when."""
+        """The ways for which other credentials were requested, and when."""
 
     def note(self, found: Findings, now: float, began: float) -> None:
-        """Health, and when to look again, after a look that began then."""
+        """Take health, and when to look again, from a look that began then."""
         upstream = self._upstream
         if found.server_pid:
             upstream.server_process = found.server_pid, processes.start_time(found.server_pid)
@@ -89,7 +89,7 @@ class Reconciler:
             return
         if found.error is not None:
             self.outages.not_seen(text, began, now, ours=kind == "way" or upstream.own)
-            if self.outages.blind and not upstream.own:  # what others close ends there, though we cannot see it
+            if self.outages.blind and not upstream.own:  # what others close ends there, unseen by us
                 left = self._reclaimer.targets() - upstream.unclosed.keys()
                 self._waits.looked(left, now, fresh=True, blind=True)
             elif self.outages.helpless:
@@ -99,8 +99,8 @@ class Reconciler:
             self._reclaimer.deserted(now)
 
     def _ask_for_logins(self, endpoint: Endpoint, now: float) -> None:
-        """The server does not take these credentials: they may have been for a time only, and whoever has named them
-        may have others by now."""
+        """The server rejects these credentials. They may have been temporary, and the members that named them may have
+        new ones: ask them."""
         self._asked = {asked: at for asked, at in self._asked.items() if now < at + ASK_EVERY}
         way = endpoint.key, endpoint.username, endpoint.password
         if way in self._asked:
@@ -110,7 +110,7 @@ class Reconciler:
             self._context.roster.send(tag, wire.Ask(self._upstream.id, login=endpoint.key))
 
     def feed(self, work: Work, found: Findings, now: float) -> None:
-        """What is proven is free; what has changed changes the budget."""
+        """Free what is proven; let changes change the budget."""
         upstream = self._upstream
         run_id = upstream.sameness.turned(upstream.run_id, upstream.id)
         if run_id:
@@ -154,4 +154,4 @@ class Reconciler:
                 self._allowance.refused(now)
             self._allowance.apply(now)
             if work.facts:
-                self._schedule.looked(now)  # what the budget is now says when to look again
+                self._schedule.looked(now)  # the budget decides when to look again

@@ -1,10 +1,10 @@
 """The servers: which endpoint is which server, and what members report about reaching them.
 
-A server is its ``run_id``: ``localhost``, an address, a name and a Unix path of one server share one
-ledger. So an endpoint that is new is *resolved* first, by asking the server behind it; until then
-nobody is told its id and nothing is opened by anybody. It is asked with a permit borrowed from every
-server that it might turn out to be, so that even the question stays within the budget; and only those
-wait for the answer who want that endpoint.
+A server is its ``run_id``: ``localhost``, an address, a name and a Unix path of one server share one ledger. So the
+supervisor first *resolves* a new endpoint: it asks the server behind it. Until the answer, no member gets the server's
+id and no process opens a connection there. The question uses a permit borrowed from every server that this one might
+turn out to be, so that even the question stays within the budget. Only members that want that endpoint wait for the
+answer.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ MOST_SITES = 1024
 """Servers known at the same time: each has a task and a thread."""
 
 MOST_NAMES = 8 * MOST_SITES
-"""Names of all of them together: a server can have many, and who made them up is not known."""
+"""Names of all of them together: one server can have many, and their origin is not known."""
 
 MOST_OF_ONE = 64
-"""Names of hosts that are noted for one server, beside its addresses: a budget can be set by each of them."""
+"""Host names noted for one server, beside its addresses: each of them can set a budget."""
 
 UNUSED, UNREACHED = 60.0, 5.0
-"""Seconds after which a server that nobody uses is forgotten; one that nobody has reached."""
+"""Seconds after which an unused server is forgotten, and one that was never reached."""
 
 GRACE = 2.0
-"""Seconds for which nothing is raised after a snapshot was lost, so that the members of the supervisor
-before can register. What stands in for the proof: nobody knows who they are."""
+"""Seconds for which no limit is raised after a snapshot was lost, so that the previous supervisor's members can
+register. The wait replaces a proof: those members are not known."""
 
 
 def is_name(key: str) -> bool:
-    """Whether the key of an endpoint has a host's name, which may lead elsewhere by now."""
+    """Whether the endpoint's key contains a host name, which may lead elsewhere by now."""
     if not key.startswith("tcp://"):
         return False
     try:
@@ -62,24 +62,24 @@ class Registry:
         self.probes: dict[str, Probe] = {}
         self.by_key: dict[str, Upstream] = {}
         self.unplaced: set[ProbePort] = set()
-        """Probes with a connection of which it is not known to which server it leads."""
+        """Probes with a connection whose server is not known yet."""
         self.apart: set[frozenset[str]] = set()
-        """Pairs of servers that have been asked whether they are one, and are not. Where one does not say who it is."""
+        """Pairs of servers that were compared and found to differ. Used where one of them does not give its run_id."""
         self._questions: dict[str, dict[str, int]] = {}
-        """By member and endpoint: the number of the last question that it has asked on its link."""
+        """By member and endpoint: the number of the member's last question on its link."""
         self._spent: set[str] = set()
-        """Ids under which members were told limits, and which are those of no server any more."""
+        """Ids under which members received limits and which no server has any more."""
         self.stopping = False
         self._began = context.committer.clock()
         self._waited = False
-        """After a lost snapshot: for those of whom nothing is known."""
+        """Whether it has waited for unknown members after a lost snapshot."""
         self.whole_since = context.committer.clock()
-        """Since when no process of which nothing is known opens anything."""
+        """Since when no unknown process opens anything."""
 
     # ---- upstreams ------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """A upstream for each server that the snapshot knew. Its identity is known from there."""
+        """Create an upstream for each server in the snapshot, with its identity from there."""
         if self.ledger.partial:
             self._wait()
         for server in list(self.ledger.servers.values()):
@@ -96,7 +96,7 @@ class Registry:
         upstream = self.upstreams[server] = Upstream(server)
         self.ledger.server(server, aliases=keys)
         upstream.used = self.committer.clock()
-        self.by_key[server] = upstream  # it may be an id that another one has had, of which nobody was told
+        self.by_key[server] = upstream  # another server may have had this id, never announced
         for key in keys:
             if not is_name(key):
                 self.by_key.setdefault(key, upstream)
@@ -108,17 +108,17 @@ class Registry:
         return Probe(upstream, self.context, self)
 
     def _id_for(self, key: str) -> str:
-        """An id for the server behind an address. It has not been told to anybody for another one: what a member was
-        told at that one would count at this one."""
+        """An id for the server behind an address. No member has received it for another server: that server's limits
+        would count here."""
         again = (f"{key}#{number}" for number in itertools.count(2))
         return next(id for id in itertools.chain((key,), again) if id not in self.upstreams and id not in self._spent)
 
     def _full(self) -> bool:
-        """No server that is not known yet can be taken in."""
+        """Whether there is no room for another server."""
         return len(self.upstreams) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
 
     def upstream_for(self, endpoint: wire.Endpoint, tag: str = "") -> Upstream | None:
-        """The upstream behind an endpoint that a process has named; a new one, to be resolved, if nobody knows it.
+        """The upstream behind an endpoint that a process has named. An unknown endpoint gets a new one, to be resolved.
         None: there are too many already."""
         upstream = self.by_key.get(endpoint.key)
         if upstream is None:
@@ -132,7 +132,7 @@ class Registry:
             self.probes[upstream.id].resume()
         known = endpoint in upstream.ways.of(endpoint.key)
         no_news = upstream.run_id or "INFO" in upstream.forbidden or known or (upstream.hidden and endpoint.own)
-        if upstream.resolved and not no_news:  # with these credentials it may say who it is
+        if upstream.resolved and not no_news:  # with these credentials the server may give its run_id
             upstream.resolved = False
             self.ledger.hold_raises(upstream.id, True)
             self.probes[upstream.id].hurry()
@@ -144,18 +144,18 @@ class Registry:
         return upstream
 
     def _note_name(self, upstream: Upstream, endpoint: wire.Endpoint) -> None:
-        """By what name a member has come to that address. It is for people, and budgets: a name leads elsewhere at any
-        moment, so nothing is ever found by it that a permit depends on."""
+        """Note the name by which a member reached that address. It serves people and budgets only: a name can lead
+        elsewhere at any moment, so nothing that a permit depends on is ever looked up by it."""
         known = self.ledger.servers[upstream.id].aliases
         if endpoint.named not in known and len(known) < len(upstream.ways) + MOST_OF_ONE:
             self.ledger.server(upstream.id, aliases=(endpoint.named,))
             self.probes[upstream.id].recalculate(at_once=True)
 
     def held(self, hold: wire.Hold) -> dict[Upstream, tuple[int, int]]:
-        """The upstreams of what a member says it holds; how much is stated at each, and how much of that is open. Some
-        of the addresses may be another server's by now. Empty: there are too many already, and it is not remembered.
-        That overspends nothing: at a server that is not known nothing is raised, and when it becomes known it is
-        searched for our connections first."""
+        """The upstreams of what a member states it holds: how much it states at each, and how much of that is open.
+        Some of the addresses may be another server's by now. Empty: there are too many upstreams already, and the
+        statement is dropped. That overspends nothing: no limit is raised at an unknown server, and once known it is
+        first searched for our connections."""
         upstream = self.by_key.get(hold.server)
         for key in hold.endpoints:
             upstream = upstream or self.by_key.get(key)
@@ -170,15 +170,15 @@ class Registry:
         found = {upstream: (max(0, hold.stated), max(0, hold.open))}
         for key in hold.endpoints:
             other = self.by_key.get(key, upstream)
-            if other is not upstream:  # before it has been told a limit there, it opens nothing there
+            if other is not upstream:  # it opens nothing there before it receives a limit
                 there = hold.by.get(key, 0) if hold.by else max(hold.stated, hold.open)
                 before = found.get(other, (0, 0))[0] if hold.by else 0
                 found[other] = before + there, before + there
         return found
 
     def find(self, name: str) -> Upstream | None:
-        """The upstream that a person means: an id, another key, or ``host:port``. By a host's name: that which somebody
-        has reached by it last."""
+        """The upstream that a person means: an id, another key, or ``host:port``. A host name means the server last
+        reached by it."""
         keys = name, f"tcp://{name}", f"unix://{name}"
         for key in keys:
             if key in self.by_key:
@@ -191,8 +191,8 @@ class Registry:
         return max(named, key=lambda upstream: (upstream.health.up, upstream.used), default=None)
 
     def is_resolved(self, upstream: Upstream, run_id: str, twin: Upstream | None = None) -> Upstream:
-        """``upstream`` has said who it is, or ``twin`` has turned out to be the same. The upstream it turned out to be:
-        itself, or one known by another key."""
+        """``upstream`` has given its run_id, or ``twin`` has turned out to be the same server. Returns the upstream it
+        turned out to be: itself, or one known by another key."""
         upstream.run_id = run_id
         twin = twin or self.twin_of(upstream)
         waiting, upstream.waiting = upstream.waiting, []
@@ -210,7 +210,7 @@ class Registry:
         return target
 
     def resolved(self, upstream: Upstream, tag: str, key: str) -> None:
-        """It is known which server this is: tell the member, and let it have its share."""
+        """The server's identity is known: send it to the member and give it its share."""
         if tag not in self._roster.known:
             return
         self._roster.send(tag, self.placed(tag, key, upstream.id))
@@ -220,9 +220,9 @@ class Registry:
         self.committer.touch()
 
     def twin_of(self, upstream: Upstream) -> Upstream | None:
-        """The resolved upstream that is the same server: by run_id, or by address where one of them has not said
-        its run_id, or cannot be asked for it yet. Two that are resolved are one only if both say so now: addresses
-        change hands, and what one of them said before is the other one's server then."""
+        """The resolved upstream that is the same server. They are matched by run_id, or by address if one of them has
+        not given its run_id or cannot be asked yet. Two resolved upstreams are one only if both say so now: addresses
+        change hands, and what one said earlier may now name the other's server."""
         run_id, address = upstream.run_id, upstream.address
         key = f"tcp://{address[0]}:{address[1]}" if address else ""
         for other in self.upstreams.values():
@@ -232,7 +232,7 @@ class Registry:
                 if upstream.sameness.again:
                     continue
                 if other.sameness.again or (upstream.resolved and other.fresh_at < upstream.changed_at):
-                    self.probes[other.id].ask_anew()  # what it said may be out of date: it sees for itself
+                    self.probes[other.id].ask_anew()  # its last answer may be out of date: it asks again
                     continue
                 return other
             if address and not (run_id and other.run_id) and other.address == address:
@@ -242,7 +242,7 @@ class Registry:
         return None
 
     def comparable(self, upstream: Upstream) -> list[ProbePort]:
-        """Probes of servers of which only a comparison tells whether they are the same as ``upstream``."""
+        """Probes of servers that only a comparison can tell apart from ``upstream``."""
         return [
             self.probes[other.id]
             for other in self.upstreams.values()
@@ -254,13 +254,13 @@ class Registry:
         ]
 
     def compare_anew(self, upstream: Upstream) -> None:
-        """It may have become another one since it was compared."""
+        """The server may have changed since it was compared."""
         self.apart = {pair for pair in self.apart if upstream.id not in pair}
 
     def doubtful(self, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
-        """Upstreams that may be the same server as ``upstream``, or may be it no more. It may have been restarted since
-        they last said who they are; or they have said the same, before it was ``met``, and lead elsewhere by now. Those
-        that nobody has an endpoint for count while a living member holds something."""
+        """Upstreams that may be the same server as ``upstream``, or may no longer be. Either they may have been
+        restarted since they last gave their run_id; or they gave the same one before ``upstream`` was ``met``, and may
+        lead elsewhere by now. Upstreams without an endpoint count while a living member holds something."""
         several = upstream.sameness.several
         return [
             other
@@ -278,14 +278,14 @@ class Registry:
         ]
 
     def unite(self, upstream: Upstream, twin: Upstream) -> None:
-        """Both are resolved, and it committer out that they are one server. Their members are told."""
+        """Both are resolved and turn out to be one server. Their members receive the new id."""
         log.warning("server.united", extra={"server": twin.id, "endpoint": upstream.id, "run_id": upstream.run_id})
         self._merge(upstream, twin)
         self.ledger.server(twin.id, run_id=twin.run_id)
 
     def part(self, upstream: Upstream, keys: list[str]) -> None:
-        """These of its addresses lead to another server by now, which is to be resolved. Their members are told at
-        once: what each of them has there, nobody else knows, and until it has said so it is charged at both."""
+        """These addresses now lead to another server, which has to be resolved. Their members learn it at once: only a
+        member knows what it holds there, and until it says so it is charged at both."""
         id = self._id_for(keys[0])
         log.warning("server.parted", extra={"server": upstream.id, "endpoint": ", ".join(sorted(keys))})
         ways = upstream.ways.take_out(keys)
@@ -329,17 +329,17 @@ class Registry:
         self._questions.setdefault(tag, {})[key] = number
 
     def asks_anew(self, tag: str) -> None:
-        """A member begins a link, or is none any more."""
+        """A member begins a link, or has left."""
         self._questions.pop(tag, None)
 
     def placed(self, tag: str, key: str, server: str) -> wire.Resolved:
-        """The answer to what a member has asked last about that endpoint."""
+        """The answer to the member's last question about that endpoint."""
         return wire.Resolved(key, server, self._questions.get(tag, {}).get(key, 0))
 
     # ---- events -----------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Forget servers that nobody uses. Called a few times a second."""
+        """Forget unused servers. Called a few times a second."""
         now = self.committer.clock()
         for upstream in list(self.upstreams.values()):
             server = self.ledger.servers[upstream.id]
@@ -349,13 +349,13 @@ class Registry:
                 probe.unwanted = False
             elif now - upstream.used > (UNUSED if upstream.resolved else UNREACHED):
                 if not probe.unwanted:
-                    probe.unwanted = True  # it closes what it keeps, and looks no more
+                    probe.unwanted = True  # it closes its connection and stops looking
                     probe.wake()
                 elif not probe.busy and server.outstanding == 0:
                     self._forget(upstream)
 
     def _forget(self, upstream: Upstream) -> None:
-        """Nobody uses it and nothing is charged there."""
+        """No process uses it and nothing is charged there."""
         log.info("server.forgotten", extra={"server": upstream.id})
         self.compare_anew(upstream)
         self.probes.pop(upstream.id).cancel()
@@ -365,7 +365,7 @@ class Registry:
         self._roster.totals.forget(upstream.id)
 
     def granted(self, server: str) -> None:
-        """A turn has granted a connection of our own."""
+        """A turn has granted us a connection of our own."""
         probe = self.probes.get(server)
         if probe is not None:
             probe.permits.granted()
@@ -376,8 +376,8 @@ class Registry:
                 self.probes[server].registered(tag)
 
     def unknown_permits(self, tag: str) -> None:
-        """A member states more than is charged here: whoever told it so has left no word of it, so there may be
-        others of whom nothing is known yet. Nothing is raised until they have had time to come."""
+        """A member states more than is charged here: the supervisor that granted it left no record, so there may be
+        other unknown members. No limit is raised until they have had time to register."""
         if self._waited or not any(
             server.accounts[tag].excess for server in self.ledger.servers.values() if tag in server.accounts
         ):
@@ -388,7 +388,7 @@ class Registry:
         log.warning("snapshot.unusable", extra={"reason": "missing", "detail": detail})
 
     def _wait(self) -> None:
-        """For members of whom nothing is known; then search for what those have left that died meanwhile."""
+        """Wait for unknown members; then search for connections of those that died meanwhile."""
         self._waited = True
         asyncio.get_running_loop().call_later(GRACE, self._whole)
 
@@ -400,12 +400,12 @@ class Registry:
         self.committer.touch()
 
     def exited(self, tag: str) -> None:
-        """A process is gone: whatever it has left is to be proven gone."""
+        """A process is gone: the end of its connections has to be proven."""
         for probe in self.probes.values():
             probe.exited(tag)
 
     def detached(self, tag: str, key: str) -> None:
-        """A member has nothing by that address any more, and wants nothing."""
+        """A member no longer has or wants anything at that address."""
         self._questions.get(tag, {}).pop(key, None)
         upstream = self.by_key.get(key)
         if upstream is None:
@@ -415,9 +415,9 @@ class Registry:
         self.probes[upstream.id].wake()
 
     def forget_unused(self, upstream: Upstream) -> None:
-        """Addresses of a resolved server that nobody uses any more may lead elsewhere when a process comes with them
-        again. While a process of the snapshot has not registered it may be using any of them: they are only asked no
-        more."""
+        """Forget a resolved server's unused addresses: they may lead elsewhere when a process names them again. A
+        process of the snapshot that has not registered may be using any of them; until it registers they are only no
+        longer asked."""
         server = self.ledger.servers[upstream.id]
         users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in upstream.waiting}
         keys = upstream.ways.keep(users)
@@ -425,7 +425,7 @@ class Registry:
             upstream.sameness.leave(keys)
         if not self._have_registered(server.accounts):
             return
-        if upstream.ways and self.committer.clock() > self._began + UNUSED:  # who was there before has come by now
+        if upstream.ways and self.committer.clock() > self._began + UNUSED:  # earlier members are back
             keys = [key for key in server.aliases if key not in upstream.ways]
         for key in keys:
             if key != upstream.id and self.by_key.get(key) is upstream:
@@ -433,7 +433,7 @@ class Registry:
                 server.aliases.discard(key)
 
     def _have_registered(self, tags: Iterable[str]) -> bool:
-        """Whether all these have told this supervisor by which addresses they go."""
+        """Whether all these members have sent this supervisor their addresses."""
         return all(self.ledger.members[tag].link for tag in tags)
 
     def goes_to(self, tag: str, server: str) -> bool:
@@ -442,8 +442,8 @@ class Registry:
         return upstream is not None and any(tag in way.tags for way in upstream.ways.all())
 
     def shown(self) -> list[Upstream]:
-        """Those that people are told of: not the addresses of a name at which nobody has ever been reached, while the
-        name has others."""
+        """Upstreams shown to people. An address of a name that was never reached is left out while the name has other
+        addresses."""
         return [
             upstream
             for upstream in self.upstreams.values()
@@ -451,7 +451,7 @@ class Registry:
         ]
 
     def departed(self, tag: str) -> None:
-        """A member is none any more."""
+        """A member has left."""
         self.asks_anew(tag)
         for probe in self.probes.values():
             probe.outages.gone(tag)
@@ -466,7 +466,7 @@ class Registry:
             self.probes[upstream.id].hurry()
 
     def trouble(self, tag: str, said: wire.Trouble) -> None:
-        """A member could not connect, so we look for ourselves; or its connections bear no name."""
+        """A member could not connect, so we look ourselves; or its connections bear no name."""
         upstream = self.by_key.get(said.server)
         if upstream is None:
             return
@@ -481,13 +481,13 @@ class Registry:
             self.probes[upstream.id].hurry()
 
     def heard(self, server: str, tag: str, replied: float) -> None:
-        """A member has reported, and had a reply then."""
+        """A member has reported when it last had a reply."""
         probe = self.probes.get(server)
         if probe is not None:
             probe.outages.heard(tag, replied, self.committer.clock())
 
     def set_budget(self, name: str, word: str) -> tuple[bool, str]:
-        """The operator's word; (whether it was taken, a sentence)."""
+        """Apply the operator's word. Returns whether it was accepted, and a sentence."""
         upstream = self.find(name)
         if upstream is None:
             known = self.by_key.keys() | {
@@ -510,21 +510,21 @@ class Registry:
     # ---- the end ----------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Nobody is left: keep nothing open, prove what is to be proven."""
+        """No client is left: keep nothing open, and prove what is to be proven."""
         if not self.stopping:
             self.stopping = True
             for probe in self.probes.values():
                 probe.wake()
 
     def resume(self) -> None:
-        """Somebody has come after all."""
+        """A client has come after all."""
         if self.stopping:
             self.stopping = False
             for probe in self.probes.values():
                 probe.resume()
 
     async def close(self, timeout: float) -> None:
-        """Close what is kept, and end the probes."""
+        """Close the kept connections and end the probes."""
         self.stopping = True
         tasks = [asyncio.ensure_future(probe.close()) for probe in self.probes.values()]
         if tasks:

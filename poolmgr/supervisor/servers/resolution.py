@@ -1,11 +1,11 @@
-"""Which server this is: a new one, or one that is known by another name.
+"""Which server this is: a new one, or one known by another name.
 
-An endpoint is *resolved* by asking the server behind it for its run_id, with a permit borrowed of every
-server that it might turn out to be, so that even the question stays within the budget. A server that is
-new is searched for connections that are there already (:mod:`poolmgr.supervisor.servers.census`), and nothing is
-raised before those who hold them have had time to register. Two upstreams that turn out to be one server
-become one: the twin takes what is left. Several upstreams can be resolved at the same time: each decision is made
-between two waits, from what is known then, so that none of them waits for another one's server.
+The supervisor *resolves* an endpoint by asking the server behind it for its run_id. It uses a permit borrowed from
+every server that this one might turn out to be, so that even the question stays within the budget. A new server is
+searched for existing connections (:mod:`poolmgr.supervisor.servers.census`), and no limit is raised before their
+holders have had time to register. Two upstreams that turn out to be one server become one: the twin takes what is left.
+Several upstreams can be resolved at the same time: each decision is made between two waits, from what is known then, so
+no upstream waits for another's server.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from poolmgr.supervisor.servers.session import AdminSession
 from poolmgr.supervisor.servers.upstream import Upstream
 
 UNHEARD = 2.0
-"""Seconds for which nothing is raised at a server that is met for the first time, where living processes hold
-connections of ours and have not registered."""
+"""Seconds for which no limit is raised at a newly met server where living processes hold connections of ours and have
+not registered."""
 
 PATIENCE, ROUND = 5.0, 1.0
-"""Seconds to wait for the permits of all servers that an address may lead to; for one attempt to have all of them at
-the same time, after which they are given back, for others may need them."""
+"""Seconds to wait for the permits of all servers that an address may lead to; and for one attempt to hold all of them
+at once. After the attempt they are given back, because others may need them."""
 
 OVER_EVERY = 30.0
 """Seconds between two looks at unknown addresses without a server's permit."""
 
 STILL = 0.05
-"""Seconds until it is looked again whether a server that hangs has answered, unless that is noticed before."""
+"""Seconds until the next check whether a hanging server has answered, unless an event shows it before."""
 
 SHORT = 0.5
-"""Seconds to wait for a permit to look with at a server of which not even the budget is known."""
+"""Seconds to wait for a permit to look at a server whose budget is not known yet."""
 
 MEETINGS = 2
-"""How often an address that is not known yet is asked again, since it may lead to several servers in turn."""
+"""How often an unknown address is asked again, since it may lead to several servers in turn."""
 
 DOUBT = 2.0
-"""Seconds for which a server that has just been restarted waits for the others to say that they are not it."""
+"""Seconds for which a server that was just restarted waits until the others say that they are not it."""
 
 
 class Resolution:
     """See the module's docstring. One for each upstream; used in the event loop.
 
     Args:
-        no_permit: called when there was none to look with.
+        no_permit: called when no permit to look with was free.
         end: called when this upstream was another name of a known one: its probe ends.
     """
 
@@ -96,16 +96,16 @@ class Resolution:
         self._unheard_until = 0.0
         self._meetings = Meetings()
         self._over: set[ProbePort] = set()
-        """Those over whose budget this look is made."""
+        """Servers whose budget this look exceeds."""
 
     def heard(self, tag: str) -> None:
         """A process has registered, or is gone."""
         self._unheard.discard(tag)
 
     async def resolve(self, work: Work) -> None:
-        """Learn the run_id, with a permit of every server that it might turn out to be."""
+        """Learn the run_id, with a permit of every server that this one might turn out to be."""
         upstream = self._upstream
-        if self._session.silent:  # still: what is open is waited for
+        if self._session.silent:  # the open connection is still waited for
             self._schedule.retry_at = self._committer.clock() + STILL
             return
         try:
@@ -135,7 +135,7 @@ class Resolution:
             self._committer.touch()
 
     async def _located(self, work: Work) -> Work:
-        """Names are looked up before anything is borrowed: that can take long, and opens nothing."""
+        """Look names up before anything is borrowed: that can take long, and opens nothing."""
         places: dict[str, tuple[Place, ...]] = {}
         failure: OSError | None = None
         for ways in work.endpoints:
@@ -151,9 +151,9 @@ class Resolution:
     # ---- permits for it ---------------------------------------------------------------------------
 
     async def _permits(self, borrowed: list[ProbePort]) -> bool:
-        """Have one of our own, and one of each server that it may be. What is not to be had in :data:`PATIENCE` seconds
-        is overdrawn, seldom, and counted as unproven: else whoever has pinned all permits of one server would keep
-        everybody from using another one."""
+        """Get a permit of our own, and one of each server that this one may be. A permit that does not come in
+        :data:`PATIENCE` seconds is overdrawn, seldom, and counted as unproven: otherwise a process that has pinned all
+        permits of one server would keep all others from using another one."""
         until = self._committer.clock() + PATIENCE
         while not self._room():
             if self._committer.clock() >= until:
@@ -174,8 +174,8 @@ class Resolution:
         return await self._own_permit()
 
     def _room(self) -> bool:
-        """Whether one more connection of which nobody knows where it leads would be within the budget of a server that
-        is not known yet."""
+        """Whether one more connection to an unknown destination would be within the budget of a server that is not
+        known yet."""
         word = self._context.settings.budget_of(self._ledger.servers[self._upstream.id].aliases)
         others = len(self._registry.unplaced - {self._registry.probes[self._upstream.id]})
         return word == "auto" or others < int(word)
@@ -184,7 +184,7 @@ class Resolution:
         return [p for p in self._registry.probes.values() if p.upstream is not self._upstream and p.upstream.resolved]
 
     async def _borrow(self, borrowed: list[ProbePort], patience: float) -> list[ProbePort]:
-        """A permit of each; those that had none."""
+        """Borrow a permit of each lender. Returns the lenders that had none."""
         missing: list[ProbePort] = []
 
         async def borrow(lender: ProbePort) -> None:
@@ -208,7 +208,7 @@ class Resolution:
             borrowed.append(lender)
 
     def _count_over(self, lender: ProbePort) -> None:
-        """The next permit of it is granted although it does not fit."""
+        """The lender's next permit is granted although it exceeds the budget."""
         upstream = lender.upstream
         upstream.overdrawn_at = self._committer.clock()
         upstream.unproven += 1
@@ -219,14 +219,14 @@ class Resolution:
         upstream = self._upstream
         server = self._ledger.servers[upstream.id]
         new = upstream.governor.budget is None
-        # Where addresses have parted nothing is told before it is known which server that is, so nothing comes back.
+        # After a parting no limit is sent before the server is known, so no permit comes back.
         needed = max(1, server.outstanding + int(server.unknown and not server.own))
         if new and server.budget < needed:
             self._ledger.set_budget(upstream.id, needed, self._committer.clock())
         if await self._session.permit(SHORT if new else PATIENCE):
             return True
         now = self._committer.clock()
-        if new:  # what members state fills all that we know of: there must be one more
+        if new:  # members' statements fill all we know of: there must be one more
             self._ledger.set_budget(upstream.id, server.outstanding + 1, now)
         else:
             self._no_permit(now)
@@ -278,10 +278,10 @@ class Resolution:
         upstream.sameness.asked(found.said, began, started(found, now))
         upstream.run_id = found.run_id
         if twin is not None or self._registry.twin_of(upstream) is not None:
-            # Before, for nothing may come between the registry's making one of the two and the ledger's: who
-            # registered then would be found to state more than is charged, as if a snapshot were lost.
+            # Shut first, because nothing may come between the merge in the registry and the one in the ledger: a member
+            # that registered in between would state more than is charged, as if a snapshot were lost.
             await self._session.shut()
-        if twin is not None and twin.id not in self._registry.upstreams:  # it has gone meanwhile, into another one
+        if twin is not None and twin.id not in self._registry.upstreams:  # merged into another one meanwhile
             self._schedule.retry_at = 0.0
             return
         self._meetings.end()
@@ -294,11 +294,11 @@ class Resolution:
             await self._session.shut()
 
     async def _says_several(self, work: Work, found: Findings, borrowed: list[ProbePort]) -> set[str] | None:
-        """It may be a balancer, and before servers that others use directly: then its first connection may be one too
-        many for one of them. So it is asked a few times more, by the same permits: what it says in turn, if that is not
-        always the same. None: it did not answer, and is to be asked again; for :data:`DOUBT` seconds at most, since who
-        wants to connect there may succeed. Where the end of one connection is not proven there is no permit for the
-        next, and what was said first has to do."""
+        """The run_ids of a balancer that leads to several servers in turn; empty: one server. If other processes use
+        those servers directly, the balancer's first connection may be one too many for one of them. So we ask a few
+        times more, with the same permits. None: no answer, so ask again; for :data:`DOUBT` seconds at most, since a
+        caller that wants to connect there may succeed. If the end of one connection is not proven there is no permit
+        for the next, and the first answer has to do."""
         direct = all(ways[0].path for ways in work.endpoints)
         if not found.run_id or self._over or direct:
             return set()
@@ -320,12 +320,12 @@ class Resolution:
                 said.append(again.run_id)
                 restarted = restarted or _started(again, self._committer.clock()) >= began
         names = set(said)
-        if restarted and len(names) == len(said):  # it may be one: none of these was said again
+        if restarted and len(names) == len(said):  # it may be one server: no run_id came twice
             return set()
         return names if len(names) > 1 else set()
 
     def _are_apart(self, several: set[str], found: Findings, now: float) -> bool:
-        """Whether servers to which it leads in turn still have a budget each: they are told that they are one."""
+        """Whether servers behind one balancer still have a budget each. They are marked as one."""
         upstreams = [probe for probe in self._lenders() if probe.upstream.run_id in several]
         if len(upstreams) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
             return False
@@ -335,8 +335,8 @@ class Resolution:
         return True
 
     def _take_its_word(self, found: Findings, now: float) -> None:
-        """Only those who use it have a way to it: what they call it is all that anybody knows. So it is a server of its
-        own, as far as we do not get to see it."""
+        """Only its users have a way to this server, so their name for it is all that is known. It is its own server as
+        long as we cannot reach it."""
         upstream = self._upstream
         if not upstream.own:
             return
@@ -346,8 +346,8 @@ class Resolution:
         self._allowance.apply(now, at_once=True)
 
     def _doubt(self, borrowed: list[ProbePort]) -> None:
-        """What is open, or was not closed properly, may lead to any server that has lent a permit for it. There the
-        permit stays until that one has been seen not to have it."""
+        """A connection that is open, or was not closed properly, may lead to any lender. Its permit stays charged there
+        until that server is seen not to have the connection."""
         names = set(self._upstream.unclosed)
         if self._session.stalled_name:
             names.add(self._session.stalled_name)
@@ -360,9 +360,9 @@ class Resolution:
                 lender.doubt(name)
 
     async def _compared(self, found: Findings) -> tuple[Upstream | None, bool]:
-        """The server that this one is, where it or the other one does not say so; and whether that is to be tried
-        again, for there was no permit to find out. It takes two connections to the other one at the same time: where
-        the first was over its budget the second may be too."""
+        """The server that this one is, if it or the other one does not give its run_id; and whether to try again
+        because no permit was free. A comparison takes two connections to the other server at once: if the first
+        exceeded its budget, the second may too."""
         upstream = self._upstream
         upstream.run_id = found.run_id
         others = self._registry.comparable(upstream) if found.error is None else []
@@ -378,12 +378,11 @@ class Resolution:
             return None, True
 
     async def twin_by_likeness(self, found: Findings) -> Upstream | None:
-        """The resolved upstream that is the same server as this resolved one; None if there is none, or none is
-        known."""
+        """The resolved upstream that is the same server as this resolved one. None: there is none, or none is known."""
         upstream = self._upstream
         if found.error is not None or upstream.id not in self._registry.upstreams:
             return None
-        # One asks the other, and not both: each needs the other one's session.
+        # Only one of the two asks: each needs the other's session.
         others = [other for other in self._registry.comparable(upstream) if other.upstream.id < upstream.id]
         if others:
             with contextlib.suppress(NoPermitError):
@@ -391,10 +390,10 @@ class Resolution:
         return None
 
     async def _twin_among(self, others: list[ProbePort]) -> Upstream | None:
-        """All are asked at the same time, so that one that hangs holds up none of them.
+        """Ask all at the same time, so that a hanging server delays none of the others.
 
         Raises:
-            NoPermitError: no other one is it, and of this one it could not be found out.
+            NoPermitError: no match was found, and at least one could not be compared.
         """
         turn = asyncio.Lock()
         asked = (alike(self._session, other, ROUND, turn) for other in others)
@@ -412,22 +411,20 @@ class Resolution:
         return None
 
     def _in_doubt(self, found: Findings, now: float) -> bool:
-        """Whether it may be a known server that was restarted and has another run_id since, or one that said the same
-        when it was asked, before this one was: then that one is asked now."""
+        """Whether it may be a known server that was restarted and has a new run_id, or one that gave the same run_id in
+        an earlier answer. That server is then asked now."""
         if self._upstream.resolved or not found.run_id:
             return False
         met = self._meetings.met(found.run_id, now)
         doubtful = self._registry.doubtful(self._upstream, found.run_id, met, min(met, _started(found, now)))
-        overdrawn = [
-            probe.upstream for probe in self._over
-        ]  # who has no permit for this look has none to be asked with
+        overdrawn = [probe.upstream for probe in self._over]  # no permit for this look, so none to ask with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
             self._registry.probes[other.id].ask_anew()
         return bool(doubtful) and now < met + DOUBT
 
     def _met_anew(self, found: Findings, now: float, began: float) -> None:
-        """It is a server of its own: who is there already, and what may be opened."""
+        """It is a new server: count the connections there, and derive what may be opened."""
         upstream = self._upstream
         self._unheard = self._count(found, now)
         if self._has_seen_all(found, now, began):
@@ -438,7 +435,7 @@ class Resolution:
             log.warning("server.forbids", extra={"server": upstream.id, "command": what, "error": words})
         self._allowance.learn(found, now)
         self._allowance.apply(now, at_once=True)
-        self._schedule.looked(now)  # only now is the budget known
+        self._schedule.looked(now)  # the budget is known only now
         self._schedule.listed(now)
         self._schedule.asked(now)
         if found.info.get("rejected_connections", "").isdecimal():
@@ -446,7 +443,7 @@ class Resolution:
         self.release_held_raises(now)
 
     def _count(self, found: Findings, now: float) -> set[str]:
-        """Charge what is there and bears our tags. The living processes among its holders that have not registered."""
+        """Charge connections that bear our tags. Returns their living holders that have not registered."""
         if found.rows is not None:
             self._context.scope.searched(self._ledger.servers[self._upstream.id].aliases)
         return census.take(
@@ -459,19 +456,20 @@ class Resolution:
         )
 
     def search_again(self, found: Findings, now: float, began: float) -> None:
-        """All members of the supervisor before have had time to register (:meth:`Ledger.whole`): what is found now is
-        all there is. Who has not come is charged with it. Without a password that the server takes it is put off: who
-        cannot log in has no use for a permit."""
+        """All members of the previous supervisor have had time to register (:meth:`Ledger.whole`), so this search is
+        complete. Members that have not registered are charged with what it finds. Without a password that the server
+        accepts the search is put off: a process that cannot log in has no use for a permit."""
         if self._has_seen_all(found, now, began):
             self._count(found, now)
             self._ledger.searched(self._upstream.id)
             self.release_held_raises(now)
 
     def _has_seen_all(self, found: Findings, now: float, began: float) -> bool:
-        """Whether nothing that was opened before :meth:`Ledger.whole` can have been missed by a look begun then.
+        """Whether a look begun then cannot have missed anything opened before :meth:`Ledger.whole`.
 
-        It is known from a list after a fresh connection by every way, in which everybody of that time has a name.
-        Where there can be none, bounded waits stand in, as for a proof (:mod:`poolmgr.supervisor.servers.unproven`).
+        This is known from a list made after a fresh connection by every way, in which every connection of that time has
+        a name. If there can be no such list, bounded waits replace it, as for a proof
+        (:mod:`poolmgr.supervisor.servers.unproven`).
         """
         waited = began - self._registry.whole_since
         if waited < 0:
@@ -483,14 +481,14 @@ class Resolution:
         return not found.suspects or waited > self._schedule.handshake + 1  # ages are whole seconds
 
     def part(self) -> None:
-        """Some of the addresses lead to other servers by now."""
+        """Split off addresses that now lead to other servers."""
         upstream = self._upstream
         for group in upstream.sameness.apart(upstream.id):
             self._registry.part(upstream, group)
 
     def unite(self, twin: Upstream) -> None:
-        """This upstream and another one are one server, which a restart, wrong credentials or missing rights had
-        concealed."""
+        """This upstream and another one are one server. A restart, wrong credentials or missing rights had hidden
+        that."""
         if twin.id in self._registry.upstreams:
             probe = self._registry.probes[twin.id]
             self._registry.unite(self._upstream, twin)
@@ -498,7 +496,7 @@ class Resolution:
             probe.hurry()
 
     def _hand_over(self, twin: ProbePort) -> None:
-        """This upstream was another name of ``twin``'s, which takes what is left of it."""
+        """This upstream was another name of ``twin``, which takes what is left of it."""
         self._end()
         twice = self._upstream.unclosed.keys() & twin.upstream.unclosed.keys()
         twin.upstream.unclosed.update(self._upstream.unclosed)
@@ -510,7 +508,7 @@ class Resolution:
         twin.permits.granted()
 
     def release_held_raises(self, now: float) -> None:
-        """After the census, and once those that were found have had time to register."""
+        """Release raises after the census, once the processes it found have had time to register."""
         server = self._ledger.servers.get(self._upstream.id)
         if server is None or not server.held or not self._upstream.resolved:
             return
@@ -520,13 +518,13 @@ class Resolution:
                 self._committer.touch()
 
     def held_until(self, now: float) -> float:
-        """When to see again whether raises may be released; infinity: nobody is waited for."""
+        """When to check again whether raises may be released; infinity: no process is waited for."""
         return max(self._unheard_until, now + 0.1) if self._unheard else math.inf
 
 
 def _started(found: Findings, now: float) -> float:
-    """When the server was started, at the latest. What it says is the difference of two times in whole seconds (Redis'
-    and Valkey's ``genRedisInfoString``), so one that says 1 may have been there for a moment only."""
+    """When the server was started, at the latest. Its uptime is the difference of two times in whole seconds (Redis'
+    and Valkey's ``genRedisInfoString``), so an uptime of 1 can mean only a moment."""
     uptime = found.info.get("uptime_in_seconds", "")
     return now - max(0, int(uptime) - 1) if uptime.isdecimal() else now
 
@@ -537,5 +535,5 @@ def started(found: Findings, now: float) -> dict[str, float]:
 
 
 def _keeps_us_out(found: Findings) -> bool:
-    """The server is there, and takes none of the passwords that are known."""
+    """The server answers but accepts none of the known passwords."""
     return found.answered and found.error is not None and found.error[0] == "auth"

@@ -1,8 +1,8 @@
-"""When a server is looked at, and what for.
+"""When to look at a server, and what for.
 
-Pure: it is told the time and what is to be proven, and says what is to be done (:class:`Work`) or until
-when there is nothing. It must never look itself, and never wait: :mod:`poolmgr.supervisor.servers.probe` does. What
-moves its times is what came of the look before (:mod:`poolmgr.supervisor.servers.reconcile`).
+Pure: from the time and what has to be proven it computes what to do (:class:`Work`), or until when nothing is due. It
+must never look itself, and never wait: :mod:`poolmgr.supervisor.servers.probe` does. The result of the previous look
+moves its times (:mod:`poolmgr.supervisor.servers.reconcile`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ LOOK_EVERY, LIST_EVERY = 2.0, 60.0
 audit compares with the ledger."""
 
 LIST_AGAIN = 5.0
-"""Seconds until a list that shows what it should not is followed by another one, which it takes to accuse anybody."""
+"""Seconds until a second list follows one with a discrepancy. One list alone never accuses a process."""
 
 LISTED_SHARE = 0.001
-"""Of the server's time, what lists for the audit may take: large ones are made more seldom."""
+"""Share of the server's time that lists for the audit may take: large ones are made less often."""
 
 ASK_EVERY = 10.0
-"""Seconds between two questions to all addresses who they are, by fresh connections: where an address leads can change
-while all that is open goes on."""
+"""Seconds between two identity checks of all addresses, on fresh connections: where an address leads can change while
+all open connections stay up."""
 
 SELDOM = 5
-"""With a small budget, every look takes a permit from somebody: this many times more seldom."""
+"""With a small budget every look takes a permit from a member, so looks are this many times rarer."""
 
 AGAIN, BUSY = 0.05, 0.25
-"""Seconds until what has not come to its end is tried again; where the server says that it cannot just now."""
+"""Seconds until unfinished work is tried again; and if the server cannot answer just now."""
 
 STRANGE = 2.0
-"""Seconds until it is looked again whether connections are gone that nobody may kill."""
+"""Seconds until the next check whether connections that must not be killed are gone."""
 
 NOTHING_BUT_CLOSE = Work(endpoints=())
 
@@ -50,11 +50,11 @@ class Schedule:
         handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
 
     Attributes:
-        retry_at: no look before, unless somebody hurries a server that is up.
+        retry_at: no look before, unless ``hurry`` is set and the server was reached.
         prove_at: no proof before.
-        search_at: no search for those of whom nothing is known before.
-        hurry: look now: somebody has reported trouble.
-        renew: what is kept is not to be trusted any more.
+        search_at: no search for connections of unknown members before.
+        hurry: look now: a member reported trouble.
+        renew: do not trust the kept connection any more.
         throttle: when a list may be made.
     """
 
@@ -72,13 +72,13 @@ class Schedule:
         self.throttle = Throttle()
         self._listed_at = 0.0
         self._asked = self._extra = False
-        """Another list is due out of turn; the last one was one."""
+        """Another list is due out of turn; the last one was such a list."""
 
     @property
     def sparing(self) -> bool:
-        """The budget is so small that a connection kept between two looks would be missed."""
+        """The budget is so small that members would miss a connection kept between two looks."""
         governor = self._upstream.governor
-        # While a refusal holds it was not meant to be so small, and at a full server nothing that is closed comes back.
+        # A refusal lowers the budget below what was meant; and at a full server no closed connection comes back.
         meant = governor.target if governor.cap is not None else 0
         return max(self._ledger.servers[self._upstream.id].budget, meant) < SMALL
 
@@ -88,7 +88,7 @@ class Schedule:
         if governor.rising or (governor.cap is not None and not self.sparing):
             self._look_at = now + LOOK_EVERY / 2
         elif governor.cap is not None or (governor.budget or 0) < self._upstream.derivation.alone:
-            self._look_at = now + LOOK_EVERY  # others may leave, however small it is now
+            self._look_at = now + LOOK_EVERY  # others may leave, however small the budget is now
         else:
             self._look_at = now + LOOK_EVERY * self._seldom()
 
@@ -99,23 +99,23 @@ class Schedule:
         self._extra, self._asked = self._asked, False
 
     def list_again(self) -> None:
-        """The last list has to be borne out by another one soon. Of two in a row one only may say so, else what always
-        differs would always be asked for."""
+        """A second list soon has to confirm the last one. Of two in a row only one may request that; otherwise a
+        lasting difference would request lists for ever."""
         if not (self._asked or self._extra):
             self._asked = True
             self._list_at = min(self._list_at, self._listed_at + LIST_AGAIN)
 
     def asked(self, now: float) -> None:
-        """All its addresses have been asked who they are."""
+        """All the server's addresses have been asked for its identity."""
         self._ask_at = now + ASK_EVERY * (1 if self._ask_at else 0.1)
 
     def is_to_ask(self, now: float) -> bool:
-        """Whether they are to be asked again. Right after an answer: what is open to a server that hangs is not to be
-        given up for this."""
+        """Whether to ask them again. Called right after an answer: a connection to a hanging server must not be given
+        up for this."""
         return now >= self._ask_at
 
     def ask_anew(self) -> None:
-        """They are to be asked now."""
+        """Ask all addresses now."""
         self.renew = self.hurry = True
         self.retry_at = 0.0
 
@@ -132,18 +132,18 @@ class Schedule:
         stalled: bool,
         holding: bool,
     ) -> Work | None:
-        """What is to be done now; None: nothing.
+        """The work due now; None: nothing.
 
         Args:
-            targets: everything whose end is to be proven.
-            strange: those of them that are not to be killed.
-            stopping: nothing but proofs is wanted any more.
-            stalled: what is kept has not answered in time, and is waited for.
+            targets: everything whose end has to be proven.
+            strange: the targets that must not be killed.
+            stopping: only proofs are wanted.
+            stalled: the kept connection has not answered in time, and is waited for.
             holding: a connection is kept.
         """
         upstream = self._upstream
         if stopping and stalled:
-            return NOTHING_BUT_CLOSE  # nobody needs to know when it answers
+            return NOTHING_BUT_CLOSE  # its answer is not needed any more
         if now < self.retry_at and not (self.hurry and upstream.reached):
             return None
         if not upstream.resolved:
@@ -179,7 +179,7 @@ class Schedule:
         """Until when nothing is due.
 
         Args:
-            held_until: when raises that are held may be released, or another target comes.
+            held_until: when held raises may be released, or another target is due.
         """
         upstream = self._upstream
         if not upstream.endpoints:

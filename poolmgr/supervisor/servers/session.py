@@ -1,7 +1,7 @@
-"""The one connection through which a probe looks at its server, and the permit that it holds (rule S5).
+"""The one connection through which a probe looks at its server, and its permit (rule S5).
 
-At most one is kept open between two looks. A connection of ours whose end the server has not confirmed
-takes its permit with it, as a member's would (rule M3); it is proven gone like a member's.
+At most one is kept open between two looks. A connection of ours whose end the server has not confirmed keeps its
+permit, as a member's would (rule M3); it is proven gone like a member's.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ PATIENCE = 5.0
 """Seconds to wait for a permit to look with."""
 
 UNCLOSED = 2
-"""Own connections whose end is not proven, at most: after that the oldest is given up as unproven."""
+"""Own connections with an unproven end, at most: beyond that the oldest is given up as unproven."""
 
 
 class AdminSession:
-    """See the module's docstring. Used in the event loop; the looking is done in a thread.
+    """See the module's docstring. Used in the event loop; a thread does the looking.
 
     Args:
         serial: numbers for the names of own connections.
-        ended: the server has closed what was kept: called in the event loop, at once.
+        ended: called in the event loop as soon as the server has closed the kept connection.
     """
 
     def __init__(
@@ -56,33 +56,33 @@ class AdminSession:
         self._loop = asyncio.get_running_loop()
         self._watched = -1
         self.holding = False
-        """A permit is held for what is kept or opened."""
+        """A permit is held for the connection."""
 
     @property
     def stalled(self) -> bool:
-        """What is kept has not answered in time, and is waited for."""
+        """The kept connection has not answered in time, and is waited for."""
         return self._inspector.stalled
 
     @property
     def silent(self) -> bool:
-        """It still has not, nor has its end come: the server that holds the other end has not been restarted."""
+        """Neither an answer nor an end has come since: the server that holds the other end has not been restarted."""
         kept = self._inspector.kept
         return kept is not None and kept.stalled and not kept.answers()
 
     @property
     def stalled_name(self) -> str:
-        """The name of what has not answered; empty if nothing is waited for."""
+        """The unanswered connection's name; empty if none is waited for."""
         kept = self._inspector.kept
         return kept.name if kept is not None and kept.stalled else ""
 
     @property
     def sign(self) -> Sign | None:
-        """By what another address can be asked for what is open here; None if nothing is."""
+        """What another address needs to search for the open connection; None if there is none."""
         kept = self._inspector.kept
         return Sign(kept.name, kept.id) if kept is not None and kept.fileno() >= 0 and not kept.stalled else None
 
     async def sees(self, sign: Sign) -> Seen | None:
-        """Whether a connection is at this server; None if there is no answer."""
+        """Whether a connection is at this server; None: no answer."""
         kept = self._inspector.kept
         if kept is None or kept.fileno() < 0:
             return None
@@ -92,7 +92,7 @@ class AdminSession:
             return None
 
     async def listen(self, sign: Sign) -> Sign | None:
-        """Have what is open listen on a channel of its own; None if it may not."""
+        """Have the open connection listen on a channel of its own; None: it may not."""
         kept = self._inspector.kept
         if kept is None or kept.name != sign.name:
             return None
@@ -103,7 +103,7 @@ class AdminSession:
             return None
 
     def in_doubt(self, name: str) -> bool:
-        """Whether a connection that was closed may be there still."""
+        """Whether a closed connection may still be there."""
         return name in self._upstream.unclosed
 
     async def locate(self, endpoint: Endpoint) -> tuple[Place, ...]:
@@ -115,7 +115,7 @@ class AdminSession:
         return await self._thread.run(locate, endpoint)
 
     async def permit(self, patience: float = PATIENCE) -> bool:
-        """Have a permit to look with; False if none came in so many seconds."""
+        """Get a permit to look with; False if none came in so many seconds."""
         if self.holding:
             return True
         while len(self._upstream.unclosed) >= UNCLOSED:
@@ -141,9 +141,9 @@ class AdminSession:
         return found
 
     async def shut(self) -> None:
-        """Close what is kept, and give the permit back once that is proven."""
+        """Close the kept connection, and return the permit once the end is proven."""
         self._unwatch()
-        await self._thread.run(self._inspector.drop)  # after a look that was cancelled, which goes on in the thread
+        await self._thread.run(self._inspector.drop)  # after a cancelled look, which goes on in the thread
         self._account()
         if self.holding:
             self.holding = False
@@ -159,7 +159,7 @@ class AdminSession:
             self.holding = False
 
     def _readable(self) -> None:
-        """The server has said something unasked: an end, or, if it stalled, a late answer."""
+        """The server has sent something unasked: an end, or, if it stalled, a late answer."""
         self._unwatch()
         self._ended()
 

@@ -1,11 +1,10 @@
-"""Where a proof cannot be had: bounded waits that stand in for it, counted and logged (rules S3, S5).
+"""Where a proof is impossible: bounded waits replace it, counted and logged (rules S3, S5).
 
-Four cases. The server forbids ``CLIENT LIST``: then a fresh connection was answered after the exit,
-so nothing of the dead process can arrive any more, and what is missing is the sight of its
-connections' end. Quarantine and lost connections leave no permit to look with: even the fresh
-connection is missing. Nobody is there whose credentials could be used, nor anybody who could open a
-connection. And members have lost all that they had at a server that is not seen, so that none of them
-could find out whether it is there.
+There are four cases. First, the server forbids ``CLIENT LIST``. A fresh connection was answered after the exit, so
+nothing of the dead process can still arrive; only the sight of its connections' end is missing. Second, quarantine and
+lost connections leave no permit to look with, so even the fresh connection is missing. Third, no process is left whose
+credentials could be used or that could open a connection. Fourth, members have lost all their connections at an
+unreachable server, so none of them could find out whether it is there.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ WAIT = 5.0
 """Seconds after the server last answered."""
 
 ALONE = 1.0
-"""Seconds where nobody is left who could open anything: enough for another look or two. It need be no longer: what
-stands in for the proof is a search: by this supervisor before it raises anything there again, should somebody come
-after all, and by the next one because it meets the server for the first time."""
+"""Seconds to wait where no process is left that could open anything: enough for another look or two. A longer wait is
+not needed, because a search replaces the proof. This supervisor searches before it raises a limit there again, should a
+client come after all; its successor searches because it meets the server for the first time."""
 
 
 class Waits:
@@ -30,9 +29,9 @@ class Waits:
 
     Args:
         release: gives the permit of an own connection back.
-        let_go: tells the member of a connection that it has lost that its permit is free.
-        search: has the server searched for our connections before anything is raised there.
-        note: told by what keys the server is known at which something may be left.
+        let_go: sends the member the news that its lost connection's permit is free.
+        search: has the server searched for our connections before any limit is raised there.
+        note: takes the keys of the server at which connections may be left.
     """
 
     def __init__(
@@ -53,17 +52,17 @@ class Waits:
         self._answered = -1e9
         self._began: dict[str, float] = {}
         self._let_one_go = -1e9
-        """When a permit was freed that nobody could do without."""
+        """When a permit was last freed because members could not look without one."""
 
     def answered(self, now: float) -> None:
-        """The server has said something."""
+        """The server has answered."""
         self._answered = now
 
     def looked(
         self, left: Collection[str], now: float, *, fresh: bool, blind: bool, nameless: Collection[str] = ()
     ) -> None:
         """A fresh connection was answered; ``left`` is not proven. ``blind``: there was no list to see. ``nameless``:
-        those of them that no list shows."""
+        the part of ``left`` that no list shows."""
         if blind and fresh:
             self._wait(
                 left,
@@ -77,8 +76,8 @@ class Waits:
             self._began.clear()
 
     def no_permit(self, targets: Collection[str], now: float) -> bool:
-        """There was no permit to look with. After the wait one is granted over the budget, to prove the
-        others with; whether that is so now. It cannot be while there is no snapshot to record it in."""
+        """There was no permit to look with. After the wait one is granted over the budget, to prove the others with.
+        Returns whether that is so now. It must not be while there is no snapshot to record it in."""
         if self._ledger.stuck:
             return False
         server = self._ledger.servers[self._upstream.id]
@@ -94,12 +93,13 @@ class Waits:
         return True
 
     def nobody_can_look(self, now: float, replied: float) -> None:
-        """The server is not seen, and members have lost all that they had there: no permit is left to find out with
-        whether they can reach it. After the wait one is free for that. It can be one too many; so there is none beside
-        one of ours that is, nor another before anybody has had a reply, for what hangs takes each of them.
+        """The server is unreachable and members have lost all their connections there, so no permit is left to find out
+        whether they can reach it. After the wait one permit is freed for that. It can be one too many. So none is freed
+        while one of ours exceeds the budget, and no second one before a reply, because a hanging server takes each of
+        them.
 
         Args:
-            replied: when that was last.
+            replied: when the last reply came.
         """
         if replied < self._let_one_go or self._ledger.servers[self._upstream.id].free < 0:
             return
@@ -109,17 +109,17 @@ class Waits:
             self._free([oldest], now, "no permit is left to find out with whether the server is there")
 
     def nobody_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
-        """No endpoint is known, or the server does not answer, and there is nobody who could open a
-        connection. A supervisor that meets this server later takes a census first, which finds what may
-        be left. This one would not count its own connections in that, so these are waited for longer."""
+        """No endpoint is known, or the server does not answer, and no process is left that could open a connection. A
+        supervisor that meets this server later takes a census first, which finds what may be left. This one would leave
+        its own connections out of that census, so they are waited for longer."""
         if alone and self._wait(targets, now, "the server cannot be asked and no member is left", ALONE):
             self._search()
 
     def _wait(
         self, left: Collection[str], now: float, why: str, others: float | None = None, *, lost: bool = False
     ) -> list[str]:
-        """``others``: seconds for what is not our own; None: as long as for that. ``lost``: also what living members
-        have lost. What was freed."""
+        """Returns the tags that were freed. ``others``: seconds to wait for connections that are not our own; None: as
+        long as for ours. ``lost``: include connections that living members have lost."""
         left = [tag for tag in left if lost or tag not in self._upstream.lost]
         for tag in left:
             self._began.setdefault(tag, now)

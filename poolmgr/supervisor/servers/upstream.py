@@ -1,7 +1,7 @@
 """One server as the shell knows it: ways to it, credentials, health, limits. Plain data.
 
-The ledger knows a server by its id and counts; everything that is needed to *reach* it is here, in
-memory only. Credentials are never logged and never in the snapshot.
+The ledger knows a server by its id and counts. Everything needed to *reach* it is here, in memory only. Credentials are
+never logged and never in the snapshot.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from poolmgr.wire import Endpoint
 
 
 class Health(msgspec.Struct):
-    """What is known: by those who use it, and by us.
+    """The server's health, as its users see it and as we do.
 
     Attributes:
         up: members can connect, as far as is known; since: seconds of the epoch, 0 while up; error: why they cannot.
-        unseen: why the supervisor does not see it; empty: it does. unseen_since: seconds of the epoch, 0 while it does.
+        unseen: why the supervisor cannot see it; empty: it can. unseen_since: seconds of the epoch, 0 while it can.
     """
 
     up: bool = True
@@ -31,8 +31,8 @@ class Health(msgspec.Struct):
 
 
 class Neighbour(msgspec.Struct):
-    """Another supervisor of this host: how many connections there bear its names, a process of them, and when that
-    was seen."""
+    """Another supervisor of this host: how many connections at the server bear its names, one of its processes, and
+    when that was seen."""
 
     count: int
     pid: int
@@ -44,28 +44,28 @@ class Upstream:
 
     Attributes:
         id: the server's id: the first key by which it was learned.
-        ways: how it can be reached, by key, and what came of it.
-        resolved: it is known which server this is, so that members may be told its id.
+        ways: how it can be reached, by key, and the results.
+        resolved: its identity is known, so members may receive its id.
         reached: our last look was answered, or none has been made.
-        waiting: (tag, key) of members that are to be told when it is resolved.
+        waiting: (tag, key) of members to inform when it is resolved.
         lost: names (``TAG-SERIAL``) of connections that members could not close properly.
-        unclosed: the same of our own, and of those made to an address that may lead here; with the time from which
-            each holds a permit of this server.
-        nameless: processes that have connections here which bear no name, and why: no list proves that these are gone.
+        unclosed: names of our own such connections, and of those made to an address that may lead here; with the time
+            from which each holds a permit of this server.
+        nameless: processes whose connections here bear no name, and why: no list proves that these are gone.
         listed: processes of whose connections a list has shown one.
-        overdrawn_at: when somebody last looked at an unknown address without a permit of this server's.
-        forbidden: what the server does not let us do, by command, with its words.
-        refused: a member has met ``maxclients``, and nobody has looked since.
+        overdrawn_at: when an unknown address was last looked at without a permit of this server's.
+        forbidden: commands that the server does not let us give, with its words.
+        refused: a member has met ``maxclients``, and we have not looked since.
         server_process: (pid, start time) of the server, where it is on this host and on a Unix socket.
         address: the server's address and port as the kernel knows them; None over a Unix socket.
-        others: clients that are none of ours; fits: how many of ours there is room for, those that are open included;
-            None: not known.
-        used: when somebody last used it, in the ledger's time.
-        asked_at: when it was last asked who it is, and said so or could not be reached; likewise.
+        others: clients that are not ours; fits: how many of ours there is room for, open ones included; None: not
+            known.
+        used: when it was last used, in the ledger's time.
+        asked_at: when it was last asked for its run_id, and gave it or could not be reached; likewise.
         fresh_at: likewise, by fresh connections to all its addresses.
-        changed_at: when it last said that it is another one than before.
+        changed_at: when its run_id last changed.
         sameness: what its addresses say.
-        neighbours: other supervisors of this host that use the server, by what the names there bear.
+        neighbours: other supervisors of this host that use the server, by the scope or place in their names.
         unproven: permits freed after a bounded wait instead of a proof.
         outages: how often the server has stopped answering.
     """
@@ -113,16 +113,16 @@ class Upstream:
 
     @property
     def own(self) -> bool:
-        """Whether all who use it get there in ways of their own: that we do not reach it says nothing of it."""
+        """Whether all its users reach it in ways of their own: then our failure to reach it says nothing about it."""
         ways = list(self.ways.all())
         return bool(ways) and all(way.endpoint.own for way in ways)
 
     @property
     def hidden(self) -> bool:
-        """It is so, and we do not reach it."""
+        """Its users have ways of their own, and we do not reach it."""
         return not self.reached and self.own
 
     @property
     def endpoints(self) -> tuple[tuple[Endpoint, ...], ...]:
-        """What can be tried, by key, likeliest first."""
+        """The endpoints to try, by key, likeliest first."""
         return self.ways.endpoints

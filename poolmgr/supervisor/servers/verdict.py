@@ -1,9 +1,9 @@
-"""Whether a server is down: the verdict of those who use it.
+"""Whether a server is down: its users' verdict.
 
-The supervisor's own reach is not the server's health: what it cannot reach is *unseen*. An outage begins with a failed
-connect of a member that a second one bears out, while nobody, the supervisor included, has had a reply since; it ends
-with anybody's reply. Where there is no other member one is enough; and where no other one says what has come of its
-attempt the supervisor is the second, unless others have had replies of a server that it does not reach. Pure. Times are
+The supervisor's own reach is not the server's health: a server that it cannot reach is *unseen*. An outage begins when
+a second member confirms another's failed connect, while neither a member nor the supervisor has had a reply since; any
+reply ends it. If there is no other member, one failure is enough. If no other member reports its attempt, the
+supervisor counts as the second, unless members have had replies from a server that it does not reach. Pure. Times are
 monotonic seconds.
 """
 
@@ -16,14 +16,14 @@ import msgspec
 NEVER = float("-inf")
 
 ALONE = 1.0
-"""Seconds after which a failed connect is believed that the supervisor alone bears out."""
+"""Seconds after which the supervisor alone suffices to confirm a failed connect."""
 
 
 class Failure(msgspec.Struct, frozen=True):
     """A failed connect of a member's.
 
     Attributes:
-        began, at: when the attempt began; when it was told.
+        began, at: when the attempt began; when it was reported.
         way: the endpoint's key.
     """
 
@@ -34,12 +34,12 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Verdict:
-    """What is known of one server.
+    """What is known about one server.
 
     Attributes:
-        replied: when anybody had a reply last, the supervisor included.
-        unseen_since: when the first of the supervisor's looks began that were not answered; None: the last one was.
-        ours: those looks were not answered for reasons of our own (TLS files that are not to be had here).
+        replied: when a member or the supervisor last had a reply.
+        unseen_since: when the first of the supervisor's unanswered looks began; None: the last one was answered.
+        ours: those looks failed for reasons of our own (TLS files that are not available here).
         down: why, while it is down; and since when.
     """
 
@@ -59,7 +59,7 @@ class Verdict:
         self.replied = max(self.replied, now)
 
     def not_seen(self, began: float, *, ours: bool = False) -> None:
-        """A look that began then was not."""
+        """A look that began then was not answered."""
         self.unseen_since = began if self.unseen_since is None else self.unseen_since
         self.ours = ours
 
@@ -71,23 +71,23 @@ class Verdict:
         self.replied = max(self.replied, at)
 
     def gone(self, tag: str) -> None:
-        """That member is no more."""
+        """That member has left."""
         self._failures.pop(tag, None)
 
     # ---- what follows ----------------------------------------------------------------------------
 
     @property
     def blind(self) -> bool:
-        """The supervisor cannot reach a server that others have had replies of meanwhile."""
+        """The supervisor cannot reach the server, but members have had replies since."""
         return self.unseen_since is not None and self.replied > self.unseen_since
 
     @property
     def witnesses(self) -> dict[str, Failure]:
-        """Registrar whose connects have failed since anybody had a reply."""
+        """Members whose connects have failed since the last reply."""
         return {tag: failure for tag, failure in self._failures.items() if failure.began > self.replied}
 
     def accused(self, others: Collection[str], now: float) -> tuple[Failure | None, bool]:
-        """The failed connect that may begin an outage, if there is one, and whether it is borne out.
+        """The failed connect that may begin an outage, if there is one, and whether it is confirmed.
 
         Args:
             others: members that could connect.
@@ -106,7 +106,7 @@ class Verdict:
 
     @property
     def over(self) -> bool:
-        """Somebody has had a reply since it began."""
+        """Whether a reply has come since it began."""
         return self.down is not None and self.replied > self.down_at
 
     def end(self) -> None:

@@ -1,9 +1,9 @@
-"""The ways to one server that members have named, and which of them the supervisor tries first.
+"""The ways to one server that members have named, and the order in which the supervisor tries them.
 
 A way is an address with TLS settings and credentials. Each belongs to the clients that have named it, and any of them
-may be wrong: a certificate file that is not there, another one's password. So a way counts for what came of it: what
-works is tried first, and what has failed is tried last, however new it is. A way whose clients are all gone is
-forgotten. Pure; credentials stay in here, and never go into a log, a status or the snapshot.
+may be wrong: a missing certificate file, another server's password. So results decide: working ways are tried first,
+and failed ones last, however new. A way is forgotten when all its clients are gone. Pure; credentials stay in here, and
+never go into a log, a status or the snapshot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from poolmgr.wire import Endpoint
 
 KEPT = 8
-"""How many ways with one key are kept: those that have done worst are dropped."""
+"""How many ways with one key are kept: the worst are dropped."""
 
 NEVER = -1e9
 
@@ -24,9 +24,9 @@ class Way(msgspec.Struct):
     """One way. Times are monotonic seconds.
 
     Attributes:
-        tags: processes that have named it; empty for one that was taken over from another upstream.
-        worked: when a connection by it was last taken by the server; failed: when one last was not.
-        error: why not; silent: nobody answered in time.
+        tags: processes that have named it; empty if taken over from another upstream.
+        worked: when the server last accepted a connection by it; failed: when one last failed.
+        error: why it failed; silent: no answer came in time.
         forbidden: commands that the server does not let us give by it.
     """
 
@@ -70,7 +70,7 @@ class Ways:
             yield from ways
 
     def learn(self, endpoint: Endpoint, tag: str = "") -> bool:
-        """A process has named this way. Whether the key is new."""
+        """A process has named this way. Returns whether the key is new."""
         ways = self._of.setdefault(endpoint.key, [])
         new = not ways
         self._count += 1
@@ -85,7 +85,7 @@ class Ways:
         return new
 
     def take(self, others: Ways) -> None:
-        """These are ways to the same server."""
+        """Take over ways to the same server."""
         for theirs in others.all():
             self.learn(theirs.endpoint)
             mine = next(way for way in self._of[theirs.endpoint.key] if way.endpoint == theirs.endpoint)
@@ -96,14 +96,14 @@ class Ways:
                 mine.failed, mine.error, mine.silent = theirs.failed, theirs.error, theirs.silent
 
     def take_out(self, keys: Collection[str]) -> Ways:
-        """The ways with these keys, which are ways to another server."""
+        """Take out the ways with these keys, which lead to another server."""
         found = Ways()
         found._of = {key: self._of.pop(key) for key in list(self._of) if key in keys}
         found._count = self._count
         return found
 
     def leave(self, key: str, tag: str) -> None:
-        """A process goes this way no more."""
+        """A process no longer uses this way."""
         for way in self._of.get(key, ()):
             way.tags.discard(tag)
 
@@ -115,22 +115,21 @@ class Ways:
         asked: frozenset[str] = frozenset(),
         forbidden: frozenset[str] = frozenset(),
     ) -> None:
-        """A connection by it was taken. What was not asked is remembered from before."""
+        """A connection by it was accepted. Commands that were not asked keep their earlier result."""
         for way in self._of.get(endpoint.key, ()):
             if way.endpoint == endpoint:
                 way.worked, way.forbidden = now, forbidden | (way.forbidden - asked)
                 way.error, way.silent = "", False
 
     def failed(self, endpoint: Endpoint, error: str, now: float, *, silent: bool = False) -> None:
-        """A connection by it was not taken; ``silent``: nobody answered in time."""
+        """A connection by it was not accepted; ``silent``: no answer came in time."""
         for way in self._of.get(endpoint.key, ()):
             if way.endpoint == endpoint:
                 way.failed, way.error, way.silent = now, error, silent
 
     def keep(self, tags: Collection[str]) -> list[str]:
-        """Only these processes are here, or have left something: what none of them has named is forgotten. Where that
-        is everything, the best way with each key stays: our own connections may be looked for by it. The keys of which
-        no way is left."""
+        """Keep only the ways of these processes, which are here or have left connections. If that drops every way, the
+        best one with each key stays: our own connections may be searched for by it. Returns the keys without a way."""
         dropped = []
         for way in self.all():
             way.tags.intersection_update(tags)
@@ -145,11 +144,11 @@ class Ways:
         return dropped
 
     def own(self, tag: str) -> bool:
-        """Whether this process gets there in a way of its own, which may lead elsewhere than ours."""
+        """Whether this process uses a way of its own, which may lead elsewhere than ours."""
         return any(way.endpoint.own for way in self.all() if tag in way.tags)
 
     def hopeless(self, tag: str) -> bool:
-        """Whether all that a process has named has failed."""
+        """Whether all ways that a process has named have failed."""
         named = [way for way in self.all() if tag in way.tags]
         return bool(named) and all(way.failed > way.worked for way in named)
 
@@ -159,9 +158,9 @@ class Ways:
 
     @property
     def endpoints(self) -> tuple[tuple[Endpoint, ...], ...]:
-        """What the supervisor can try, by key, best first. The key with the best way comes last: a look that has been
-        answered by all of them ends with one by which it can be listed. After it come those where nobody answers: a
-        connection by one of these keeps its permit, and there may be no other one to look any further with."""
+        """The ways that the supervisor can try, by key, best first. The key with the best way comes last: a look
+        answered by all keys then ends with one by which it can list. Only keys without any answer come after it: a
+        connection by one of these keeps its permit, and there may be no other permit to look further with."""
         found = [sorted((way for way in ways if not way.endpoint.unseen), key=_merit) for ways in self._of.values()]
         best_last = sorted((ways for ways in found if ways), key=lambda ways: _rank(ways[0]), reverse=True)
         best_last.sort(key=lambda ways: ways[0].silent)
@@ -169,20 +168,20 @@ class Ways:
 
     @property
     def unseen(self) -> str:
-        """Why the supervisor can try none of them; empty: it can try one, or none is known."""
+        """Why the supervisor can try none of them; empty: it can, or no way is known."""
         reasons = {way.endpoint.unseen for way in self.all()}
         return "" if "" in reasons else ", ".join(sorted(reasons))
 
 
 def _rank(way: Way) -> tuple[int, int]:
-    """Smaller is better: it works and lets us list; has not been tried; works and lets us do less; has failed."""
+    """Smaller is better: it works and lets us list; is untried; works and lets us do less; has failed."""
     if not way.works:
         return (1, 0) if not way.tried else (3, 0)
     return (2, len(way.forbidden)) if "CLIENT LIST" in way.forbidden else (0, len(way.forbidden))
 
 
 def _merit(way: Way) -> tuple[tuple[int, int], float]:
-    """Smaller is better. Among equals: what worked latest; the newest; what failed the longest ago."""
+    """Smaller is better. Among equals: latest to work; newest; longest since failure."""
     if way.works:
         return _rank(way), -way.worked
     return _rank(way), way.failed if way.tried else -way.named
