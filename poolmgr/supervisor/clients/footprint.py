@@ -1,7 +1,7 @@
 """What each member costs its host: processor time, resident memory, descriptors, threads.
 
 psutil reads them, in a thread, at most :data:`MOST` processes in :data:`EVERY` seconds, in turn. So a host with a
-thousand members pays no more for it than one with forty, and the event loop pays nothing.
+thousand members pays no more than one with forty, and the event loop pays nothing.
 
 This module must never decide anything: the figures are for people.
 """
@@ -76,8 +76,8 @@ class Footprints:
 
 
 def read(pids: Sequence[int]) -> dict[int, Footprint]:
-    """Those of these processes that can be read. Takes a while: not for the event loop."""
-    import psutil  # takes longer to load than the supervisor has at its start
+    """The readable ones of these processes. Slow: not for the event loop."""
+    import psutil  # too slow to load at the supervisor's start
 
     found: dict[int, Footprint] = {}
     for pid in pids:

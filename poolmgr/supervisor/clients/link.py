@@ -1,8 +1,7 @@
 """One client of the supervisor's socket: bytes in, messages out, and bounds on both.
 
-A frame that is not of the protocol drops this client and nothing else. A client that does not read
-is dropped when what waits for it grows past a bound. What a message means is
-:mod:`poolmgr.supervisor.registrar`' business.
+A frame outside the protocol drops this client and nothing else. A client that does not read is dropped when its unread
+bytes grow past a bound. :mod:`poolmgr.supervisor.registrar` decides what a message means.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ limited = Limited()
 
 
 class Receiver(Protocol):
-    """Who is told what clients say."""
+    """Receives what clients send."""
 
     def received(self, link: Link, message: wire.Message) -> None: ...
 
@@ -36,12 +35,12 @@ class Link(asyncio.Protocol):
     def __init__(self, peer: Peer, receiver: Receiver, now: float) -> None:
         self.peer = peer
         self.pidfd = peer.pidfd
-        """Follows the peer's process; -1 once somebody else owns it, or where there is none."""
+        """Follows the peer's process; -1 once another part owns it, or where there is none."""
         self.since = now
         self.tag = ""
         self.number = 0
         self.known = False
-        """Has said anything sensible; who has not is dropped after a while."""
+        """Whether a valid message has come; without one the client is dropped after a while."""
         self.open = False
         self._receiver = receiver
         self._decoder = wire.Decoder(wire.FromMember)
@@ -63,8 +62,8 @@ class Link(asyncio.Protocol):
             self.drop()
 
     def read_to_the_end(self) -> None:
-        """Take what its process has sent before it ended, and we have not read yet. The kernel keeps it, and no
-        more can come; what a child that inherited the socket may send is bounded all the same."""
+        """Read what its process sent before it ended. The kernel keeps that, and no more can come; but a child that
+        inherited the socket may send more, so the reading is bounded."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         left = UNREAD
         while self.open and left > 0 and sock is not None and sock.fileno() >= 0:
@@ -81,7 +80,8 @@ class Link(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The end. A write may have failed at a client that has closed, and whose goodbye is not read yet."""
+        """The link has ended. A write may have failed because the client has closed, and its goodbye may still be
+        unread."""
         if error is not None:
             self.read_to_the_end()
         self.open = False
@@ -91,7 +91,7 @@ class Link(asyncio.Protocol):
         self._receiver.closed(self)
 
     def has_spoken(self) -> bool:
-        """Whether there is something that we have not read yet."""
+        """Whether there is unread data."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         return sock is not None and sock.fileno() >= 0 and readable(sock.fileno())
 
@@ -109,13 +109,13 @@ class Link(asyncio.Protocol):
             self.drop()
 
     def refuse(self, reason: str) -> None:
-        """Say why and close."""
+        """Send the reason and close."""
         limited("client.refused", member=self.peer.pid, uid=self.peer.uid, reason=reason)
         self.send(wire.Refused(reason))
         self.close()
 
     def close(self) -> None:
-        """Close after what was said has been sent."""
+        """Close after pending data has been sent."""
         self.open = False
         if self._transport is not None:
             self._transport.close()

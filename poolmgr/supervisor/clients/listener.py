@@ -1,7 +1,7 @@
-"""Who comes in: accepts clients, asks the kernel who they are, turns others away.
+"""Access to the socket: accepts clients, asks the kernel who they are, turns others away.
 
-Access is decided by what the kernel says of the peer (SO_PEERCRED, unix(7)), never by what the peer
-says. Running out of file descriptors stops accepting for a moment, and nothing else.
+What the kernel says about the peer decides access (SO_PEERCRED, unix(7)), never what the peer says. Running out of file
+descriptors stops accepting for a moment, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAUSE = 0.2
 """Seconds without accepting when descriptors have run out."""
 
 SPARE = 64
-"""Descriptors kept for everything that is no client."""
+"""Descriptors kept for everything but clients."""
 
 
 class Listener:
@@ -58,11 +58,11 @@ class Listener:
         self._loop.add_reader(self._listener, self._accept)
 
     def close(self) -> None:
-        """Take nobody in any more; who is in stays."""
+        """Accept no more clients; connected ones stay."""
         self._loop.remove_reader(self._listener)
 
     def move(self, listener: socket.socket) -> None:
-        """Listen on another socket from now on. Whoever has come to the old one is let in first."""
+        """Listen on another socket from now on. Clients waiting at the old one are accepted first."""
         self.close()
         while self.knocks() and self._accept():
             pass
@@ -72,11 +72,11 @@ class Listener:
         self.open()
 
     def knocks(self) -> bool:
-        """Whether somebody has come and is not let in yet."""
+        """Whether a client waits to be accepted."""
         return processes.readable(self._listener.fileno())
 
     def _accept(self) -> bool:
-        """Let in who has come; whether there may be more."""
+        """Accept the waiting clients. Returns whether there may be more."""
         for _ in range(AT_ONCE):
             try:
                 sock, _ = self._listener.accept()

@@ -1,4 +1,4 @@
-"""Who is registered, and what is sent to whom. It decides nothing."""
+"""The registered members, and sending to them. It decides nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Roster:
         self.by_pid.setdefault(member.identity.pid, set()).add(tag)
 
     def remove(self, tag: str) -> Member | None:
-        """Forget it; who it was."""
+        """Forget the member, and return it."""
         self.totals.ended(tag)
         member = self.known.pop(tag, None)
         if member is not None:
@@ -58,7 +58,7 @@ class Roster:
         return member
 
     def deliver(self, tell: Tell) -> None:
-        """A turn's word to a member, if that link is still its newest."""
+        """Deliver a turn's message to a member, if that link is still its newest."""
         member = self.known.get(tell.tag)
         if member is not None and member.link is not None and member.link.number == tell.link:
             member.link.send(tell.message)

@@ -1,13 +1,12 @@
 """Counters of all pools of all members, added up so that none is lost when a process ends.
 
-Registrar report each pool's counters since that pool was made. What has grown since a pool's last report
-is added to its server's total, so a total never falls while this supervisor lives, whoever comes and
-goes. A new supervisor starts at zero, which Prometheus takes for what it is, a counter that was reset.
-So what a pool had counted for the supervisor before must not be counted again: its first report here
-only says from where on to count. What it counted in the second between is not seen by either.
+Members report each pool's counters since that pool was made. The growth since a pool's last report is added to its
+server's total, so a total never falls while this supervisor lives, whatever processes come and go. A new supervisor
+starts at zero, which Prometheus recognises as a reset counter. What a pool counted under the previous supervisor must
+not be counted again: its first report here only sets the base. The counts of the second in between are in neither.
 
-It must never grow with the number of pools or processes that there have ever been: names that were
-made up by a pool fall together, and so do all names beyond :data:`NAMES`.
+It must never grow with the number of pools or processes that there have ever been: pool-generated names fall together,
+and so do all names beyond :data:`NAMES`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import msgspec
 from poolmgr.wire import WAIT_BOUNDS, Counters, Stats
 
 NAMES = 32
-"""Different names of pools that are told apart at one server."""
+"""Different pool names that are kept apart at one server."""
 
 POOLS = 256
 """Pools of one process whose last report is remembered."""
@@ -76,14 +75,14 @@ class Totals:
         """A member's newest counters of one pool.
 
         Args:
-            inherited: the pool has reported to the supervisor before this one.
+            inherited: the pool has reported to the previous supervisor.
         """
         last = self._last.setdefault(tag, {})
         key = stats.server, stats.pool
         old = last.pop(key, None) or (stats.counters if inherited else Counters())
         last[key] = stats.counters
         if len(last) > POOLS:
-            del last[next(iter(last))]  # the one that has been silent for longest; most likely it is gone
+            del last[next(iter(last))]  # the one silent for longest; most likely it is gone
         self._total(stats.server, stats.pool).add(stats.counters, old)
 
     def ended(self, tag: str) -> None:
@@ -91,7 +90,7 @@ class Totals:
         self._last.pop(tag, None)
 
     def forget(self, server: str) -> None:
-        """Nobody uses that server any more."""
+        """No process uses that server any more."""
         self._of = {key: total for key, total in self._of.items() if key[0] != server}
 
     def _total(self, server: str, pool: str) -> Total:

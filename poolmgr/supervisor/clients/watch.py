@@ -1,10 +1,10 @@
 """When a process ends, or becomes another program (rule S3).
 
-A process is named by its pid *and* its start time, and followed by a pidfd, which becomes readable
-when the process has ended (pidfd_open(2)); neither can be fooled by a pid that is used again. A
-process that becomes another program keeps all three. So whenever its link closes (``exec`` closes it), and while it has
-none, its auxiliary vector is compared, and a mapping is looked for that its program has made (:func:`processes.mark`);
-the vector, which is read quickly, from time to time besides.
+A process is identified by its pid *and* its start time, and followed by a pidfd, which becomes readable when the
+process has ended (pidfd_open(2)); a reused pid can fool neither. A process that becomes another program keeps all
+three. So whenever its link closes (``exec`` closes it), and while it has none, its auxiliary vector is compared, and a
+mapping that its program has made is searched for (:func:`processes.mark`). The vector, which is quick to read, is also
+compared from time to time.
 
 This module must never decide what an exit means; it calls ``gone`` once for each process.
 """
@@ -36,7 +36,7 @@ class Watch:
         self._turn: list[str] = []
 
     def add(self, process: Identity, pidfd: int = -1) -> bool:
-        """Follow it. False: it is not there any more. Owns ``pidfd`` in either case."""
+        """Follow it. False: it is gone. Owns ``pidfd`` in either case."""
         if process.tag in self._of:
             if pidfd >= 0:
                 os.close(pidfd)
@@ -45,7 +45,8 @@ class Watch:
         return self._follow(process, pidfd)
 
     def _follow(self, process: Identity, pidfd: int = -1) -> bool:
-        """Have a pidfd in the selector, now or (descriptors have run out) at a later tick. False: it is gone."""
+        """Put a pidfd in the selector, now or (descriptors have run out) at a later tick. False: the process is
+        gone."""
         try:
             fd = pidfd if pidfd >= 0 else os.pidfd_open(process.pid)
         except OSError as error:
@@ -67,7 +68,7 @@ class Watch:
         self.gone(tag)
 
     def check(self, tag: str) -> None:
-        """Look now: its link has closed, or its pid has come with another tag."""
+        """Check now: its link has closed, or its pid has come with another tag."""
         self._check(tag, became_another)
 
     def _check(self, tag: str, is_another: Callable[[Identity], bool]) -> None:
@@ -87,7 +88,7 @@ class Watch:
             os.close(known[1])
 
     def tick(self) -> None:
-        """Look at some of them; called a few times a second."""
+        """Check some of them; called a few times a second."""
         if not self._turn:
             self._turn = list(self._of)
         now, self._turn = self._turn[: self.SLICE], self._turn[self.SLICE :]

@@ -1,8 +1,8 @@
 """The scope of a supervisor's ledger: made with the first lock file of a boot, never derived.
 
-It stands in ``S.scope``, and whoever holds the lock reads or makes it. A clone of this machine that has the file too
-has another boot id, and makes its own. An orderly end removes it, unless permits were freed there without a proof:
-then the servers stand in it at which something may be left, until a successor has searched them.
+It stands in ``S.scope``; the lock's owner reads or makes it. A clone of this machine that has the file too has another
+boot id, and makes its own. An orderly end removes it, unless permits were freed there without a proof: then the file
+lists the servers at which connections may be left, until a successor has searched them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from poolmgr.kernel import processes
 
 SUFFIX = ".scope"
-"""What is added to the socket's path."""
+"""The suffix of the socket's path."""
 
 
 class _Contents(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class _Contents(msgspec.Struct, frozen=True):
 
 
 class Scope:
-    """That of one socket's path; made under its lock.
+    """The scope of one socket's path; made under its lock.
 
     Args:
         path: the socket's.
@@ -50,14 +50,14 @@ class Scope:
                 self.text, self.unsearched = found.scope, set(found.unsearched)
 
     def make(self) -> str:
-        """Have one: that which is there, else a new one."""
+        """The existing scope, else a new one."""
         if not self.text:
             self.text = secrets.token_hex(8)
             self._write()
         return self.text
 
     def use(self, scope: str) -> None:
-        """The file was lost, and this is what was in it."""
+        """The file was lost, and this was in it."""
         self.text = scope
         self._write()
 
@@ -73,8 +73,8 @@ class Scope:
             self._write()
 
     def _write(self) -> None:
-        """Whole or not at all. What cannot be written is not known to the next one, which makes its own: all that is
-        lost by that is what nobody could prove anyway."""
+        """Write the file, whole or not at all. If that fails, the successor makes its own scope. This loses only what
+        was unprovable anyway."""
         body = msgspec.json.encode(_Contents(self._boot, self._namespace, self.text, tuple(sorted(self.unsearched))))
         new = self._path + ".new"
         with contextlib.suppress(OSError):

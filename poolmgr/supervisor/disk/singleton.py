@@ -1,10 +1,10 @@
 """There is one supervisor for each socket path: the lock, the socket file, and their end.
 
-The ``flock`` on ``S.lock`` is the singleton; whoever cannot have it ends at once. The socket file is
-made anew by whoever has the lock, since a killed supervisor leaves its own behind, and made anew as
-well when somebody removes it or puts another in its place while we run: else nobody new could find
-us, nor start another. Files are removed only while the lock is held and its name still leads to it,
-the lock file last: so nothing of a successor's is ever removed.
+The ``flock`` on ``S.lock`` is the singleton; a process that cannot get it ends at once. The lock's owner makes the
+socket file new, since a killed supervisor leaves its own behind. It also makes the file again if it is removed or
+replaced while we run: otherwise a new process could neither find us nor start another supervisor. Files are removed
+only while the lock is held and its name still leads to it, the lock file last: so nothing of a successor's is ever
+removed.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Singleton:
                 self.give_sign()
                 self._guard = keep_away(os.path.dirname(self.path))
                 return
-            os.close(self._fd)  # the one before us removed it between our opening and locking
+            os.close(self._fd)  # our predecessor removed it between our open and lock
 
     def give_sign(self) -> None:
-        """For all to see (:func:`poolmgr.kernel.lockfile.silence`)."""
+        """Show a sign of life (:func:`poolmgr.kernel.lockfile.silence`)."""
         give_sign(self._fd)
 
     def ours(self) -> bool:
@@ -80,19 +80,19 @@ class Singleton:
         return found.st_dev, found.st_ino
 
     def noted(self) -> bytes:
-        """What the supervisor before has kept in the lock file."""
+        """What the previous supervisor kept in the lock file."""
         return os.pread(self._fd, 1024, 0)
 
     def note(self, text: bytes) -> None:
-        """Keep it in the lock file, which is there for as long as anything is charged."""
+        """Keep text in the lock file, which exists while anything is charged."""
         os.pwrite(self._fd, text, 0)
-        self.give_sign()  # which the writing has overwritten
+        self.give_sign()  # the write has overwritten it
 
     def listen(self) -> socket.socket:
         """The listening socket: systemd's if it passed one, else a new one in place of a stale one.
 
         Raises:
-            UnfitError: something that is no socket is in the way, or it cannot be made.
+            UnfitError: the path is not a socket, or none can be made.
         """
         passed = _from_systemd(self.path)
         if passed is not None:
@@ -125,8 +125,8 @@ class Singleton:
         return sock
 
     def astray(self) -> bool:
-        """Whether the socket's path does not lead to what we listen on any more. The file's number is not
-        used again while we listen: the kernel holds on to it (unix(7))."""
+        """Whether the socket's path no longer leads to our socket. The kernel holds on to the file's inode number while
+        we listen (unix(7)), so no other file gets it."""
         if self._bound is None:
             return False
         try:
@@ -135,7 +135,7 @@ class Singleton:
             return True
 
     def remove(self) -> None:
-        """Leave nothing behind. Only with nothing charged; the caller ends right after it."""
+        """Remove all files. Only with nothing charged; the caller ends right after it."""
         if not self.ours():
             return
         if not self.passed and not self.astray():
@@ -145,12 +145,12 @@ class Singleton:
         with contextlib.suppress(OSError):
             os.unlink(self.lock)
         directory = os.path.dirname(self.path)
-        if os.path.basename(directory) == f"redis-poolmgr-{os.getuid()}":  # whoever needs it makes it again
+        if os.path.basename(directory) == f"redis-poolmgr-{os.getuid()}":  # it is made again when needed
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
 
     def _remove_launch_lock(self) -> None:
-        """The lock of those who start supervisors (see :mod:`poolmgr.launch`), unless one holds it."""
+        """Remove the lock for starting supervisors (see :mod:`poolmgr.launch`), unless a process holds it."""
         try:
             fd = os.open(self.path + ".launch", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -165,7 +165,7 @@ class Singleton:
 
 
 def _cannot_make(path: str, error: OSError) -> UnfitError:
-    from poolmgr.settings import how_to_make  # it takes a while to load, and clients wait for the socket
+    from poolmgr.settings import how_to_make  # slow to load, and clients wait for the socket
 
     return UnfitError(how_to_make(path, error.strerror or str(error)))
 

@@ -1,24 +1,22 @@
 """The ledger on disk, for the next supervisor (rules S1 and S4).
 
-A crash of the *process* is what this protects against, so nothing is ever synced to the disk: what a
-process has written is seen by its successor whether or not the disk has it. A crash of the *host*
-ends every member too, and the boot id then makes the file void.
+It protects against a crash of the *process*, so nothing is ever synced to the disk: the successor sees what a process
+has written whether or not the disk has it. A crash of the *host* ends every member too, and the boot id then makes the
+file void.
 
-One file holds two slots of equal size, written in turn, each with a generation and a checksum: a
-writer killed in the middle of a slot leaves the other one whole. Each says how large the file is, so that
-one that has lost its end is not taken for one whose newer slot was never told. Slots rather than one rename for
-each write, because some file systems start to write a replaced file to the disk at once, and a busy
-supervisor writes hundreds of times a second. The space is allocated when the file is made, so a disk
-that fills up later does not stop the writing. Only growth makes a new file, which then replaces the
-old one atomically.
+One file holds two slots of equal size, written in turn, each with a generation and a checksum: a writer killed in the
+middle of a slot leaves the other one whole. Each slot says how large the file is, so a file that lost its end, and its
+newer slot, is detected. Slots replace a rename for each write, because some file systems start to write a replaced file
+to the disk at once, and a busy supervisor writes hundreds of times a second. The space is allocated when the file is
+made, so a disk that fills up later does not stop the writing. Only growth makes a new file, which then replaces the old
+one atomically.
 
-Every snapshot has a number, which grows from one supervisor to the next, and the number of the newest
-is in the lock file as well (:func:`mark`): so an older snapshot that somebody puts back, and one that
-somebody takes away, are not mistaken for the truth. It is written after the snapshot, and before
-anything is told, so a crash in between leaves a snapshot that is newer than the mark; that one is good.
+Every snapshot has a number, which grows from one supervisor to the next. The lock file holds the number of the newest
+(:func:`mark`), so a snapshot that was removed, or replaced by an older one, is detected. The mark is written after the
+snapshot and before any message is sent. A crash in between leaves a snapshot newer than the mark; that one is good.
 
-It must never decide what an unusable snapshot means: :func:`read` says why it is unusable, and the
-server does a census then. It never holds a secret: endpoints are in it by their keys.
+It must never decide what an unusable snapshot means: :func:`read` gives the reason, and the supervisor then takes a
+census. It never holds a secret: endpoints are in it by their keys.
 """
 
 from __future__ import annotations
@@ -53,11 +51,11 @@ class Contents(msgspec.Struct, frozen=True):
     """What a slot holds.
 
     Attributes:
-        boot, namespace: as :mod:`poolmgr.tags` gives them; pids and start times mean nothing elsewhere.
-        scope: the *place* of :mod:`poolmgr.tags`, which version 0.1.0 compares. A host's name changes, so this one
-            does not.
-        saved: everything that rule S1 sums and whose it is; its ``owner`` is the supervisor that
-            wrote it, by pid and start time.
+        boot, namespace: as in :mod:`poolmgr.tags`; pids and start times mean nothing elsewhere.
+        scope: the *place* of :mod:`poolmgr.tags`, which version 0.1.0 compares. A host's name changes, so this one does
+            not compare it.
+        saved: everything that rule S1 sums, and its holders; ``owner`` is the supervisor that wrote it, by pid and
+            start time.
     """
 
     boot: str
@@ -87,16 +85,16 @@ class SupersededError(Exception):
 
 
 def mark(generation: int, boot: str = "") -> bytes:
-    """What the lock file says while this is the number of the newest snapshot. Of one length always, so
-    that it is written in one piece."""
+    """The lock file's text while this is the newest snapshot's number. Its length is constant, so that it is written in
+    one piece."""
     return f"{boot or own_tag.boot()} {generation:020d}\n".encode()
 
 
 def marked(text: bytes) -> int:
-    """The number that the lock file says; 0 if it says none, or of an earlier boot.
+    """The number in the lock file; 0 if there is none, or one of an earlier boot.
 
     Raises:
-        UnusableError: it says something else.
+        UnusableError: the file holds something else.
     """
     if not text:
         return 0
@@ -110,11 +108,11 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
     """What the last supervisor left; None if there is no file.
 
     Args:
-        scope: what the names of our connections bear; empty: that is not known.
-        newest: the number of the newest snapshot, as :func:`marked` says.
+        scope: the scope in our connections' names; empty: not known.
+        newest: the number of the newest snapshot, from :func:`marked`.
 
     Raises:
-        UnusableError: there is one, or was, with the reason.
+        UnusableError: there is or was one; with the reason.
     """
     try:
         data = Path(path).read_bytes()
@@ -138,7 +136,7 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
 
 
 def generation(path: str) -> int:
-    """The number of the snapshot that is there; 0 if there is none."""
+    """The existing snapshot's number; 0 if there is none."""
     try:
         return _newest(path, Path(path).read_bytes())[0]
     except (OSError, UnusableError):
@@ -148,12 +146,12 @@ def generation(path: str) -> int:
 def _decode(path: str, body: bytes) -> Contents:
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
         raise UnusableError("version", f"{path} does not hold what this version writes: {error}") from None
 
 
 def _newest(path: str, data: bytes) -> tuple[int, bytes]:
-    """The whole slot with the higher generation: that, and its body."""
+    """The intact slot with the highest generation: the generation, and the body."""
     half = len(data) // 2
     formats = set()
     best: tuple[int, bytes] | None = None
@@ -180,8 +178,8 @@ class Writer:
 
     Args:
         path: the file.
-        place: goes into it.
-        ours: whether the lock is still ours; asked before every write.
+        place: goes into the file.
+        ours: whether the lock is still ours; checked before every write.
         note: keeps a :func:`mark`.
     """
 
@@ -198,15 +196,15 @@ class Writer:
         self.writes = 0
 
     def continue_after(self, newest: int) -> None:
-        """Give larger numbers than this, though the snapshot that is there has a smaller one."""
+        """Use numbers above this one, even if the existing snapshot has a smaller one."""
         self._generation = max(self._generation, newest)
 
     def write(self, saved: Saved) -> None:
-        """Put it on disk, whole or not at all.
+        """Write it to disk, whole or not at all.
 
         Raises:
-            OSError: it could not be written; the one before still stands, or its number could not be: then
-                it stands, and says too much at most.
+            OSError: the snapshot could not be written, and the previous one stands; or its number could not be: then it
+                stands, and claims too much at most.
             SupersededError: the lock is no longer ours.
         """
         if not self._ours():
@@ -248,7 +246,7 @@ class Writer:
         self._fd, self._capacity = fd, capacity
 
     def remove(self) -> None:
-        """Nothing is charged any more: the next supervisor starts from nothing."""
+        """Nothing is charged any more: remove the files, so that the next supervisor starts from nothing."""
         if self._ours():
             with contextlib.suppress(OSError):
                 self._note(mark(0))
@@ -266,7 +264,7 @@ class Writer:
 
 
 def _room_for(size: int) -> int:
-    """A slot's capacity, large enough for what comes."""
+    """A slot's capacity, with room to grow."""
     capacity = _SMALLEST
     while capacity < 2 * size:
         capacity *= 2

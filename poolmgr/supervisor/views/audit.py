@@ -1,9 +1,9 @@
 """Three truths compared: the ledger's, the kernel's and the server's. It reports, and changes nothing.
 
-A process that holds more connections than it is charged uses a pool that bypasses the budget; one
-that shows more on the server than in the kernel has left some behind. The three are never read at the same
-instant. So a difference to the kernel alone counts when two audits in a row have seen it; and of a server's lists
-that counts which two in a row show, the very same connections, compared with what was read between them.
+A process that holds more connections than it is charged uses a pool that bypasses the budget; one that shows more on
+the server than in the kernel has left some behind. The three are never read at the same instant. So a difference to the
+kernel alone counts after two audits in a row have seen it. Of a server's lists, only the very same connections in two
+lists in a row count, compared with what was read between them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ EVERY = 5.0
 """Seconds between two audits."""
 
 AT_MOST = 64
-"""Processes whose descriptors are read in one audit; more take committer."""
+"""Processes whose descriptors are read in one audit; more take turns."""
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The numbers for one process at one server. None: cannot be known, or was not looked at."""
+    """The numbers for one process at one server. None: unknown, or not read."""
 
     server: str
     pid: int
@@ -40,7 +40,7 @@ class Seen(msgspec.Struct, frozen=True):
     listed: int | None = None
 
     def excess(self) -> str:
-        """What is wrong, as a sentence; empty if nothing is."""
+        """The fault, as a sentence; empty: none."""
         who = f"{self.title or 'process'} {self.pid}"
         if self.listed is None:
             if self.kernel is None or self.kernel <= self.ledger:
@@ -60,7 +60,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Listed:
-    """A server's list, and what was read of its processes since: the most of each."""
+    """A server's list, and the highest numbers read of its processes since."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.at = upstream.rows_at
@@ -81,7 +81,7 @@ class Listed:
         self.read[tag] = seen
 
     def suspects(self) -> bool:
-        """Whether another list may show a difference: one alone accuses nobody."""
+        """Whether another list may show a difference: one alone accuses no process."""
         return any(
             msgspec.structs.replace(seen, listed=len(self.ids.get(tag, ()))).excess()
             for tag, seen in self.read.items()
@@ -108,14 +108,14 @@ class Audit:
     """Differences that hold now.
 
     Attributes:
-        count: how many differences have been found since the start.
+        count: how many differences were found since the start.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._thread = DaemonExecutor("poolmgr-audit")
         self._lists: dict[str, Listed] = {}
-        """By server: the newest list that was there at an audit."""
+        """By server: the newest list at the time of an audit."""
         self._suspected: set[Key] = set()
         self._held: dict[Key, status.Difference] = {}
         self._next = 0
@@ -185,7 +185,7 @@ class Audit:
         return judged
 
     def _conclude(self, judged: list[Seen]) -> None:
-        """What was found is held until it is looked for and found no more, or its process is gone."""
+        """Hold a difference until an audit no longer finds it, or its process is gone."""
         alive = {member.identity.pid for member in self._registry.context.roster.known.values()}
         found = {_key(seen): seen for seen in judged if seen.excess()}
         cleared = {_key(seen) for seen in judged} - found.keys()

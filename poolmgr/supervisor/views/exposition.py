@@ -1,9 +1,9 @@
 """``/metrics`` over HTTP, for Prometheus.
 
-:class:`MetricsServer` serves in threads of its own, so that a slow scraper never holds up the ledger: the
-event loop is only asked for a :class:`~poolmgr.supervisor.views.metrics.Reading`, which it puts together
-between two turns. Nothing but reading can be done here, and nobody is asked who they are: it belongs on
-an address that only those reach who may know how busy the host is.
+:class:`MetricsServer` serves in threads of its own, so that a slow scraper never holds up the ledger. The event loop
+only supplies a :class:`~poolmgr.supervisor.views.metrics.Reading`, which it puts together between two turns. Clients
+can only read, and they are not authenticated: use an address that is reachable only by those who may know how busy the
+host is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ READ_WITHIN = 5.0
 """Seconds for which a scrape waits for the event loop."""
 
 RETRY = 5.0
-"""Seconds until an address that was taken is tried again: the supervisor before may still have it."""
+"""Seconds until an occupied address is tried again: the previous supervisor may still have it."""
 
 PATIENCE = 10.0
 """Seconds a client may take for its request."""
@@ -101,7 +101,7 @@ class MetricsServer:
         """Where it listens; 0 before."""
 
     def start(self) -> None:
-        """Returns at once; an address that cannot be had is logged and tried again."""
+        """Return at once; an unavailable address is logged and tried again."""
         threading.Thread(target=self._main, name="metrics", daemon=True).start()
 
     def stop(self) -> None:
@@ -114,7 +114,7 @@ class MetricsServer:
 
     def _main(self) -> None:
         try:
-            import prometheus_client  # noqa: F401 (slow to load: here nobody waits for it)
+            import prometheus_client  # noqa: F401 (slow to load: nothing waits for it here)
         except ImportError:
             limited(
                 "metrics.unavailable",
@@ -137,8 +137,8 @@ class MetricsServer:
                 self._ended.wait(RETRY)
                 continue
             server.set_app(self._application)
-            # It is closed here and nowhere else: whoever polls a number that another thread has closed keeps the file
-            # open, and polls whatever gets that number next.
+            # It is closed here and nowhere else: a thread that polls a descriptor closed by another thread keeps the
+            # file open, and then polls whatever gets that descriptor next.
             with server:
                 self._server, self.port = server, server.server_port
                 log.info("metrics.served", extra={"address": self._address})
@@ -179,7 +179,7 @@ class MetricsServer:
             if answer.set_running_or_notify_cancel():
                 try:
                     answer.set_result(self._read())
-                except Exception as error:  # told to whoever scrapes, not to the loop
+                except Exception as error:  # sent to the scraper, not to the loop
                     answer.set_exception(RuntimeError(str(error)))
 
         self._loop.call_soon_threadsafe(read)

@@ -1,10 +1,10 @@
-"""What Prometheus is told: the whole host's pools, in one place.
+"""The metrics for Prometheus: the whole host's pools, in one place.
 
-:class:`Reading` is everything there is to tell, frozen; :func:`families` turns one into metrics, by
-Prometheus' rules for names and units. Serving them is :mod:`poolmgr.supervisor.views.exposition`.
+:class:`Reading` holds all the figures, frozen; :func:`families` turns one into metrics, by Prometheus' rules for names
+and units. :mod:`poolmgr.supervisor.views.exposition` serves them.
 
-It must never label by process: workers come and go, and each label value is a time series for ever.
-``poolmgr status`` shows single processes.
+It must never label by process: workers come and go, and each label value is a time series for ever. ``poolmgr status``
+shows single processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ increase in a series that begins with 1."""
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been counted of one server since the supervisor began."""
+    """Counts of one server since the supervisor began."""
 
     recalled: int = 0
     rotated: int = 0
@@ -39,14 +39,14 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is served, as it was at one instant.
+    """Everything that is served, at one instant.
 
     Attributes:
         ledgers: by server.
-        totals: by (server, pool name); nobody else has them.
-        restarts: supervisors before this one that did not end by themselves.
+        totals: by (server, pool name), of all members' pools.
+        restarts: earlier supervisors that did not end by themselves.
         snapshots: how many were written.
-        unwritten: the last one could not be.
+        unwritten: the last one could not be written.
     """
 
     status: schema.Status
@@ -222,7 +222,7 @@ def _of_pools(totals: dict[tuple[str, str], Total]) -> Iterator[Metric]:
 
 
 def _cumulative(counts: Iterable[int]) -> Iterator[tuple[str, float]]:
-    """Prometheus' buckets: how many took at most so long."""
+    """Prometheus' buckets: how many waits took at most that long."""
     total = 0
     for bound, count in zip([*(str(bound) for bound in WAIT_BOUNDS), "+Inf"], counts, strict=True):
         total += count

@@ -1,5 +1,5 @@
-"""Answers to the questions of tools: status, limits, a new budget. It reads, and changes nothing
-itself; the schema is :mod:`poolmgr.status`."""
+"""Answers to tools' questions: status, limits, a new budget. It reads, and changes nothing itself; the schema is
+:mod:`poolmgr.status`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.metrics import Counted, Reading
 
 COSTLY = 0.002
-"""Seconds."""
+"""Seconds from which an answer counts as costly."""
 
 SILENT_AFTER = 5.0
 """Seconds after which a member that owes an acknowledgement is called silent."""
@@ -46,8 +46,8 @@ class Queries:
 
     Args:
         path: its socket.
-        listener: who is connected.
-        notes: what else people are to know, as it is now.
+        listener: the connected clients.
+        notes: further notes for people, as of now.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Queries:
         return self._computed(question.what, known)
 
     def _computed(self, what: str, compute: Callable[[], str]) -> wire.Answer:
-        """A costly answer is given again for ten times as long as it took, so that nobody who asks in a
-        loop can keep the supervisor from its work."""
+        """A costly answer is repeated for ten times as long as it took, so that a tool that asks in a loop cannot keep
+        the supervisor from its work."""
         now = time.monotonic()
         kept = self._kept.get(what)
         if kept is not None and now < kept[0]:
@@ -220,7 +220,7 @@ class Queries:
         )
 
     def limits(self) -> schema.Limits:
-        """How each budget came about."""
+        """How each budget was derived."""
         return schema.Limits(
             servers=tuple(
                 schema.ServerLimits(
