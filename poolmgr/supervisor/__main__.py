@@ -1,8 +1,8 @@
 """``python -m poolmgr.supervisor``: take the lock, listen, then load everything else.
 
-The order matters: clients may connect (and wait in the queue) as soon as the socket listens, while
-the imports below still run; and the lock is taken before the snapshot is read. A second one that
-finds the lock taken ends at once, with status 0: the supervisor that was wanted is there.
+The order matters: clients may connect (and wait in the queue) as soon as the socket listens, while the imports below
+still run; and the lock is taken before the snapshot is read. A second supervisor that finds the lock taken ends at
+once, with status 0: the one that was wanted is there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a supervisor; the process's exit status."""
+    """Run a supervisor; returns the process's exit status."""
     from poolmgr.spawn import extend_path
 
     extend_path()
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str) -> int:
     import asyncio
 
-    singleton.give_sign()  # on a busy machine this takes seconds, and nobody is to take it for hung
+    singleton.give_sign()  # on a busy machine this takes seconds, and must not look hung
     from poolmgr import settings as settings_of
     from poolmgr.errors import PoolmgrError
     from poolmgr.logs import structured

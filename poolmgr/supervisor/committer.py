@@ -1,8 +1,8 @@
 """One turn of the ledger for each turn of the event loop, carried out in the one order that is safe.
 
-All events that arrived are in the ledger when :meth:`Committer.run` settles it. Then (rule S1): the
-snapshot, then what is told and what the supervisor opens itself. If the snapshot cannot be written,
-the turn's raises and recalls are taken back before anything else happens: members go on with what they have.
+All events that arrived are in the ledger when :meth:`Committer.run` settles it. Then (rule S1) come the snapshot, the
+messages, and what the supervisor opens itself. If the snapshot cannot be written, the turn's raises and recalls are
+taken back before anything else happens: members go on with what they have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from poolmgr.wire import Limit
 
 
 class Committer:
-    """Runs turns when asked to by :meth:`touch`, or when the ledger itself wants one.
+    """Runs turns on :meth:`touch`, or when the ledger itself wants one.
 
     Args:
         deliver: sends a tell to its member.
@@ -58,13 +58,13 @@ class Committer:
         return self._loop.time()
 
     def touch(self) -> None:
-        """Something was fed: have a turn at the end of this turn of the loop."""
+        """Something was fed: run a turn at the end of this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.run)
 
     def run(self) -> None:
-        """Settle, save, tell."""
+        """Settle, save, send."""
         self._scheduled = False
         if self._closed:
             return

@@ -19,9 +19,9 @@ class Context:
     """See the module's docstring.
 
     Attributes:
-        committer: settles the ledger, saves it, and tells what it decided.
+        committer: settles the ledger, saves it, and sends its decisions.
         watch: follows processes.
-        belonging: whose a connection is.
+        belonging: who owns a connection.
         serial: numbers for connections of the supervisor's own.
     """
 

@@ -1,7 +1,7 @@
 """One thread that does blocking work for the event loop, one piece at a time.
 
-A daemon thread, unlike those of :mod:`concurrent.futures`: a server that does not answer must not
-hold up the supervisor's own end.
+It is a daemon thread, unlike those of :mod:`concurrent.futures`: an unresponsive server must not hold up the
+supervisor's own end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DaemonExecutor:
         return await future
 
     def stop(self) -> None:
-        """End it after what it is doing."""
+        """End the thread after its current work."""
         if self._thread is not None:
             self._work.put(None)
             self._thread = None
@@ -49,7 +49,7 @@ class DaemonExecutor:
                 result, error = None, raised
             try:
                 self._loop.call_soon_threadsafe(_finish, future, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: nothing waits any more
                 return
 
 

@@ -1,7 +1,7 @@
 """The supervisor's log: stable event names, details as fields, and no flood.
 
-What an outsider can cause as often as it likes (garbage, strangers at the door) goes through
-:class:`Limited`: the first few of each kind are written, the rest are counted and told later.
+Events that an outsider can cause at will (garbage, strangers at the socket) go through :class:`Limited`: the first few
+of each kind are written, the rest are counted and reported later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words to systemd (sd_notify(3)): ready, alive, what we do. Nothing at all where nobody listens."""
+"""Messages to systemd (sd_notify(3)): ready, alive, current status. Nothing is sent without a listener."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Notify:
         pid = os.environ.pop("WATCHDOG_PID", "")
         ours = self._address and pid in ("", str(os.getpid())) and interval.isdigit()
         self.watchdog = int(interval) / 1e6 / 4 if ours else 0.0
-        """Seconds between two signs of life; 0: none are wanted. A quarter of what systemd allows, so that a
-        host that is short of processor time for a second is not taken for a supervisor that hangs."""
+        """Seconds between two signs of life; 0: none are wanted. A quarter of what systemd allows, so that a host short
+        of processor time for a second does not make the supervisor look hung."""
 
     def __call__(self, **words: str) -> None:
         """``notify(READY="1", STATUS="...")``"""

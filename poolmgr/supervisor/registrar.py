@@ -1,8 +1,8 @@
-"""What clients say, and what is done about it: the registrar of members.
+"""The registrar of members: it receives client messages and acts on them.
 
-Registrar are known by their tags, and a tag is believed only if it names the very process that the
-kernel says is at the other end (pid and start time), in this boot and for this socket. Everything
-that concerns permits goes to the ledger; everything that concerns reaching a server goes to the registry.
+Members are known by their tags. A tag is believed only if it names the very process that the kernel reports at the
+other end (pid and start time), in this boot and for this socket. Everything that concerns permits goes to the ledger;
+everything that concerns reaching a server goes to the registry.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.registry import Registry
 
 SILENT_STRANGER = 10.0
-"""Seconds after which a client that has said nothing is dropped."""
+"""Seconds after which a silent client is dropped."""
 
 AFTER_CLOSE = (0.05, 0.5)
-"""Seconds after a link's end at which its process is looked at again: ``exec`` closes the link in its
-middle, when the new program cannot be told from the old one yet."""
+"""Seconds after a link's end at which its process is checked again: ``exec`` closes the link halfway, when the new
+program cannot be distinguished from the old one yet."""
 
 UNLINKED = 50
-"""How many processes without a link are looked at in one tick."""
+"""How many processes without a link one tick checks."""
 
 TOO_MANY = "too many servers are known here: is an address made up anew for each connection?"
 
@@ -36,14 +36,14 @@ STRANGERS = "connections under names like ours of which nobody has registered"
 
 PICTURE_EVERY = 1.0
 PICTURE_OF = 5
-"""How often, in seconds, members that wait are told who holds what; how many holders it names."""
+"""How often, in seconds, waiting members receive the largest holders; how many holders it names."""
 
 REFUSE_EVERY = 0.05
 """Seconds between two refusals of what one member asks for at one server."""
 
 
 class Registrar:
-    """Receives what links say.
+    """Receives the messages of links.
 
     Args:
         boot: as in tags.
@@ -75,22 +75,22 @@ class Registrar:
         self._closed = closed
         self._pictured = 0.0
         self._asking: dict[tuple[str, str], None] = {}
-        """Registrar that have just said that somebody waits there, and at which server."""
+        """Members that have just reported a waiting caller, and the server."""
         self._stuck = ""
         self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
-        """What was refused last: need, limit, and when."""
+        """The last refusal: need, limit, and time."""
         self._loop = asyncio.get_running_loop()
         self._pid = context.ledger.owner.pid
         self._began = context.committer.clock()
         self.left = False
-        """The last that went said goodbye."""
+        """The last member to go said goodbye."""
         self.service_left = False
         """A service's master has said goodbye, and no process has come since."""
 
     # ---- from clients -----------------------------------------------------------------------------
 
     def received(self, link: Link, message: wire.Message) -> None:
-        """Anything a client says (see :class:`poolmgr.supervisor.clients.link.Receiver`).
+        """Handle a client's message (see :class:`poolmgr.supervisor.clients.link.Receiver`).
 
         Raises:
             WireError: it makes no sense; the client is dropped.
@@ -106,7 +106,7 @@ class Registrar:
                 self._hello(link, message)
             case wire.Query() | wire.SetBudget():
                 self._ask(link, message)
-            case wire.Bye() if not link.tag:  # a gunicorn master's, which is no member
+            case wire.Bye() if not link.tag:  # from a gunicorn master, which is not a member
                 self.left, self.service_left = self.left or not self._roster.known, True
                 link.close()
             case _ if not link.tag:
@@ -155,7 +155,7 @@ class Registrar:
                 link.close()
 
     def _detach(self, link: Link, message: wire.Detach, now: float) -> None:
-        """It goes to an address no more; and with the last one of a server, it says goodbye to that."""
+        """It no longer uses an address; with a server's last address it says goodbye to that server."""
         if message.endpoint:
             self._registry.detached(link.tag, message.endpoint)
         if not message.server:
@@ -240,7 +240,7 @@ class Registrar:
         self._committer.touch()
 
     def _objection(self, link: Link, hello: wire.Hello) -> str:
-        """Why this registration is not believed; empty if it is."""
+        """Why this registration is not believed; empty: it is."""
         if link.tag:
             return "you have registered already on this connection"
         if hello.versions[0] > wire.VERSION or hello.versions[1] < wire.OLDEST:
@@ -263,7 +263,7 @@ class Registrar:
         return ""
 
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> bool:
-        """Whether there is room for it."""
+        """Whether there is room for the endpoint."""
         upstream = self._registry.upstream_for(endpoint, tag)
         if upstream is None:
             return False
@@ -278,7 +278,7 @@ class Registrar:
     # ---- ends -------------------------------------------------------------------------------------
 
     def closed(self, link: Link) -> None:
-        """A link has closed: that proves nothing, but it is a reason to look at the process."""
+        """A link has closed. That proves nothing, but is a reason to check the process."""
         self._closed(link)
         member = self._roster.known.get(link.tag) if link.tag else None
         if member is not None and member.link is link:
@@ -290,8 +290,8 @@ class Registrar:
                 self._loop.call_later(later, self._watch.check, link.tag)
 
     def gone(self, tag: str) -> None:
-        """The process has ended or become another program (rule S3). Its end can be seen before its last words
-        are read: after a goodbye nothing is left to be proven."""
+        """The process has ended or become another program (rule S3). Its end can be seen before its last messages are
+        read: after a goodbye nothing is left to prove."""
         member = self._roster.known.get(tag)
         if member is not None and member.link is not None:
             member.link.read_to_the_end()
@@ -322,7 +322,7 @@ class Registrar:
                 limited("client.silent", member=link.peer.pid)
                 link.drop()
         for tag in [tag for tag, member in self._ledger.members.items() if not member.linked][:UNLINKED]:
-            self._watch.check(tag)  # a program that has ended says no more, and neither does its successor
+            self._watch.check(tag)  # a program that has ended sends nothing more, and neither does its successor
         if now - self._pictured >= PICTURE_EVERY:
             self._pictured = now
             self._send_pictures()
@@ -336,8 +336,8 @@ class Registrar:
                     self._roster.send(tag, picture)
 
     def refuse(self) -> None:
-        """After a turn: who has asked for more and got less is sent the picture at once. It is the answer that there is
-        no more now, for callers that wait for no other process."""
+        """After a turn: send the picture at once to members that asked for more and got less. It means that no more is
+        available now, for callers that do not wait for another process."""
         asking, self._asking = self._asking, {}
         now = self._committer.clock()
         for tag, id in asking:
@@ -352,7 +352,8 @@ class Registrar:
                 self._roster.send(tag, self._picture(server))
 
     def stuck(self, why: str) -> None:
-        """After a turn: why nothing is raised, empty when that is over. All are told, for the errors of who waits."""
+        """After a turn: why no limit is raised; empty when that is over. All members receive it, for their callers'
+        errors."""
         if why != self._stuck:
             self._stuck = why
             for tag in self._roster.known:
@@ -375,7 +376,7 @@ def _no_answer(question: wire.Query | wire.SetBudget) -> wire.Answer:
 
 
 def _is_another_of(other: str, tag: tags.Tag) -> bool:
-    """Whether that is another tag of the same process."""
+    """Whether ``other`` is another tag of the same process."""
     found = tags.find(other)
     if found is None or found.process != other or other == tag.process:
         return False

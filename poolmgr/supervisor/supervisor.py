@@ -1,8 +1,8 @@
-"""The supervisor put together: restored from the snapshot, open to members, ended when nobody is left.
+"""The supervisor put together: restored from the snapshot, open to members, ended when no client is left.
 
-Each part has a file of its own; this one says how they hang together and when the process ends. It
-ends by itself only with nothing charged and nothing in quarantine, and then leaves no file behind. On
-SIGTERM it ends at once: the snapshot says everything to its successor.
+Each part has a file of its own; this one connects them and decides when the process ends. It ends by itself only with
+nothing charged and nothing in quarantine, and then leaves no file behind. On SIGTERM it ends at once: the snapshot says
+everything to its successor.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from poolmgr.supervisor.views.exposition import MetricsServer
 
 TICK = 0.5
-"""Seconds between two looks at what has no event: processes that exec, silent clients, the end."""
+"""Seconds between two checks of what has no event: processes that exec, silent clients, the end."""
 
 SIGN = 0.5
 """Seconds between two signs of life."""
 
 BRIEFLY = 3.0
-"""Seconds, at most, that it outlives a last client that was no service and said goodbye: scripts that run one after the
-other find it."""
+"""Seconds, at most, that it outlives a last client that was not a service and said goodbye: scripts that run in
+sequence then find it."""
 
 FIRST_CLIENT = 10.0
 """Seconds a new supervisor waits for its first client."""
@@ -72,7 +72,7 @@ class Supervisor:
         self.path = singleton.path
         self.notes: list[str] = []
         self.astray = ""
-        """Why nobody new can find us; empty if they can."""
+        """Why new processes cannot find us; empty: they can."""
         self._singleton = singleton
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -135,7 +135,7 @@ class Supervisor:
     # ---- the beginning ------------------------------------------------------------------------------
 
     def _restored(self, owner: Identity) -> Ledger:
-        """The ledger as the supervisor before left it (rule S4)."""
+        """The ledger as the previous supervisor left it (rule S4)."""
         saved: Saved | None = None
         newest, lost = 0, False
         try:
@@ -143,7 +143,7 @@ class Supervisor:
             self._writer.continue_after(newest)
             saved = snapshot.read(self._writer.path, self.scope.text, newest)
         except snapshot.UnusableError as error:
-            lost = error.reason != "boot" or newest > 0  # after a boot no process of the old one lives
+            lost = error.reason != "boot" or newest > 0  # no process survives a boot
             log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
             self.notes.append(f"the snapshot could not be used ({error}): a census was taken instead")
         if saved is None:
@@ -162,13 +162,13 @@ class Supervisor:
         return ledger
 
     def _scope(self) -> str:
-        """The scope's file may have been lost, and the snapshot not."""
+        """The ledger's scope. The scope's file may be lost while the snapshot is not."""
         if not self.scope.text and self.ledger.scopes:
             self.scope.use(next(iter(self.ledger.scopes)))
         return self.scope.make()
 
     def _lives(self, process: Identity) -> bool:
-        """Whether a listed process still runs; then it is followed from here on."""
+        """Whether a listed process still runs; if so, follow it from here on."""
         return processes.lives(process) and self.watch.add(process)
 
     async def run(self) -> None:
@@ -191,7 +191,7 @@ class Supervisor:
 
     def _serve_metrics(self) -> None:
         if self.settings.metrics is not None:
-            from poolmgr.supervisor.views.exposition import MetricsServer  # an HTTP server takes a while to load
+            from poolmgr.supervisor.views.exposition import MetricsServer  # an HTTP server is slow to load
 
             self._exposition = MetricsServer(self.settings.metrics, self._queries.reading)
             self._exposition.start()
@@ -212,7 +212,7 @@ class Supervisor:
             self._loop.call_later(linger + 0.001, self._perhaps_end)
 
     def _perhaps_end(self) -> None:
-        """End if nobody is there and nothing is charged; first close what is kept, prove what is open."""
+        """End if no client is left and nothing is charged; first close the kept connections and prove the open ends."""
         if self._alone_since is None or self.door.links or self._loop.time() < self._alone_since:
             return
         self.registry.stop()
@@ -220,7 +220,7 @@ class Supervisor:
             self._ended.set()
 
     def _settled(self) -> None:
-        """A turn is over: who got less than it asked for is told so; and what kept us may be gone."""
+        """A turn is over: refuse members that got less than they asked for; an obstacle to our end may be gone."""
         self.members.stuck(self.turns.unwritten)
         self.members.refuse()
         if self._alone_since is not None and not self._ended.is_set():
@@ -279,10 +279,10 @@ class Supervisor:
                 self._be_found()
 
     def _be_found(self) -> None:
-        """If the socket's file is gone, or another is in its place, make it anew, under the lock that is still ours.
+        """If the socket's file is gone or replaced, make it again, under the lock that is still ours.
 
-        Registrar stay connected meanwhile, so nothing is lost by it; to end and leave it to a successor would
-        cost each of them a registration. systemd's file is systemd's to make.
+        Members stay connected meanwhile, so nothing is lost. Ending, and leaving it to a successor, would cost each of
+        them a registration. Only systemd may make systemd's file.
         """
         if not self._singleton.astray():
             self.astray = ""
@@ -312,7 +312,7 @@ class Supervisor:
 
 
 def _process(name: str) -> Identity:
-    """The process of a tag, as the program that it is now."""
+    """The process of a tag, as the program it runs now."""
     tag = tags.find(name)
     if tag is None:
         return Identity(name, 0)
