@@ -30,7 +30,7 @@ program cannot be distinguished from the old one yet."""
 UNLINKED = 50
 """How many processes without a link one tick checks."""
 
-TOO_MANY = "too many servers are known here: is an address made up anew for each connection?"
+TOO_MANY = "too many servers are known here: does a program make up an address for each connection?"
 
 STRANGERS = "connections under names like ours of which nobody has registered"
 

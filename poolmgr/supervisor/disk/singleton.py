@@ -184,9 +184,9 @@ def _from_systemd(path: str) -> socket.socket | None:
             os.set_inheritable(fd, False)
         sock = socket.socket(fileno=3)
     except OSError as error:
-        raise UnfitError(f"descriptor 3, which systemd is to pass, is no socket ({error.strerror})") from None
+        raise UnfitError(f"descriptor 3, which systemd should pass, is not a socket ({error.strerror})") from None
     if sock.family != socket.AF_UNIX:
-        raise UnfitError("the socket that systemd passed is no Unix socket: ListenStream must be a path")
+        raise UnfitError("the socket that systemd passed is not a Unix socket: ListenStream must be a path")
     if os.path.abspath(sock.getsockname()) != path:
-        raise UnfitError(f"systemd listens at {sock.getsockname()} and POOLMGR_SOCKET is {path}: make them the same")
+        raise UnfitError(f"systemd listens at {sock.getsockname()}, but POOLMGR_SOCKET is {path}: make them the same")
     return sock

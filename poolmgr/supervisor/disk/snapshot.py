@@ -118,7 +118,7 @@ def read(path: str, scope: str = "", newest: int = 0) -> Saved | None:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         if newest:
-            raise UnusableError("missing", f"{path} was removed by somebody, its number was {newest}") from None
+            raise UnusableError("missing", f"{path} was removed; its number was {newest}") from None
         return None
     except OSError as error:
         raise UnusableError("unreadable", f"{path}: {error.strerror}") from None

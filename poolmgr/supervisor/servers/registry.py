@@ -384,7 +384,7 @@ class Registry:
             return
         self.ledger.mark_partial()
         self._wait()
-        detail = "a member states more than is known: the snapshot of the supervisor before is lost"
+        detail = "a member states more than is known: the previous supervisor's snapshot is lost"
         log.warning("snapshot.unusable", extra={"reason": "missing", "detail": detail})
 
     def _wait(self) -> None:

@@ -67,7 +67,7 @@ class Waits:
             self._wait(
                 left,
                 now,
-                "the supervisor cannot see who is connected, by one of the server's names or by all",
+                "the supervisor cannot list the connections, by one of the server's names or by all",
                 lost=True,
             )
         elif nameless and fresh:

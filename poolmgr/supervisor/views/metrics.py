@@ -127,7 +127,7 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
     yield used
     yield gauge(
         "poolmgr_free_connections",
-        "What is charged to nobody; negative while a smaller budget is recalled.",
+        "Not charged to any holder; negative while a smaller budget is recalled.",
         lambda s: s.free if s.budget is not None else None,
     )
     yield gauge("poolmgr_limit_connections", "Sum of the members' limits.", lambda s: sum(m.limit for m in s.members))
@@ -135,10 +135,10 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
     yield gauge("poolmgr_in_use_connections", "Connections with callers.", lambda s: sum(m.in_use for m in s.members))
     yield gauge(
         "poolmgr_pinned_connections",
-        "With callers for so long that nobody waits for them.",
+        "In use for so long that no recall waits for them.",
         lambda s: sum(m.pinned for m in s.members),
     )
-    yield gauge("poolmgr_idle_connections", "Open and with nobody.", idle)
+    yield gauge("poolmgr_idle_connections", "Open and not in use.", idle)
     yield gauge(
         "poolmgr_waiting_callers", "Callers that wait for a connection.", lambda s: sum(m.waiting for m in s.members)
     )
@@ -180,7 +180,7 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
         lambda s: sum(1 for found in reading.status.differences if found.server == s.id),
     )
     yield counter("poolmgr_permits_recalled", "Permits taken back from members.", lambda s: of(s).recalled)
-    yield counter("poolmgr_rotations", "Committer that ended while permits rotate.", lambda s: of(s).rotated)
+    yield counter("poolmgr_rotations", "Turns that ended while permits rotate.", lambda s: of(s).rotated)
     yield counter("poolmgr_outages", "Times the server stopped answering.", lambda s: of(s).outages)
     yield counter("poolmgr_permits_unproven", "Permits freed after a wait, not a proof.", lambda s: s.unproven)
 

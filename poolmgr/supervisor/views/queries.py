@@ -189,7 +189,7 @@ class Queries:
         strange = self._ledger.servers[upstream.id].strange
         if strange:
             notes.append(
-                f"{strange} connections bear names like ours, and nobody has registered them: they are "
+                f"{strange} connections bear names like ours, and no registered process owns them: they are "
                 "charged for as long as the server shows them (CLIENT LIST, names with pm1.)"
             )
         view = views.of(self._ledger, upstream.id)
