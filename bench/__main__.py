@@ -1,11 +1,10 @@
 """``python -m bench``: measure, show, and write down (``make bench``).
 
     run [PART ...]     measure (all parts, about eleven minutes), show tables, write JSON, charts and document
-    report             make charts and document anew from the JSON
-    guard              seconds: only ratios, with generous bounds; exit status 1 if one is exceeded
+    report             make charts and document again from the JSON
+    guard              takes seconds: only ratios, with generous bounds; exit status 1 if one is exceeded
 
-Every part runs in a process of its own (:mod:`bench.lib.part`); one that fails is reported, and the
-others go on.
+Every part runs in its own process (:mod:`bench.lib.part`). A part that fails is reported, and the others go on.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def _options() -> argparse.Namespace:
     run.add_argument("--quick", action="store_true", help="short: shows that all works; figures mean little")
     run.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     run.add_argument("--json", type=Path, default=RESULT, help="where the figures are written")
-    again = actions.add_parser("report", help="make charts and document anew from the JSON")
+    again = actions.add_parser("report", help="make charts and document again from the JSON")
     again.add_argument("--json", type=Path, default=RESULT)
     actions.add_parser("guard", help="compare ratios with generous bounds")
     return parser.parse_args()

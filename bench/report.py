@@ -1,6 +1,6 @@
 """The document: ``docs/benchmarks.md`` and its charts, made from the JSON of a run and from nothing else.
 
-No figure is typed by hand. Whoever wants other figures runs ``make bench``.
+No figure is typed by hand. To get other figures, run ``make bench``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import hiredis
 WATCHING = 1 << 40
 MULTI = 1 << 41
 IDENTITY = 1 << 42
-"""AUTH or HELLO: whose session it is. Part of connecting; afterwards somebody's own doing."""
+"""AUTH or HELLO: whose session it is. Part of connecting; afterwards the caller's own doing."""
 STRANGE = 1 << 43
 """A state that only a new connection ends: subscriptions, MONITOR, another database."""
 PLAIN = 0
@@ -22,7 +22,7 @@ STATEFUL = SUBSCRIPTIONS | frozenset(
     )
 )  # fmt: skip
 KINDS: dict[Any, int] = {}
-"""What is known of a command's first argument, as the caller wrote it."""
+"""The kind of each command's first argument, as the caller wrote it."""
 KINDS_LIMIT = 4096
 
 
@@ -38,7 +38,7 @@ def classify(name: object) -> int:
     """Whether a command may change more than data. Remembers its answer."""
     words = _text(name).split(None, 1)
     kind = SPECIAL if words and words[0].upper() in STATEFUL else PLAIN
-    if len(KINDS) < KINDS_LIMIT and type(name) in (str, bytes):  # a subclass's object may hold on to anything
+    if len(KINDS) < KINDS_LIMIT and type(name) in (str, bytes):  # a subclass's object may keep anything alive
         KINDS[name] = kind
     return kind
 
@@ -75,7 +75,7 @@ def effect(state: int, args: tuple[Any, ...] | list[Any], database: int) -> tupl
 
 
 def unpack(chunks: object) -> list[list[Any]] | None:
-    """The commands in what somebody packed on their own; None if it cannot be told."""
+    """The commands in bytes that the caller packed; None if the bytes cannot be read as commands."""
     reader = hiredis.Reader(notEnoughData=unpack)
     found: list[list[Any]] = []
     try:
@@ -91,5 +91,5 @@ def unpack(chunks: object) -> list[list[Any]] | None:
                 return None
             found.append(command)
         return None if reader.has_data() else found
-    except Exception:  # whatever it was, it was no command
+    except Exception:  # not a command, whatever it was
         return None

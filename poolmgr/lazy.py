@@ -1,8 +1,8 @@
-"""Modules loaded when they are first needed, and never half of one in a forked child.
+"""Load modules on first use, and never leave one half loaded in a forked child.
 
-An import holds its module's lock. A fork in the middle of another thread's import leaves that lock taken in
-the child, by a thread that does not exist there, and whoever imports the module in the child waits for
-ever. So a fork waits for the imports made here, and none begins while it is made.
+An import holds its module's lock. A fork in the middle of another thread's import leaves that lock taken in the
+child, by a thread that does not exist there, and an import of that module in the child waits for ever. So a fork waits
+for the imports made here, and no import begins during a fork.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _lock = threading.RLock()
 
 
 _loaded: dict[str, ModuleType] = {}
-"""At the interpreter's end nothing can be imported, not even what has been."""
+"""At the interpreter's end no import works, not even of a module that was loaded."""
 
 
 def load(name: str) -> ModuleType:
@@ -42,12 +42,12 @@ def load(name: str) -> ModuleType:
 
 
 TO_CONNECT = ("codecs", "copyreg", "hiredis", "redis.observability.attributes", "warnings")
-"""What redis-py imports in the middle of a connect, though it was loaded long before."""
+"""Modules that redis-py imports in the middle of a connect, though they were loaded long before."""
 
 
 def importable() -> None:
-    """To be called before redis-py connects. A destructor that needs a connection while the interpreter ends (after the
-    goodbye, that is) would have an ImportError for what is loaded and only not listed any more."""
+    """Call this before redis-py connects. A destructor that needs a connection while the interpreter ends (after the
+    goodbye, that is) would get an ImportError for a module that is loaded but no longer listed."""
     if _ending():
         for name in TO_CONNECT:
             if name in _loaded:

@@ -1,12 +1,12 @@
-"""What we take of the interpreter as it is, whatever else the process has put in its place.
+"""The interpreter's own functions, even where the process has replaced them.
 
-Test suites freeze ``time.monotonic`` (freezegun, ``unittest.mock``), also where a module has imported it by name, and
-whoever waits by a frozen clock waits for ever. eventlet takes ``select.poll`` away; its ``os.read`` and ``os.write``
-switch to another greenlet first. Ours never block, and are called where nobody may switch: in finalizers and signal
-handlers. So these come from where nobody looks: from copies of the modules, and from the module below ``os``.
+Test suites freeze ``time.monotonic`` (freezegun, ``unittest.mock``), also where a module imported it by name, and a
+wait by a frozen clock never ends. eventlet removes ``select.poll``; its ``os.read`` and ``os.write`` switch to another
+greenlet first. Ours never block, and run where a switch is forbidden: in finalizers and signal handlers. So these
+functions come from copies of the modules, and from the module below ``os``, which no library patches.
 
-Whatever *waits* is taken by its usual name when it is used (``threading``, ``selectors``, ``time.sleep``, sockets), so
-that gevent and eventlet have their say.
+Functions that *wait* (``threading``, ``selectors``, ``time.sleep``, sockets) are looked up by their usual names when
+they are used, so that gevent and eventlet can replace them.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Start a supervisor that is nobody's child, and hear what becomes of it.
+"""Start a supervisor as a child of init, and learn whether it serves.
 
-It must not be the child of a gunicorn master, whose ``waitpid(-1)`` would reap it, nor a zombie of a process
-that never waits; nor may it keep a descriptor of whoever happened to start it. So a short-lived Python between
-closes everything, makes a session of its own, forks and ends, and the kernel hands the supervisor to init. Nor may it
-be as slow as its starter wants to be: scheduling class, niceness and soft limits are set back as far as that is let.
+The supervisor must not be the child of a gunicorn master, whose ``waitpid(-1)`` would reap it, nor a zombie of a
+process that never waits. It must not keep a descriptor of its starter. So a short-lived Python in between closes
+everything, makes its own session, forks and ends, and the kernel hands the supervisor to init. The supervisor must not
+be as slow as its starter wants to be: scheduling class, niceness and soft limits are reset as far as the system allows.
 
-It needs this package and what that needs, wherever this process has them from: a path that a script has added
+The supervisor needs this package and its dependencies, wherever this process found them: a path that a script added
 (``addsitedir``, ``activate_this``), an unpacked PEX, an embedding program's home. So it gets this process's
-``sys.path``, behind its own, lest another Python's standard library stand before the right one. What it writes to
-standard error until it serves goes to the process that waits for it, so that the reason why it cannot start,
-an import error above all, reaches the caller's exception.
+``sys.path`` after its own, so that another Python's standard library does not precede the right one. Until it serves,
+its standard error goes to the process that waits for it. So the reason why it cannot start, an import error above all,
+reaches the caller's exception.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTUP_OUTPUT = "POOLMGR_STARTUP_OUTPUT"
 """Names the descriptor that becomes a supervisor's standard error when it serves."""
 
 _REPORT, _OUTPUT = 3, 4
-"""What these two are for a supervisor that is started from here."""
+"""The numbers of these two descriptors in a supervisor that is started from here."""
 
 _SERVES = b"\n"
 """The whole report of a supervisor that serves."""
@@ -72,7 +72,7 @@ if os.fork() == 0:
     os.execv(sys.argv[1], sys.argv[1:])
 """
 """What the short-lived Python runs. SIGINT is blocked when it starts, so that Ctrl-C does not strike it before it
-has left the terminal's group; one that has come is dropped."""
+has left the terminal's group; a SIGINT that has arrived is dropped."""
 
 _FROM_ELSEWHERE = """\
 import runpy, sys
@@ -87,22 +87,22 @@ _NOT_FOR_IT = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "
 """systemd meant these for the process that starts the supervisor."""
 
 EXHAUSTED = os.strerror(errno.EAGAIN), os.strerror(errno.ENOMEM), "can't start new thread"
-"""What says that a limit of the system forbids it."""
+"""Texts of errors that mean: a limit of the system forbids the start."""
 
 MORE = "raise the limit of processes (ulimit -u, TasksMax=, pids.max) or of memory, or end what uses it up"
 
 _path = sys.path
-"""Kept: at the interpreter's end ``sys.path`` is None."""
+"""Kept here, because ``sys.path`` is None at the interpreter's end."""
 
 _shows_output = False
 """Whether a supervisor started from here writes its log to this process's standard error."""
 
 
 def show_output() -> None:
-    """A supervisor started from here, or from a child of this process, logs to our standard error.
+    """Let a supervisor that this process or its child starts log to our standard error.
 
-    For a service, whose log that is. Nobody else's: a supervisor outlives whoever happened to start it, and
-    a caller that reads a script's standard error to its end would wait for the supervisor's.
+    For a service only, since that is its log. A supervisor outlives the process that started it, and a caller that
+    reads a script's standard error to its end would wait for the supervisor's.
     """
     global _shows_output
     _shows_output = True
@@ -175,7 +175,7 @@ class Birth:
 
     @property
     def said_nothing(self) -> bool:
-        """After :meth:`is_over`: it ended without a word, as one that is killed does."""
+        """After :meth:`is_over`: it ended without a word, as a killed process does."""
         return not self._report.said and not self._words.said.strip()
 
     def why_not(self) -> str:
@@ -195,7 +195,7 @@ class Birth:
 
 
 def report_start(error: str = "") -> None:
-    """For the supervisor: tell whoever started it that it serves, or why it cannot (one line)."""
+    """For the supervisor: report to its starter that it serves, or why it cannot (one line)."""
     report, output = os.environ.pop(STARTUP_FD, ""), os.environ.pop(STARTUP_OUTPUT, "")
     said = error.strip().replace("\n", " ")[:1000].encode() or _SERVES
     if report.isdigit():
@@ -211,7 +211,7 @@ def report_start(error: str = "") -> None:
 
 
 def extend_path() -> None:
-    """For the supervisor, before it loads anything from outside: look where its starter looks, after its own places."""
+    """For the supervisor, before it loads any other package: search its starter's path too, after its own."""
     found = os.environ.pop(STARTUP_PATH, "")
     sys.path += [entry for entry in found.split(os.pathsep) if entry and entry not in sys.path]
 
@@ -263,7 +263,7 @@ def _spawn(module: str, path: str, report: int, words: int) -> None:
 
 
 def _is_kept_from_it(name: str) -> bool:
-    """Whether a variable is not for the supervisor. What this interpreter ignores (``-E``, ``-I``) it ignores too."""
+    """Whether a variable is not for the supervisor. It also ignores what this interpreter ignores (``-E``, ``-I``)."""
     return name in _NOT_FOR_IT or bool(sys.flags.ignore_environment and name.startswith("PYTHON"))
 
 
@@ -306,7 +306,7 @@ def _is_found() -> bool:
 def _search_path(given: str) -> list[str]:
     """PYTHONPATH for the supervisor: it runs in ``/``, and must find this very package.
 
-    It stands before the standard library. So a directory for packages, which may be another Python's, is not added.
+    PYTHONPATH precedes the standard library. So a directory for packages, which may be another Python's, is not added.
     """
     entries = [str(Path(entry).absolute()) for entry in given.split(os.pathsep) if entry]
     root = _root()

@@ -24,7 +24,7 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
         charge: permits the ledger counts as held; never less than what it has open.
         open: sockets it reports: connecting, idle, in use or closing.
         in_use: connections lent to callers.
-        pinned: of these, those that have been out for so long that nobody waits for them.
+        pinned: of these, those that have been out for so long that recalls do not wait for them.
         waiting: callers that wait for a connection.
         acked: whether it has acknowledged its newest limit.
         silent_for: seconds since its last report; None before the first.

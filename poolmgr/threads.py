@@ -1,7 +1,7 @@
-"""Threads of ours: the one place that starts them.
+"""The one place that starts our threads.
 
-They are daemons, since nothing of ours may hold up the end of a process. A subinterpreter (mod_wsgi, uWSGI) has none: a
-thread that is left at its end aborts the whole process, and Python 3.11 asks nobody to end it before that.
+They are daemons, since nothing of ours may delay the end of a process. A subinterpreter (mod_wsgi, uWSGI) has no thread
+of ours: a thread that is left at its end aborts the whole process, and Python 3.11 has no hook to end it before that.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def make(target: Callable[..., object], name: str, *args: object) -> Thread:
 
 
 def started(thread: Thread) -> bool:
-    """Start it. False: none can be had, by a limit of the system, where Python forbids it, or at the end."""
-    if not allowed() or sys.is_finalizing():  # it would never get its turn, and who starts it would wait for that
+    """Start it. False: no thread can start, by a limit of the system, where Python forbids it, or at the end."""
+    if not allowed() or sys.is_finalizing():  # it would never run, and its starter would wait for it
         return False
     try:
         thread.start()

@@ -43,11 +43,11 @@ MANY = 10_000
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Number = Annotated[int, Meta(ge=0)]
 Time = Annotated[float, Meta(ge=0.0)]
-"""Not a number is none either."""
+"""NaN is refused too."""
 Name = Annotated[
     str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]+\Z")
 ]
-"""Without characters that a terminal obeys."""
+"""Without control characters, which a terminal would obey."""
 NameOrNone = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]*\Z")]
 """Likewise; may be empty."""
 Serials = Annotated[tuple[Count, ...], Meta(max_length=MANY)]
@@ -75,7 +75,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     host: NameOrNone = ""
     """The name as the user gave it: TLS verifies this one."""
     address: NameOrNone = ""
-    """Where the name led when a member looked, and ``key`` names; empty: it is to be looked up."""
+    """The address that a member found for the name; ``key`` names it. Empty: look the name up."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     path: NameOrNone = ""
     username: str | None = None
@@ -83,12 +83,12 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     tls: dict[str, str | bool | int] | None = None
     """redis-py's ``ssl_*`` arguments that have a plain value; None for plain text. Paths are absolute."""
     among: bool = False
-    """The name led to other addresses as well: that nobody listens at this one is nobody's loss."""
+    """The name led to other addresses as well, so it does no harm if no server listens at this one."""
     unseen: str = ""
-    """Why nobody but the member itself can go this way; empty: the supervisor can."""
+    """Why only the member itself can connect this way; empty: the supervisor can too."""
     own: bool = False
-    """The connection class gets there in a way of its own (a tunnel): by this address others may reach it, or nobody,
-    or another server."""
+    """The connection class connects in its own way (a tunnel): by this address other processes may reach this server,
+    another server, or none."""
 
     @property
     def named(self) -> str:
@@ -113,7 +113,7 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     """``max(limit, open)``: what the ledger must charge."""
     open: Count = 0
     by: dict[str, Count] = msgspec.field(default_factory=dict)
-    """How many of these by each endpoint, should one of them be another server by now. Empty: it is not known."""
+    """How many of these by each endpoint, in case an endpoint is another server by now. Empty: not known."""
 
 
 class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -157,7 +157,7 @@ class Hello(Message, frozen=True):
     replaces: Annotated[tuple[str, ...], Meta(max_length=MANY)] = ()
     """Earlier tags of this very process, which have said goodbye, or whose descriptors were closed."""
     scope: str = ""
-    """What an earlier supervisor told, which the names of this member's connections bear; empty: nothing."""
+    """The scope that an earlier supervisor sent, and that the names of this member's connections bear; empty: none."""
     mark: Number = 0
     """See :func:`poolmgr.kernel.processes.mark`."""
 
@@ -176,10 +176,10 @@ class Detach(Message, frozen=True):
     endpoint: NameOrNone
     """Empty: none in particular."""
     server: NameOrNone = ""
-    """And so has none to this server: it has forgotten what it was told of it, and opens nothing there before it has
-    attached again. Empty: it has other endpoints there, or was never told which server that is."""
+    """If set, the member has no connection to this server either. It has forgotten the server's limit and opens nothing
+    there before it has attached again. Empty: it has other endpoints there, or never learned which server that is."""
     seq: Count = 0
-    """The newest limit at that server of which it had heard."""
+    """Sequence of the newest limit at that server that the member had received."""
 
 
 class Report(Message, frozen=True):
@@ -203,9 +203,9 @@ class Report(Message, frozen=True):
     timeout: Time = 5.0
     """Shortest time in seconds that its callers wait for a connection: bounds the quantum."""
     pinned: Count = 0
-    """Of ``in_use``, those that have been so for so long that nobody knows when they end."""
+    """Of ``in_use``, those in use for so long that their end cannot be predicted."""
     replied: Time = 0.0
-    """When a reply of the server was last had, in monotonic seconds of this host; 0: not known."""
+    """When the server last replied, in monotonic seconds of this host; 0: not known."""
 
 
 class Lost(Message, frozen=True):
@@ -240,8 +240,8 @@ class Stats(Message, frozen=True):
     idle: int = 0
     in_use: int = 0
     since: float = 0.0
-    """Monotonic seconds of this host when the pool began to count: what it counted before a supervisor
-    began was counted by the one before."""
+    """Monotonic seconds of this host when the pool began to count. What it counted before this supervisor began was
+    counted by the previous one."""
 
 
 class Ping(Message, frozen=True):
@@ -279,22 +279,22 @@ class Welcome(Message, frozen=True):
     pid: int
     budget: str = ""
     scope: str = ""
-    """What the names of connections are to bear from now on."""
+    """The scope that the names of connections bear from now on."""
     lock: tuple[int, int] = (0, 0)
-    """Device and inode of its lock file. Where that name leads elsewhere there may be another supervisor."""
+    """Device and inode of its lock file. If that name leads to another file, there may be another supervisor."""
     parts: bool = False
-    """This supervisor takes the goodbye to a single server (:class:`Detach`)."""
+    """This supervisor accepts a goodbye to a single server (:class:`Detach`)."""
 
 
 class Resolved(Message, frozen=True):
-    """This endpoint is that server. Until then an endpoint has no limit and nothing is opened."""
+    """This endpoint is that server. Until this arrives an endpoint has no limit, and the member opens nothing."""
 
     endpoint: str
     server: str
     number: int = 0
-    """Of the last question about this endpoint that the supervisor has heard on this link; 0: it has heard none beside
-    the registration. An answer to an earlier question than the member's last is void: in between the member has said
-    goodbye to the endpoint, and the supervisor may have forgotten where it led."""
+    """Number of the last question about this endpoint that the supervisor received on this link; 0: it received none
+    beside the registration. An answer to an earlier question than the member's last is void: in between the member
+    said goodbye to the endpoint, and the supervisor may have forgotten where it led."""
 
 
 class Limit(Message, frozen=True):
@@ -306,12 +306,12 @@ class Limit(Message, frozen=True):
 
 
 class Ask(Message, frozen=True):
-    """Somebody waits: report at once, and again when something has been spare for ``guard`` seconds."""
+    """Another member waits: report at once, and again when a permit has been spare for ``guard`` seconds."""
 
     server: str
     guard: float = 0.005
     login: str = ""
-    """The endpoint whose credentials the server does not take: it is to be attached again, with those of now."""
+    """The endpoint whose credentials the server refuses: attach it again, with the present ones."""
 
 
 class Gone(Message, frozen=True):
@@ -329,12 +329,13 @@ class Health(Message, frozen=True):
     since: float = 0.0
     error: str = ""
     trial: bool = False
-    """This member is to open a connection, and to say what has come of it."""
+    """This member must open a connection and report the outcome."""
 
 
 class Picture(Message, frozen=True):
-    """Who holds what. Sent to a member whose report asks for more than it gets, which it tells that there is no more
-    now; and to all that wait, once a second, for error messages. With an empty server: why nothing is raised at any."""
+    """Who holds what. The supervisor sends it to a member whose report asks for more than it gets, to say that there is
+    no more now; and once a second to each member that waits, for error messages. With an empty server: why no limit is
+    raised at any."""
 
     server: str
     budget: int
@@ -355,13 +356,13 @@ class Answer(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The peer is not taken: why and what to do. The connection is closed after it."""
+    """The peer is refused: why and what to do. The connection is closed afterwards."""
 
     reason: str
 
 
 def objection(message: Message) -> str:
-    """What is wrong with a well-formed message that no field alone can show; empty if nothing is."""
+    """What is wrong with a well-formed message, where no single field shows it; empty if nothing is."""
     match message:
         case Hello() if not all(endpoint.host or endpoint.path for endpoint in message.endpoints):
             return "a hello with an endpoint that leads nowhere"
@@ -391,7 +392,7 @@ def encode(message: Message) -> bytes:
 
 
 class Decoder:
-    """Bytes in, messages out. One for each peer; it keeps what has not arrived whole.
+    """Bytes in, messages out. One for each peer; it keeps a message until it is complete.
 
     Args:
         kinds: :data:`FromMember` at the supervisor, :data:`FromSupervisor` at a member.
@@ -423,7 +424,11 @@ class Decoder:
                 at += 4 + length
                 try:
                     yield self._decoder.decode(body)
-                except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
+                except (
+                    msgspec.MsgspecError,
+                    ValueError,
+                    RecursionError,
+                ) as error:  # ValueError: not UTF-8
                     raise WireError(f"not a message: {error}") from None
         finally:
             del buffer[:at]

@@ -161,7 +161,7 @@ class Service:
 
 
 class _Any:
-    """A route that answers every method itself, so that a wrong one is told in our own words."""
+    """A route that answers every method itself, so that a wrong method gets our own error text."""
 
     def __init__(self, respond: Any) -> None:
         for method in falcon.COMBINED_METHODS:

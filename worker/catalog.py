@@ -103,7 +103,7 @@ class Catalog:
     def _read_again(self, exchange: Exchange, known: _Known) -> None:
         try:
             policy = self._read(exchange)
-        except Problem:  # it was told once, and is no more: no judgement is left
+        except Problem:  # it answered once, and no longer does: drop the judgement
             self.latest = None
             known.read_again = 0.0
             raise

@@ -1,4 +1,4 @@
-"""What a caller is told when a request is not answered with a result.
+"""The answer to a caller whose request gets no result.
 
 Every failure becomes a :class:`Problem`: one status and one sentence. Nothing here may let a traceback
 or a secret through.

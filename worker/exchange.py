@@ -1,9 +1,9 @@
-"""One request's talk with the server on one connection: everything is sent, everything is read, within a deadline.
+"""One request's exchange with the server on one connection: everything is sent, everything is read, within a deadline.
 
-The policy is the first line of defence; this is the second. A connection on which the server says more than it was
-asked would give one caller another's data. So each exchange ends with an ECHO of a text that nobody else knows: if
-its reply does not come in its place, or if anything is there before or after, the connection is closed and the
-request answered by an error. (Over RESP2 a late push cannot be told from a reply in any other way.)
+The policy is the first line of defence; this is the second. If the server says more on a connection than it was asked,
+one caller would get another's data. So each exchange ends with an ECHO of a text that only this exchange knows. If that
+reply does not come in its place, or if anything comes before or after it, we close the connection and answer the
+request with an error. (Over RESP2 a late push cannot be told from a reply in any other way.)
 
 Whatever is raised here, the connection is closed or all its replies have been read.
 """
@@ -103,11 +103,11 @@ class Exchange:
             raise redis_errors.ConnectionError("Redis has closed the connection in the middle of a request")
 
     def close(self) -> None:
-        """Let nobody have the connection after this request."""
+        """Close the connection, so that no other request gets it."""
         self.connection.disconnect()
 
     def _not_echoed(self, replies: list[Any], last: Any) -> None:
-        """The last reply is not what was to be echoed."""
+        """The last reply is not the text that we sent to be echoed."""
         if is_busy(last):
             if not all(map(is_busy, replies)):
                 self.close()

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 
 class Parser(DefaultParser):  # type: ignore[valid-type, misc]
-    """redis-py's, which has its exceptions in the handshake, and while nobody has set :attr:`verbatim`."""
+    """redis-py's parser. It raises redis-py's exceptions in the handshake, and while :attr:`verbatim` is not set."""
 
     verbatim = False
 

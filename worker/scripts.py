@@ -1,9 +1,9 @@
-"""Scripts for Upstash: flags in a script's first line that only its servers know are taken away. No I/O.
+"""Scripts for Upstash: remove flags in a script's first line that only Upstash's servers know. No I/O.
 
-``#!lua flags=allow-key-locking`` has Upstash lock the script's keys instead of the whole database; what the script does
-is the same without it. The script that is run has another hash then, and callers know the one of what they have
-written: so a process remembers which became which. What it does not remember, since another one was told it, is
-NOSCRIPT to EVALSHA, upon which clients send the script itself.
+``#!lua flags=allow-key-locking`` has Upstash lock the script's keys instead of the whole database; without it the
+script does the same. The script that runs then has another hash, and callers know the hash of what they wrote. So a
+process remembers which hash became which. It does not know the scripts that other processes received: EVALSHA answers
+NOSCRIPT for these, and clients then send the script itself.
 """
 
 from __future__ import annotations

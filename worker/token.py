@@ -94,9 +94,9 @@ def ensure(path: Path) -> tuple[str, bool]:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Have a file with this token there, unless there is one; whether there was none.
+    """Make a file with this token, unless there is one. Returns whether there was none.
 
-    It is whole from the first moment: written aside, then given the name, unless somebody was first.
+    The file is whole from the first moment: it is written aside, then linked to its name, unless the name exists.
     """
     aside = path.with_name(f".token-{os.getpid()}-{secrets.token_hex(4)}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

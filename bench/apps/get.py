@@ -1,8 +1,8 @@
-"""One GET for each request; whose pool it draws on is the only difference between the contestants.
+"""One GET for each request. The contestants differ only in the pool that the GET uses.
 
-``BENCH_POOL``: ``poolmgr``, or a number: redis-py's pool that waits, with so many connections in each
-worker. Both are made in the worker, when first used. The answer is the worker's pid, always of the same
-length, so that whoever measures knows which worker a connection leads to.
+``BENCH_POOL`` is ``poolmgr``, or a number: redis-py's blocking pool with that many connections in each worker.
+Each worker makes its pool on first use. The answer is the worker's pid, always of the same length, so that the
+measuring client knows which worker a connection leads to.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class Outcome(msgspec.Struct):
     """What one worker saw within the measured time: sorted latencies in seconds, and errors.
 
     Attributes:
-        done: answers within the measured time. Latencies are of all that was begun in it, for whoever waits
-            longest must not be left out; but counted as throughput these late ones would flatter a queue.
+        done: answers within the measured time. Latencies cover every request that began in it, so that the longest
+            waits are included. Late answers do not count as throughput: that would flatter a queue.
     """
 
     role: Role

@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 def turns(names: Sequence[T], rounds: int, *, collect: bool = True) -> Iterator[tuple[int, T]]:
-    """(round, contestant): each once in every round, each round beginning with another one, every
-    second one backwards.
+    """(round, contestant): each contestant once in every round. Each round begins with another contestant, and
+    every second round runs backwards.
 
     Args:
-        collect: collect garbage before each turn, so that nobody pays for another's.
+        collect: collect garbage before each turn, so that no contestant pays for another's.
     """
     for number in range(rounds):
         shift = number % len(names)

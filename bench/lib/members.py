@@ -1,10 +1,10 @@
 """Members without pools: many real processes' links to a supervisor, played by one.
 
-Each member is a process of its own, since the kernel's word for it is what the supervisor goes by (pid and
-start time, a pidfd to follow). But it does nothing: it has connected to the supervisor, handed its end to
-the player (SCM_RIGHTS) and sleeps. The player obeys the protocol's rules for all of them: it reports what it
-is told to want, acknowledges lower limits at once and answers when asked. No member opens a connection
-to Redis, so that only the supervisor works.
+Each member is a real process, because the supervisor identifies members by what the kernel says (pid and start
+time, a pidfd to follow). The process does nothing else: it connects to the supervisor, hands its end to the player
+(SCM_RIGHTS) and sleeps. The player obeys the protocol's rules for all members: it reports the demand that the bench
+sets, acknowledges lower limits at once and answers when asked. No member opens a connection to Redis, so that only
+the supervisor works.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Troupe:
         return sent
 
     def rest(self) -> None:
-        """Nobody wants anything any more."""
+        """End the demand of every member."""
         for actor in self.actors:
             if actor.want:
                 self.demand(actor, 0)

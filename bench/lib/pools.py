@@ -1,17 +1,17 @@
 """The contestants, each as its own documentation advises to set it up.
 
-Whatever makes a peer slower than it need be would be a lie, so the choices are explained here:
+A set-up that makes a peer slower than necessary would be a lie, so this text explains the choices:
 
-- ``redis.ConnectionPool``: as ``redis.Redis()`` makes it. It never waits; it is given a ceiling only where
-  it must keep to one.
+- ``redis.ConnectionPool``: as ``redis.Redis()`` makes it. It never waits; it gets a ceiling only where the
+  comparison needs one.
 - ``redis.BlockingConnectionPool``: redis-py's pool for a fixed number of connections. With the ceiling that
   the comparison is about and a timeout long enough never to be hit.
-- A *dedicated connection* is ``redis.Redis(single_connection_client=True)``, one for each thread: no pool at
-  all, so nobody can be faster who still is a redis-py client.
+- A *dedicated connection* is ``redis.Redis(single_connection_client=True)``, one for each thread: without a
+  pool, so no redis-py client can be faster.
 - A *raw socket* with hiredis' reader: what Python can do at most.
 - ``psycopg_pool.ConnectionPool`` and SQLAlchemy's ``QueuePool``, the two pools that Python programmers know
-  best, speak to databases that are not here: they get a connection that answers everything at
-  once, which can only make them look better. ``QueuePool`` is told not to roll back on return
+  best, speak to databases that are not here. They get a connection that answers everything at
+  once, which can only make them look better. ``QueuePool`` does not roll back on return
   (``reset_on_return=None``), as its documentation advises for connections without transactions.
 """
 

@@ -1,13 +1,14 @@
 """9. A server with many clients: what it spends on us while all is quiet, and a kill among them.
 
-Ten thousand clients, half of them ours. A ``CLIENT LIST`` then takes the server some ten milliseconds, so lists are
-made only when something is to be proven, and take a hundredth of its time in the long run. Two questions:
+Ten thousand clients, half of them ours. A ``CLIENT LIST`` then takes the server some ten milliseconds. So the
+supervisor asks for a list only to prove something, and lists take at most a hundredth of the server's time in the long
+run. Two questions:
 
-- *quiet*: what the server's own counters (``INFO commandstats``) say that it has spent on commands, while nobody
-  gives any but the supervisor, over wall time. The time is long enough to hold the audit's list;
-- *kill*: a process is killed that holds a fifth of the budget; from the signal to a connection in the hands of a caller
-  in another process, who waits already. Then the next one at once, until all of its permits are free: the last list may
-  not be paid for by then.
+- *quiet*: the time that the server spent on commands by its own counters (``INFO commandstats``), over wall time, while
+  only the supervisor sends commands. The time is long enough to hold the audit's list;
+- *kill*: the bench kills a process that holds a fifth of the budget. It measures from the signal until a caller that
+  waits in another process has a connection. Then it kills the next process at once, and measures until all of that
+  one's permits are free: the last list may not be paid for by then.
 """
 
 from __future__ import annotations
@@ -148,14 +149,14 @@ def _quiet(context: Context, server: RedisServer, table: Table, facts: dict[str,
 
 
 def _kill(context: Context, port: int, table: Table, workers: list[Started], new: Callable[[], Started]) -> None:
-    """One is killed while somebody waits, and the next one as soon as that caller has its connection: the last list is
-    not paid for then. Two others take their places."""
+    """Kill one process while a caller waits, and the next one as soon as that caller has its connection: the last list
+    is not paid for then. Two others take their places."""
     pool = pools.ours(port, timeout=60)
     first, second = workers.pop(0), workers.pop(0)
     held: list[Any] = []
     waiter = threading.Thread(target=lambda: held.append(pool.get_connection()), daemon=True)
     waiter.start()
-    wait_for(lambda: pool.stats().waiting == 1, 10, what="somebody waits")
+    wait_for(lambda: pool.stats().waiting == 1, 10, what="a caller waits")
     time.sleep(2.0)  # what was done before is paid for
     began = time.perf_counter()
     first[0].kill()

@@ -177,7 +177,7 @@ def _kill(context: Context, table: Table, port: int, others: BaseContext) -> Non
 
         waiter = threading.Thread(target=wait)
         waiter.start()
-        wait_for(lambda: pool.stats().waiting == 1, 5, what="somebody waits")
+        wait_for(lambda: pool.stats().waiting == 1, 5, what="a caller waits")
         time.sleep(0.1)
         assert not end, "there was a permit all the time"
         start = time.perf_counter()

@@ -1,9 +1,9 @@
 """8. The supervisor with many members: how much does one more cost?
 
-Members are real processes that do nothing; one player says for all of them what they want (see
-:mod:`bench.lib.members`). A *demand* is a report that a member's demand has changed. Most
-are within the member's limit, and need no answer. One past the limit needs a grant; since the budget is two
-permits for each member, most grants need a permit to be recalled from somebody else: five messages in all.
+Members are real processes that do nothing; one player reports for all of them (see :mod:`bench.lib.members`). A
+*demand* is a report that a member's demand has changed. Most demands are within the member's limit and need no answer.
+A demand past the limit needs a grant. The budget is two permits for each member, so most grants need a permit to be
+recalled from another member: five messages in all.
 """
 
 from __future__ import annotations

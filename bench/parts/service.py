@@ -1,13 +1,13 @@
 """6. Through gunicorn: the same application with our pools and with static ones of redis-py.
 
-Both services are up all the time, and one is loaded while the other is idle. Ours runs as its users run it,
-``gunicorn -c deploy/conf.py``; the peer with the same worker class, threads and settings. No access log,
-for either. With even load the budget cannot help, so what is left is what it costs; two more contestants
-tell that from noise:
+Both services run all the time; the bench loads one while the other is idle. Ours runs as its users run it,
+``gunicorn -c deploy/conf.py``, and the peer with the same worker class, threads and settings. Neither writes an access
+log. With even load the budget cannot help, so the difference is its cost. Two more contestants tell that cost from
+noise:
 
 - the *peer again*, a second service set up like the first: how far two equal services are apart;
-- *ours with the supervisor stopped* (SIGSTOP) while it is measured: the same workers and the same pools, and
-  nobody who could use the processor beside them.
+- *ours with the supervisor stopped* (SIGSTOP) while it is measured: the same workers and the same pools, without a
+  supervisor that could use the processor beside them.
 """
 
 from __future__ import annotations

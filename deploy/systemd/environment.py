@@ -22,10 +22,10 @@ HEAD = """\
 
 BY_THE_UNITS = {
     "POOLMGR_SOCKET": "The units say so; to change it, change ListenStream= of poolmgr.socket too.",
-    "POOLMGR_AUTOSTART": "redis-worker.service says 0: there systemd starts the supervisor, and nobody else.",
+    "POOLMGR_AUTOSTART": "redis-worker.service says 0: there only systemd starts the supervisor.",
     "POOLMGR_METRICS": "poolmgr.service says 127.0.0.1:9108.",
 }
-"""What is to be known of those that a unit sets itself."""
+"""Remarks on the variables that a unit sets itself."""
 
 
 def render() -> str:

@@ -29,7 +29,7 @@ def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: floa
     with sock:
         try:
             sock.settimeout(timeout)
-            with contextlib.suppress(BrokenPipeError):  # whoever closed at once may have said why
+            with contextlib.suppress(BrokenPipeError):  # a supervisor that closed at once may have said why
                 sock.sendall(wire.encode(question))
             while data := sock.recv(1 << 16):
                 for message in decoder.feed(data):

@@ -30,12 +30,14 @@ def command(
     try:
         key = parsers.endpoint_key(server)
     except ValueError:
-        raise SettingsError(f"SERVER is {parsers.conceal(server)!r}: allowed is HOST:PORT, HOST or /PATH") from None
+        raise SettingsError(
+            f"SERVER {parsers.conceal(server)!r} is not a server; give HOST:PORT, HOST or /PATH"
+        ) from None
     try:
         number = "reset" if budget.strip() == "reset" else parsers.budget(budget.strip())
     except ValueError:
         raise SettingsError(
-            f"N is {parsers.conceal(budget)!r}: allowed is a whole number from 1 to 1000000, auto or reset"
+            f"N {parsers.conceal(budget)!r} is not a budget; give a whole number from 1 to 1000000, auto or reset"
         ) from None
     answer = ask(loaded, wire.SetBudget(server=key, budget=str(number)))
     if not answer.ok:

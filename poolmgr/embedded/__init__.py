@@ -1,13 +1,13 @@
 """The embedded server: a private Valkey for when ``REDIS_URL`` is not set.
 
-:func:`ensure` is called by every process that needs it; the first one starts it, all of them keep it
-alive. It listens on a Unix socket beside the supervisor's, on no port, and writes nothing to disk. It
-belongs to the *service*, not to a process: it outlives reloads, upgrades and the supervisor, and ends
-when the last process that called :func:`ensure` (or was forked from one that did) is gone, however
-that one died. How that works is told in :mod:`poolmgr.embedded.keeper`, whose process owns the server.
+:func:`ensure` is called by every process that needs the server. The first one starts it, and all of them keep
+it alive. The server listens on a Unix socket beside the supervisor's, not on a port, and writes nothing to disk. It
+belongs to the *service*, not to a process: it outlives reloads, upgrades and the supervisor. It ends when the last
+process that called :func:`ensure` (or was forked from one that did) is gone, however that process died.
+:mod:`poolmgr.embedded.keeper` says how that works; its process owns the server.
 
 This module must never start the server as a child of its own: an ``atexit`` handler of a gunicorn
-master runs in each of its workers, and its ``waitpid(-1)`` reaps whatever it finds.
+master runs in each of its workers, and the master's ``waitpid(-1)`` reaps every child it finds.
 """
 
 from __future__ import annotations

@@ -4,17 +4,17 @@ Run as a script, ``python -I -S keeper.py LIFELINE SOCKET SERVER MAXCLIENTS``; i
 the library and imports only the standard library, so that it stays small for as long as a service
 lives. :mod:`poolmgr.embedded` starts it.
 
-How it knows when to end the server: every process of the service holds a *shared* ``flock`` on the
-lifeline file, inherited over fork or taken by itself; the kernel drops it when the last copy of the
-descriptor is closed, however its process dies. The keeper waits for the *exclusive* one. Once it has
-that, nobody uses the server and nobody can begin to: it ends the server, removes the files and goes,
-and whoever waited for a shared lock meanwhile finds the file replaced and starts anew.
+How the keeper knows when to end the server: every process of the service holds a *shared* ``flock`` on the lifeline
+file, inherited over fork or taken by itself. The kernel drops that lock when the last copy of the descriptor is closed,
+however its process dies. The keeper waits for the *exclusive* lock. Once the keeper has it, no process uses the server
+and none can begin to: the keeper ends the server, removes the files and exits. A process that waited for a shared lock
+meanwhile finds the file replaced and starts again.
 
 There is one keeper for each lifeline: it holds a POSIX record lock on the same file (Linux keeps the
-two kinds apart). If the keeper is killed the server lives on, and the next keeper adopts it: the
-kernel tells the server's pid by SO_PEERCRED. If the server dies the keeper starts another.
+two kinds apart). If the keeper is killed, the server lives on, and the next keeper adopts it: the
+kernel says the server's pid by SO_PEERCRED. If the server dies, the keeper starts another.
 
-It must never connect after the start: the server's connections are the service's to count.
+The keeper must never connect after the start: the server's connections are the service's to count.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ class Keeper:
                     self.bury()
 
     def leave(self) -> None:
-        """Remove the files, the lifeline last; the exclusive lock is still held. The default directory
-        goes too if nobody else has a file in it: whoever needs it makes it again."""
+        """Remove the files, the lifeline last; the exclusive lock is still held. Remove the default directory too if
+        it is empty: the next process that needs it makes it again."""
         for path in (self.path, self.lifeline):
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -224,7 +224,7 @@ def say(text: str) -> None:
 
 
 def main(lifeline: str, path: str, binary: str, maxclients: str) -> int:
-    if os.fork():  # the caller waits for this one; the keeper is nobody's child
+    if os.fork():  # the caller waits for this one; the keeper is then a child of init
         os._exit(0)
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -257,7 +257,7 @@ def main(lifeline: str, path: str, binary: str, maxclients: str) -> int:
 
 
 def answer(text: str) -> None:
-    """Tell whoever started this process, once; it reads standard output to its end."""
+    """Answer the process that started this one, once; it reads our standard output to its end."""
     with contextlib.suppress(OSError):
         os.write(1, text.encode())
     nowhere = os.open(os.devnull, os.O_WRONLY)

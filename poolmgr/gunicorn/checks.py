@@ -1,7 +1,7 @@
-"""What is checked before a gunicorn master serves: configuration errors, each told in one line.
+"""The checks before a gunicorn master serves: each configuration error becomes one line.
 
 Everything here runs once, in ``on_starting``, before a worker exists. A problem is a
-:class:`StartError` whose text is complete for somebody who has never seen this project: the name, the
+:class:`StartError`. Its text is complete for a reader who has never seen this project: the name, the
 value, what to do. Nothing here may be called from any later hook: a reload must not end a master that
 serves.
 """
@@ -30,7 +30,7 @@ from poolmgr.pool.default import get_client
 from poolmgr.settings.parsers import SOCKET_PATH_MAX, conceal, mask_url
 
 DEFAULT = "127.0.0.1", 8000
-"""Where gunicorn listens if nobody says anything."""
+"""Where gunicorn listens by default."""
 
 PORT_PATIENCE = 1.0
 """Seconds to wait for a port that a process just ending may still hold."""
@@ -45,7 +45,7 @@ class StartError(Exception):
 
 
 def check_worker_class(name: str) -> None:
-    """That gunicorn can load its worker class.
+    """Check that gunicorn can load its worker class.
 
     Raises:
         StartError: it cannot.
@@ -57,30 +57,29 @@ def check_worker_class(name: str) -> None:
         lines = [] if shown != name else [line.strip() for line in str(error).splitlines() if "Error: " in line]
         why = f" ({lines[-1]})" if lines else ""
         raise StartError(
-            f"WORKER_CLASS is {shown!r}, which cannot be loaded{why}: allowed is gthread, sync, or a class whose "
+            f"WORKER_CLASS={shown!r} cannot be loaded{why}; set it to gthread, sync, or a class whose "
             "package is installed (pip install 'gunicorn[gevent]')"
         ) from None
 
 
 def check_workers(count: int) -> None:
-    """That there is to be a worker. gunicorn would listen, and nobody would answer.
+    """Check that there will be a worker. Without one gunicorn listens and never answers.
 
     Raises:
-        StartError: there is to be none.
+        StartError: the number of workers is 0.
     """
     if count == 0:
         given = os.environ.get("WEB_CONCURRENCY", "").strip()
-        name, value, remedy = "--workers", "0", "--workers 2"
         if given.isdecimal() and int(given) == 0:
-            name, value, remedy = "WEB_CONCURRENCY", repr(given), "WEB_CONCURRENCY=2, or leave it out"
-        raise StartError(f"{name} is {value}, so nobody would serve: allowed is a whole number from 1 ({remedy})")
+            raise StartError(f"WEB_CONCURRENCY={given} starts no workers; set it to 1 or more, or unset it")
+        raise StartError("--workers 0 starts no workers; set it to 1 or more, or leave it out")
 
 
 def check_binds(binds: Iterable[str]) -> None:
-    """That gunicorn can make addresses of these. It would say no more than "'' is not a valid port number".
+    """Check that gunicorn can parse these addresses. Its own error is only "'' is not a valid port number".
 
     Raises:
-        StartError: it cannot, or the port is none that there is.
+        StartError: it cannot, or the port is not from 0 to 65535.
     """
     for bind in binds:
         try:
@@ -92,15 +91,15 @@ def check_binds(binds: Iterable[str]) -> None:
         if wrong:
             port = os.environ.get("PORT")
             if bind == f"0.0.0.0:{port}":
-                raise StartError(f"PORT is {port!r}: allowed is a number from 1 to 65535 (PORT=8000)")
+                raise StartError(f"PORT={port!r} is not a port; set it to a number from 1 to 65535 (PORT=8000)")
             raise StartError(
-                f"--bind is {bind!r}: allowed is HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, unix:PATH or "
-                "fd://NUMBER (--bind 127.0.0.1:8000)"
+                f"--bind {bind!r} is not an address; give HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, "
+                "unix:PATH or fd://NUMBER (--bind 127.0.0.1:8000)"
             )
 
 
 def check_addresses(addresses: Iterable[object]) -> None:
-    """That nobody else listens where gunicorn will: it would try for five seconds and say so ten times.
+    """Check that gunicorn can listen there. Otherwise gunicorn tries for five seconds and reports that ten times.
 
     Raises:
         StartError: an address is taken, not ours, or forbidden.
@@ -174,7 +173,7 @@ def _check_descriptor(descriptor: int) -> None:
     try:
         if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return
-        why = "is no socket"
+        why = "is not a socket"
     except (OSError, OverflowError):
         why = "is not open here"
     raise StartError(
@@ -184,7 +183,7 @@ def _check_descriptor(descriptor: int) -> None:
 
 
 def _check_path(path: str) -> None:
-    """A socket that is there already is gunicorn's to replace."""
+    """gunicorn replaces a socket that is there already."""
     where = f"--bind is unix:{path}"
     try:
         if not path:
@@ -192,7 +191,7 @@ def _check_path(path: str) -> None:
         if os.path.lexists(path):
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 return
-            raise StartError(f"{where}, and what is there is no socket: remove it, or set another path")
+            raise StartError(f"{where}, and what is there is not a socket: remove it, or set another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.bind(path)
         os.unlink(path)
@@ -204,10 +203,10 @@ def _check_path(path: str) -> None:
 
 
 def check_server(url: str) -> None:
-    """That Redis can be reached and takes our credentials: a child does what a worker will do.
+    """Check that Redis can be reached and takes our credentials: a child does what a worker will do.
 
-    So it costs a permit like any connection, and the server never sees one that nobody counts. That
-    no permit is free within the pool's timeout is no reason not to start.
+    So the check costs a permit like any connection, and the server never sees an uncounted connection. If no permit
+    is free within the pool's timeout, the service starts all the same.
 
     Raises:
         StartError: the URL is not valid, or the server cannot be used.
@@ -218,7 +217,7 @@ def check_server(url: str) -> None:
     if child == 0:
         try:
             os.close(reading)
-            logging.disable()  # the master tells, in one line
+            logging.disable()  # the master reports the problem, in one line
             set_title("gunicorn master")
             with contextlib.suppress(SystemExit):
                 interrupts.in_child()
@@ -231,7 +230,7 @@ def check_server(url: str) -> None:
         with os.fdopen(reading, "rb") as pipe, interrupts.let_through():
             problem = pipe.read().decode(errors="replace")
     except SystemExit:
-        os.kill(child, signal.SIGINT)  # its leave is waited for, so that no permit is left in quarantine
+        os.kill(child, signal.SIGINT)  # we wait until it has left, so that no permit stays in quarantine
         raise
     finally:
         os.waitpid(child, 0)
@@ -240,7 +239,7 @@ def check_server(url: str) -> None:
 
 
 def _try_it() -> str:
-    """In the child: what is wrong, with its remedy; empty if nothing is."""
+    """In the child: the problem and its remedy; empty if there is none."""
     deadline = time.monotonic() + SERVER_PATIENCE
     problem: Exception
     while True:
@@ -269,7 +268,7 @@ def _try_it() -> str:
 
 
 def _unresolved() -> str:
-    """What is wrong with the server's host name; empty if nothing is, or it has none."""
+    """The problem with the server's host name; empty if it resolves, or there is none."""
     host = get_client().get_connection_kwargs().get("host")
     try:
         if host is not None:

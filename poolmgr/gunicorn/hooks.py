@@ -5,14 +5,14 @@ Put this at the end of your own ``gunicorn.conf.py``; hooks that you defined abo
     from poolmgr.gunicorn import install
     install(globals())
 
-Nothing is configured by it: settings come from the environment (:mod:`poolmgr.settings`), and each
-worker makes its own pool when it first uses one, after the fork.
+``install`` configures nothing: settings come from the environment (:mod:`poolmgr.settings`), and each worker makes
+its own pool on first use, after the fork.
 
 What these hooks must never do, since gunicorn would not survive it: raise (in ``post_fork`` the whole
-server halts, in ``child_exit`` or ``pre_fork`` the master dies), wait in ``post_fork`` (it loses
+server halts, in ``child_exit`` or ``pre_fork`` the master dies), wait in ``post_fork`` (the worker loses
 SIGTERM there and is never timed out), or depend on ``worker_exit`` or ``on_exit`` being run (SIGKILL
 runs neither). Only ``on_starting`` may refuse, with ``SystemExit`` and one line, and it never runs on a
-reload. gunicorn executes a configuration file anew on every HUP, so state is here, not there.
+reload. gunicorn executes a configuration file again on every HUP, so state is here, not there.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ LINK_TIMEOUT = launch.STARTING
 """Seconds a master waits for a supervisor at its start."""
 
 PONG_TIMEOUT = 5.0
-"""Seconds it waits for that one's first word."""
+"""Seconds a master waits for that supervisor's first word."""
 
 ATTEMPTS = 3
-"""How many supervisors it tries, each of which may hang or go away."""
+"""How many supervisors a master tries. Each may hang or go away."""
 
 LAST_WORDS = 5.0
-"""Seconds that a start which has failed waits for the end of the supervisor that it has started: longer than that
-one tries to reach a server."""
+"""Seconds that a failed start waits for the end of the supervisor that it started: longer than that supervisor tries
+to reach a server."""
 
 PARTING = 0.5
-"""Seconds that a master waits for the same in the end. Others may use it, and then it does not come."""
+"""Seconds that a master waits for that at its own end. A supervisor that other processes use does not end."""
 
 QUICK = 2.0
 """Seconds that a quick shutdown leaves to requests in flight."""
@@ -79,7 +79,7 @@ Only a master has one; children close their copy right after the fork, exec clos
 
 
 def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
-    """Have a live link; what is there is kept. Where no budget is enforced there is no supervisor.
+    """Have a live link; keep one that is open. Where no budget is enforced there is no supervisor.
 
     Raises:
         SupervisorError: there is no supervisor, or it does not speak our protocol.
@@ -100,20 +100,20 @@ def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
 
 
 class _GoneError(SupervisorError):
-    """It has ended, or was replaced, while it was asked."""
+    """The supervisor ended, or was replaced, before it answered."""
 
 
 def _ping(sock: socket.socket) -> None:
-    """Have it say something.
+    """Wait for the supervisor's answer to a ping.
 
     Raises:
-        SupervisorError: the supervisor refuses, does not answer in time or is no supervisor.
+        SupervisorError: the supervisor refuses, does not answer in time or is not a supervisor.
     """
     decoder = wire.Decoder(wire.FromSupervisor)
     kind: type[SupervisorError] = _GoneError
     why = "it closed the connection"
     try:
-        with contextlib.suppress(BrokenPipeError):  # whoever closed at once may have said why
+        with contextlib.suppress(BrokenPipeError):  # a supervisor that closed at once may have said why
             sock.sendall(wire.encode(wire.Ping(nonce=1)))
         while data := sock.recv(65536):
             for message in decoder.feed(data):
@@ -127,14 +127,19 @@ def _ping(sock: socket.socket) -> None:
         why = error.strerror or str(error)
     except wire.WireError as error:
         kind, why = SupervisorError, str(error)
-    raise kind(f"the supervisor does not answer ({why}): look at its log lines, or end it (poolmgr status)")
+    who = peer(sock)
+    number = who.pid if who is not None else "PID"
+    raise kind(
+        f"the supervisor (process {number}) does not answer: {why}; restart it (systemctl restart poolmgr), "
+        f"or run: kill {number}"
+    )
 
 
 def _connect_at_start(found: settings.Settings) -> None:
-    """Have a live link, to a new supervisor if need be: one that hangs is replaced, as any member would have it.
+    """Have a live link, to a new supervisor if need be: like a member, this replaces a supervisor that hangs.
 
     Raises:
-        SupervisorError: there is none in the end.
+        SupervisorError: no supervisor answers after all attempts.
     """
     for _ in range(ATTEMPTS - 1):
         began = time.monotonic()
@@ -142,7 +147,7 @@ def _connect_at_start(found: settings.Settings) -> None:
             _connect(found, start=True, timeout=LINK_TIMEOUT)
             return
         except _GoneError:
-            pass  # who has replaced it has started another, or else we do
+            pass  # the process that replaced it has started another, or else we do
         except SupervisorError:
             if time.monotonic() - began < PONG_TIMEOUT:
                 raise  # it refuses, or cannot be started
@@ -168,7 +173,7 @@ def _disconnect() -> None:
 
 def _leave(timeout: float) -> None:
     """Say goodbye, and wait for the end of a supervisor that logs where we do, so that nothing comes after our
-    own last line. It lives on where others use it."""
+    own last line. A supervisor that other processes use lives on."""
     if _link is not None:
         with contextlib.suppress(OSError):
             _link.send(wire.encode(wire.Bye()))
@@ -189,7 +194,7 @@ os.register_at_fork(after_in_child=_disconnect)
 
 
 def _hold_on() -> None:
-    """From a running master: renew what was lost. Quick, starts no supervisor (the workers do)."""
+    """From a running master: renew what was lost. This is quick, and does not start a supervisor (workers do)."""
     found = settings.load()
     if found.redis_url is None:
         embedded.ensure(found)
@@ -214,7 +219,7 @@ def on_starting(server: Any) -> None:
             found = settings.load()
             _have_events_seen(found)
             for name, meant in settings.misspelt(os.environ).items():
-                log.warning("setting.unknown", extra={"variable": name, "remedy": f"is {meant} meant?"})
+                log.warning("setting.unknown", extra={"variable": name, "remedy": f"did you mean {meant}?"})
             checks.check_worker_class(found.worker_class)
             checks.check_workers(server.cfg.workers)
             if _binds(server):
@@ -235,8 +240,8 @@ def on_starting(server: Any) -> None:
 
 
 def _have_events_seen(found: settings.Settings) -> None:
-    """Where nobody has set up logging, Python prints warnings and drops what else they carry: the library's
-    events then get a handler of their own. Somebody's own set-up, :mod:`poolmgr.logs.structured` included, stays."""
+    """Without any set-up of logging, Python prints warnings without their fields. Then the library's events get
+    their own handler. A set-up that exists stays, :mod:`poolmgr.logs.structured` included."""
     events = logging.getLogger("poolmgr")
     if not events.hasHandlers():
         from poolmgr.logs.structured import formatter
@@ -249,8 +254,8 @@ def _have_events_seen(found: settings.Settings) -> None:
 
 
 def _mend_path() -> None:
-    """Take gunicorn's own directory off the path. ``python -m gunicorn`` runs itself anew as a script on
-    USR2, and Python then puts that directory first, where its ``http`` hides the library's."""
+    """Take gunicorn's own directory off the path. On USR2 ``python -m gunicorn`` runs itself again as a script.
+    Python then puts that directory first, where its ``http`` hides the standard library's."""
     own = os.path.dirname(real_gunicorn.__file__ or "")
     sys.path[:] = [place for place in sys.path if os.path.abspath(place) != own]
 
@@ -275,8 +280,8 @@ def post_fork(server: Any, worker: Any) -> None:
     from poolmgr.member.member import set_title  # a master needs none
 
     set_title("gunicorn worker")
-    # gevent patches after this. What the master has loaded of redis-py is patched with it, but for one
-    # module, which binds a class of ssl's by name and is for asyncio only. Any other module is warned of.
+    # gevent patches after this. It also patches the modules of redis-py that the master has loaded, except one, which
+    # binds a class of ssl's by name and is for asyncio only. gevent still warns about every other module.
     warnings.filterwarnings("ignore", message=_ONLY_ASYNCIO, category=RuntimeWarning)
     global _inherited
     _inherited = getattr(server, "SIG_QUEUE", None)
@@ -285,8 +290,8 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Obey a signal to end that came too early.
 
-    Until a worker has set its own handlers it has the master's, which only put the number into a queue
-    that nobody reads here. The master would wait for this worker until the graceful timeout.
+    Until a worker sets its own handlers it has the master's. They only put the number into a queue that the
+    worker does not read. The master would wait for this worker until the graceful timeout.
     """
     missed = set()
     with contextlib.suppress(queue.Empty):
@@ -310,10 +315,9 @@ def on_exit(server: Any) -> None:
 def bound_quick_shutdown() -> None:
     """In a worker: have SIGINT and SIGQUIT, gunicorn's quick shutdown, end it within :data:`QUICK` seconds.
 
-    Else a gthread worker ends when its threads have finished what they do, and not at all if the
-    signal comes while its main thread holds the executor's lock, which gunicorn's handler takes too. A
-    second signal, which Ctrl-C is followed by, would strike that very handler.
-    The kernel's own timer ends the process: no lock of Python's is in its way.
+    Otherwise a gthread worker ends only when its threads have finished their requests. It never ends if the signal
+    arrives while its main thread holds the executor's lock, which gunicorn's handler takes too. Ctrl-C sends a second
+    signal, which would interrupt that very handler. The kernel's timer ends the process without any lock of Python's.
     """
     for number in _QUIT:
         theirs = signal.getsignal(number)
@@ -333,7 +337,7 @@ def _quit_in_time(theirs: Callable[..., Any], number: int, frame: Any) -> None:
 
 
 def _is_quitting(number: int, frame: Any) -> None:
-    """Not SIG_IGN: of a signal that has come already Python would complain that it is ignored."""
+    """Not SIG_IGN: Python would complain that a signal that has already arrived is ignored."""
 
 
 Hook = Callable[..., Any]
@@ -344,21 +348,21 @@ _BEFORE: dict[str, tuple[int, Hook]] = {
     "pre_fork": (2, pre_fork),
     "post_fork": (2, post_fork),
 }
-"""Hooks that run before the ones they are wrapped around, with their number of arguments."""
+"""Hooks that run before the application's own, with their number of arguments."""
 
 _AFTER: dict[str, tuple[int, Hook]] = {
     "post_worker_init": (1, post_worker_init),
     "child_exit": (2, child_exit),
     "on_exit": (1, on_exit),
 }
-"""Hooks that run after the ones they are wrapped around."""
+"""Hooks that run after the application's own."""
 
 
 def install(namespace: MutableMapping[str, Any]) -> None:
     """Add the hooks to a gunicorn configuration: ``install(globals())`` as its last line.
 
-    A hook that is defined there already runs as well, after ours when something begins and before
-    ours when something ends. What it raises is raised as without us. Calling it twice changes nothing.
+    A hook that you defined there runs as well: after ours when something begins, before ours when something ends. Its
+    exceptions are raised as without us. A second call changes nothing.
     """
     for name, (arity, ours) in _BEFORE.items():
         _wrap(namespace, name, arity, ours, first=True)
@@ -374,7 +378,7 @@ def _wrap(namespace: MutableMapping[str, Any], name: str, arity: int, ours: Hook
         try:
             theirs = validate_callable(arity)(theirs)
         except TypeError:
-            return  # gunicorn itself tells what is wrong with it
+            return  # gunicorn itself reports what is wrong with it
 
     safe = _safe(name, ours)
 
@@ -394,7 +398,8 @@ def _wrap(namespace: MutableMapping[str, Any], name: str, arity: int, ours: Hook
 
 
 def _safe(name: str, ours: Hook) -> Hook:
-    """Our hook with every surprise logged instead of raised; ``SystemExit`` passes from on_starting only."""
+    """Our hook, which logs every unexpected error instead of raising it. ``SystemExit`` passes from on_starting and
+    post_worker_init only."""
 
     @functools.wraps(ours)
     def run(*arguments: Any) -> None:

@@ -119,7 +119,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
 
 
 def _setting(name: str) -> str:
-    """One variable alone; a wrong value is told of elsewhere and counts as not set here."""
+    """The value of one variable. A wrong value counts as not set here; the start reports it."""
     variable = BY_NAME[name]
     text = os.environ.get(name, "").strip()
     try:

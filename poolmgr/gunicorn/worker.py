@@ -256,13 +256,13 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: Any) -> Any:
         if not isinstance(conn, Caller):
             return super().handle_request(req, conn)
-        conn.sock.settimeout(self._patience)  # whatever answers, and whoever: a long answer gets more
+        conn.sock.settimeout(self._patience)  # for any answer, the application's or ours; a long one gets more
         if conn.intake.excessive:
             req.force_close()
         if conn.intake.too_long:
             req.body = _TooLong()
         if conn.continued:
-            req._expected_100_continue = False  # it was told
+            req._expected_100_continue = False  # the caller has been told to continue
         if self._lane(conn) is not None:
             # One thread for all of them: a caller that takes no answers must not hold it for an instant.
             conn.sock.setblocking(False)

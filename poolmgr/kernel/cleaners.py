@@ -1,7 +1,7 @@
 """Keeping the cleaners of ``/tmp`` away from a directory of ours.
 
-systemd-tmpfiles removes what nobody has touched for days, sockets and locked files among it. It leaves out a directory,
-with all that is below it, that somebody has locked with ``flock`` (tmpfiles.d(5)).
+systemd-tmpfiles removes files that were not touched for days, sockets and locked files among them. It skips a directory
+that a process has locked with ``flock``, and everything below it (tmpfiles.d(5)).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 
 
 def keep_away(directory: str | os.PathLike[str]) -> int:
-    """Lock a directory that only this user may write; any number of processes may.
+    """Lock a directory that only this user may write. Any number of processes may hold the lock.
 
     Returns:
-        The descriptor that keeps them away as long as this process, or one that it forks, has it; -1: there is none.
+        The descriptor that keeps the cleaners away while this process, or a process that it forks, has it; -1: none.
     """
     handle = -1
     with contextlib.suppress(OSError):

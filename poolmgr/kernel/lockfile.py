@@ -1,5 +1,5 @@
-"""A lock that is a file: held while its ``flock`` is, and while its name leads to its inode; its time of modification
-is its holder's sign of life, for all to see."""
+"""A lock that is a file. It is held while its ``flock`` is held and its name leads to its inode. Its time of
+modification is its holder's sign of life, which every process can read."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path
 from poolmgr.native import at_fork, monotonic
 
 STEP = 0.005
-"""Seconds between two looks at something that has no notification."""
+"""Seconds between two looks at something that sends no notification."""
 
 
 STOPPED = 3.0
-"""Seconds after which whoever holds the launchers' lock is taken for stopped: nobody waits for it any longer. Should it
-be slow only, two supervisors are started, of which one ends at once."""
+"""Seconds after which other processes take the holder of the launchers' lock for stopped and no longer wait for it. If
+the holder is only slow, two supervisors start, and one of them ends at once."""
 
 
 A_LOOK = 0.5
-"""Seconds for which a lock is waited for in any case."""
+"""Seconds that a process waits for a lock in any case."""
 
 
 def give_sign(file: int | str) -> None:
-    """Note in a file's time of modification (a descriptor, or a path) that whoever keeps it is alive, for all to see.
-    By the monotonic clock, which nobody sets; its other times stay the wall clock's, for those who clean up by them."""
+    """Write a sign of life into a file's time of modification (a descriptor, or a path), for every process to read.
+    The time is the monotonic clock's, which cannot be set. The other times stay the wall clock's: cleaners use them."""
     with contextlib.suppress(OSError):  # a file system that has become read-only
         os.utime(file, ns=(os.stat(file).st_ctime_ns, int(monotonic() * 1e9)))
 
 
 def silence(path: str) -> float:
-    """Seconds since the last sign at a file, for everybody the same; infinity where there is no file, 0 where none was
-    given. In another time namespace it is wrong: who acts upon it asks first."""
+    """Seconds since the last sign at a file, the same for every process; infinity where there is no file, 0 where none
+    was given. In another time namespace the number is wrong: ask the holder before acting on it."""
     try:
         return max(0.0, monotonic() - os.stat(path).st_mtime)
     except OSError:
@@ -46,7 +46,7 @@ _held: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """A child's copy would keep the lock for as long as it lives, should its parent be killed meanwhile."""
+    """If its parent is killed meanwhile, a child's copy would hold the lock for as long as the child lives."""
     while _held:
         with contextlib.suppress(OSError):
             os.close(_held.pop())
@@ -59,13 +59,13 @@ at_fork(after_in_child=_close_in_child)
 def locked(path: str, deadline: float, opened: Callable[[str], int], late: Exception) -> Iterator[None]:
     """Hold the ``flock`` on a file, which is made if it is missing.
 
-    Whoever cleans up may have removed the file while this process waited for it, and then two could
-    hold "the" lock: so the lock counts only if the name still leads to the same inode. Nor does it count for whoever
-    has held it for :data:`STOPPED` seconds: the file is replaced.
+    A cleaner may remove the file while this process waits for it, and then two processes could hold "the" lock. So
+    the lock counts only if the name still leads to the same inode. A holder that gave no sign for :data:`STOPPED`
+    seconds loses the lock: this process replaces the file.
 
     Args:
         deadline: of the monotonic clock; ``late`` is raised when it has passed.
-        opened: opens the file, or makes it, and raises what says why it cannot.
+        opened: opens the file, or makes it; its error says why it cannot.
     """
     began = monotonic()
     while True:
@@ -109,7 +109,7 @@ def _leads_to(path: str, handle: int) -> bool:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the ``flock`` on a file."""
+    """Whether a process holds the ``flock`` on a file."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -126,8 +126,8 @@ def is_locked(path: str) -> bool:
 def holder(path: str) -> int:
     """The process that holds the ``flock`` on a file, by ``/proc/locks`` (proc(5)); 0 if unknown.
 
-    For a supervisor that has been stopped so long that its queue of connections is full: then there is
-    no connection that could tell.
+    For a supervisor that was stopped for so long that its queue of connections is full: then no connection
+    can name the process.
     """
     try:
         inode = os.stat(path).st_ino

@@ -1,8 +1,8 @@
 """The process's limit of open files (RLIMIT_NOFILE, getrlimit(2)): what it leaves, and raising it.
 
-The soft limit is there for programs that use select(2), which cannot take a descriptor above 1023; the hard one
-is what the administrator means. So the soft one is raised, to the hard one, once more is needed than it leaves,
-and not before: a process that never holds that many connections is left as it was.
+The soft limit protects programs that use select(2), which cannot take a descriptor above 1023. The hard limit is
+what the administrator means. So we raise the soft limit to the hard one, but only when it leaves too few connections:
+a process that never holds that many stays as it was.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ MARGIN = 32
 """Descriptors left to everything else."""
 
 ENOUGH = 1 << 20
-"""Taken for a hard limit where there is none: no kernel of Linux's lets a process have more by default."""
+"""Stands for a hard limit where there is none: by default no Linux kernel lets a process have more."""
 
 
 _refused = False
-"""The system does not let us raise the soft limit; then that is what holds."""
+"""The system does not let us raise the soft limit, so the soft limit holds."""
 
 
 def left(ours: int) -> int:

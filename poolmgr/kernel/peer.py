@@ -25,10 +25,10 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 def peer(sock: socket.socket) -> Peer | None:
-    """Who listens on the other end, or has connected; None where the system cannot tell.
+    """The process that listens on the other end, or has connected; None where the system cannot tell.
 
     Raises:
-        OSError: it cannot be asked of this socket.
+        OSError: this socket cannot tell.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
@@ -37,7 +37,7 @@ def peer(sock: socket.socket) -> Peer | None:
 
 
 def caller(sock: socket.socket) -> Peer:
-    """Who has connected, with a pidfd where the kernel gives one."""
+    """The process that has connected, with a pidfd where the kernel gives one."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     pidfd = -1
     try:

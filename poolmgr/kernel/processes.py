@@ -1,7 +1,7 @@
-"""What the kernel tells of a process: when it started, which program it runs, whether it has ended (rule S3).
+"""What the kernel says about a process: when it started, which program it runs, whether it has ended (rule S3).
 
-A process is named by its pid *and* its start time; neither changes when it becomes another program by ``exec``. What
-does is its auxiliary vector, and a mapping that its program has made (:func:`mark`).
+A pid *and* a start time name a process; neither changes when the process becomes another program by ``exec``. Its
+auxiliary vector changes then, and a mapping that its program made is gone (:func:`mark`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def pid_namespace() -> int:
 
 
 def namespaces() -> int:
-    """A number of the namespaces in which a pid and a start time mean the same process: the pid namespace, and by how
-    many seconds the time of boot is off in the time namespace (time_namespaces(7))."""
+    """A number for the namespaces in which a pid and a start time mean the same process: the pid namespace, and by
+    how many seconds the time namespace shifts the time of boot (time_namespaces(7))."""
     seconds = 0
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/timens_offsets").read_text().splitlines():
@@ -99,8 +99,8 @@ def start_time(pid: int) -> int:
 def program(pid: int) -> str:
     """A hash that changes when the process becomes another program by ``exec`` (rule S3).
 
-    ``/proc/PID/auxv`` holds the addresses the kernel chose for the program, random bytes' address
-    included; ``exec`` chooses anew while pid, start time and pidfd stay.
+    ``/proc/PID/auxv`` holds the addresses the kernel chose for the program, including that of its random
+    bytes. ``exec`` chooses new ones, while pid, start time and pidfd stay.
     """
     try:
         data = Path(f"/proc/{pid}/auxv").read_bytes()
@@ -128,8 +128,8 @@ _mark = 0
 def mark() -> int:
     """The kernel's number of a mapping that this program has as long as it runs; 0 where there can be none.
 
-    ``exec`` takes all mappings away. Without address-space randomisation (``setarch -R``, a debugger, some containers)
-    that is all that tells a program from the next one: every address is the same. A forked child has it as well.
+    ``exec`` removes all mappings. Without address-space randomisation (``setarch -R``, a debugger, some containers)
+    only this mapping tells a program from the next one: every address is the same. A forked child has it as well.
     """
     global _mark
     for _ in range(3 if not _mark else 0):
@@ -147,7 +147,7 @@ def mark() -> int:
 
 
 def bears(pid: int, mark: int) -> bool:
-    """Whether a process still has this mapping. What cannot be looked at proves nothing, and counts as one that has."""
+    """Whether a process still has this mapping. A process we cannot inspect is presumed to have it."""
     try:
         found = _mapped(str(pid))
     except OSError:
@@ -168,13 +168,13 @@ def _mapped(process: str) -> set[int]:
 
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""The system has no more to give at the moment; nothing else is said by it."""
+"""The system is out of resources at the moment. The errors say nothing else."""
 
 
 def lives(process: Process) -> bool:
     """Whether the process runs, is not a zombie, and is still the same program.
 
-    What cannot be found out (descriptors have run out) counts as alive: being gone is what needs proof.
+    A process we cannot inspect (descriptors have run out) is presumed alive: only its end needs proof.
     """
     if process.pid <= 0:
         return False
@@ -189,7 +189,8 @@ def lives(process: Process) -> bool:
 
 
 def is_the_one(process: Process) -> bool:
-    """Whether the live process of this pid is meant, and no later one. One that cannot be read proves nothing."""
+    """Whether the live process with this pid is the one that was meant, not a later one. A process that cannot be read
+    proves nothing."""
     return start_time(process.pid) in (process.start, 0)
 
 
@@ -201,13 +202,13 @@ def readable(fd: int) -> bool:
 
 
 def became_another(process: Process) -> bool:
-    """Whether its program differs. What cannot be read (of another user's process) proves nothing."""
+    """Whether its program differs. A program we cannot read (of another user's process) proves nothing."""
     return differs(process) or bool(process.mark and not bears(process.pid, process.mark))
 
 
 def differs(process: Process) -> bool:
-    """The quick half of it, which sees nothing where all programs have the same addresses. What has ended in the
-    hands of a debugger has no program any more."""
+    """The quick half of :func:`became_another`, which sees nothing where all programs have the same addresses. A
+    process that has ended under a debugger has no program any more."""
     now = program(process.pid)
     if not now:
         return is_over(process.pid)

@@ -1,7 +1,7 @@
-"""What the kernel knows of a process's connections to a server: one of the three truths of the audit.
+"""What the kernel knows about a process's connections to a server: one of the three truths of the audit.
 
-It reads ``/proc/net/tcp`` once and the descriptors of the processes asked for; psutil would read the
-first again for each process. The peers of Unix sockets cannot be seen from outside at all.
+This module reads ``/proc/net/tcp`` once, and the descriptors of the given processes; psutil would read the table
+again for each process. The peers of Unix sockets cannot be seen from outside at all.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Find the supervisor, or start one: the only place that knows how.
 
-There is one supervisor for each socket path. Whoever finds none takes the ``flock`` on ``S.launch``
-(``S`` is the path), looks again, and starts ``python -m poolmgr.supervisor``; the others wait for the
-lock and find it. Nothing here decides who *is* the supervisor: that is the ``flock`` on ``S.lock``
-which the supervisor itself holds for life, and a second one that cannot get it exits at once.
-How one is started is told in :mod:`poolmgr.spawn`.
+There is one supervisor for each socket path. A process that finds none takes the ``flock`` on ``S.launch``
+(``S`` is the path), looks again, and starts ``python -m poolmgr.supervisor``. The others wait for the lock and find
+the new supervisor. Nothing here decides which process *is* the supervisor: the supervisor itself holds the ``flock``
+on ``S.lock`` for life, and a second one that cannot get it exits at once. :mod:`poolmgr.spawn` starts the process.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from poolmgr.spawn import STARTUP_FD, Birth
 MODULE = "poolmgr.supervisor"
 
 STARTING = 10.0
-"""Seconds for the start of a supervisor, or for the end of one that was killed. One that is linked and silent counts as
-hung after that, though it gives signs of life."""
+"""Seconds for the start of a supervisor, or for the end of one that was killed. After that a supervisor that is linked
+and silent counts as hung, even if it gives signs of life."""
 
 PONG = 1.0
 """Seconds that a supervisor without a sign of life has to answer, before it is killed."""
@@ -40,24 +39,24 @@ ANOTHER_LOOK = 0.25
 """Seconds between two looks for a supervisor that another process has started meanwhile."""
 
 DYING = 3.0
-"""Seconds that one has to end after it was killed. What is frozen, or waits in the kernel, takes longer."""
+"""Seconds that a killed supervisor has to end. A process that is frozen, or waits in the kernel, takes longer."""
 
 
 class NoSupervisorError(SupervisorError):
-    """There is none, and whoever looked was not to start one."""
+    """There is no supervisor, and the caller asked not to start one."""
 
 
 def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING) -> socket.socket:
     """A connected, blocking Unix stream socket to the supervisor.
 
-    If none answers, one is started, provided ``start`` and the setting ``autostart`` say so. That the
-    socket is connected does not prove that the supervisor is not hung: see :func:`replace_hung`.
+    If none answers, this process starts one, provided ``start`` and the setting ``autostart`` say so. A
+    connected socket does not prove that the supervisor is not hung: see :func:`replace_hung`.
 
     Args:
         timeout: seconds for everything together.
 
     Raises:
-        SupervisorError: there is none, it cannot be started, or what is there is not ours.
+        SupervisorError: there is no supervisor, it cannot be started, or the one that listens is not ours.
         SettingsError: the default directory is not ours.
     """
     path = settings.socket
@@ -66,16 +65,17 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
     if found is not None:
         return found
     if not start:
-        raise NoSupervisorError(f"no supervisor answers at {path}: {_why_none(path)}")
+        raise NoSupervisorError(f"no supervisor is listening on {path}: {_why_none(path)}")
     if not settings.autostart:
         raise SupervisorError(
-            f"no supervisor answers at {path} and POOLMGR_AUTOSTART is 0: start it (systemctl start poolmgr.socket)"
+            f"no supervisor is listening on {path}, and POOLMGR_AUTOSTART=0 forbids starting one; "
+            "run: systemctl start poolmgr.socket"
         )
     try:
         with locked(path + ".launch", monotonic() + timeout / 2):
             return dial.dial(path, deadline) or _start(path, deadline)
     except StaysLockedError:
-        # Whoever starts one was stopped in the middle of it. The lock only spares all others from starting one too.
+        # The process that was starting one is stopped. The lock only spares the others from starting one too.
         found = dial.dial(path, deadline)
         if found is None and is_locked(path + ".lock"):
             raise
@@ -83,19 +83,19 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
 
 
 def _why_none(path: str) -> str:
-    """For whoever only looks: whether that is a fault, and whose."""
+    """For a caller that only looks: whether the absence is a fault, and whose."""
     if Path(f"{path}.snapshot").exists():
-        return "the last one was ended, and its ledger is kept for the next, which whoever needs a connection starts"
-    return "none runs while nothing uses a pool; if something does, give its POOLMGR_SOCKET"
+        return "the last one has ended; the next process that needs a connection starts one, which restores its ledger"
+    return "none runs while no process uses a pool; if one does, set POOLMGR_SOCKET as it is set there"
 
 
 def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
-    """Kill a supervisor that has given no sign of life for :data:`SILENT` seconds, and does not answer now either.
+    """Kill a supervisor that gave no sign of life for :data:`SILENT` seconds, and does not answer now either.
 
-    Its signs are seen by all (:func:`poolmgr.kernel.lockfile.silence`), so that a process that lives for a moment can
-    find out what it has not waited for itself. It is named by the kernel's credentials of ``sock``, a connection to it,
-    and killed through a pidfd, so that no other process can be hit by a reused number. Nobody ever goes around a hung
-    supervisor: it holds the ledger, and so it has to be gone before another one reads the snapshot.
+    Every process can read the supervisor's signs (:func:`poolmgr.kernel.lockfile.silence`), so even a short-lived
+    process sees a silence that it did not wait for. The kernel's credentials of ``sock``, a connection to the
+    supervisor, name its pid. We kill it through a pidfd, so that a reused number cannot hit another process. A process
+    must never go around a hung supervisor: it holds the ledger, so it has to be gone before another reads the snapshot.
 
     Args:
         sock: the silent connection; None if not even a connection could be had.
@@ -104,7 +104,7 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
         True if it was killed; call :func:`connect` again in either case.
 
     Raises:
-        SupervisorError: it is not one that may be killed from here; the message says what to do.
+        SupervisorError: this process may not kill it; the message says what to do.
     """
     path = settings.socket
     who = peer(sock) if sock is not None else None
@@ -144,16 +144,17 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
 
 
 def succeed(settings: Settings, pid: int) -> bool:
-    """Have a supervisor that is placed worse than this process followed by one that is placed as this one is.
+    """Replace a supervisor that is placed worse than this process by one that is placed as well as this process.
 
-    It ends as on every SIGTERM: the snapshot says everything to its successor, and members keep what they have. Only
-    one that a process like this has started: who runs one by hand, or by systemd, has placed it.
+    The old one ends as on every SIGTERM: its successor restores the ledger from the snapshot, and members keep what
+    they have. This replaces only a supervisor that a process like this one started. One that was started by hand or by
+    systemd stays: its starter chose its place.
 
     Returns:
-        Whether it was.
+        Whether it was replaced.
 
     Raises:
-        SupervisorError: the successor cannot be started; whoever needs one tries again.
+        SupervisorError: the successor cannot be started; the next process that needs one tries again.
     """
     path, mine = settings.socket, standing.of()
     if mine is None or not hasattr(os, "pidfd_open"):
@@ -189,8 +190,8 @@ def _was_started(pid: int) -> bool:
 
 
 def _ends(pidfd: int, pid: int, timeout: float) -> bool:
-    """Wait until a process has ended: its pidfd is readable then (pidfd_open(2)). Where a debugger holds it, that is so
-    only when the debugger has taken note of each thread's end, whenever that may be."""
+    """Wait until a process has ended: its pidfd is readable then (pidfd_open(2)). Under a debugger the pidfd becomes
+    readable only when the debugger has taken note of each thread's end, at whatever time."""
     poller = poll()  # not select(): a process may have more than 1024 descriptors
     poller.register(pidfd, select.POLLIN)
     deadline = monotonic() + timeout
@@ -206,8 +207,9 @@ def _ends(pidfd: int, pid: int, timeout: float) -> bool:
 def _start(path: str, deadline: float) -> socket.socket:
     """Start a supervisor and wait until it serves. Called with the launchers' lock held.
 
-    It listens before it has loaded all that it needs, so that its socket accepts does not say that it will serve. One
-    that ends without a word has been killed, which says nothing of the next one: another is started, once.
+    A supervisor listens before it has loaded all that it needs. So a socket that accepts does not prove that it will
+    serve. A supervisor that ends without a word was killed, which says nothing about the next one: we start another,
+    once.
 
     Raises:
         SupervisorError: it ended, or ``deadline`` has passed.
@@ -225,13 +227,13 @@ def _start(path: str, deadline: float) -> socket.socket:
 
 
 def _await(birth: Birth, path: str, deadline: float, *, may_be_killed: bool) -> socket.socket | None:
-    """A connection to the supervisor that is starting, or to another one; None if that has ended since.
+    """A connection to the supervisor that is starting, or to another one; None if that one has ended since.
 
-    After :data:`STOPPED` seconds others start one too, so from then on what answers is the one, though the one that
-    was started here has said nothing.
+    After :data:`STOPPED` seconds other processes start one too. From then on a supervisor that answers is the right
+    one, even if the one that was started here said nothing.
 
     Args:
-        may_be_killed: whether None is the answer, too, when the one that is starting ends without a word.
+        may_be_killed: whether to return None, too, when the supervisor that is starting ends without a word.
 
     Raises:
         SupervisorError: as :func:`_start`.
@@ -286,7 +288,7 @@ def _hangs(path: str, pid: int) -> bool:
 
 
 def _answers(path: str) -> bool:
-    """Whether somebody serves at ``path``. One that loads only listens."""
+    """Whether a supervisor serves at ``path``. One that is still loading only listens."""
     try:
         sock = dial.dial(path, monotonic())
         if sock is None:

@@ -1,7 +1,7 @@
 """The supervisor's socket and the launchers' lock beside it: dialling and locking.
 
-What a process needs that looks for the supervisor, and the supervisor itself. Nothing here starts or
-ends a process; that is :mod:`poolmgr.launch`.
+Used by processes that look for the supervisor, and by the supervisor itself. Nothing here starts or
+ends a process; :mod:`poolmgr.launch` does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from poolmgr.settings import how_to_make, private_directory
 from poolmgr.settings.table import default_directory
 
 SILENT = 2.0
-"""Seconds without a sign of life after which all can see that a supervisor gives none; it gives two a second."""
+"""Seconds without a sign of life after which a supervisor counts as silent; it gives two signs a second."""
 
 
 class StaysLockedError(SupervisorError):
@@ -58,7 +58,7 @@ def _open_lock(path: str) -> int:
 
 
 def dial(path: str, deadline: float) -> socket.socket | None:
-    """A connection to whoever listens at ``path``, or None if nobody does.
+    """A connection to the process that listens at ``path``, or None if no process listens.
 
     Raises:
         SupervisorError: what is there is not ours, or its queue of connections stays full.
@@ -94,19 +94,19 @@ def dial(path: str, deadline: float) -> socket.socket | None:
 
 
 def _inspect(path: str) -> None:
-    """Refuse what is no socket or another user's; root's is trusted, since systemd makes it as root.
+    """Refuse a file that is not a socket, or a socket of another user. We trust root's, since systemd makes it as root.
 
     Raises:
-        SupervisorError: it is one of these.
+        SupervisorError: the file is refused.
     """
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise SupervisorError(f"{path} cannot be looked at ({error.strerror}): check POOLMGR_SOCKET") from None
+        raise SupervisorError(f"cannot inspect {path} ({error.strerror}); check POOLMGR_SOCKET") from None
     if not stat.S_ISSOCK(found.st_mode):
-        raise SupervisorError(f"{path} is no socket: remove it, or set POOLMGR_SOCKET to another path")
+        raise SupervisorError(f"{path} is not a socket: remove it, or set POOLMGR_SOCKET to another path")
     if found.st_uid not in (os.getuid(), 0):
         raise SupervisorError(
             f"{path} belongs to uid {found.st_uid}, not to us (uid {os.getuid()}): "

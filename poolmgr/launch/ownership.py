@@ -1,6 +1,6 @@
-"""Whose files lie beside the supervisor's socket. They decide over budgets, and which server is ours.
+"""Whose files lie beside the supervisor's socket. These files decide budgets, and which server is ours.
 
-So whoever may write there is believed. :func:`objection` is asked before anything is read or made there.
+So we must trust every user who can write there. Call :func:`objection` before reading or making anything there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 FILES = ("", ".lock", ".launch", ".snapshot", ".scope", ".redis", ".redis.lock")
-"""What is added to the socket's path: all that is believed."""
+"""Suffixes of the socket's path: all the files that we trust."""
 
 REMEDY = "set POOLMGR_SOCKET to a path in a directory that only you can write to"
 
@@ -18,8 +18,8 @@ REMEDY = "set POOLMGR_SOCKET to a path in a directory that only you can write to
 def objection(path: str) -> str:
     """Why what lies beside the socket ``path`` cannot be trusted; empty if it can.
 
-    Only root and we may be able to put a file there, or another directory in the place of one above it. What is not
-    there yet is no matter: whoever makes it is told so.
+    Only root and this user may be able to put a file there, or to replace a directory above it. A directory that does
+    not exist yet does not matter: the process that makes it gets the error.
     """
     directory = Path(os.path.realpath(os.path.dirname(os.path.abspath(path))))
     for above in (directory, *directory.parents):
@@ -49,7 +49,7 @@ def objection(path: str) -> str:
 
 
 def _unmapped() -> int:
-    """How a user namespace shows the root outside of it, to whom ``/`` belongs."""
+    """The uid by which a user namespace shows the root outside of it, who owns ``/``."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def _unmapped() -> int:
 
 
 def _user(number: int) -> str:
-    """For people. Nobody needs it before something is wrong."""
+    """The user's name, for an error message. ``pwd`` is loaded only when something is wrong."""
     import pwd
 
     try:

@@ -1,7 +1,7 @@
-"""How well a process is placed to be the supervisor: what it has from whoever started it, and cannot better by itself.
+"""How well a process is placed to be the supervisor: what it inherits from its starter and cannot improve by itself.
 
-A limit of open files bounds whom it can take in, a background process answers late. So whoever is placed better starts
-the successor (:func:`poolmgr.launch.succeed`).
+A limit of open files bounds how many members it can take in, and a background process answers late. So a process that
+is placed better starts the successor (:func:`poolmgr.launch.succeed`).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import msgspec
 from poolmgr.lazy import load
 
 ENOUGH = 4096
-"""Open files of which more make no difference: each client takes two."""
+"""Open files; more make no difference: each client takes two."""
 
 
 ENOUGH_BYTES = 1 << 26
-"""Of a file, of which more make no difference: a snapshot has 128 KiB and grows with the processes."""
+"""Bytes of a file; more make no difference: a snapshot has 128 KiB and grows with the processes."""
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """One process's.
+    """The standing of one process.
 
     Attributes:
         bytes: the hard limit of a file's size, at most :data:`ENOUGH_BYTES`.
         files: the hard limit of open files, at most :data:`ENOUGH`.
         nice: its niceness.
-        idle: it gets the processor when nobody else wants it.
+        idle: whether the process runs only when no other process wants the processor.
     """
 
     bytes: int
@@ -36,8 +36,8 @@ class Standing(msgspec.Struct, frozen=True):
     idle: bool
 
     def exceeds(self, other: Standing) -> bool:
-        """Whether it is better: in the first of these that differs, for where no snapshot can be written nobody is
-        served, and who is refused is worse off than who waits. So successors only become better, and come to an end."""
+        """Whether this standing is better. The first field that differs decides: without a snapshot no process is
+        served, and a refused process is worse off than a waiting one. So successors only get better, and that ends."""
         return self._rank() > other._rank()
 
     def _rank(self) -> tuple[int, int, bool, int]:
@@ -45,7 +45,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 def of(pid: int = 0) -> Standing | None:
-    """A process's, by default this one's; None: it cannot be seen."""
+    """The standing of a process, by default of this one; None: it cannot be seen."""
     try:
         resource = load("resource")
         size, files = (

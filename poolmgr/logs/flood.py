@@ -23,9 +23,9 @@ KINDS = 1024
 class FloodFilter(logging.Filter):
     """At most ``burst`` lines of each event in ``period`` seconds.
 
-    The last one that is let through says ``more="not written"``; the first one of a later period says
-    how many were ``suppressed``. Events of level DEBUG, which somebody has asked for, all pass. There is
-    no lock: two threads at the same instant may let one line more through.
+    The last line that passes says ``more="not written"``; the first line of a later period says how many were
+    ``suppressed``. All events of level DEBUG pass, since an operator has asked for them. There is no lock: two
+    threads at the same instant may let one line more through.
     """
 
     def __init__(

@@ -1,11 +1,12 @@
 """Our log lines, written by a thread that holds nothing.
 
-What writes a line may be a user's: a handler, a filter, a record factory. It may block, and it may use the very pool of
-which the line tells. A caller in the middle of its checkout, a release, or the member's thread would then wait for what
-only itself can give. So they note their line and go on, and a thread that lives no longer than there are lines writes
-it: as of the time, the place, the thread and the context (:mod:`contextvars`) in which it was noted.
+The code that writes a line may be the user's: a handler, a filter, a record factory. It may block, and it may use the
+very pool that the line is about. A caller in its checkout, a release, or the member's thread would then wait for
+something that only itself can give. So these note their line and go on, and a thread writes it. The line shows the
+time, the place, the thread and the context (:mod:`contextvars`) in which it was noted. The thread lives as long as
+there are lines.
 
-To note takes no lock and waits for nothing: the garbage collector and signal handlers may do it anywhere.
+Noting a line takes no lock and waits for nothing: the garbage collector and signal handlers may note lines anywhere.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from poolmgr.lazy import load
 from poolmgr.native import at_fork, monotonic, time
 
 MOST = 1000
-"""Lines that may wait to be written; further ones are lost, and counted."""
+"""Lines that may wait to be written. Further lines are dropped, and counted."""
 
 LAST = 0.3
-"""Seconds that the end of a process waits for lines that somebody is writing."""
+"""Seconds that the end of a process waits for lines that a thread is writing."""
 
 GENERATIONS = 2
-"""Writing a line may cause lines, which are written too; what these cause is not."""
+"""Writing a line may cause lines, which are written too. Lines that these cause are not."""
 
 _generation: contextvars.ContextVar[int] = contextvars.ContextVar("poolmgr_generation", default=0)
 
@@ -48,7 +49,7 @@ class Line:
         self._context = contextvars.copy_context()
 
     def write(self) -> None:
-        """Whatever a user's code raises is told by :mod:`logging`, or is its own affair."""
+        """If the user's code raises, :mod:`logging` reports it, or the error is dropped."""
         self._context.run(self._write)
 
     def _write(self) -> None:
@@ -68,9 +69,9 @@ class Line:
         logger.handle(record)
 
     def _spelt_out(self) -> str:
-        """For an application without any logging: Python then prints the message and no fields
-        (``logging.lastResort``), and an event's name alone helps nobody who reads a cron job's mail."""
-        redaction = load("poolmgr.logs.redaction")  # hardly any process comes here
+        """For an application without any logging: Python then prints the message without its fields
+        (``logging.lastResort``), and an event's name alone does not help the reader of a cron job's mail."""
+        redaction = load("poolmgr.logs.redaction")  # rarely needed
         fields = ", ".join(f"{name}: {value}" for name, value in (self._extra or {}).items())
         text = f"{self._event} ({fields})" if fields else self._event
         return str(redaction.printable(redaction.redact(text), line=True))
@@ -88,12 +89,12 @@ class Journal:
     def __init__(self) -> None:
         self._lines: deque[Line] = deque()
         self._writing: dict[int, object] = {}
-        """Who writes, if anybody does. An entry and no lock: see :meth:`note`."""
+        """The writer, if there is one. An entry instead of a lock: see :meth:`note`."""
         self._lost = 0
         self._patience = LAST
 
     def note(self, line: Line) -> None:
-        """Have a line written soon."""
+        """Have a line written soon. Takes no lock."""
         if len(self._lines) >= MOST:
             self._lost += 1
             return
@@ -113,7 +114,7 @@ class Journal:
         self._leave(me)
 
     def _start(self, me: object) -> None:
-        """In a thread that :mod:`threading` does not know: its lock may be held where a line is noted, not here."""
+        """In a thread that :mod:`threading` does not know. Its lock may be held where a line is noted, but not here."""
         if not threads.started(threads.make(self._write, "poolmgr-log", me)):
             self._leave(me)
 
@@ -146,14 +147,14 @@ class Journal:
                 log.warning("log.behind", extra={"lines": lost})
 
     def catch_up(self) -> None:
-        """Where a caller holds nothing: write what nobody does, as no thread can be had."""
+        """Where a caller holds no lock: write the lines here if no thread can be started."""
         if self._lines and not self._writing:
             self._begin()
             if not self._writing:
                 self._write_all()
 
     def finish(self, timeout: float) -> None:
-        """Let what is being written be written, and write what nobody does."""
+        """Wait for the thread that is writing, and write the lines that it leaves."""
         deadline = monotonic() + timeout
         while self._writing and monotonic() < deadline:
             threading.Event().wait(0.005)
@@ -167,7 +168,7 @@ class Journal:
         self._patience = max(0.0, self._patience - (monotonic() - began))
 
     def forget(self) -> None:
-        """In a forked child: they are the parent's."""
+        """In a forked child: drop the lines, which are the parent's."""
         self._lines.clear()
         self._writing.clear()
         self._lost = 0
@@ -176,7 +177,7 @@ class Journal:
 
 _journal = Journal()
 atexit.register(_journal.end)
-with contextlib.suppress(RuntimeError):  # it is loaded at the end only
+with contextlib.suppress(RuntimeError):  # when this module is first loaded at the end
     # Before ``atexit``'s functions, which may end the user's log; and in multiprocessing's children, which call none.
     threading._register_atexit(_journal.end)  # type: ignore[attr-defined]
 at_fork(after_in_child=_journal.forget)

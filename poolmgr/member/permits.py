@@ -187,7 +187,7 @@ class ServerPermits(Attachment):
                 if left <= 0 or (cause == SUPERVISOR and self.obstacle):
                     shortage = self.explain()
                     raise ConnectionPoolTimeoutError(
-                        f"no permit to reconnect after {now - began:.3g} s: {shortage.text}", reason=shortage.reason
+                        f"no permit to reconnect within {now - began:.3g} s: {shortage}", reason=shortage.reason
                     )
                 pause = min(left, LOOK_AGAIN if cause == OTHERS else LOOK_SOON)
                 if not self.attend(pause):
@@ -239,7 +239,7 @@ class ServerPermits(Attachment):
         try:
             found = self._locked.locked(self._locked.core.explain, self)
         except Interrupted:
-            return Shortage("budget", "the shared budget has no permit to spare")
+            return Shortage("budget", "no permit is free")
         session = self._locked.session
         trouble = session.trouble if session is not None and found.reason == "supervisor" else ""
-        return Shortage(found.reason, f"{trouble}; {found.text}") if trouble else found
+        return Shortage(found.reason, f"{found.text}: {trouble}") if trouble else found

@@ -132,6 +132,11 @@ class Shortage(msgspec.Struct, frozen=True):
     """``budget``, ``descriptors``, ``server``, ``supervisor``: see ConnectionPoolTimeoutError.reason."""
     text: str
     """One sentence with numbers and, if known, the holders."""
+    remedy: str = ""
+    """What helps, as one sentence without its full stop, with the command last; empty if the text says so."""
+
+    def __str__(self) -> str:
+        return f"{self.text}. {self.remedy}" if self.remedy else self.text
 
 
 class Permits(Protocol):

@@ -154,7 +154,7 @@ def longest(pool: Host) -> tuple[float, str]:
             continue
         if seconds > held:
             held = seconds
-            by = f" ({connection._trace[0]})" if connection._trace else ""
+            by = f" in {connection._trace[0]}" if connection._trace else ""
     return held, by
 
 

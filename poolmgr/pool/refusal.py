@@ -4,41 +4,45 @@ from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core.bounds import SERVER, SUPERVISOR, Cause
+from poolmgr.member.ports import Shortage
 from poolmgr.pool.host import UNBOUNDED, Host
 from poolmgr.pool.housekeeping import longest
 
 
-def why(pool: Host, cause: Cause) -> tuple[str, str]:
-    """Reason and sentence for a caller that got no connection, and waited for this last."""
+def why(pool: Host, cause: Cause) -> Shortage:
+    """For a caller that got no connection, and waited for this last."""
     core = pool._core
     if cause in (SUPERVISOR, SERVER):
         permits = pool._origin.attach()
         if permits is not None:
-            shortage = permits.explain()
-            return shortage.reason, shortage.text
+            return permits.explain()
     if core.last_error is not None:
-        return "server", f"connecting failed {core.failures} times, last with: {core.last_error}"
+        return Shortage("server", f"connecting failed {core.failures} times, last with: {core.last_error}")
     if core.size >= core.ceiling:
-        return "pool", f"all {core.ceiling} connections that max_connections allows are in use"
+        return Shortage(
+            "pool",
+            f"all {core.ceiling} connections that max_connections allows are in use",
+            "Raise the pool's max_connections (or set REDIS_POOL_MAX_CONNECTIONS)",
+        )
     permits = pool._origin.attach()
     if permits is not None and core.starved:
-        shortage = permits.explain()
-        return shortage.reason, shortage.text
+        return permits.explain()
     if core.opening:
-        return "server", f"{len(core.opening)} connections are being opened and are not ready"
-    return "pool", "no connection was released"
+        return Shortage("server", f"{len(core.opening)} connections are being opened and are not ready")
+    return Shortage("pool", "no connection was released")
 
 
-def too_late(pool: Host, reason: str, text: str, seconds: float) -> ConnectionPoolTimeoutError:
+def too_late(pool: Host, shortage: Shortage, seconds: float) -> ConnectionPoolTimeoutError:
     core = pool._core
     held, by = longest(pool)
-    holder = f"; the longest holder has its connection for {held:.3g} s{by}" if held else ""
-    ceiling = "none of its own" if core.ceiling == UNBOUNDED else str(core.ceiling)
-    error = ConnectionPoolTimeoutError(
-        f"no connection of {pool.name} after {seconds:.3g} s: {text} ({core.lent} in use, {len(core.idle)} idle, "
-        f"{len(core.opening)} opening, {core.waiting} waiting, ceiling {ceiling}{holder})",
-        reason=reason,
-    )
+    sentences = [
+        f"no connection from pool {pool.name!r} within {seconds:.3g} s: {shortage.text}",
+        f"This pool: {core.lent} in use, {len(core.idle)} idle, {len(core.opening)} opening, {core.waiting} waiting"
+        + ("" if core.ceiling == UNBOUNDED else f", max_connections {core.ceiling}"),
+        f"Longest checkout: {held:.3g} s{by}" if held else "",
+        shortage.remedy,
+    ]
+    error = ConnectionPoolTimeoutError(". ".join(filter(None, sentences)), reason=shortage.reason)
     refused(pool, error)
     return error
 

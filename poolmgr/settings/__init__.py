@@ -1,8 +1,8 @@
 """The settings of a process, from its environment.
 
 The table of all variables is :data:`poolmgr.settings.table.VARIABLES`; this module turns an environment
-into a :class:`Settings` and says where things lie. It must never connect, start or log anything, and
-it loads no package from outside but msgspec, for it stands on every worker's import path.
+into a :class:`Settings` and says where files lie. It must never connect, start or log anything. Of
+packages from outside it loads only msgspec, because every worker imports it.
 
 A variable that is set to an empty text counts as not set, so that a line ``NAME=`` in an environment
 file means the default.
@@ -31,7 +31,7 @@ INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_S
 
 
 ALMOST = 0.9
-"""How much of a name must be that of one of ours: REDIS_POOL_TIMOUT has 0.97, REDIS_POOL_MIN_SIZE 0.89."""
+"""How similar a name must be to a name of ours: REDIS_POOL_TIMOUT has 0.97, REDIS_POOL_MIN_SIZE 0.89."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def budget_of(self, keys: Iterable[str]) -> int | Literal["auto", "off"]:
         """The budget of one server, known by these endpoint keys (``tcp://host:port``, ``unix:///path``).
 
-        ``REDIS_CONNECTION_BUDGETS`` goes before ``REDIS_CONNECTION_BUDGET``. Where several keys of one
-        server are named with different numbers the smallest holds, since none of them may be exceeded.
+        ``REDIS_CONNECTION_BUDGETS`` overrides ``REDIS_CONNECTION_BUDGET``. If several keys of one server have
+        different numbers, the smallest holds, since none of them may be exceeded.
         """
         named = [self.budgets[key] for key in keys if key in self.budgets]
         return min(named) if named else self.budget
@@ -82,8 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def private_directory(self) -> Path:
         """A directory that only this user can enter: for the embedded server, the token, the socket.
 
-        It is the supervisor socket's own directory if that is private, so that services with sockets
-        of their own do not meet; else the default one, which is made if it is missing.
+        It is the directory of the supervisor's socket if that is private, so that services with their own
+        sockets do not meet. Otherwise it is the default directory, which is made if it is missing.
 
         Raises:
             SettingsError: the default one is not ours or open to others.
@@ -122,22 +122,22 @@ def private_directory() -> Path:
         pass
     except OSError as error:
         raise SettingsError(
-            f"the private directory {path} cannot be made ({error.strerror}): "
+            f"cannot make the private directory {path} ({error.strerror}); "
             "set POOLMGR_SOCKET to a path in a directory of your own"
         ) from None
     if not _is_private(path):
         raise SettingsError(
-            f"{path} is not a directory of ours (uid {os.getuid()}) with mode 0700: "
+            f"{path} is not a directory of ours (uid {os.getuid()}) with mode 0700; "
             "remove it, or set POOLMGR_SOCKET to a path in a directory of your own"
         )
     return path
 
 
 def how_to_make(path: str, why: str | None) -> str:
-    """What to tell somebody in whose ``POOLMGR_SOCKET``'s directory the file ``path`` cannot be made."""
+    """The error for a file ``path`` that cannot be made in the directory of ``POOLMGR_SOCKET``."""
     parent = Path(path).parent
     remedy = "" if parent.is_dir() else f"make its directory (mkdir -p -m 700 {parent}), or "
-    return f"{path} cannot be made ({why}): {remedy}set POOLMGR_SOCKET to a path in a directory of your own"
+    return f"cannot make {path} ({why}); {remedy}set POOLMGR_SOCKET to a path in a directory of your own"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,24 +178,27 @@ def _contradiction(settings: Settings) -> str:
     ceiling = settings.pool_max_connections
     if ceiling is not None and settings.pool_min_idle > ceiling:
         return (
-            f"REDIS_POOL_MIN_IDLE is {settings.pool_min_idle}: allowed is at most "
-            f"REDIS_POOL_MAX_CONNECTIONS, which is {ceiling}"
+            f"REDIS_POOL_MIN_IDLE={settings.pool_min_idle} exceeds REDIS_POOL_MAX_CONNECTIONS={ceiling}; "
+            f"set it to {ceiling} or less, or unset it"
         )
     if settings.worker_readonly_token and settings.worker_readonly_token == settings.worker_token:
-        return "WORKER_READONLY_TOKEN is the same as WORKER_TOKEN, so it would allow everything: set another one"
+        return (
+            "WORKER_READONLY_TOKEN equals WORKER_TOKEN, so it would allow everything; "
+            "set it to another token, or unset it"
+        )
     longest = SOCKET_PATH_MAX - len(EMBEDDED_SUFFIX)
     size = len(os.fsencode(settings.socket))
     if settings.redis_url is None and size > longest:
         return (
-            f"POOLMGR_SOCKET is {settings.socket!r} ({size} bytes long): allowed is at most {longest} bytes "
-            "while REDIS_URL is not set, since the embedded server's socket lies beside it"
+            f"POOLMGR_SOCKET={settings.socket!r} is {size} bytes long and leaves no room for the embedded server's "
+            f"socket beside it; set it to a path of at most {longest} bytes, or set REDIS_URL"
         )
     return ""
 
 
 def unenforced(environ: Mapping[str, str] | None = None) -> str:
-    """Why no budget is enforced in a process with this environment; empty: one is. A wrong value of another variable
-    does not matter here."""
+    """Why no budget is enforced in a process with this environment; empty if one is enforced. A wrong value of another
+    variable does not matter here."""
     text = (os.environ if environ is None else environ).get("REDIS_CONNECTION_BUDGET", "").strip()
     if text.lower() == OFF:
         return "REDIS_CONNECTION_BUDGET=off"
@@ -223,7 +226,7 @@ def describe(environ: Mapping[str, str] | None = None) -> list[Row]:
         try:
             load(environ)
         except SettingsError as problem:
-            name = str(problem).partition(" ")[0]
+            name = str(problem).partition(" ")[0].partition("=")[0]
             rows = [msgspec.structs.replace(row, error=str(problem)) if row.name == name else row for row in rows]
     return rows + [
         Row(
@@ -231,20 +234,20 @@ def describe(environ: Mapping[str, str] | None = None) -> list[Row]:
             value="",
             source="unknown",
             meaning="",
-            error=f"{name} is not a variable of ours: is {meant} meant?",
+            error=f"{name} is not a setting of redis-poolmgr; did you mean {meant}?",
         )
         for name, meant in misspelt(environ).items()
     ]
 
 
 def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
-    """Names that are almost one of ours, and which, so that a typing error does not stay silent. Others that only begin
-    like ours are somebody else's."""
+    """Names that are almost a name of ours, with that name, so that a typing error does not stay silent. Other names
+    with our prefixes belong to other programs."""
     prefixes = ("POOLMGR_", "REDIS_POOL_", "REDIS_CONNECTION_", "REDIS_SOCKET_", "WORKER_")
     others = sorted(n for n in environ if n.startswith(prefixes) and n not in BY_NAME and n not in INTERNAL)
     if not others:
         return {}
-    import difflib  # every worker loads this module, and hardly any needs it
+    import difflib  # every worker loads this module, and few need difflib
 
     found = {name: difflib.get_close_matches(name, BY_NAME, 1, ALMOST) for name in others}
     return {name: meant[0] for name, meant in found.items() if meant}

@@ -1,7 +1,7 @@
 """From text to value: the parsers of the environment variables, and how secrets are hidden in text.
 
-Each parser takes a text that is not empty and returns the value, or raises ValueError, whose text (if
-it has one) says more than "not allowed". None of them looks at the machine.
+Each parser takes a text that is not empty and returns the value, or raises ValueError. The error's text, if any, says
+more than "not allowed". No parser looks at the machine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _one_or_more = whole(1)
 
 
 OFF = "off"
-"""The budget that enforces none."""
+"""The value of the budget that switches it off."""
 
 
 def budget(text: str) -> int | str:
@@ -73,7 +73,7 @@ def split_host_port(text: str, *, port: int | None = None) -> tuple[str, int]:
     """``host:port`` and ``[::1]:port`` taken apart; ``port`` is used where none is given.
 
     Raises:
-        ValueError: it is neither, or the port is not from 1 to 65535.
+        ValueError: the text is neither, or the port is not from 1 to 65535.
     """
     match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:/@\[\]=,]+)(?::([0-9]{1,5}))?", text)
     if match is None:
@@ -88,7 +88,7 @@ def endpoint_key(server: str) -> str:
     """What people write for a server (``cache:6379``, ``cache``, ``/path``, a URL) as an endpoint key.
 
     Raises:
-        ValueError: it names no server.
+        ValueError: the text does not name a server.
     """
     if "://" in server:
         parts = urlsplit(server)
@@ -97,7 +97,7 @@ def endpoint_key(server: str) -> str:
         elif parts.scheme in ("tcp", "redis", "rediss"):
             server = parts.netloc.rpartition("@")[2]
         else:
-            raise ValueError(f"{parts.scheme}:// names no server")
+            raise ValueError(f"{parts.scheme}:// does not name a server")
     if server.startswith("/"):
         return f"unix://{server}"
     host, port = split_host_port(server, port=6379)
@@ -114,11 +114,11 @@ def budgets(text: str) -> dict[str, int]:
         try:
             key = endpoint_key(server.strip())
         except ValueError:
-            raise ValueError(f"item {place} names no server") from None
+            raise ValueError(f"item {place} does not name a server") from None
         try:
             value = _one_or_more(number.strip())
         except ValueError:
-            raise ValueError(f"the number of item {place} is no budget") from None
+            raise ValueError(f"the number of item {place} is not a budget") from None
         if found.setdefault(key, value) != value:
             raise ValueError(f"item {place} names a server again, with another number")
     return found
@@ -127,7 +127,7 @@ def budgets(text: str) -> dict[str, int]:
 def url(text: str) -> str:
     try:
         parts = urlsplit(text)
-    except ValueError:  # its text repeats what may be a password
+    except ValueError:  # the error's text repeats what may be a password
         raise ValueError from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError
@@ -141,26 +141,25 @@ def url(text: str) -> str:
         place = text.partition("://")[2]
         hidden = HIDDEN in mask_url(text) and "@" not in place
         raise ValueError(
-            "what stands where the port should is hidden, for it may be a password: it is no number; a password goes "
-            "before the host, redis://USER:PASSWORD@HOST:PORT/DB"
+            "the port is not a number (hidden, in case it is a password); write redis://USER:PASSWORD@HOST:PORT/DB"
             if hidden
-            else "the port is no number from 1 to 65535"
+            else "the port is not a number from 1 to 65535"
         ) from None
     if port == 0:
-        raise ValueError("the port is no number from 1 to 65535")
+        raise ValueError("the port is not a number from 1 to 65535")
     if parts.path.strip("/") and not parts.path.strip("/").isdigit():
-        raise ValueError("the database is no number")
+        raise ValueError("the database is not a number")
     return text
 
 
 def socket_path(text: str) -> str:
     if "\0" in text or not text.startswith("/"):
-        raise ValueError("not an absolute path")
+        raise ValueError("it is not an absolute path")
     size = len(os.fsencode(text))
     if size > SOCKET_PATH_MAX:
-        raise ValueError(f"{size} bytes long")
+        raise ValueError(f"it is {size} bytes long")
     if text.endswith("/"):
-        raise ValueError("a directory")
+        raise ValueError("it is a directory")
     return text
 
 
@@ -179,7 +178,7 @@ def name(text: str) -> str:
 
 def token(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("it has spaces or other characters that no header can carry")
+        raise ValueError("it has spaces or other characters that a header cannot carry")
     return text
 
 
@@ -204,8 +203,8 @@ reply_size = _bytes(4 << 20, 64 << 30)
 def mask_url(url: str) -> str:
     """The URL without its password, also where it is too broken to be parsed.
 
-    Whatever stands before the last ``@`` may hold it, and so may the query's ``password`` and what comes after it; and
-    in ``redis://user:secret``, where the host was forgotten, what looks like a port.
+    The password may be anywhere before the last ``@``, and in the query's ``password`` and all that follows it. In
+    ``redis://user:secret``, where the host was forgotten, it looks like a port.
     """
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     rest, secret = _cut_query(rest)
@@ -213,7 +212,7 @@ def mask_url(url: str) -> str:
     if at:
         name, colon, _ = credentials.partition(":")
         credentials = f"{name}:{HIDDEN}" if colon else HIDDEN
-    elif "@" in secret and not place.startswith("/"):  # so the query may be a part of a password
+    elif "@" in secret and not place.startswith("/"):  # so the query may be part of a password
         place = f"{HIDDEN}?"
     elif not separator or scheme != "unix":
         place = _NO_PORT.sub(rf"\1:{HIDDEN}", place)
@@ -221,13 +220,13 @@ def mask_url(url: str) -> str:
 
 
 _NO_PORT = re.compile(r"^([^:/?#\[\]]*):(?![0-9]*(?:/[0-9]*/?)?(?:[?#]|$)).*", re.DOTALL)
-"""What stands where a URL's port should and is none, or is followed by no database: the rest may be a password."""
+"""Text in the place of a URL's port that is not a port, or has no database after it: the rest may be a password."""
 
 _PAIR = re.compile(r"(?<=[?&])([^=&]*)=")
 
 
 def _cut_query(rest: str) -> tuple[str, str]:
-    """What comes before the first secret of the query, and that with all that follows: an ``&`` may be a part of it."""
+    """The text before the first secret of the query, and that secret with what follows: an ``&`` may be part of it."""
     for pair in _PAIR.finditer(rest):
         if re.search("(?i)pass|token|secret|pwd|credential", unquote_plus(pair[1])):
             return rest[: pair.end()], rest[pair.end() :]
@@ -235,8 +234,8 @@ def _cut_query(rest: str) -> tuple[str, str]:
 
 
 def conceal(text: str) -> str:
-    """A value that is not allowed, as a message may show it: without what could be a password, should somebody have put
-    a URL where none belongs. Of a list no more than its end is shown, as a password may have commas."""
+    """A value that is not allowed, as a message may show it: without what could be a password, in case the value is a
+    URL in the wrong place. Only the end of a list is shown, since a password may have commas."""
     before, at, after = text.rpartition("@")
     if at and "," in before:  # what follows may be the end of a secret in a query
         return HIDDEN if _cut_query(text)[1] else f"{HIDDEN}@{after}"

@@ -79,7 +79,9 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
             if len(shown) > 120:
                 shown = shown[:117] + "..."
             detail = f" ({error})" if str(error) else ""
-            raise SettingsError(f"{self.name} is {shown!r}{detail}: allowed is {self.allowed}") from None
+            raise SettingsError(
+                f"{self.name}={shown!r} is not allowed{detail}; set it to {self.allowed}, or unset it"
+            ) from None
 
 
 def default_directory() -> Path:

@@ -100,8 +100,8 @@ class Committer:
         except OSError as error:
             before = self.unwritten
             self.unwritten = (
-                f"the snapshot {self.writer.path} cannot be written ({error.strerror}), so no process can open more "
-                "connections: free space there and let this user write, or set POOLMGR_SOCKET to a path elsewhere"
+                f"cannot write the snapshot {self.writer.path} ({error.strerror}), so no process can open more "
+                "connections; free space there and let this user write, or point POOLMGR_SOCKET elsewhere"
             )
             if self.unwritten != before:
                 self._limited("snapshot.unwritable", logging.ERROR, error=self.unwritten)

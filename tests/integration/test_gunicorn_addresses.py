@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import ROOT, free_port
 from tests.service import CONF, GUNICORN, Service
 
-ADDRESS = "allowed is HOST:PORT or [IPV6]:PORT with a port from 1 to 65535"
+ADDRESS = "give HOST:PORT or [IPV6]:PORT with a port from 1 to 65535"
 
 
 def started(*arguments: str, conf: str = str(CONF), **environ: str) -> subprocess.CompletedProcess[str]:
@@ -35,17 +35,17 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:65536", "::1:8000", "fd://"])
 def test_what_is_no_address(bind: str) -> None:
-    assert_one_line(started("--bind", bind), f"--bind is {bind!r}", ADDRESS, "(--bind 127.0.0.1:8000)")
+    assert_one_line(started("--bind", bind), f"--bind {bind!r} is not an address", ADDRESS, "(--bind 127.0.0.1:8000)")
 
 
 @pytest.mark.parametrize("port", ["65536", "abc"])
 def test_what_is_no_port(port: str) -> None:
-    assert_one_line(started(PORT=port), f"PORT is {port!r}", "from 1 to 65535", "(PORT=8000)")
+    assert_one_line(started(PORT=port), f"PORT={port!r} is not a port", "from 1 to 65535", "(PORT=8000)")
 
 
 def test_what_gunicorns_own_variable_says_is_looked_at_as_well() -> None:
     done = started(GUNICORN_CMD_ARGS="--bind 127.0.0.1:8000 --bind 127.0.0.1:65536")
-    assert_one_line(done, "--bind is '127.0.0.1:65536'", ADDRESS)
+    assert_one_line(done, "--bind '127.0.0.1:65536' is not an address", ADDRESS)
 
 
 def test_a_port_that_is_none_in_a_configuration_with_gunicorns_own_logs(short_dir: Path) -> None:
@@ -54,14 +54,14 @@ def test_a_port_that_is_none_in_a_configuration_with_gunicorns_own_logs(short_di
     done = started("worker.app:app", conf=str(conf))
     assert done.returncode == 1
     (last,) = [line for line in done.stderr.splitlines() if "Error" in line]
-    assert "--bind is '127.0.0.1:65536'" in last
+    assert "--bind '127.0.0.1:65536' is not an address" in last
 
 
 @pytest.mark.parametrize(
     ("bind", "words"),
     [
         ("no-such-host.invalid:8000", ("--bind is no-such-host.invalid:8000", "set another address")),
-        ("fd://1", ("fd://1", "no socket")),
+        ("fd://1", ("fd://1", "not a socket")),
         ("unix:/nowhere/x.sock", ("unix:/nowhere/x.sock", "No such file", "a directory that is there")),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_port_that_is_proposed_is_another_one() -> None:
 
 @pytest.mark.parametrize("where", ["127.0.0.1:65536", "[::1"])
 def test_a_server_that_is_at_no_address(where: str) -> None:
-    assert_one_line(started(REDIS_URL=f"redis://{where}"), "REDIS_URL is ", "allowed is redis://HOST:PORT/DB")
+    assert_one_line(started(REDIS_URL=f"redis://{where}"), "REDIS_URL=", "set it to redis://HOST:PORT/DB")
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:{}/http.sock", "[::1]:0", "localhost:0"])

@@ -52,7 +52,7 @@ def test_a_reload_of_the_worker_service_with_a_wrong_environment_does_not_end_th
     answer = service.get("/healthz")
     assert answer.status == 503
     assert "not configured correctly" in answer.json["error"]
-    assert "WORKER_MAX_BODY is 'much'" in service.log
+    assert "WORKER_MAX_BODY='much' is not allowed" in service.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,4 +89,4 @@ def test_a_reload_with_a_wrong_environment_does_not_end_the_master(own):
     assert "hook.failed" in service.log
     answer = service.get("/get")
     assert answer.status == 503
-    assert "REDIS_CONNECTION_BUDGET is 'many'" in answer.json["error"]
+    assert "REDIS_CONNECTION_BUDGET='many' is not allowed" in answer.json["error"]

@@ -36,7 +36,7 @@ def bad(name: str, value: str, *words: str):
         bad("REDIS_URL", "unix:///nowhere/redis.sock", "No such file", "start it"),
         bad("WORKER_THREADS", "x", "'x'"),
         bad("WORKER_CLASS", "nope", "'nope'", "gthread"),
-        bad("WEB_CONCURRENCY", "0", "'0'", "from 1", "WEB_CONCURRENCY=2"),
+        bad("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY=0 starts no workers; set it to 1 or more, or unset it"),
         bad("WORKER_TOKEN", "two words", "printable"),
         bad("POOLMGR_SOCKET", "/tmp/" + "x" * 120, "107"),
         bad("POOLMGR_SOCKET", "relative/path", "absolute"),
@@ -67,7 +67,7 @@ def assert_one_line(service: Service, words: tuple[str, ...]) -> str:
 
 
 def test_no_worker_on_the_command_line_is_told_as_such(make):
-    assert_one_line(make(arguments=("--workers", "0")), ("--workers is 0", "from 1", "(--workers 2)"))
+    assert_one_line(make(arguments=("--workers", "0")), ("--workers 0 starts no workers", "to 1 or more"))
 
 
 def test_a_wrong_password_is_told_without_telling_it(make, redis_server):

@@ -37,7 +37,7 @@ def test_leak_after(server: RedisServer, caplog: pytest.LogCaptureFixture):
     assert pool.stats().leaks == 1
     pool.timeout = 0.01
     pool.max_connections = 1
-    with pytest.raises(ConnectionPoolTimeoutError, match=r"longest holder .* \(MainThread\)"):
+    with pytest.raises(ConnectionPoolTimeoutError, match=r"Longest checkout: .* s in MainThread"):
         pool.get_connection()
     pool.release(leaked)
     nothing_is_missing(pool)

@@ -244,7 +244,7 @@ def test_a_caller_is_told_why_nothing_is_raised(supervisor: Start, server: Redis
         return done.stdout + "".join(line for line in done.stderr.splitlines() if "TimeoutError: " in line)
 
     def is_told() -> bool:
-        return f"the snapshot {snapshot} cannot be written (Is a directory)" in said()
+        return f"cannot write the snapshot {snapshot} (Is a directory)" in said()
 
     assert is_told()
     snapshot.rmdir()
@@ -260,7 +260,7 @@ def test_who_is_there_when_it_begins_and_when_it_ends_is_told_too(
     member = FakeMember(str(isolated)).connect().hello()
     snapshot.mkdir()
     member.attach(endpoint_of(port=server.port))
-    member.until(lambda member: "cannot be written" in _stuck(member), what="it is told")
+    member.until(lambda member: "cannot write the snapshot" in _stuck(member), what="it is told")
     snapshot.rmdir()
     member.until(lambda member: not _stuck(member), what="it is told that it is over")
     member.close()

@@ -364,7 +364,7 @@ def test_a_snapshot_that_cannot_be_written_stops_raises_and_nothing_else(
     Path(f"{snapshot}.new").mkdir()  # neither in place nor anew
     other.report(name, waiting=11)
     wait_for(lambda: running.status()["notes"], what="the status says so")
-    assert "cannot be written" in running.status()["notes"][0]
+    assert "cannot write the snapshot" in running.status()["notes"][0]
     before = other.limit(name)
     Path(f"{snapshot}.new").rmdir()
     member.report(name, open=0)

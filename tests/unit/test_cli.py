@@ -172,8 +172,8 @@ def test_without_a_supervisor_one_line_says_so_and_none_is_started(run, isolated
     code, out, err = run(*command)
     assert (code, out) == (1, "")
     assert err == (
-        f"Error: no supervisor answers at {isolated}: none runs while nothing uses a pool; "
-        "if something does, give its POOLMGR_SOCKET\n"
+        f"Error: no supervisor is listening on {isolated}: none runs while no process uses a pool; "
+        "if one does, set POOLMGR_SOCKET as it is set there\n"
     )
     assert not Path(f"{isolated}.launch").exists()
 
@@ -185,7 +185,7 @@ def test_a_supervisor_that_was_ended_is_told_from_one_that_never_was(run, isolat
     Path(f"{isolated}.snapshot").touch()
     code, out, err = run("status")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert f"no supervisor answers at {isolated}: the last one was ended, and its ledger is kept" in err
+    assert f"no supervisor is listening on {isolated}: the last one has ended" in err
 
 
 def test_a_refusal_and_a_failure_are_told(run, isolated):
@@ -239,9 +239,9 @@ def test_budget_changes_it(run, isolated):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cache", "0"), "N is '0': allowed is a whole number from 1 to 1000000, auto or reset"),
-        (("cache", "many"), "N is 'many': allowed is a whole number from 1 to 1000000, auto or reset"),
-        (("http://u:hunter2@x", "3"), "SERVER is 'http://u:***@x': allowed is HOST:PORT, HOST or /PATH"),
+        (("cache", "0"), "N '0' is not a budget; give a whole number from 1 to 1000000, auto or reset"),
+        (("cache", "many"), "N 'many' is not a budget; give a whole number from 1 to 1000000, auto or reset"),
+        (("http://u:hunter2@x", "3"), "SERVER 'http://u:***@x' is not a server; give HOST:PORT, HOST or /PATH"),
     ],
 )
 def test_a_wrong_budget_is_told(run, arguments, message):
@@ -276,7 +276,10 @@ def test_config_shows_all_that_is_wrong_and_fails(run, monkeypatch):
 def test_config_warns_of_a_name_that_is_not_ours(run, monkeypatch):
     monkeypatch.setenv("REDIS_POOL_TIMOUT", "3")
     code, _, err = run("config")
-    assert (code, err) == (0, "Warning: REDIS_POOL_TIMOUT is not a variable of ours: is REDIS_POOL_TIMEOUT meant?\n")
+    assert (code, err) == (
+        0,
+        "Warning: REDIS_POOL_TIMOUT is not a setting of redis-poolmgr; did you mean REDIS_POOL_TIMEOUT?\n",
+    )
 
 
 @pytest.mark.parametrize(("name", "words"), [("MAX_WAITING", "0: all may wait"), ("LEAK_AFTER", "0: never")])

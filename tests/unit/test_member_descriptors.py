@@ -330,8 +330,8 @@ def test_a_server_whose_connections_are_never_released_does_not_shut_the_other_o
     assert second.waiting == 1
     shortage = world.core.explain(second.attachment)
     assert shortage.reason == "descriptors"
-    assert "limit of open files" in shortage.text
-    assert "ulimit -n" in shortage.text, "what to do"
+    assert "open-file limit" in shortage.text
+    assert "ulimit -n" in shortage.remedy, "what to do"
 
 
 def test_permits_that_descriptors_are_missing_for_are_called_spare_though_somebody_waits() -> None:

@@ -181,7 +181,8 @@ def test_a_refusal_is_not_asked_for_again_at_once(member, supervisor, caplog):
     assert not pool.open()
     why = pool.permits.explain()
     assert why.reason == "supervisor"
-    assert why.text.startswith("too many clients; no supervisor has answered for ")
+    assert why.text.startswith("no supervisor has granted a permit for ")
+    assert why.text.endswith(": too many clients")
 
 
 def test_a_supervisor_that_does_not_read_does_not_block_anybody(member, supervisor):

@@ -221,8 +221,9 @@ def test_waiting_ends_with_a_reason(member, supervisor):
     assert watch.seconds() >= 0.05 and watch.fair() < 1
     assert caught.value.reason == "budget"
     assert "holds 2 of its limit 2" in str(caught.value)
-    assert "budget of 7" in str(caught.value)
-    assert "gunicorn worker 12 5" in str(caught.value)
+    assert str(caught.value).endswith("Raise the budget with: poolmgr budget server:1 N")
+    assert "all 7 permits for " in str(caught.value)
+    assert "gunicorn worker 12: 5" in str(caught.value)
     assert not pool.permits.dispatcher.waiters
 
 

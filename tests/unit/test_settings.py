@@ -124,25 +124,25 @@ def test_values_that_are_allowed(name, text, attribute, value):
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name, text):
     message = wrong(**{name: text})
-    assert message.startswith(f"{name} is {(mask_url(text) if name == 'REDIS_URL' else text.strip())!r}")
-    assert f"allowed is {table.BY_NAME[name].allowed}" in message
+    assert message.startswith(f"{name}={(mask_url(text) if name == 'REDIS_URL' else text.strip())!r}")
+    assert "is not allowed" in message and f"; set it to {table.BY_NAME[name].allowed}, or unset it" in message
 
 
 def test_a_socket_path_may_have_107_bytes_and_no_more():
     url = {"REDIS_URL": "redis://h"}
     assert load({**url, "POOLMGR_SOCKET": "/" + "x" * 106}).socket == "/" + "x" * 106
-    assert "(108 bytes long)" in wrong(**url, POOLMGR_SOCKET="/" + "x" * 107)
-    assert "(108 bytes long)" in wrong(**url, POOLMGR_SOCKET="/" + "é" * 53 + "x"), "bytes count, not characters"
+    assert "(it is 108 bytes long)" in wrong(**url, POOLMGR_SOCKET="/" + "x" * 107)
+    assert "(it is 108 bytes long)" in wrong(**url, POOLMGR_SOCKET="/" + "é" * 53 + "x"), "bytes count, not characters"
 
 
 def test_without_a_url_the_embedded_servers_socket_must_fit_too():
     assert load({"POOLMGR_SOCKET": "/" + "x" * 100}).redis_url is None
-    assert "at most 101 bytes while REDIS_URL is not set" in wrong(POOLMGR_SOCKET="/" + "x" * 101)
+    assert "at most 101 bytes, or set REDIS_URL" in wrong(POOLMGR_SOCKET="/" + "x" * 101)
 
 
 def test_min_idle_above_the_ceiling_is_refused():
     message = wrong(REDIS_POOL_MIN_IDLE="9", REDIS_POOL_MAX_CONNECTIONS="4")
-    assert message == "REDIS_POOL_MIN_IDLE is 9: allowed is at most REDIS_POOL_MAX_CONNECTIONS, which is 4"
+    assert message == "REDIS_POOL_MIN_IDLE=9 exceeds REDIS_POOL_MAX_CONNECTIONS=4; set it to 4 or less, or unset it"
 
 
 def test_budgets_are_kept_by_endpoint_and_go_before_the_general_one():
@@ -185,8 +185,8 @@ def test_no_password_is_shown_in_a_message_a_row_or_a_repr(url):
 
 def test_a_wrong_token_is_not_shown():
     assert wrong(WORKER_TOKEN="hunter2 hunter2") == (
-        "WORKER_TOKEN is '***' (it has spaces or other characters that no header can carry): "
-        "allowed is printable ASCII without spaces"
+        "WORKER_TOKEN='***' is not allowed (it has spaces or other characters that a header cannot carry); "
+        "set it to printable ASCII without spaces, or unset it"
     )
 
 
@@ -219,7 +219,7 @@ def test_rows_say_where_a_value_came_from_and_report_all_errors():
 
 def test_rows_report_a_contradiction_at_the_variable_that_has_it():
     rows = {row.name: row for row in describe({"REDIS_POOL_MIN_IDLE": "9", "REDIS_POOL_MAX_CONNECTIONS": "4"})}
-    assert "at most" in rows["REDIS_POOL_MIN_IDLE"].error
+    assert "4 or less" in rows["REDIS_POOL_MIN_IDLE"].error
 
 
 def test_a_misspelt_name_is_noticed():
@@ -249,7 +249,7 @@ def test_the_private_directory_is_made_for_this_user_only(default_at):
 
 def test_a_directory_open_to_others_is_refused(default_at):
     default_at.mkdir(mode=0o755)
-    with pytest.raises(SettingsError, match="mode 0700: remove it, or set POOLMGR_SOCKET"):
+    with pytest.raises(SettingsError, match="mode 0700; remove it, or set POOLMGR_SOCKET"):
         poolmgr.settings.private_directory()
 
 
@@ -279,7 +279,7 @@ def test_the_sockets_own_directory_is_used_if_it_is_private(default_at, short_di
 
 
 def test_a_token_for_reading_that_allows_everything_is_refused():
-    with pytest.raises(SettingsError, match="WORKER_READONLY_TOKEN is the same"):
+    with pytest.raises(SettingsError, match="WORKER_READONLY_TOKEN equals WORKER_TOKEN"):
         load({"WORKER_TOKEN": "one-and-the-same", "WORKER_READONLY_TOKEN": "one-and-the-same"})
 
 
@@ -295,7 +295,7 @@ def test_what_only_begins_like_ours_is_somebody_elses():
 
 
 def test_a_port_that_is_none_is_shown_unless_it_may_be_a_password():
-    assert "'redis://u:***@h:63x/0' (the port is no number" in wrong(REDIS_URL="redis://u:pass@h:63x/0")
+    assert "'redis://u:***@h:63x/0' is not allowed (the port is not a " in wrong(REDIS_URL="redis://u:pass@h:63x/0")
     line = wrong(REDIS_URL="redis://h:63x/0")
     assert "63x" not in line
-    assert "hidden, for it may be a password: it is no number" in line
+    assert "the port is not a number (hidden, in case it is a password)" in line

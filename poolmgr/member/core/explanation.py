@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from poolmgr import wire
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.ports import Shortage
 
 
-def explain(dispatcher: Dispatcher, key: str) -> Shortage:
+def explain(dispatcher: Dispatcher, endpoint: wire.Endpoint, stuck: str = "") -> Shortage:
     """Why this dispatcher has no permit, with numbers.
 
     Args:
-        key: the endpoint, as the caller knows it.
+        endpoint: by which the caller reaches the server.
+        stuck: why the supervisor raises no limit; empty if it can.
     """
-    account = dispatcher.account
+    account, key = dispatcher.account, str(endpoint)
     if dispatcher.outage is not None:
-        return Shortage("server", f"{key} has been down: {dispatcher.outage.error}")
+        return Shortage("server", f"{key} is down: {dispatcher.outage.error}")
     closing = len(account.closing) + len(account.lost)
     mine = f"this process holds {account.open} of its limit {account.limit}" + (
-        f" ({closing} of them closing)" if closing else ""
+        f", {closing} of them closing" if closing else ""
     )
     if account.seq and account.room is not None and account.room <= account.open < account.limit:
         return Shortage(
             "descriptors",
-            f"this process's limit of open files leaves {dispatcher.descriptors} connections to {key}: {mine}; "
-            "raise it (ulimit -n, LimitNOFILE=)",
+            f"the open-file limit of this process allows {dispatcher.descriptors} connections to {key} ({mine})",
+            "Raise that limit: ulimit -n N, or LimitNOFILE=N in the systemd unit",
         )
+    if stuck:
+        return Shortage("budget" if account.seq else "supervisor", f"no permit for {key} ({mine}): {stuck}")
     if not account.seq:
-        return Shortage("supervisor", f"no supervisor has answered for {key}, so no connection can be opened; {mine}")
+        return Shortage("supervisor", f"no supervisor has granted a permit for {key} ({mine})")
+    remedy = f"Raise the budget with: poolmgr budget {endpoint.named.removeprefix('tcp://')} N"
     if dispatcher.picture is None:
-        return Shortage("budget", f"the shared budget of {key} has no permit to spare: {mine}")
-    others = ", ".join(f"{title} {count}" for title, count in dispatcher.picture.others)
+        return Shortage("budget", f"no permit for {key} is free ({mine})", remedy)
+    others = ", ".join(f"{title}: {count}" for title, count in dispatcher.picture.others)
     return Shortage(
         "budget",
-        f"the shared budget of {dispatcher.picture.budget} connections to {key} is exhausted: {mine}"
-        + (f"; held by {others}" if others else ""),
+        f"all {dispatcher.picture.budget} permits for {key} are taken ({mine}"
+        + (f"; largest holders: {others})" if others else ")"),
+        remedy,
     )

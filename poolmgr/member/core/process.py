@@ -579,10 +579,7 @@ class MemberCore:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why there is no permit now."""
-        found = explain(attachment.dispatcher, str(attachment.endpoint))
-        if self._stuck and found.reason in ("supervisor", "budget"):
-            return Shortage(found.reason, f"{self._stuck}; {found.text}")
-        return found
+        return explain(attachment.dispatcher, attachment.endpoint, self._stuck)
 
     def dispatchers(self) -> Iterator[Dispatcher]:
         """All dispatchers, for status, tests and the simulation."""

@@ -8,7 +8,7 @@ from redis.observability import recorder
 from redis.observability.attributes import get_pool_name
 
 from poolmgr.member.core.bounds import ANSWER, CONNECTING, OTHERS, SUPERVISOR, Cause, Wait
-from poolmgr.member.ports import SERVES_HERE
+from poolmgr.member.ports import SERVES_HERE, Shortage
 from poolmgr.member.waker import Parker
 from poolmgr.native import monotonic
 from poolmgr.pool.core import Failed, Granted, Served, Waiter
@@ -31,9 +31,9 @@ def queue_up(pool: RedisInterface, started: float, timeout: float | None) -> tup
     before."""
     core = pool._core
     if pool.max_waiting and core.waiting >= pool.max_waiting:
-        raise too_late(pool, "queue", f"{pool.max_waiting} callers wait already (max_waiting)", 0.0)
+        raise too_late(pool, Shortage("queue", f"{pool.max_waiting} callers wait already (max_waiting)"), 0.0)
     if any(permits.serves_here for permits in pool._origin.known):
-        raise too_late(pool, "supervisor", SERVES_HERE, 0.0)
+        raise too_late(pool, Shortage("supervisor", SERVES_HERE), 0.0)
     wait = Wait(timeout, started)
     cause: Cause = OTHERS
     parker = Parker()
@@ -79,7 +79,7 @@ def queue_up(pool: RedisInterface, started: float, timeout: float | None) -> tup
         error = again(fate.error)
         refused(pool, error)
         raise error
-    raise too_late(pool, *why(pool, cause), seconds)
+    raise too_late(pool, why(pool, cause), seconds)
 
 
 def sleep(pool: RedisInterface, parker: Parker, seconds: float) -> bool:
