@@ -1,0 +1,1 @@
+"""The pool for threads and greenlets: a drop-in for redis-py's."""

@@ -1,0 +1,1 @@
+"""Who is connected to the supervisor, and which processes are registered."""

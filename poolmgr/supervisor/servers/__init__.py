@@ -1,0 +1,1 @@
+"""The Redis servers: how each is reached, asked, and what it proves."""

@@ -1,0 +1,1 @@
+"""The supervisor seen from outside: answers, metrics, the audit."""
