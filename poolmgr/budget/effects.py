@@ -37,3 +37,16 @@ class Turn(msgspec.Struct):
         overdrawn."""
         undone = {(server, tag) for server, tag, _ in self.undo}
         return [tell for tell in self.tells if (tell.message.server, tell.tag) not in undone]
+
+
+class Decision(msgspec.Struct):
+    """What should change: new limits by tag, tags to ask, when to decide again."""
+
+    raises: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    lowers: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    asks: list[str] = msgspec.field(default_factory=list)
+    wake: float | None = None
+
+    def again(self, at: float) -> None:
+        """Decide again at this time, or earlier."""
+        self.wake = at if self.wake is None else min(self.wake, at)

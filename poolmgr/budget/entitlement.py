@@ -10,7 +10,7 @@ import random
 
 from poolmgr.budget.accounts import Account, Server
 from poolmgr.budget.allocation import Claim, shares
-from poolmgr.budget.decision import Decision
+from poolmgr.budget.effects import Decision
 
 
 def quantum(server: Server, permits: int, waiters: int, timeout: float) -> float:

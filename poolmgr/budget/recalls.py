@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from poolmgr.budget.accounts import Account, Server
 from poolmgr.budget.allocation import Claim, shares
-from poolmgr.budget.decision import Decision
+from poolmgr.budget.effects import Decision
 
 FRESH = 0.01
 """Seconds for which a report says what is idle."""

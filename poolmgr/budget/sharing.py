@@ -36,7 +36,7 @@ import random
 from poolmgr.budget import entitlement, recalls
 from poolmgr.budget.accounts import Account, Server
 from poolmgr.budget.allocation import Claim, shares
-from poolmgr.budget.decision import Decision
+from poolmgr.budget.effects import Decision
 
 ACTIVE_FOR = 10.0
 """Seconds after its last demand for which a member gets headroom."""

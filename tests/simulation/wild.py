@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from poolmgr.budget.accounts import Server
-from poolmgr.budget.decision import Decision
+from poolmgr.budget.effects import Decision
 
 OFTEN = 0.004
 """Longest time in seconds between two decisions."""

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from poolmgr.budget import sharing
 from poolmgr.budget.accounts import Server
-from poolmgr.budget.decision import Decision
+from poolmgr.budget.effects import Decision
 from tests.unit.book import Book, R, limits
 
 

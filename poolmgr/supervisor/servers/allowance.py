@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from poolmgr import tags
 from poolmgr.budget import ceilings
+from poolmgr.budget.foreign_clients import Others
 from poolmgr.budget.ledger import Ledger
-from poolmgr.budget.others import Others
 from poolmgr.settings import Settings
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.belonging import Belonging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from poolmgr.budget.others import LATE, Others
+from poolmgr.budget.foreign_clients import LATE, Others
 
 CHARGED = 1000
 
