@@ -36,7 +36,7 @@ STRANGERS = "connections under names like ours of which nobody has registered"
 
 PICTURE_EVERY = 1.0
 PICTURE_OF = 5
-"""How often, in seconds, waiting members receive the largest holders; how many holders it names."""
+"""How often, in seconds, waiting members receive a list of the largest holders; how many it names."""
 
 REFUSE_EVERY = 0.05
 """Seconds between two refusals of what one member asks for at one server."""

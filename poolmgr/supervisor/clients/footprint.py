@@ -23,7 +23,7 @@ MOST = 40
 
 
 class Footprint(msgspec.Struct, frozen=True):
-    """Of one process.
+    """One process's cost.
 
     Attributes:
         processor: seconds of processor time since its start, in user mode and in the kernel.
@@ -39,7 +39,7 @@ class Footprint(msgspec.Struct, frozen=True):
 
 
 class Footprints:
-    """Of all members, by pid. Used in the event loop."""
+    """All members' footprints, by pid. Used in the event loop."""
 
     def __init__(self) -> None:
         self.of: dict[int, Footprint] = {}

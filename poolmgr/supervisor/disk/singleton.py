@@ -92,7 +92,7 @@ class Singleton:
         """The listening socket: systemd's if it passed one, else a new one in place of a stale one.
 
         Raises:
-            UnfitError: the path is not a socket, or none can be made.
+            UnfitError: the path holds something else, or no socket can be made.
         """
         passed = _from_systemd(self.path)
         if passed is not None:

@@ -203,8 +203,8 @@ class Writer:
         """Write it to disk, whole or not at all.
 
         Raises:
-            OSError: the snapshot could not be written, and the previous one stands; or its number could not be: then it
-                stands, and claims too much at most.
+            OSError: the snapshot was not written, and the previous one stands; or only its number was not: then the new
+                one stands, and claims too much at most.
             SupersededError: the lock is no longer ours.
         """
         if not self._ours():

@@ -84,8 +84,8 @@ class Inspector:
         return False
 
     def _afresh(self, work: Work, found: Findings) -> None:
-        """Ask by every key. One key's list shows what another's does not. The list must be asked for after all of them
-        have answered, so that no client is left in a queue."""
+        """Ask by every key. A connection missing from one key's list is in another's. The list must be asked for after
+        all of them have answered, so that no client is left in a queue."""
         gone: frozenset[str] | None = None
         forbidden: dict[str, str] | None = None
         failed: AdminError | None = None

@@ -99,7 +99,7 @@ class Verdict(msgspec.Struct, frozen=True):
         gone: those with nothing left.
         leftovers: connections of the others, to be killed, by the server's number.
         suspects: unnamed connections that may still turn out to be one of theirs; a target is not gone while one is old
-            enough to be its.
+            enough to belong to it.
     """
 
     gone: frozenset[str]
@@ -110,7 +110,8 @@ class Verdict(msgspec.Struct, frozen=True):
 def merged(rows: Iterable[Row], asked: Collection[int], later: Iterable[Row]) -> list[Row]:
     """A list, updated by a later one for the connections that were asked for: those missing from it are gone.
 
-    A connection made after the first list is on neither. It is younger than the fresh one, so no dead process's.
+    A connection made after the first list is on neither. It is younger than the fresh one, so it is not a dead
+    process's.
     """
     asked = set(asked)
     return [row for row in rows if row.id not in asked] + [row for row in later if row.id in asked]

@@ -416,8 +416,8 @@ class Registry:
 
     def forget_unused(self, upstream: Upstream) -> None:
         """Forget a resolved server's unused addresses: they may lead elsewhere when a process names them again. A
-        process of the snapshot that has not registered may be using any of them; until it registers they are only no
-        longer asked."""
+        process of the snapshot that has not registered may be using any of them. Until it registers they are no longer
+        asked, but not forgotten."""
         server = self.ledger.servers[upstream.id]
         users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in upstream.waiting}
         keys = upstream.ways.keep(users)

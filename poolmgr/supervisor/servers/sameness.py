@@ -1,10 +1,10 @@
 """Which addresses are one server, from their latest answers.
 
-Two addresses are one server while both, asked at the same time, say the same. An address that says something else has
-been restarted, or leads elsewhere by now, or leads to several servers in turn (a balancer); one answer does not tell
-which, so it is asked again at once. Two addresses that differ twice in a row are two servers: they part. An address
-that changes its answer once more while it is being asked leads to several servers. It stays one upstream, because its
-next connection's destination is unknown and no list shows all. Pure. Times are monotonic seconds.
+Two addresses are one server while both, asked at the same time, say the same. An address with a new answer leads to a
+restarted server, or elsewhere by now, or to several servers in turn (a balancer); one answer does not tell which, so it
+is asked again at once. Two addresses that differ twice in a row are two servers: they part. An address that changes its
+answer once more while it is being asked leads to several servers. It stays one upstream, because its next connection's
+destination is unknown and no list shows all. Pure. Times are monotonic seconds.
 """
 
 from __future__ import annotations

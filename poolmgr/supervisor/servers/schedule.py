@@ -35,7 +35,7 @@ SELDOM = 5
 """With a small budget every look takes a permit from a member, so looks are this many times rarer."""
 
 AGAIN, BUSY = 0.05, 0.25
-"""Seconds until unfinished work is tried again; and if the server cannot answer just now."""
+"""Seconds until unfinished work is tried again; and after the server said "not just now"."""
 
 STRANGE = 2.0
 """Seconds until the next check whether connections that must not be killed are gone."""

@@ -77,7 +77,7 @@ class Waits:
 
     def no_permit(self, targets: Collection[str], now: float) -> bool:
         """There was no permit to look with. After the wait one is granted over the budget, to prove the others with.
-        Returns whether that is so now. It must not be while there is no snapshot to record it in."""
+        Returns whether that is so now. Without a snapshot to record it in, it must not happen."""
         if self._ledger.stuck:
             return False
         server = self._ledger.servers[self._upstream.id]

@@ -46,7 +46,7 @@ class _Handler(WSGIRequestHandler):
     timeout = PATIENCE
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base class's name)
-        """A scrape every few seconds is no event."""
+        """A scrape every few seconds is not an event."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
