@@ -1,4 +1,4 @@
-"""One pool's state machine, shared by every flavour: who waits, what is idle, who gets what.
+"""One pool's state machine, shared by every flavour: which callers wait, what is idle, which caller gets what.
 
 Pure: no I/O, no clock, no threads; time is an argument. Events go in as method calls, effects come out
 of :meth:`PoolCore.advance`, and a shell (:mod:`poolmgr.pool.sync.pool`) carries them out. It must never touch a
@@ -8,37 +8,37 @@ Theory of operation
 -------------------
 
 A *connection* is any object the shell likes. Its place in the pool is a :class:`Ticket`, which the
-connection keeps alive and the core only knows weakly: a connection that vanishes, because an exception
-struck between two instructions of its holder, takes its ticket along, and the garbage collector tells
+connection keeps alive and the core knows only weakly: a connection that vanishes, because an exception
+struck between two instructions of its holder, takes its ticket along, and the garbage collector reports it
 (:attr:`PoolCore.lost`). The size of the pool is the number of living tickets, so no place can be lost.
 
-Two deques are all that the warm path touches, without a lock: :attr:`PoolCore.idle` and
-:attr:`PoolCore.queue`. A caller that finds the queue empty takes from ``idle``; whoever finds it not empty
-joins it (nobody barges). A connection that comes back is appended to ``idle``; then, if the queue is
+The warm path touches only two deques, without a lock: :attr:`PoolCore.idle` and
+:attr:`PoolCore.queue`. A caller that finds the queue empty takes from ``idle``; a caller that does not
+joins the queue (no barging). A connection that comes back is appended to ``idle``; then, if the queue is
 not empty, the core is *advanced*. A waiter appends itself and then advances likewise: each makes its
 own move visible before it looks at the other's, so at least one of them sees both (Dekker's rule).
 
-:meth:`PoolCore.advance` must be run by one thread at a time; the shell sees to that without blocking.
-What becomes of a waiter is decided once, by one atomic operation (:meth:`Waiter.settle`), whoever comes
-first: the advance that serves it or the waiter that leaves. Everything is written so that an exception
-between any two instructions leaves a state from which the next advance goes on.
+One thread at a time must run :meth:`PoolCore.advance`; the shell ensures that without blocking.
+One atomic operation (:meth:`Waiter.settle`) decides a waiter's fate once, and the first to call it wins:
+the advance that serves it or the waiter that leaves. An exception between any two instructions
+always leaves a state from which the next advance goes on.
 
 The cases of an advance, for the head of the queue:
 
-1. It has left or is served: it goes, the next one is looked at.
+1. It has left or is served: it goes, and the next one is looked at.
 2. A connection is idle: it is handed over.
 3. The pool was closed: it fails.
-4. The last attempt to connect failed and nobody can give a connection back: all who waited when it
-   began fail with it. Who came later has not been put to the test, and gets an attempt of its own;
-   but where a second attempt, begun after the first had failed, fails too, the server is down: then
-   all who wait fail at once, until an attempt succeeds.
+4. The last attempt to connect failed and no connection can come back: all callers that waited when it
+   began fail with it. A later caller has not been put to the test, and gets an attempt of its own;
+   but if a second attempt, begun after the first had failed, fails too, the server is down: then
+   all waiting callers fail at once, until an attempt succeeds.
 5. Nothing is lent and nothing is being opened: it gets a ticket and connects itself, at once.
 6. Otherwise it waits for a release, and a new connection is opened behind it: one at once, a further
    one only when the head has waited as long as a connect takes. So a burst of short commands, which
    released connections serve sooner than new ones could, opens one connection and not dozens, and
    a lasting need grows the pool as fast as ``max_opening`` allows.
 
-Prior art: HikariCP's ConcurrentBag (additions that nobody needs any more are dropped), psycopg_pool
+Prior art: HikariCP's ConcurrentBag (drops additions that are not needed any more), psycopg_pool
 (direct hand-over to the first in the queue), MongoDB's pool specification (``maxConnecting``).
 """
 
@@ -58,8 +58,8 @@ PATIENCE = 0.01
 """Seconds the head of the queue waits before a second connection is opened, until a connect was timed."""
 
 FORGET = 10.0
-"""Seconds after which a failed attempt to connect says nothing of the server any more: the next failure is a
-first one again, and idle connections are made in advance again."""
+"""Seconds after which a failed attempt to connect says nothing about the server any more: the next failure counts
+as a first one, and idle connections are made in advance again."""
 
 NEVER = float("inf")
 
@@ -70,8 +70,8 @@ class Ticket:
     Attributes:
         serial: unique in the pool.
         permit: taken for the first socket, until the connection has claimed it.
-        born: when the attempt to connect began (monotonic seconds); that of a renewal, once there was one.
-        background: whether it is being opened for the queue rather than by a caller for itself.
+        born: when the attempt to connect began, or the last renewal (monotonic seconds).
+        background: whether it is being opened for the queue, and not by a caller for itself.
         connection: a weak reference to the connection, once there is one.
     """
 
@@ -105,7 +105,7 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The waiter is to connect itself, with this ticket."""
+    """The waiter must connect itself, with this ticket."""
 
     ticket: Ticket
 
@@ -135,7 +135,7 @@ class Waiter:
         self._fate: dict[int, Fate] = {}
 
     def settle(self, fate: Fate) -> bool:
-        """Decide what becomes of it, unless that is decided. Atomic (dict.setdefault is)."""
+        """Decide its fate, unless that is decided. Atomic (dict.setdefault is)."""
         return self._fate.setdefault(0, fate) is fate
 
     @property
@@ -144,7 +144,7 @@ class Waiter:
 
 
 class Wake(msgspec.Struct, frozen=True):
-    """Wake this waiter: its fate is decided, or it is to advance the pool itself."""
+    """Wake this waiter: its fate is decided, or it must advance the pool itself."""
 
     waiter: Waiter
 
@@ -163,9 +163,9 @@ class PoolCore:
     """The state of one pool.
 
     Args:
-        ceiling: most connections there may be.
+        ceiling: the most connections that may exist.
         lifo: whether the connection used last is lent first.
-        max_opening: most connections that are opened at the same time.
+        max_opening: the most connections opened at the same time.
     """
 
     def __init__(self, *, ceiling: int, lifo: bool = False, max_opening: int = 2) -> None:
@@ -174,35 +174,35 @@ class PoolCore:
         self.max_opening = max_opening
         self.min_idle = 0
         self.attempt = False
-        """One connection is to be opened, to see whether the server answers."""
+        """Open one connection, to see whether the server answers."""
         self.idle: deque[Any] = deque()
         self.queue: deque[Waiter] = deque()
         self.places: dict[int, weakref.ref[Ticket]] = {}
         self.opening: dict[int, bool] = {}
-        """Serials of tickets whose connection is not ready; the value says whether for the queue."""
+        """Serials of tickets whose connection is not ready; the value: whether it is for the queue."""
         self.lost: deque[int] = deque()
         """Serials whose ticket the garbage collector has found; written from its callbacks."""
         self.on_lost: Callable[[], None] = _nothing
         self.closed: BaseException | None = None
         self.starved = False
-        """The last permit asked for was not to be had, and those who wait are known to wait; whoever learns that
-        there may be one clears it, and so does the first one of a new queue."""
+        """The last request for a permit was refused, and the member knows that callers wait. The news that there may
+        be a permit clears it, and so does the first caller of a new queue."""
         self.failure: BaseException | None = None
-        """Why the last attempt to connect failed, until those who waited for it have been told."""
+        """Why the last attempt to connect failed, until the callers that waited for it have failed."""
         self.failed_at = 0.0
         self.failed_for = 0.0
-        """Who has waited since then or longer fails with it."""
+        """Callers that have waited since then or longer fail with it."""
         self.failures = 0
         self.last_error: BaseException | None = None
         self.retry_at = 0.0
         self.connect_time = PATIENCE
         self._serials = itertools.count(1)
 
-    # ---- what is so ------------------------------------------------------------------------------
+    # ---- its state -------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
-        """Connections there are: lent, idle and being opened."""
+        """All connections: lent, idle and being opened."""
         return len(self.places)
 
     @property
@@ -212,7 +212,7 @@ class PoolCore:
 
     @property
     def waiting(self) -> int:
-        """Callers in the queue whose fate is open."""
+        """Callers in the queue whose fate is undecided."""
         return sum(1 for waiter in tuple(self.queue) if waiter.fate is None)
 
     def tickets(self) -> list[Ticket]:
@@ -231,14 +231,14 @@ class PoolCore:
     # ---- events ----------------------------------------------------------------------------------
 
     def join(self, waiter: Waiter) -> None:
-        """A caller queues; advance afterwards. A refusal is not held against the first one of a new queue: those
-        whom it concerned are gone, and who gives permits has been told so."""
+        """A caller queues; advance afterwards. The first caller of a new queue clears an earlier refusal: the callers
+        that it concerned have left, and the member knows that."""
         if not self.queue:
             self.starved = False
         self.queue.append(waiter)
 
     def leave(self, waiter: Waiter) -> Fate:
-        """A caller goes. What it had been given meanwhile, if anything, is the caller's to give back."""
+        """A caller leaves. It must give back what it was given meanwhile, if anything."""
         waiter.settle(LEFT)
         self._forget(waiter)
         fate = waiter.fate
@@ -246,26 +246,26 @@ class PoolCore:
         return fate
 
     def opened(self, ticket: Ticket, seconds: float) -> None:
-        """A connection is ready after so many seconds. One opened for the queue is to arrive yet."""
+        """A connection is ready after so many seconds. One opened for the queue has yet to arrive."""
         if not ticket.background:
             self.opening.pop(ticket.serial, None)
         self.connect_time += (seconds - self.connect_time) / 4
         self.reached()
 
     def reached(self) -> None:
-        """The server has answered a new connection: what failed before says nothing of it any more."""
+        """The server has answered a new connection: earlier failures say nothing about it any more."""
         self.failures = 0
         self.retry_at = 0.0
         self.failure = self.last_error = None
 
     def arrived(self, ticket: Ticket, connection: Any) -> None:
         """A connection opened for the queue joins the idle ones; advance afterwards. It counts as being
-        opened until it is there, so that nobody opens another one in its stead."""
+        opened until it is there, so that no other one is opened in its stead."""
         self.idle.append(connection)
         self.opening.pop(ticket.serial, None)
 
     def failed(self, ticket: Ticket, error: BaseException, now: float, pause: Callable[[int], float]) -> None:
-        """A connection could not be opened. ``pause`` says how many seconds to wait after so many failures."""
+        """A connection could not be opened. ``pause`` gives the seconds to wait after so many failures."""
         self.drop(ticket)
         if now - self.failed_at > FORGET:
             self.failures = 0
@@ -277,8 +277,8 @@ class PoolCore:
         self.retry_at = now + pause(self.failures)
 
     def hand_over(self, ticket: Ticket) -> Waiter | None:
-        """Nobody can open a connection for the queue: the first one that waits is to do it itself. Who that is, to be
-        woken; None, and the ticket is dropped, if nobody waits."""
+        """No thread can open a connection for the queue: its first waiter must do it itself. Returns that waiter, for
+        waking; None, and the ticket is dropped, if no caller waits."""
         ticket.background = False
         self.opening[ticket.serial] = False
         for waiter in tuple(self.queue):
@@ -289,7 +289,7 @@ class PoolCore:
         return None
 
     def drop(self, ticket: Ticket) -> bool:
-        """A connection is no more; whether it was there. Its place is free, and a permit that it never used."""
+        """A connection has ended; whether it was there. Frees its place, and a permit that it never used."""
         permit = ticket.claim()
         if permit is not None:
             permit.gone()
@@ -297,7 +297,7 @@ class PoolCore:
         return self.places.pop(ticket.serial, None) is not None
 
     def take_idle(self) -> Any | None:
-        """The next idle connection, for whoever is entitled to it."""
+        """The next idle connection, for the caller that is entitled to it."""
         try:
             return self.idle.pop() if self.lifo else self.idle.popleft()
         except IndexError:
@@ -311,7 +311,7 @@ class PoolCore:
         Args:
             now: monotonic seconds.
             take: gives a permit or None without blocking. None instead of a function: nothing may be
-                opened now (the garbage collector may be the caller); the head is woken to do it.
+                opened now (the garbage collector may be the caller); the head wakes to do it.
         """
         self._bury()
         queue = self.queue
@@ -342,7 +342,7 @@ class PoolCore:
                 head.settle(Failed(self.closed))
                 continue
             hopeless = not self.opening and self.lent == 0
-            # 4. Nobody can give one, and the attempt failed.
+            # 4. No connection can come back, and the attempt failed.
             if self.failure is not None:
                 error, self.failure = self.failure, None
                 if hopeless:
@@ -351,7 +351,7 @@ class PoolCore:
                             waiter.settle(Failed(error))
                     heir = next((waiter for waiter in tuple(queue) if waiter.fate is None), None)
                     if heir is not None:
-                        yield Wake(heir)  # it is the head soon, and has to mind when the next attempt is due
+                        yield Wake(heir)  # it is the head soon, and must mind when the next attempt is due
                     continue
             if not self._may_open(now, head, hopeless=hopeless):
                 break
@@ -384,7 +384,7 @@ class PoolCore:
 
     def held_up_by(self, waiter: Waiter) -> Literal["others", "permit", "connecting"]:
         """What a waiter waits for, if it is not served now: a connection that others hold, a permit for one more, or
-        that one is opened for it."""
+        a connection being opened for it."""
         ahead = 0
         for other in tuple(self.queue):
             if other is waiter:
@@ -398,7 +398,7 @@ class PoolCore:
         return "permit" if self.starved else "connecting"
 
     def due(self, now: float) -> float:
-        """Seconds until a waiter had better advance the pool again though nothing happens."""
+        """Seconds until a waiter should advance the pool again even if nothing happens."""
         if self.retry_at > now:
             return self.retry_at - now
         if self.queue and self.opening and len(self.opening) < self.max_opening and not self.starved:
@@ -422,7 +422,7 @@ class PoolCore:
         return opening == 0 or behind == 0 or now - head.since >= self.connect_time
 
     def _warm(self, now: float, take: Take) -> Iterator[Effect]:
-        """Open what ``min_idle`` misses, while nobody waits; and one that was asked for."""
+        """Open connections up to ``min_idle`` while no caller waits; and the one of :attr:`attempt`."""
         if self.attempt:
             self.attempt = False
             if self.closed is None and not self.opening and len(self.places) < self.ceiling:
@@ -445,7 +445,7 @@ class PoolCore:
             del ticket
 
     def _ticket(self, take: Take, now: float, *, background: bool) -> Ticket | None:
-        self.starved = True  # before: a permit may be told of while the refusal is still on its way back to here
+        self.starved = True  # first: news of a permit may come while the refusal is still on its way back to here
         try:
             permit = take()
         except BaseException:
@@ -458,13 +458,13 @@ class PoolCore:
         self.places[ticket.serial] = weakref.ref(ticket, self._finder(ticket.serial))
         self.opening[ticket.serial] = background
         if len(self.places) > self.ceiling:
-            # A turn that was taken for abandoned went on beside this one, and made one too.
+            # A turn taken for abandoned went on beside this one, and also made a ticket.
             self.drop(ticket)
             return None
         return ticket
 
     def _finder(self, serial: int) -> Callable[[object], None]:
-        """What the garbage collector calls when a ticket is gone. It must not know the core: no cycle."""
+        """The garbage collector calls this when a ticket vanishes. It must not know the core: no cycle."""
         lost, on_lost = self.lost, self.on_lost
 
         def gone(_: object) -> None:
@@ -485,7 +485,7 @@ class PoolCore:
 
     def audit(self) -> None:
         """Find the places of tickets that vanished unheard: a signal handler's exception may strike the finder, or the
-        burial. To be called from time to time, and by who waits for long."""
+        burial. The pool's tick calls it, and callers that wait for long."""
         for serial, place in tuple(self.places.items()):
             if place() is None:
                 self.lost.append(serial)

@@ -5,7 +5,7 @@ the child. Nothing is connected here; the pool connects when it is used.
 
 There is no lock. A lock made before gevent has patched the process, or held by another thread at the
 moment of a fork, would stop the process for ever; two threads that are here at once both make an
-object that holds nothing yet, and ``dict.setdefault``, which is atomic, decides whose is used.
+object that holds nothing yet, and ``dict.setdefault``, which is atomic, decides which one is used.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _pools: dict[tuple[int | None, int, type | None], ConnectionPool] = {}
 
 RETRIES = 3
 """How often redis-py repeats a command of the default client whose connection broke. ``redis.Redis()`` made
-without a pool repeats too (ten times); few and quick, so that an outage is told and not waited out."""
+without a pool also repeats (ten times); few and quick, so that callers learn of an outage and do not wait it out."""
 
 _clients: dict[str, redis.Redis] = {}
 _THIS = "default"
 
 
 def get_pool(*, protocol: int | None = None, max_reply: int = 0, parser_class: type | None = None) -> ConnectionPool:
-    """The pool of this process for the server of ``REDIS_URL``, or the embedded one where it is unset.
+    """The pool of this process for the server of ``REDIS_URL``; if that is unset, the embedded one.
 
     Args:
         protocol: 2 or 3 for a pool of this process whose connections speak that version of RESP
             whatever the URL says; None for the default pool. They share the process's permits.
-        max_reply: for a pool of this process with this bound, whatever the environment says; 0: as that says.
+        max_reply: for a pool of this process with this bound; 0: the environment's.
         parser_class: for a pool of this process whose connections have this parser (redis-py's argument).
 
     Raises:
@@ -62,7 +62,7 @@ def get_pool(*, protocol: int | None = None, max_reply: int = 0, parser_class: t
 
 
 def get_client() -> redis.Redis:
-    """A client on :func:`get_pool`; one for all threads, which is how redis-py means it to be used.
+    """A client on :func:`get_pool`; one for all threads, as redis-py intends.
 
     Raises: as :func:`get_pool`.
     """
@@ -73,7 +73,7 @@ def get_client() -> redis.Redis:
 
 
 def options_of(values: settings.Settings) -> dict[str, Any]:
-    """The arguments of a pool that the environment sets; the URL's query goes before them."""
+    """The arguments of a pool that the environment sets; the URL's query overrides them."""
     return {
         "name": values.pool_name,
         "max_connections": values.pool_max_connections,
@@ -93,13 +93,13 @@ def options_of(values: settings.Settings) -> dict[str, Any]:
 
 
 def _without_protocol(url: str) -> str:
-    """redis-py lets the URL's query go before keyword arguments."""
+    """In redis-py the URL's query overrides keyword arguments."""
     place, question, query = url.partition("?")
     kept = [pair for pair in query.split("&") if pair.partition("=")[0] != "protocol"]
     return place + question + "&".join(kept)
 
 
 def _embedded(values: settings.Settings) -> str:
-    embedded = load("poolmgr.embedded")  # its own dependencies are an extra, and not on anybody else's path
+    embedded = load("poolmgr.embedded")  # its dependencies are an extra, which other users need not load
     url: str = embedded.ensure(values)
     return url

@@ -9,7 +9,7 @@ from poolmgr.pool.core import Ticket
 
 
 class _NoPermits:
-    """Before a connection has drawn on any."""
+    """The permits of a connection that has not drawn on any."""
 
     surplus = 0
 
@@ -21,16 +21,16 @@ class PoolEntry:
     """What the pool keeps on every connection, whatever its class."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """The user's is not called for what is derived from their class: it may want arguments, or keep a list."""
+        """Deriving from a user's class does not call the user's: it may want arguments, or keep a list."""
 
     _origin: Any = None
-    """Whose it is (:class:`poolmgr.pool.permit_source.PermitSource`); another pool's, an earlier process's or nobody's
-    is refused at release."""
+    """Its owner (:class:`poolmgr.pool.permit_source.PermitSource`); a release refuses a connection of another pool, of
+    an earlier process, or without an owner."""
     _ticket: Ticket | None = None
     _loan: list[float]
     """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds."""
     _since: float = 0.0
-    """When it was last known to be well (monotonic seconds)."""
+    """When it was last known to work (monotonic seconds)."""
 
     @property
     def _rested(self) -> float:
@@ -38,15 +38,15 @@ class PoolEntry:
         return self._since
 
     _special: bool = False
-    """The release is to look closer: marked for a reconnect, retired, a token to be sent."""
+    """The release must look closer: marked for a reconnect, retired, or a token to send."""
     _retired: str = ""
-    """Why it is to be closed when it comes back; empty: it is not."""
+    """Why it must be closed when it comes back; empty: it need not."""
     _expires: float = float("inf")
     _owed: int = 0
     _draws: Any = None
     """The permits it draws on; the pool's release reads their surplus."""
     _trace: Any = None
-    """Where it was checked out, if the pool wants to know."""
+    """Where it was checked out, if the pool watches that."""
 
 
 def set_up(connection: Any, origin: object, ticket: Ticket, now: float, expires: float) -> None:

@@ -1,6 +1,6 @@
 """What the shared parts of a pool know of it, whatever its flavour: plain state, and what only the flavour can do.
 
-Nothing of redis-py is named here. :mod:`poolmgr.pool.sync.pool` fills it; :mod:`poolmgr.pool.housekeeping` and
+It names nothing of redis-py. :mod:`poolmgr.pool.sync.pool` fills it; :mod:`poolmgr.pool.housekeeping` and
 :mod:`poolmgr.pool.refusal` work on it.
 """
 
@@ -15,7 +15,7 @@ from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.stats import Hooks, Tally
 
 UNBOUNDED, UNSHARED = 2**31, 100
-"""``max_connections`` of a pool that only the budget bounds; of one that no budget bounds, as redis-py's pools have it
+"""``max_connections`` of a pool that only the budget bounds; of one that no budget bounds, as in redis-py's pools
 (``redis.connection.ConnectionPool``, 8.1)."""
 
 
@@ -25,11 +25,11 @@ class Host(Protocol):
     name: str
     """What messages and metrics call the pool."""
     timeout: float | None
-    """Seconds a caller waits for a connection; None for ever."""
+    """Seconds a caller waits for a connection; None: for ever."""
     max_waiting: int
     """Callers that may wait; 0: no bound."""
     idle_timeout: float
-    """Seconds after which connections that stayed idle all that time are closed; 0: never."""
+    """Close connections that stayed idle for this many seconds; 0: never."""
     max_lifetime: float
     """Seconds after which a connection is replaced; 0: never."""
     leak_after: float
@@ -51,11 +51,11 @@ class Host(Protocol):
     _shrink_at: float
 
     def _connections(self) -> list[Any]:
-        """All connections there are, lent and idle."""
+        """All connections, lent and idle."""
         ...
 
     def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
-        """Call a user's function; what it raises is its own affair."""
+        """Call a user's function; log what it raises."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""What falls due in a pool between checkouts, and what its member asks: decided here, and carried out by the flavour.
+"""What falls due in a pool between checkouts, and what its member asks: decided here, carried out by the flavour.
 
-Functions over a :class:`~poolmgr.pool.host.Host`: none of them closes or opens a connection. What is to be closed is
-taken out of the idle ones and returned. They are called from the member's thread and do not block.
+Functions over a :class:`~poolmgr.pool.host.Host`: none of them closes or opens a connection. They take connections
+to close out of the idle ones, and return them. They do not block: the member's thread calls them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RESTLESS = 1.0
 
 
 def restart_counting(pool: Host) -> None:
-    """A child counts its own."""
+    """A forked child counts from 0."""
     pool._tally = Tally()
     pool._checkouts = 0
     pool._low = pool._low_for_member = pool._low_for_shrink = 0
@@ -34,7 +34,7 @@ def restart_counting(pool: Host) -> None:
 
 
 def usage(pool: Host, *, reset: bool) -> Usage:
-    """How busy the pool is; with ``reset`` the low-water mark starts anew."""
+    """How busy the pool is; ``reset`` restarts the low-water mark."""
     core = pool._core
     fold_low(pool)
     low = pool._low_for_member
@@ -54,12 +54,12 @@ def usage(pool: Host, *, reset: bool) -> Usage:
 
 
 def replied(pool: Host, permits: Any) -> float:
-    """When a reply was last had by a connection that draws on these permits; 0: not known."""
+    """When a connection that draws on these permits last had a reply; 0: not known."""
     return max([c._rested for c in list(pool._idle) if c._draws is permits], default=0.0)
 
 
 def pinned(pool: Host) -> int:
-    """Connections that have been out for long."""
+    """Connections out with callers for longer than :data:`PINNED_AFTER`."""
     since = monotonic() - PINNED_AFTER
     return sum(1 for connection in pool._connections() for at in connection._loan[:1] if at <= since)
 
@@ -70,7 +70,7 @@ def quiet(pool: Host) -> float:
 
 
 def oldest_idle(pool: Host, count: int) -> list[Any]:
-    """Up to ``count`` idle connections, oldest first, taken out to be closed."""
+    """Take out up to ``count`` idle connections for closing, oldest first."""
     taken: list[Any] = []
     while len(taken) < count:
         try:
@@ -93,7 +93,7 @@ def fold_low(pool: Host) -> None:
 
 
 def unneeded(pool: Host, now: float) -> list[Any]:
-    """Connections that stayed idle for all of the last ``idle_timeout``, taken out to be closed."""
+    """Take out the connections that stayed idle for all of the last ``idle_timeout``, for closing."""
     if not pool.idle_timeout:
         return []
     taken: list[Any] = []
@@ -108,7 +108,7 @@ def unneeded(pool: Host, now: float) -> list[Any]:
 
 
 def expired(pool: Host, now: float) -> list[Any]:
-    """Idle connections older than ``max_lifetime``, taken out to be closed; lent ones are marked."""
+    """Take out idle connections older than ``max_lifetime``, for closing; mark lent ones."""
     taken: list[Any] = []
     for connection in pool._connections():
         if now < connection._expires:
@@ -122,7 +122,7 @@ def expired(pool: Host, now: float) -> list[Any]:
 
 
 def take_out(pool: Host, connection: Any) -> bool:
-    """Whether it was idle; then it is not any more."""
+    """Take it out of the idle ones; whether it was there."""
     try:
         pool._idle.remove(connection)
     except ValueError:  # a caller has just taken it
@@ -131,7 +131,7 @@ def take_out(pool: Host, connection: Any) -> bool:
 
 
 def pause(pool: Host, now: float) -> float:
-    """Seconds until something falls due."""
+    """Seconds until the next thing falls due."""
     due = [pool._shrink_at - now] if pool._shrink_at else []
     due += [c._expires - now for c in pool._connections() if c._expires > now]
     if pool.leak_after:
@@ -145,7 +145,7 @@ def pause(pool: Host, now: float) -> float:
 
 
 def longest(pool: Host) -> tuple[float, str]:
-    """Seconds for which the longest holder has its connection, and who that is if it is known."""
+    """Seconds for which the longest holder has had its connection, and its name if known."""
     now, held, by = monotonic(), 0.0, ""
     for connection in pool._connections():
         try:
@@ -168,7 +168,7 @@ def note_checkout(pool: Host, connection: Any) -> None:
 
 
 def find_leaks(pool: Host, now: float) -> None:
-    """Report each connection that is held too long, once, with the stack of its checkout."""
+    """Report each connection held too long, once, with the stack of its checkout."""
     for connection in pool._connections():
         trace, loan = connection._trace, connection._loan
         if trace is None or len(trace) != 2 or not loan or now - loan[-1] < pool.leak_after:
@@ -191,7 +191,7 @@ def find_leaks(pool: Host, now: float) -> None:
 
 
 def resize(pool: Host, max_connections: int | None, min_idle: int | None) -> None:
-    """Set both bounds, as far as they are given.
+    """Set both bounds, as far as given.
 
     Raises:
         ValueError: a number is not allowed.
@@ -207,7 +207,7 @@ def resize(pool: Host, max_connections: int | None, min_idle: int | None) -> Non
 
 
 def above_ceiling(pool: Host) -> list[Any]:
-    """Idle connections above the ceiling, taken out to be closed; of the lent ones as many are marked."""
+    """Take out idle connections above the ceiling, for closing; mark lent ones for the rest."""
     core = pool._core
     taken = oldest_idle(pool, core.size - core.ceiling)
     left = core.size - len(taken) - core.ceiling
@@ -219,7 +219,7 @@ def above_ceiling(pool: Host) -> list[Any]:
 
 
 def retire(pool: Host, reason: str) -> None:
-    """Have what is lent closed when it comes back."""
+    """Have lent connections closed when they come back."""
     for connection in pool._connections():
         if connection._loan:
             connection._retired = reason

@@ -1,4 +1,4 @@
-"""The pool's options: what is allowed, and how they are written in a URL's query."""
+"""The pool's options: which values are allowed, and how a URL's query writes them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "max_connecting": int,
     "max_reply": int,
 }
-"""The options that may stand in a URL's query, and what they are there. ``timeout=none`` waits for ever."""
+"""The options that may stand in a URL's query, and their parsers. ``timeout=none`` waits for ever."""
 
 
 def split(url: str) -> tuple[str, dict[str, Any]]:
     """A URL without our options, and our options.
 
     Raises:
-        ValueError: an option's value is no number where one is needed.
+        ValueError: an option needs a number, and its value is not one.
     """
     parts = urlsplit(url)
     rest: list[tuple[str, str]] = []
@@ -63,7 +63,7 @@ def check(
     max_connecting: int,
     max_reply: int,
 ) -> None:
-    """Raise ValueError, naming option, value and what is allowed, unless all are."""
+    """Raise ValueError, naming option, value and what is allowed, unless all values are allowed."""
     if max_connections is not None and (not isinstance(max_connections, int) or max_connections < 0):
         raise ValueError(f'"max_connections" must be a positive integer or None, not {max_connections!r}')
     for name, whole in (("min_idle", min_idle), ("max_waiting", max_waiting), ("max_reply", max_reply)):

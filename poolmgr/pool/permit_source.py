@@ -1,7 +1,7 @@
 """How connections get their permits: the one link from a connection back to its pool and the member.
 
-A connection refers to its :class:`PermitSource`, never to its pool, and the origin to its pool only weakly:
-no cycle keeps sockets alive. One origin belongs to one pool in one process; after a fork it begins anew
+A connection refers to its :class:`PermitSource`, never to its pool, and the source to its pool only weakly:
+no cycle keeps sockets alive. One source belongs to one pool in one process; after a fork it starts over
 (:meth:`PermitSource.forget`), so that a connection which the child inherited and uses asks the child's member.
 """
 
@@ -42,13 +42,13 @@ PATIENCE = 5.0
 
 
 class Member(Protocol):
-    """What a pool needs of its process's member."""
+    """The part of its process's member that a pool needs."""
 
     def attach(self, endpoint: Endpoint, pool: PoolPort) -> Permits: ...
 
 
 class Pool(PoolPort, Protocol):
-    """What is read of a pool whose connections get permits here."""
+    """The part of a pool that is read here."""
 
     name: str
     timeout: float | None
@@ -60,13 +60,13 @@ class Pool(PoolPort, Protocol):
 
 
 class ProcessMember(Member, Protocol):
-    """And of the process's own, for connections whose pool cannot be asked any more."""
+    """The same of the process's own, for connections whose pool cannot be asked any more."""
 
     def permits(self, endpoint: Endpoint) -> Permits: ...
 
 
 class _Later:
-    """Stands for a permit that is claimed when the address is known."""
+    """Stands for a permit that is claimed once the address is known."""
 
     serial = 0
     name = ""
@@ -86,7 +86,7 @@ LATER = _Later()
 
 
 def absolute(path: Any) -> str:
-    """A path as any process of this host can use it, whatever its working directory is.
+    """A path as any process of this host can use it, whatever its working directory.
 
     Args:
         path: str, bytes or a :class:`pathlib.Path`.
@@ -96,7 +96,7 @@ def absolute(path: Any) -> str:
         return text
     try:
         return os.path.join(os.getcwd(), text.removeprefix("./"))  # no normpath: ".." may follow a link
-    except FileNotFoundError:  # there is none any more
+    except FileNotFoundError:  # the working directory was removed
         return text
 
 
@@ -108,7 +108,7 @@ def key_of(host: str | None, port: int | None, path: str | None) -> str:
 
 
 def is_name(host: str | None) -> bool:
-    """Whether where it leads has to be looked up."""
+    """Whether it must be looked up."""
     try:
         ipaddress.ip_address((host or "localhost").partition("%")[0])
     except ValueError:
@@ -130,7 +130,7 @@ def endpoint_of(
 
     Args:
         address: where the host's name leads; empty: the host is an address, or stays a name.
-        among: it leads to others as well.
+        among: the name leads to other addresses as well.
         own: the connections get there in a way of their own.
     """
     username, password = arguments.get("username"), arguments.get("password")
@@ -173,7 +173,7 @@ _TLS = {
 
 
 def arguments_of(connection: Any) -> dict[str, Any]:
-    """The arguments that say where a connection leads and as whom, from the connection itself."""
+    """The arguments for a connection's server and user, from the connection itself."""
     names = {name: name for name in ("username", "password", "credential_provider", "path")}
     found = {name: getattr(connection, attribute, None) for name, attribute in {**names, **_TLS}.items()}
     requirement = found["ssl_cert_reqs"]
@@ -193,7 +193,7 @@ class PermitSource:
         self._own_class: object = None
         self._nameless_until = float("-inf")
         self._name: Name | None = None
-        """Where the pool's server has a name: where that has led."""
+        """The name of the pool's server, if it has one, and where it has led."""
 
     @property
     def pool(self) -> Pool | None:
@@ -210,8 +210,8 @@ class PermitSource:
 
     @property
     def fixed(self) -> bool:
-        """Whether the host is known before a connection is made. With Sentinel it is not, nor where a function makes
-        the connections; and connections in memory have none."""
+        """Whether the host is known before a connection is made. With Sentinel it is not, nor if a function makes
+        the connections; connections in memory have none."""
         pool = self._pool()
         return (
             pool is not None
@@ -221,7 +221,7 @@ class PermitSource:
         )
 
     def attach(self) -> Permits | None:
-        """The permits of the address that the next connection is likely to lead to; None while that is not known. Does
+        """The permits of the address to which the next connection is likely to lead; None: not known yet. Does
         not block."""
         pool = self._pool()
         own = self._own
@@ -245,8 +245,8 @@ class PermitSource:
         return own
 
     def _is_next(self, own: Permits, pool: Pool) -> bool:
-        """Whether these are still for what the pool connects to next. Asked each time, for nothing else makes sure that
-        of two threads which change it the later one has the last word."""
+        """Whether these are still for the pool's next address. Asked each time: nothing else ensures that, when
+        two threads change it, the later one has the last word."""
         name = self._name
         return pool.connection_class is self._own_class and (name is None or own.endpoint.address == name.chosen)
 
@@ -261,8 +261,8 @@ class PermitSource:
         return list(self._all.values())
 
     def down(self) -> ServerDownError | None:
-        """The error for a caller that would have to connect to a server known to be down. Where it has a name, another
-        address that this led to is tried next, and the name is looked up again, not in the caller."""
+        """The error for a caller that would have to connect to a server known to be down. If the server has a name,
+        another of its addresses is tried next, and another thread looks the name up again."""
         permits = self.attach()
         error = outage_error(permits)
         if error is None or self._name is None:
@@ -276,8 +276,8 @@ class PermitSource:
     # ---- its name --------------------------------------------------------------------------------
 
     def look_up(self) -> Permits | None:
-        """The same as :meth:`attach`, after looking the name up if that was never done. Takes as long as that does;
-        where it finds nothing, the connect will say so."""
+        """Like :meth:`attach`, after looking the name up if that was never done. Takes as long as that does;
+        if it finds nothing, the connect will say so."""
         permits, name = self.attach(), self._name
         if permits is None and name is not None and not name.addresses:
             with contextlib.suppress(OSError):
@@ -291,13 +291,13 @@ class PermitSource:
         return addresses_of(name.look_up(arguments.get("port"), arguments.get("socket_type", 0)))
 
     def leads(self, name: Name, addresses: tuple[str, ...]) -> None:
-        """The name has been looked up."""
+        """A look-up of the name has found these addresses."""
         if name is self._name and addresses:
             name.leads(addresses, monotonic())
             self._choose()
 
     def _choose(self) -> None:
-        """Of the addresses that the name leads to the first that is not down; the present one, if all are."""
+        """Choose the first of the name's addresses that is not down; if all are, keep the present one."""
         name = self._name
         if name is None or not name.addresses:
             return
@@ -313,8 +313,8 @@ class PermitSource:
         self._leave_dead(name)
 
     def _leave_dead(self, name: Name) -> None:
-        """Nothing is kept for addresses at which nobody has ever been reached: ``localhost`` has such a one where the
-        server listens by IPv4 only. Nor for those to which the name led once."""
+        """Keep nothing for addresses that were never reached: ``localhost`` has one if the
+        server listens by IPv4 only. Nor for those to which the name does not lead any more."""
         for permits in self.known:
             address = permits.endpoint.address
             if not address or permits.endpoint.host != name.host or address == name.chosen:
@@ -350,8 +350,8 @@ class PermitSource:
             name.looked(monotonic())
 
     def ordered(self, connection: Any, found: list[Found]) -> list[Found]:
-        """What a connection's host leads to, in the order in which it is tried: where its permit is for one of the
-        addresses, that one first; then where the next permit would be for."""
+        """A connection's addresses in the order in which it tries them: first the one that its permit is for, or, if it
+        has none, the one that the next permit would be for."""
         host = getattr(connection, "host", None)
         if not is_name(host):
             return found
@@ -368,14 +368,14 @@ class PermitSource:
     # ---- a connection's server -------------------------------------------------------------------
 
     def claim(self, connection: Any, place: Any = None) -> Permit:
-        """The permit for a socket that a connection is about to open; waits if it has to. What was taken for it in
+        """The permit for a socket that a connection is about to open; waits if it must. A permit taken for it in
         advance is given back if it is for another address.
 
         Args:
-            place: the address as the kernel takes it; None where that is not known, and the host stands for it.
+            place: the address as the kernel takes it; None: not known, and the host stands for it.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in time (:mod:`poolmgr.member.core.bounds`).
+            ConnectionPoolTimeoutError: no permit came in time (:mod:`poolmgr.member.core.bounds`).
             ServerDownError: the server is known to be down.
         """
         ticket = connection._ticket
@@ -406,7 +406,7 @@ class PermitSource:
         if pool is None:
             if self._own is not None and not self._is_over(self._own):
                 return self._own
-            # A destructor that uses the pool may run when the garbage collector has cut all weak references to it.
+            # A destructor that uses the pool may run after the garbage collector has cut all weak references to it.
             kind = type(connection)
             endpoint = endpoint_of(kind, arguments_of(connection), host, port, address, own=has_own_way(kind))
             return _process_member().permits(endpoint)
@@ -418,7 +418,7 @@ class PermitSource:
                 if permits is None or self._is_over(permits):
                     member = self._member or _process_member()
                     kind, arguments = pool.connection_class, pool.connection_kwargs
-                    if not isinstance(kind, type):  # whatever makes the connections may have arguments of its own
+                    if not isinstance(kind, type):  # a function that makes connections may have its own arguments
                         kind, arguments = type(connection), arguments_of(connection)
                     among, own = self._is_among(host, address), has_own_way(kind)
                     endpoint = endpoint_of(kind, arguments, host, port, address, among=among, own=own)
@@ -426,12 +426,12 @@ class PermitSource:
         return permits
 
     def _is_among(self, host: str | None, address: str) -> bool:
-        """Whether the name led to other addresses as well."""
+        """Whether the name also led to other addresses."""
         name = self._name
         return name is not None and name.host == host and address in name.addresses and len(name.addresses) > 1
 
     def renew(self, key: str) -> None:
-        """Tell the member of the credentials for this endpoint, if they are others by now. Calls who provides them."""
+        """Report the credentials for this endpoint to the member if they have changed. Calls their provider."""
         pool, permits = self._pool(), self._all.get(key)
         if pool is None or permits is None:
             return
@@ -448,16 +448,16 @@ class PermitSource:
             permits.renew(endpoint)
 
     def _lock(self) -> Any:
-        """Guards that a pool is attached to a server once. Made when it is first needed: after gevent has
-        patched, and anew after a fork. Held while the member is started, so never taken by a release;
-        reentrant, since a signal handler may use the pool in the middle of that. At the interpreter's end a thread that
-        runs no more may hold it, and there is no other one."""
+        """Guards that a pool is attached to a server once. Made when first needed: after gevent has
+        patched, and again after a fork. Held while the member starts, so a release never takes it;
+        reentrant, since a signal handler may use the pool meanwhile. At the interpreter's end a stopped
+        thread may hold it, and only one thread runs."""
         if ending():
             return contextlib.nullcontext()
         return self.__dict__.setdefault("_attaching", threading.RLock())
 
     def _is_over(self, permits: Permits) -> bool:
-        """Whether they were those of a membership that has ended, and the process can join again."""
+        """Whether their membership has ended, and the process can join again."""
         return permits.over and self._member is None
 
     @staticmethod
@@ -469,20 +469,20 @@ class PermitSource:
     # ---- names -----------------------------------------------------------------------------------
 
     def goes_nameless(self, connection: Any) -> bool:
-        """Whether the server has refused our names lately: it is not asked again for each connection."""
+        """Whether the server has refused our names lately: do not ask it again for each connection."""
         if monotonic() >= self._nameless_until:
             return False
         self._tell_nameless(connection, "its user may not say CLIENT SETNAME")
         return True
 
     def note_nameless(self, connection: Any, why: str) -> None:
-        """The server knows this connection by no name of ours."""
+        """The server does not know this connection by a name of ours."""
         self._nameless_until = monotonic() + NAMELESS
         self._tell_nameless(connection, why)
 
     @staticmethod
     def _tell_nameless(connection: Any, why: str) -> None:
-        """A list cannot prove the ends of this process's connections: the supervisor has to know."""
+        """A client list cannot prove the ends of this process's connections: the supervisor must know."""
         trouble = getattr(connection._draws, "trouble", None)
         if trouble is not None:
             trouble("nameless", why)
@@ -500,7 +500,7 @@ class PermitSource:
             reached()
 
     def tell(self, error: BaseException, began: float) -> None:
-        """Tell the member of a failed connect, by an attempt that began then."""
+        """Report a failed connect to the member; the attempt ``began`` then."""
         own = self._own
         if own is None or isinstance(error, ServerDownError):
             return

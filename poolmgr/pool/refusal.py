@@ -10,7 +10,7 @@ from poolmgr.pool.housekeeping import longest
 
 
 def why(pool: Host, cause: Cause) -> Shortage:
-    """For a caller that got no connection, and waited for this last."""
+    """For a caller that got no connection; ``cause`` is what it last waited for."""
     core = pool._core
     if cause in (SUPERVISOR, SERVER):
         permits = pool._origin.attach()
@@ -57,7 +57,7 @@ def again(error: BaseException) -> BaseException:
     """An error for one more caller: a traceback belongs to one thread only."""
     try:
         copy = type(error)(*error.args)
-    except Exception:  # a constructor of its own kind
+    except Exception:  # its constructor takes other arguments
         return error
     copy.__cause__ = error
     if isinstance(error, ConnectionPoolTimeoutError) and isinstance(copy, ConnectionPoolTimeoutError):

@@ -1,4 +1,4 @@
-"""What a pool tells about itself: a snapshot of gauges and counters, and how waits were distributed."""
+"""What a pool reports about itself: a snapshot of gauges and counters, and the distribution of waits."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Stats(msgspec.Struct, frozen=True):
         max_connections: the pool's own ceiling; None: only the budget bounds it.
         checkouts: connections handed to callers.
         waits: checkouts that found no idle connection.
-        wait_seconds: what they waited together.
+        wait_seconds: their total time.
         wait_buckets: the same waits by :data:`poolmgr.wire.WAIT_BOUNDS` (seconds), not cumulative; the
-            last entry is for all that took longer than the last bound.
+            last entry counts all that took longer than the last bound.
         timeouts: checkouts refused, by reason (``pool``, ``budget``, ``server``, ``supervisor``, ``queue``).
         created: connections opened.
         closed: connections closed, by reason (see :data:`REASONS`).
         connect_errors: attempts to open that failed.
         leaks: connections held longer than ``leak_after``.
-        longest_held: seconds for which the longest holder has its connection; 0 if none is out.
+        longest_held: seconds for which the longest holder has had its connection; 0 if none is out.
     """
 
     in_use: int
@@ -55,7 +55,7 @@ REASONS = {
     "dirty": "a reply was owed or session state left open when it came back, or data came unasked",
     "drained": "replaced because of drain()",
     "expired": "older than max_lifetime",
-    "idle": "nobody needed it during idle_timeout",
+    "idle": "it was not needed during idle_timeout",
     "lost": "its holder vanished without releasing it",
     "marked": "redis-py wanted it reconnected (maintenance, a node moved)",
     "misdirected": "its server said that it is the wrong one now (READONLY and the like), after a failover",
@@ -68,14 +68,14 @@ REASONS = {
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
-    """Functions to be called on events. They run in the thread in which the event happens, never with a
-    lock held; they must be quick and must not use the pool. What they raise is logged and passed over.
+    """Functions to call on events. They run in the thread in which the event happens, never with a
+    lock held; they must be quick and must not use the pool. An exception of theirs is logged and ignored.
 
     Attributes:
         created: a connection was opened: ``created(connection)``.
         closed: a connection was closed: ``closed(connection, reason)``, reasons as in :data:`REASONS`.
         checked_out: a caller got a connection: ``checked_out(connection)``. Makes a checkout slower.
-        timed_out: a caller got none: ``timed_out(error)``.
+        timed_out: a caller got no connection: ``timed_out(error)``.
     """
 
     created: Callable[[Any], object] | None = None

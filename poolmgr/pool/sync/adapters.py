@@ -1,4 +1,4 @@
-"""Pooled connections that are not simply redis-py's: classes of somebody else's, and those with a cache around."""
+"""Pooled connections that are not simply redis-py's: classes not derived from redis-py's, and those with a cache."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from poolmgr.pool.entry import PoolEntry
 
 
 class Bare(PoolEntry):
-    """In front of a connection class that is not redis-py's: what it does is its own, one permit each."""
+    """In front of a connection class that is not redis-py's: it does as it likes, with one permit each."""
 
     _permit: Permit | None = None
     _sock: Any = True
-    """Where the class has none, it counts as connected."""
+    """A class without this attribute counts as connected."""
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         origin = self._origin
@@ -46,7 +46,7 @@ class Bare(PoolEntry):
         look = getattr(self, "can_read", None)
         try:
             return "dirty" if look is not None and look() else ""
-        except Exception:  # a foreign class: whatever it raises, it is not to be used
+        except Exception:  # a foreign class: whatever it raises, do not use the connection
             return "stale"
 
 
@@ -54,8 +54,8 @@ class Cached(PoolEntry, CacheProxyConnection):
     """A connection with redis-py's client-side cache around it; the pool's questions go to the inner one.
 
     Before it answers from the cache, redis-py reads the invalidations of the connection that filled the
-    entry, also while another thread uses that one, and so may take away its reply. Here an entry refers
-    to a :class:`Drain`, which reads from a connection only while nobody holds it.
+    entry, even while another thread uses that one, and so may take away its reply. Here an entry refers
+    to a :class:`Drain`, which reads from a connection only while it is idle.
     """
 
     _conn: Any
@@ -116,7 +116,7 @@ class Cached(PoolEntry, CacheProxyConnection):
         self._conn._abandon()
 
 
-Cached.__module__ = CacheProxyConnection.__module__  # it stands for that, as what derive() makes does for its base
+Cached.__module__ = CacheProxyConnection.__module__  # it stands for that, as a class of derive() for its base
 Cached.__name__ = Cached.__qualname__ = CacheProxyConnection.__name__
 
 
@@ -124,14 +124,14 @@ class Drain:
     """Stands for a connection in the cache's entries: reads its invalidations if it is idle.
 
     If it is lent, its holder reads them with its next reply; until then the cache may be a moment behind,
-    as it may be with an invalidation that is still under way.
+    as with an invalidation that is still on its way.
     """
 
     def __init__(self, connection: Cached) -> None:
         self._connection = weakref.ref(connection)
 
     def can_read(self, timeout: float = 0) -> bool:
-        """Never: what there was to read has been read."""
+        """Always False: it has read all there was to read."""
         connection = self._connection()
         origin = None if connection is None else connection._origin
         pool = None if origin is None else origin.pool

@@ -1,22 +1,21 @@
 """Connections whose permits are per socket, made from redis-py's connection classes or a user's own.
 
 :func:`derive` puts :class:`Pooled` in front of a connection class and our own dialling and closing behind it, so
-that every connect, disconnect, reconnect and retry passes here, those that redis-py makes inside a command too. What a
-user's class, a mixin or an agent overrides is called in between, in redis-py's order:
+that every connect, disconnect, reconnect and retry passes here, even those that redis-py makes inside a command.
+Overrides of a user's class, a mixin or an agent are called in between, in redis-py's order:
 
 - ``_connect`` claims a permit before a socket is made: the one the pool took for the ticket, or one
   that it waits for. It also names the connection after the permit. A class that makes sockets of its own gets its
   permit before its code runs.
 - ``disconnect`` never shuts a socket down or closes it: behind all that a class does about it, the socket is handed
   to ``permit.close``, and the member closes it so that its end is proven (rule M3).
-- Where a connect failed and the server cannot have seen a connection, ``permit.gone``.
+- If a connect failed and the server cannot have seen a connection, ``permit.gone``.
 
 The socket is kept in ``_raw`` from the instant it can be connected, so that no exception, wherever it
 strikes, loses a connected socket together with the knowledge of its permit.
 
-What makes a connection clean is in :mod:`poolmgr.pool.sync.replies`; what makes it stale is here
-(:meth:`Pooled._look`). Neither decides what becomes of it. Which class gets which of these parts is in
-:mod:`poolmgr.pool.sync.derivation`.
+:mod:`poolmgr.pool.sync.replies` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
+Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these parts.
 """
 
 from __future__ import annotations
@@ -66,21 +65,21 @@ class Pooled(Handshake, PoolEntry):
     _given_info: DriverInfo | None = None
     _secured = False
     _dialled_in = 0
-    """The process in which the socket was made; 0: none was, or it is no socket of the kernel's."""
+    """The process in which the socket was made; 0: none was, or it is not a socket of the kernel's."""
     _connected_at = 0.0
-    """When it was connected last (monotonic seconds)."""
+    """When it last connected (monotonic seconds)."""
     _reached = False
-    """Whether :meth:`_dial` was reached in the last connect."""
+    """Whether the last connect reached :meth:`_dial`."""
     _ahead = False
-    """The permit is for a socket that somebody else's code is about to connect: nobody gives it back meanwhile."""
+    """The permit is for a socket that foreign code is about to connect: do not give it back meanwhile."""
     _stopped = False
     """Another thread has disconnected meanwhile."""
     _own_way = False
-    """Somebody else's code stands between a connect and the socket."""
+    """Foreign code stands between a connect and the socket."""
     _eager = False
-    """``connect`` or ``can_read`` is somebody else's, and is called for every checkout."""
+    """``connect`` or ``can_read`` is foreign, and is called for every checkout."""
     _asked = False
-    """``can_read`` is."""
+    """``can_read`` is foreign."""
     _socketless = False
     """Connections of this class are in memory, and need no permit."""
 
@@ -88,8 +87,8 @@ class Pooled(Handshake, PoolEntry):
     def pid(self) -> int:
         """The process in which the connection was made.
 
-        redis-py's own ``disconnect`` shuts down (``SHUT_RDWR``) what was made in its process, which would forge the
-        end-of-file that is waited for; so it finds 0 here while it runs.
+        redis-py's own ``disconnect`` shuts down (``SHUT_RDWR``) sockets made in its process, which would forge the
+        end-of-file that the member waits for; so it finds 0 here while it runs.
         """
         return 0 if ending.connection is self else int(self.__dict__["pid"])
 
@@ -98,8 +97,8 @@ class Pooled(Handshake, PoolEntry):
         self.__dict__["pid"] = value
 
     def __await__(self) -> Any:
-        """``redis.asyncio.Redis(connection_pool=pool)`` awaits what the pool returns: this says what is wrong, and the
-        connection goes back."""
+        """``redis.asyncio.Redis(connection_pool=pool)`` awaits the pool's connection: say what is wrong, and release
+        it."""
         pool = None if self._origin is None else self._origin.pool
         if pool is not None:
             pool.release(self)
@@ -120,7 +119,7 @@ class Pooled(Handshake, PoolEntry):
                 certificates.name(error, certificates.of(self))
             raise
         if not self._reached and self._raw is None and isinstance(self._sock, socket.socket):
-            self._claim()  # the class has a connect() that goes past _connect()
+            self._claim()  # the class's connect() bypasses _connect()
             self._adopt(self._sock)
         return result
 
@@ -135,7 +134,7 @@ class Pooled(Handshake, PoolEntry):
             except RedisConnectionError as error:
                 if not self._name_is_in_the_way(error):
                     raise
-                # Somebody may have killed it, or the server has ended: once is no sign of anything.
+                # It may have been killed, or the server has ended: once proves nothing.
                 super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except (ResponseError, RedisConnectionError) as error:
             if not self._name_is_in_the_way(error):
@@ -150,9 +149,9 @@ class Pooled(Handshake, PoolEntry):
     # ---- a name that the server does not take ----------------------------------------------------
 
     _naming = False
-    """The server has been told our name, or may have been, and has not answered that yet."""
+    """Our name was, or may have been, sent to the server, which has not answered that yet."""
     _nameless = False
-    """This attempt goes without one."""
+    """This attempt goes without a name."""
 
     @property
     def _name_is_ours(self) -> bool:
@@ -160,8 +159,8 @@ class Pooled(Handshake, PoolEntry):
         return self._given_name is not HandedOver and not self._given_name and bool(self.client_name)
 
     def _name_is_in_the_way(self, error: Exception) -> bool:
-        """Whether the handshake may succeed without our name: a proxy may know no CLIENT and close at it, and where
-        commands are sent one by one an error reply to it ends the handshake."""
+        """Whether the handshake may succeed without our name: a proxy may not know CLIENT and close at it, and if
+        commands are sent one by one, an error reply to it ends the handshake."""
         if self._nameless or not self._naming or not self._name_is_ours:
             return False
         if isinstance(error, RedisConnectionError):
@@ -169,7 +168,7 @@ class Pooled(Handshake, PoolEntry):
         return "CLIENT" in str(error).upper()
 
     def _is_nameless(self, why: str) -> None:
-        """The server knows this connection by no name of ours."""
+        """The server does not know this connection by a name of ours."""
         if self._origin is not None:
             self._origin.note_nameless(self, why)
 
@@ -200,7 +199,7 @@ class Pooled(Handshake, PoolEntry):
                 raise ConnectionAbortedError("disconnected while it was being connected")
         elif self._secured:
             spare, self._raw = self._raw, sock
-            if spare is None:  # another thread has disconnected meanwhile: the connection is not ours any more
+            if spare is None:  # another thread has disconnected: the connection is not ours any more
                 self._raw = None
                 sock.close()
                 raise ConnectionAbortedError("disconnected while it was being connected")
@@ -208,7 +207,7 @@ class Pooled(Handshake, PoolEntry):
                 self._permit.hold(sock)
             spare.close()  # the second descriptor of the same connection
         elif self._own_way and self._raw is not None and self._raw.fileno() < 0 and isinstance(sock, socket.socket):
-            self._raw = sock  # it has been wrapped, and the wrapper has taken its descriptor over
+            self._raw = sock  # a wrapper has taken over its descriptor
         return sock
 
     def _begin(self) -> None:
@@ -220,19 +219,19 @@ class Pooled(Handshake, PoolEntry):
         misdirected.watch(self)
 
     def _claim(self) -> None:
-        """Claim a permit for whatever socket comes."""
+        """Claim a permit for the socket to come."""
         origin = self._origin
         self._permit = None if origin is None else origin.claim(self)
 
     def _adopt(self, sock: Any) -> None:
-        """Take over what somebody else's code has connected, under the permit that was claimed for it."""
+        """Take over what foreign code has connected, under the permit claimed for it."""
         self._reached = True
         if isinstance(sock, socket.socket):
             self._dialled_in = os.getpid()
             self._raw = sock
             if self._permit is not None:
                 self._permit.hold(sock)
-        else:  # whatever it is, the class closes it, and then the permit is free
+        else:  # the class closes it, whatever it is, and then the permit is free
             self._dialled_in = 0
         if self._permit is not None:
             self._name(self._permit)
@@ -240,7 +239,7 @@ class Pooled(Handshake, PoolEntry):
     def _dial(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
         """One attempt to connect a socket, with a permit for it."""
         if self._raw is not None:
-            self._hand_over()  # else there may be a permit that was claimed in advance
+            self._hand_over()  # else there may be a permit claimed in advance
         self._reached = True
         origin = self._origin
         permit = self._permit
@@ -255,8 +254,8 @@ class Pooled(Handshake, PoolEntry):
             self._prepare(sock)
             sock.settimeout(self.socket_connect_timeout)
             self._dialled_in = os.getpid()
-            # In this order: another thread that disconnects in between closes the socket, and the connect fails. The
-            # other way round it would give the permit back, and the connect would succeed without one.
+            # In this order: another thread that disconnects in between closes the socket, and the connect fails. In
+            # the other order it would give the permit back, and the connect would succeed without one.
             self._raw = sock
             self._permit = permit
             self._ahead = False
@@ -285,8 +284,8 @@ class Pooled(Handshake, PoolEntry):
 
     @staticmethod
     def _never_connected(sock: socket.socket) -> bool:
-        """Whether the server cannot have seen a connection. Stops an attempt that is still under way, so
-        that it cannot succeed after all (a FIN is what it gets then, and the answer is no)."""
+        """Whether the server cannot have seen a connection. Stops an attempt that is still in progress, so
+        that it cannot succeed after all (if it does, it gets a FIN, and the answer is no)."""
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -294,7 +293,7 @@ class Pooled(Handshake, PoolEntry):
         try:
             sock.getpeername()
         except OSError as error:
-            return error.errno != errno.EBADF  # else it was handed over and closed, whatever it was
+            return error.errno != errno.EBADF  # else it was handed over and closed
         return False
 
     def _name(self, permit: Permit) -> None:
@@ -318,7 +317,7 @@ class Pooled(Handshake, PoolEntry):
     # ---- disconnecting ---------------------------------------------------------------------------
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """As the class's; the socket is handed over behind it, by :class:`poolmgr.pool.sync.sockets.Ended`."""
+        """As the class's; behind it :class:`poolmgr.pool.sync.sockets.Ended` hands the socket over."""
         try:
             super().disconnect(*args, **kwargs)
         finally:
@@ -345,7 +344,7 @@ class Pooled(Handshake, PoolEntry):
         self._raw = self._permit = self._poll = None
 
     def _abandon(self) -> None:
-        """After a fork, in the child: close our copy of the socket; it and its permit are the parent's."""
+        """In a forked child: close our copy of the socket; it and its permit are the parent's."""
         raw, sock = self._raw, self._sock
         self._raw = self._permit = self._poll = None
         self._ahead = False
@@ -383,8 +382,8 @@ class Pooled(Handshake, PoolEntry):
         self._loosen()
 
     def _loosen(self) -> None:
-        """Let redis-py's handlers refer to the connection weakly: a connection that its holder lost ends
-        with the last reference then, and not when the garbage collector next looks for cycles."""
+        """Let redis-py's handlers refer to the connection weakly: a connection that its holder lost then ends
+        with the last reference, and not when the garbage collector next looks for cycles."""
         for name in ("_maint_notifications_pool_handler", "_maint_notifications_connection_handler"):
             loosen(getattr(self, name, None), self)
 
@@ -407,7 +406,7 @@ class Pooled(Handshake, PoolEntry):
                 poller = self._poll = poll()
                 poller.register(sock, _READABLE)
             events = poller.poll(0)
-        except (OSError, ValueError):  # it has no descriptor any more
+        except (OSError, ValueError):  # its descriptor is closed
             self._poll = None
             return "stale"
         if not events:
@@ -417,11 +416,11 @@ class Pooled(Handshake, PoolEntry):
         return self._peek(sock)
 
     def _ask(self) -> str:
-        """What the class says to it, asked as redis-py asks before it lends a connection."""
+        """The class's own answer, asked as redis-py asks before it lends a connection."""
         try:
             self.connect()
             ready = self.can_read() if self._asked or not self._dialled_in else False
-        except Exception:  # somebody else's class: whatever it raises, it is not to be used
+        except Exception:  # a foreign class: whatever it raises, do not use the connection
             return "stale"
         return "dirty" if ready and self.protocol not in (3, "3") else ""
 
@@ -437,7 +436,7 @@ class Pooled(Handshake, PoolEntry):
         return "" if first == b">" and self.protocol in (3, "3") else "dirty"
 
     def _peek_secured(self, sock: ssl.SSLSocket) -> str:
-        """TLS has records of its own (session tickets), which are no data; they are read away."""
+        """TLS has records of its own (session tickets), which are not data; read them away."""
         sock.settimeout(0)
         try:
             data = sock.recv(65536)

@@ -1,6 +1,6 @@
 """How a pool's connections begin and end: made, connected, renewed, looked at when they come back, closed.
 
-I/O happens here, and the user's functions are called here: never while the core is being advanced.
+I/O and calls of the user's functions happen here: never while the core is being advanced.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def welcome(pool: RedisInterface, connection: Any) -> None:
 
 
 def open_here(pool: RedisInterface, ticket: Ticket, deadline: float) -> Any:
-    """Connect in the caller: nobody else could have given it a connection."""
+    """Connect in the caller: no other caller could have given it a connection."""
     try:
         return made(pool, ticket, deadline)
     except BaseException as error:
@@ -83,19 +83,19 @@ def open_here(pool: RedisInterface, ticket: Ticket, deadline: float) -> Any:
 def open_behind(pool: RedisInterface, ticket: Ticket) -> None:
     """Connect for the queue, in a thread that lives no longer than that.
 
-    An exception of a signal handler inside ``Thread.start`` can leave a thread that never runs, or never gets
-    to its work, and that the interpreter keeps for ever. So the thread is not given the ticket, but told where
-    to take it, and what it has not taken is taken back.
+    A signal handler's exception inside ``Thread.start`` can leave a thread that never runs, or never gets
+    to its work, and that the interpreter keeps for ever. So the thread does not get the ticket, but a place
+    from which to take it; a ticket that it has not taken is taken back.
     """
     offered = [ticket]
     del ticket
     try:
         if not threads.started(threads.make(open_offered, f"{pool.name}-connect", pool, offered)):
-            with contextlib.suppress(IndexError):  # it has begun after all
+            with contextlib.suppress(IndexError):  # the thread has begun after all
                 waiter = pool._core.hand_over(offered.pop())
                 if waiter is not None:
                     waiter.wake()  # it connects itself
-    except BaseException:  # it says nothing of the server
+    except BaseException:  # it says nothing about the server
         with contextlib.suppress(IndexError):
             pool._core.drop(offered.pop())
         raise
@@ -121,10 +121,10 @@ def open_offered(pool: RedisInterface, offered: list[Ticket]) -> None:
 
 
 def attempt_failed(pool: RedisInterface, ticket: Ticket, error: BaseException) -> None:
-    """Free the place; tell the member, pace the next attempt, fail those who cannot be served."""
+    """Free the place; tell the member, pace the next attempt, fail callers that cannot be served."""
     core = pool._core
     if not isinstance(error, Exception) or isinstance(error, PoolmgrError):
-        core.drop(ticket)  # it says nothing of the server
+        core.drop(ticket)  # it says nothing about the server
     else:
         pool._tally.connect_errors += 1
         core.failed(ticket, error, monotonic(), BACKOFF.compute)
@@ -136,7 +136,7 @@ def attempt_failed(pool: RedisInterface, ticket: Ticket, error: BaseException) -
 
 
 def renew(pool: RedisInterface, connection: Any, reason: str, deadline: float) -> Any:
-    """Replace the socket of a connection that cannot be used."""
+    """Replace the socket of an unusable connection."""
     ticket = connection._ticket
     if reason != "disconnected":
         pool._tally.shut(reason)
@@ -203,7 +203,7 @@ def tell_misdirected(pool: RedisInterface) -> None:
 
 
 def flaw(pool: RedisInterface, connection: Any) -> str:
-    """Why a connection that comes back is not to be used again; empty if it is."""
+    """Why a connection that comes back must not be used again; empty if it may."""
     core = pool._core
     if connection._sock is None:
         return "broken"
@@ -223,7 +223,7 @@ def flaw(pool: RedisInterface, connection: Any) -> str:
 
 
 def dispose(pool: RedisInterface, connection: Any, reason: str, *, was_idle: bool = True) -> None:
-    """Close a connection that nobody holds, and free its place."""
+    """Close a connection without a holder, and free its place."""
     pool._core.drop(connection._ticket)
     pool._tally.shut(reason)
     if was_idle:

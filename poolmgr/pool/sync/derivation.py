@@ -1,4 +1,4 @@
-"""From a connection class, or whatever makes connections, to the class of pooled connections.
+"""From a connection class, or a function that makes connections, to the class of pooled connections.
 
 A derived class is kept on the class that it derives from, and so lives as long as that one: kombu makes a connection
 class for every channel. It bears its base's name and module, since it stands for it in messages and to agents.
@@ -37,7 +37,7 @@ from poolmgr.pool.sync.replies import Accounted, Counted
 from poolmgr.pool.sync.sockets import Ended, Tcp, Unix
 
 _KEPT = "_poolmgr_derived"
-"""The attribute of a connection class that has what was derived from it, by how that was done."""
+"""The attribute of a connection class that holds the classes derived from it, by shape."""
 
 
 class _Quick(Pooled, Accounted):
@@ -45,17 +45,17 @@ class _Quick(Pooled, Accounted):
 
 
 class _Managed(Counted, Pooled):
-    """For those whose ``read_response`` is that of redis-py's connections through Sentinel."""
+    """For classes whose ``read_response`` is that of redis-py's connections through Sentinel."""
 
 
 class _Plain(Pooled, Before):
-    """For those in which somebody has changed that: redis-py's order of calls, nothing left out."""
+    """For classes that send or read in another way: redis-py's order of calls, nothing left out."""
 
     _together = False
 
 
 class _Eager(PoolEntry):
-    """For those that are asked before every checkout: they never count as known to be well."""
+    """For classes that are asked before every checkout: their connections never count as known to work."""
 
     _came: float = 0.0
 
@@ -75,7 +75,7 @@ class _Eager(PoolEntry):
 def derive(base: type) -> type:
     """The class of pooled connections for a connection class; the same for the same class.
 
-    It is another one once somebody has changed how the class sends and reads, so it is asked for every connection.
+    A patch to how the class sends and reads changes the answer, so it is asked for every connection.
     """
     if issubclass(base, PoolEntry):
         return base
@@ -85,7 +85,7 @@ def derive(base: type) -> type:
         kept = {}
         try:
             setattr(base, _KEPT, kept)
-        except (AttributeError, TypeError):  # it takes no attributes: derived for each connection, and kept by nobody
+        except (AttributeError, TypeError):  # it takes no attributes: derive for each connection, and keep nothing
             return _made(base, shape)
     made = kept.get(shape)
     if made is None:
@@ -98,7 +98,7 @@ class _Shape(NamedTuple):
 
     front: type
     own_way: bool = False
-    """Its way to a socket is somebody else's."""
+    """Foreign code makes its socket."""
     eager: bool = False
     asked: bool = False
 
@@ -146,29 +146,29 @@ def _made(base: type, shape: _Shape) -> type:
 
 
 def create(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """A connection from a connection class, or from anything that makes connections; :func:`pooled` makes it ours."""
+    """A connection from a connection class, or from any function that makes them; :func:`pooled` makes it ours."""
     if isinstance(factory, type):
         return derive(factory)(**with_driver(factory, arguments))
     return factory(**arguments)
 
 
 def pooled(made: Any) -> Any:
-    """The same connection as a pooled one, whoever has made it: a class, a function, a pool's ``make_connection``.
+    """The same connection as a pooled one, whatever made it: a class, a function, a pool's ``make_connection``.
 
     Raises:
-        TypeError: it is no connection, or is of a class that cannot be pooled.
+        TypeError: it is not a connection, or its class cannot be pooled.
     """
     if isinstance(made, PoolEntry):
         return made
     kind = type(made)
     if not callable(getattr(made, "connect", None)):
-        raise TypeError(f"{made!r}, made by connection_class or make_connection, is no connection of redis-py's kind")
+        raise TypeError(f"{made!r}, made by connection_class or make_connection, is not a redis-py connection")
     if kind is CacheProxyConnection:
         made._conn = pooled(made._conn)
         made.__class__ = Cached
         return made
     if getattr(made, "_sock", None) is not None:
-        made.disconnect()  # it is connected again under a permit
+        made.disconnect()  # it connects again under a permit
     try:
         made.__class__ = derive(kind)
     except TypeError as error:
@@ -189,7 +189,7 @@ def with_driver(base: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a connection, the driver's name and version among them.
 
     redis-py looks its own version up in the package's metadata for every connection, which takes longer
-    than a connect on this host; here it is done once.
+    than a connect on this host; here it happens once.
     """
     if not issubclass(base, AbstractConnection) or arguments.keys() & {"driver_info", "lib_name", "lib_version"}:
         return arguments

@@ -1,8 +1,8 @@
 """redis-py's handlers of maintenance notifications, referring to their connection weakly.
 
-Each refers to its connection and is referred to by it, so a connection that its holder lost would not end before the
-garbage collector next looks for cycles, and its place and permit with it. What reads ``handler.connection`` gets the
-connection itself all the same.
+Handler and connection refer to each other, so a connection that its holder lost would end only when the
+garbage collector next looks for cycles, and so would its place and permit. A reader of ``handler.connection`` still
+gets the connection itself.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ def loosen(handler: Any, connection: object) -> None:
     if weak is not None:
         handler.__class__ = weak
         handler.connection = connection
-    elif not isinstance(handler, _Weakly):  # somebody's own
+    elif not isinstance(handler, _Weakly):  # a user's own class
         handler.connection = weakref.proxy(connection)

@@ -1,15 +1,15 @@
 """A new connection's handshake in two round trips instead of five or six.
 
 redis-py sends the commands of its handshake one by one and waits for each reply: HELLO, CLIENT
-MAINT_NOTIFICATIONS, CLIENT SETNAME, twice CLIENT SETINFO, SELECT. Whoever waits for a permit waits for
-these too. Here redis-py's own code runs unchanged, but replies that can only be OK are taken for OK when
-it asks for them. Their commands are sent one after the other, without a wait in between, and the replies
-read, when it is done. What is not OK then raises what redis-py would have raised, before anybody has the
-connection.
+MAINT_NOTIFICATIONS, CLIENT SETNAME, twice CLIENT SETINFO, SELECT. A caller that waits for a permit also waits
+for these. Here redis-py's own code runs unchanged, but replies that can only be OK are taken for OK when
+it asks for them. When it is done, their commands are sent one after the other, without a wait in between, and
+the replies read. A reply other than OK then raises what redis-py would have raised, before any caller has
+the connection.
 
-A class in which somebody has changed how commands are sent or read gets them one by one, as from redis-py.
+A class that sends or reads commands in another way gets them one by one, as from redis-py.
 
-The first reply of all is always read at once: it may be the server's last word (``max number of clients
+The very first reply is always read at once: it may be the server's last word (``max number of clients
 reached``), which would be lost to a broken pipe if more were sent.
 """
 
@@ -32,13 +32,13 @@ class _Later:
         self._read = connection.read_response
         self._answered = False
         self._over = False
-        """Nothing is put off any more. Should an exception leave this standing before the connection's methods,
-        it only passes on what they are called for."""
+        """Nothing is put off any more. If an exception leaves this object before the connection's methods,
+        it only passes calls on."""
         self._asked: tuple[Any, ...] = ()
         self._unsent: list[tuple[Any, ...]] = []
         self._owed: deque[tuple[Any, ...]] = deque()
         self._refused = ""
-        """Why the server does not take our name, if it does not."""
+        """Why the server refuses our name, if it does."""
         self._named = False
 
     def send(self, *words: Any, **options: Any) -> None:
@@ -79,7 +79,7 @@ class _Later:
         return reply
 
     def end(self) -> None:
-        """The handshake is done but for the replies that are owed.
+        """The handshake is done, except the replies still owed.
 
         Raises:
             redis.exceptions.RedisError: what redis-py raises for such a reply.
@@ -90,7 +90,7 @@ class _Later:
             self._connection._is_nameless(self._refused)
 
     def settle(self) -> None:
-        """Read what is owed.
+        """Read the replies still owed.
 
         Raises:
             redis.exceptions.RedisError: what redis-py raises for such a reply.
@@ -116,8 +116,8 @@ class _Later:
                     raise RedisConnectionError(f"{words[0]} {words[1]} was answered with {reply!r}")
 
     def _may_fail(self, words: tuple[Any, ...]) -> bool:
-        """Whether redis-py goes on without it: servers before 7.2 know no SETINFO, few know MAINT_NOTIFICATIONS. And a
-        name that is ours alone, redis-py would not have sent."""
+        """Whether redis-py goes on without it: servers before 7.2 lack SETINFO, few know MAINT_NOTIFICATIONS.
+        And redis-py would not have sent a name that is ours alone."""
         if words[1] == "MAINT_NOTIFICATIONS":
             config = getattr(self._connection, "maint_notifications_config", None)
             return getattr(config, "enabled", None) == "auto"
@@ -139,7 +139,7 @@ class Handshake(AbstractConnection if TYPE_CHECKING else object):  # type: ignor
     """Whether commands may be sent together: in a class that sends and reads as redis-py does."""
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
-        """As redis-py's; waits for the replies to what follows HELLO once and not one by one."""
+        """As redis-py's; waits once for all replies after that to HELLO, not one by one."""
         if not self._together:
             try:
                 super().on_connect_check_health(check_health=check_health)
@@ -148,7 +148,7 @@ class Handshake(AbstractConnection if TYPE_CHECKING else object):  # type: ignor
                 raise
             return
         later = _Later(self)
-        mine = self.__dict__  # for this one connection and this moment: the usual methods stay as quick as they are
+        mine = self.__dict__  # for this connection and moment only: the usual methods stay as quick as they are
         try:
             mine["send_command"], mine["read_response"] = later.send, later.read
             super().on_connect_check_health(check_health=check_health)

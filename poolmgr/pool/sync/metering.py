@@ -1,9 +1,9 @@
-"""The option ``max_reply``: what a reply takes is counted while it is read, and too much of it is not read.
+"""The option ``max_reply``: a reply's size is counted while it is read, and a reply that is too large is not read on.
 
-redis-py reads a reply as a whole before anybody can say that it is too long. Here its parser is derived from, and its
-reader is fed through a counter. Without the option neither exists.
+redis-py reads a whole reply before it can be found too long. Here a parser derived from its own feeds its
+reader through a counter. Without the option neither exists.
 
-Counted are bytes, and :data:`ELEMENT` for each element, since Python keeps an object for each: an empty list is four
+It counts bytes, and :data:`ELEMENT` for each element, since Python keeps an object for each: an empty list is four
 bytes on the wire and eighty in memory. All replies that are outstanding together count together, so that a pipeline,
 whose replies are kept until the last one is there, has one allowance.
 """
@@ -20,11 +20,11 @@ from redis.connection import DefaultParser
 from poolmgr.exceptions import ReplyTooLargeError
 
 ELEMENT = 48
-"""Bytes that an element counts in addition. What begins a line is counted, so a text whose lines begin with these signs
-counts for more than it is, too."""
+"""Bytes that an element counts in addition. Signs at the beginning of a line are counted, so a text with such lines
+also counts for more than it is."""
 
 ERROR = 384
-"""What an error counts in addition: it is an exception, of 340 bytes (CPython 3.11)."""
+"""Bytes that an error counts in addition: it is an exception, of 340 bytes (CPython 3.11)."""
 
 _begun = re.compile(rb"\r\n[$*:+_#,%~]").findall
 
@@ -69,7 +69,7 @@ class Metered(DefaultParser):  # type: ignore[valid-type, misc]
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         reply = super().read_response(*arguments, **options)
         if getattr(self._connection(), "_owed", 0) & _OUTSTANDING <= 1 and self._reader is not None:
-            self._reader.taken = 0  # the last one that was outstanding
+            self._reader.taken = 0  # the last outstanding one
         return reply
 
 
@@ -81,10 +81,10 @@ def parser(most: int, base: type = DefaultParser) -> type:
 
 
 def arguments_of(max_reply: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a connection, with the parser for this bound; unchanged where there is none.
+    """The arguments of a connection, with the parser for this bound; unchanged if there is none.
 
     Raises:
-        ValueError: they name a parser that is not derived from redis-py's for hiredis, so it cannot be bounded.
+        ValueError: they name a parser not derived from redis-py's for hiredis, so it cannot be bounded.
     """
     if not max_reply:
         return arguments

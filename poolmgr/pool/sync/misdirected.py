@@ -1,13 +1,13 @@
-"""Error replies by which a server says that it is the wrong one for whoever comes next on this connection.
+"""Error replies by which a server says that it is the wrong one for the next user of this connection.
 
-After a failover a name leads to another server, and what is connected stays where it was: at a primary that is a
-replica now, or that has been left behind. Nothing is closed and nothing is owed, so only the error shows it. The
-connection is closed when it comes back (``misdirected``), and what is opened in its place looks the name up again.
-A few errors are the last thing that a server says before it closes the connection, which then is of no use either.
+After a failover a name leads to another server, and open connections stay where they were: at a primary that is a
+replica now, or that was left behind. Nothing is closed and nothing is owed, so only the error shows it. The
+connection is closed when it comes back (``misdirected``), and its replacement looks the name up again.
+A few errors are a server's last words before it closes the connection, which is then of no use either.
 
-The judgement of each error stands in docs/contract.md. It is made where redis-py's parser makes an exception of an
-error reply: that is reached by every way to read, for errors inside a transaction's or a script's reply too, and by
-nothing but errors.
+docs/contract.md judges each error. The judgement happens where redis-py's parser makes an exception of an
+error reply: every way to read reaches that place, even for errors inside a transaction's or a script's reply, and
+only errors do.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from poolmgr.native import monotonic
 MISDIRECTED = "misdirected"
 
 PACE = 1.0
-"""Seconds from one connection that was found misdirected; those opened meanwhile are kept, for a replica may be read on
+"""Seconds after one connection was found misdirected; those opened meanwhile are kept, as a replica may be read on
 purpose and written to by mistake, and a name may change later than its servers. So each is replaced at most once in
 this time."""
 
 QUIET = 10.0
-"""Seconds without one after which the next one is logged."""
+"""Seconds without a misdirected connection after which the next one is logged."""
 
 _told = re.compile(
     r"(?:EXECABORT .*?because of: "  # the role has changed between MULTI and EXEC
@@ -61,12 +61,12 @@ def watch(connection: Any) -> None:
         return
     try:
         parser.parse_error = Errors(connection, make)
-    except AttributeError:  # a parser of somebody's own, that has slots
+    except AttributeError:  # a user's own parser, with slots
         pass
 
 
 def judge(connection: Any, error: str) -> None:
-    """Mark the connection to be closed when it comes back, if this error reply says that it is of no use any more."""
+    """Mark the connection for closing when it comes back, if this error reply says that it is of no more use."""
     told, last = _told(error), _last(error)
     pool = None if connection._origin is None else connection._origin.pool
     if not (told or last) or pool is None or connection._retired:
@@ -88,6 +88,6 @@ def _may_help(pool: Any, connection: Any, word: str, error: str) -> bool:
     if since < PACE:
         return False
     if since >= QUIET:
-        pool._misdirected_by = error  # logged when it comes back: nobody's code runs in the middle of a reply
+        pool._misdirected_by = error  # logged when it comes back: no user's code may run in the middle of a reply
     pool._misdirected_at = now
     return True

@@ -1,10 +1,10 @@
-"""Counting commands and replies where a user's class, a mixin or an agent changes how they are sent or read.
+"""Counting commands and replies if a user's class, a mixin or an agent changes how they are sent or read.
 
 Two mixins around the user's class, and between them redis-py's own order of calls, nothing left out::
 
     Before        as a caller calls it
-    the user's class, mixins, redis-py's Connection (with what an agent has put there)
-    Behind        what has come out of that, next to the socket
+    the user's class, mixins, redis-py's Connection (with an agent's patches)
+    Behind        the outcome of that, next to the socket
     redis-py's AbstractConnection
 
 :class:`Behind` counts what is really sent and read, once each, whatever was changed, added or left out before. A class
@@ -32,7 +32,7 @@ class Before(Counts):
     """In front of the class."""
 
     _sends = 0
-    """Calls that were counted, here or behind."""
+    """Calls counted here or behind."""
     _reads = 0
 
     def send_command(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ class Before(Counts):
         return result
 
     def _interrupted(self, sends: int, error: BaseException) -> None:
-        """Unless something was counted: a refusal by the class or the packer sent nothing, another error may have."""
+        """If nothing was counted: a refusal by the class or the packer sent nothing; another error may have."""
         refused = isinstance(error, Exception) and not isinstance(
             error, (RedisConnectionError, RedisTimeoutError, TimeoutError)
         )
@@ -107,7 +107,7 @@ class Behind(_Abstract):  # type: ignore[misc]
         if check_health:
             self.check_health()
         self._sends += 1
-        self._record_packed(command)  # after these two, for they begin a session or send something themselves
+        self._record_packed(command)  # after these two, which begin a session or send something themselves
         return super().send_packed_command(command, check_health=False)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,15 +1,15 @@
 """Which of redis-py's methods a connection class still has as redis-py wrote them.
 
 Our quick path (:class:`poolmgr.pool.sync.replies.Accounted`, :mod:`poolmgr.pool.sync.handshake`) does the work of
-several of redis-py's methods in one. It is for classes that have all of them as redis-py wrote them. Where a subclass
-or a mixin overrides one, or an agent has put a wrapper on redis-py's class, redis-py's own order of calls holds.
+several of redis-py's methods in one. It is for classes that have all of them as redis-py wrote them. If a subclass
+or a mixin overrides one, or an agent has wrapped one on redis-py's class, redis-py's own order of calls holds.
 
 A method counts as redis-py's if it is a plain function with the code that redis-py's module was loaded with. A wrapper
 is another object; a tool that rewrites functions in place gives them other code. If an agent wrapped a method before
 this module was imported, the namespace of its function shows that.
 
 The question is asked for every new connection (some microseconds). So a patch counts for all connections made after it;
-``pool.drain()`` replaces those that were made before.
+``pool.drain()`` replaces earlier ones.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ REPLACED = (
     "send_command", "send_packed_command", "read_response", "pack_command", "pack_commands", "check_health",
     "on_connect_check_health", "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
 )  # fmt: skip
-"""What the quick path leaves out, or calls in another order."""
+"""Methods that the quick path leaves out, or calls in another order."""
 
 ASKED = ("connect", "connect_check_health", "can_read")
-"""What redis-py calls for every checkout."""
+"""Methods that redis-py calls for every checkout."""
 
 SOCKETLESS = frozenset({"fakeredis"})
 """Packages whose connections derive from redis-py's and open no socket."""
 
 
 def _codes(owner: type, names: tuple[str, ...], module: ModuleType) -> dict[str, Any]:
-    """The code of redis-py's own methods, but for those that somebody has wrapped before."""
+    """The code of redis-py's own methods, except those already wrapped."""
     found = {name: getattr(owner, name, None) for name in names}
     return {
         name: method.__code__
@@ -61,7 +61,7 @@ def _is(method: object, code: object) -> bool:
 
 
 def changed(connection_class: type) -> set[str]:
-    """Those of :data:`REPLACED` that are not redis-py's own any more."""
+    """Methods of :data:`REPLACED` that are not redis-py's own any more."""
     return {name for name in REPLACED if not _is(getattr(connection_class, name, None), _CODES.get(name, _is))}
 
 
@@ -71,7 +71,7 @@ def reads_as_sentinel(connection_class: type) -> bool:
 
 
 def connects_its_own_way(connection_class: Any) -> bool:
-    """Whether somebody has changed what redis-py calls for every checkout of a connection that is connected."""
+    """Whether a method that redis-py calls for every checkout of a connected connection is not redis-py's own."""
     names = set(ASKED)
     if _is(connection_class.connect, _SENTINEL.get("connect", _is)):
         names.discard("connect")
@@ -79,7 +79,7 @@ def connects_its_own_way(connection_class: Any) -> bool:
 
 
 def asks_its_own_way(connection_class: Any) -> bool:
-    """Whether ``can_read``, by which redis-py looks at a connection before it lends it, is somebody else's."""
+    """Whether ``can_read``, by which redis-py looks at a connection before it lends it, is not redis-py's own."""
     return not _is(connection_class.can_read, _ASKED.get("can_read", _is))
 
 
@@ -89,7 +89,7 @@ def dials_as(connection_class: type) -> bool:
 
 
 def dials_its_own_way(connection_class: type) -> bool:
-    """Whether somebody else's code stands between a connect and the socket."""
+    """Whether foreign code stands between a connect and the socket."""
     if not all(dials_as(owner) for owner in _DIAL if issubclass(connection_class, owner)):
         return True
     return not any(_is(connection_class._connect, code) for code in _DIAL.values() if code)  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def dials_its_own_way(connection_class: type) -> bool:
 def opens_no_socket(connection_class: object) -> bool:
     """Whether connections of this class live in the process's memory.
 
-    A class says so of itself by an attribute ``opens_no_socket = True``.
+    A class says so by an attribute ``opens_no_socket = True``.
     """
     if getattr(connection_class, "opens_no_socket", False) is True:
         return True

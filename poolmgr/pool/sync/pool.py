@@ -1,21 +1,21 @@
 """The pool for threads and greenlets: a ``redis.ConnectionPool`` in every way that others rely on.
 
-The decisions are :mod:`poolmgr.pool.core`'s. Here they are carried out: threads wait, connections are
+:mod:`poolmgr.pool.core` decides. This module carries the decisions out: threads wait, connections are
 made, handed over and closed. The paths:
 
 - **Warm** (:meth:`ConnectionPool.get_connection`, :meth:`ConnectionPool.release`): one deque operation
   each. No lock, no system call, no exception; a connection that was idle for more than a millisecond
   is looked at once.
 - **Cold** (:meth:`ConnectionPool._checkout`): the caller queues, and waits for its fate.
-- **Advance** (:meth:`ConnectionPool._advance`): lets the core decide, by one thread at a time. Whoever
-  finds another one at it leaves a note (``_dirty``) and goes; that one looks again before it is done.
-  So a release never blocks, also when the garbage collector makes it inside any of these functions.
+- **Advance** (:meth:`ConnectionPool._advance`): lets the core decide, by one thread at a time. A thread
+  that finds another one there leaves a note (``_dirty``) and goes; the other looks again before it is done.
+  So a release never blocks, even when the garbage collector makes it inside any of these functions.
 
-No lock of the pool exists that a fork, a dead greenlet or an asynchronous exception could leave taken.
-The turn in ``_advance`` is an entry in a dictionary that names its holder; should two exceptions in a
-row take its holder away before it could leave, the turn is taken over after :data:`STUCK` seconds.
-A waiter looks for itself every :data:`SLICE` seconds, for the same reason: where an exception struck
-between a decision and its effect, no proof is to be had that somebody was woken.
+The pool has no lock that a fork, a dead greenlet or an asynchronous exception could leave taken.
+The turn in ``_advance`` is an entry in a dictionary that names its holder; if two exceptions in a
+row take its holder away before it could leave, another thread takes the turn over after :data:`STUCK` seconds.
+A waiter looks for itself every :data:`poolmgr.pool.sync.waiting.SLICE` seconds, for the same reason: if an
+exception struck between a decision and its effect, the waiter may never be woken.
 """
 
 from __future__ import annotations
@@ -62,25 +62,25 @@ class ConnectionPool(RedisInterface):
     It takes the arguments of redis-py's pools, and these. Times are in seconds.
 
     Args:
-        connection_class: redis-py's, one derived from it, or a callable that makes such connections. What the pool
-            makes derives from it.
+        connection_class: redis-py's, one derived from it, or a callable that makes such connections. The pool's
+            connections derive from it.
         max_connections: this pool's own ceiling. None (and, as redis-py reads it, 0): only the budget
-            bounds it; :attr:`max_connections` then reads 2**31. Where no budget is enforced
+            bounds it; :attr:`max_connections` then reads 2**31. If no budget is enforced
             (``REDIS_CONNECTION_BUDGET=off``, connections in memory) None means 100, as in redis-py.
-        timeout: how long a caller waits for a connection that others hold; None for ever, 0 not at all. What has
-            to be done before there can be one has bounds of its own (``docs/times.md``).
+        timeout: how long a caller waits for a connection that others hold; None: for ever; 0: not at all. Steps
+            before there can be a connection have bounds of their own (``docs/times.md``).
         min_idle: connections kept ready, refilled in the background.
         max_waiting: callers that may wait; further ones are refused at once. 0: no bound.
-        idle_timeout: connections that nobody needed for so long are closed; 0 never.
-        max_lifetime: connections older than this (less up to a tenth) are replaced; 0 never.
+        idle_timeout: close connections that stayed idle this long; 0: never.
+        max_lifetime: replace connections older than this (less up to a tenth); 0: never.
         order: ``fifo`` uses all connections in turn, ``lifo`` the last used first.
-        leak_after: a connection held longer is reported with the stack of its checkout; 0 off.
+        leak_after: report a connection held longer, with the stack of its checkout; 0: off.
         name: what messages and metrics call the pool.
         max_connecting: connections opened at the same time.
-        max_reply: bytes that a reply may take, or those of a pipeline together, 48 more for each element; a longer one
-            is :class:`poolmgr.ReplyTooLargeError`. 0: no bound.
-        hooks: functions to be called on events.
-        member: who gives permits; the process's own if not given.
+        max_reply: bytes that a reply, or the replies of a pipeline together, may take, 48 more for each element; a
+            longer one raises :class:`poolmgr.ReplyTooLargeError`. 0: no bound.
+        hooks: functions to call on events.
+        member: the source of permits; default: the process's own.
 
     Raises:
         ValueError: an argument has a value that is not allowed.
@@ -150,21 +150,21 @@ class ConnectionPool(RedisInterface):
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AfterConnectionReleasedEvent)
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
-            self._usual = None  # somebody listens
+            self._usual = None  # there are other listeners
         self._watched = bool(leak_after or self.hooks.checked_out)
         self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
     @staticmethod
     def _default_ceiling(connection_class: Any, member: Member | None) -> int:
-        """``max_connections`` where none is given: as redis-py's, unless a budget bounds the pool."""
+        """The default of ``max_connections``: redis-py's, unless a budget bounds the pool."""
         unshared = settings.unenforced() if member is None else ""
         return UNSHARED if unshared or opens_no_socket(connection_class) else UNBOUNDED
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> ConnectionPool:
         """A pool for a URL, as redis-py's; all options of the constructor that have a plain value may
-        stand in the query, which goes before keyword arguments: ``redis://host/0?min_idle=2&order=lifo``.
+        stand in the query, which overrides keyword arguments: ``redis://host/0?min_idle=2&order=lifo``.
 
         Raises:
             ValueError: the URL or one of its options is not valid.
@@ -175,10 +175,10 @@ class ConnectionPool(RedisInterface):
     # ---- warm ------------------------------------------------------------------------------------
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection; waits for one that others hold no longer than ``timeout``. Give it back with :meth:`release`.
+        """A connection; waits at most ``timeout`` for one that others hold. Give it back with :meth:`release`.
 
         Raises:
-            ConnectionPoolTimeoutError: none came in time; says why.
+            ConnectionPoolTimeoutError: no connection came in time; says why.
             ServerDownError: the server is known to be down.
             PoolClosedError: the pool was closed.
             redis.exceptions.RedisError: a connection could not be opened.
@@ -229,7 +229,7 @@ class ConnectionPool(RedisInterface):
         """For ``with pool.connection() as c:``. Gives the connection back at the end of the block.
 
         Args:
-            timeout: how long to wait for others, if not as long as the pool's; None for ever.
+            timeout: how long to wait for others; default: the pool's; None: for ever.
         """
         return Lease(self, self.timeout if timeout is not None and timeout < 0 else timeout)
 
@@ -270,7 +270,7 @@ class ConnectionPool(RedisInterface):
         return connection
 
     def _inspect(self, connection: Any, now: float) -> Any:
-        """A connection that was idle for a while: it, if it is well, or one that is."""
+        """A working connection: this one, idle for a while, if it works; otherwise another one."""
         while True:
             reason = connection._look()
             if not reason and now < connection._expires:
@@ -287,11 +287,11 @@ class ConnectionPool(RedisInterface):
     # ---- the core's turn -------------------------------------------------------------------------
 
     def _advance(self, may_open: bool = True) -> None:
-        """Let the core do what can be done for the queue.
+        """Let the core do all it can for the queue.
 
         Args:
-            may_open: whether this is a place where connections may be opened (not a release, which may
-                be the garbage collector's); else the head of the queue is woken to do it.
+            may_open: whether connections may be opened here (not in a release, which may
+                be the garbage collector's); else the head of the queue wakes to do it.
         """
         core, owner = self._core, self._owner
         take = self._origin.take if may_open else None
@@ -338,13 +338,13 @@ class ConnectionPool(RedisInterface):
         return self._tally.counters(self._checkouts)
 
     def grow(self) -> None:
-        """A permit may be free now: open for a waiting caller."""
+        """A permit may be free now: open a connection for a waiting caller."""
         self._core.starved = False
         self._advance()
 
     def attempt(self) -> None:
-        """Open a connection in the background although the server is believed to be down, if that is possible. One that
-        has ended makes room for it."""
+        """Open a connection in the background although the server is believed to be down, if that is possible. A stale
+        one makes room for it."""
         connection = self._core.take_idle()
         if connection is not None:
             reason = "" if connection._eager else connection._look()
@@ -356,8 +356,8 @@ class ConnectionPool(RedisInterface):
         self.grow()
 
     def tell_login(self, key: str) -> None:
-        """Find out what the credentials are by now, and tell the member, in a thread that lives no longer than that."""
-        # If it cannot be started, it is asked for again.
+        """Find out the present credentials, and report them to the member, in a thread for this only."""
+        # If the thread cannot start, the supervisor asks again.
         threads.started(threads.make(connector.tell_login, f"{self.name}-login", self, key))
 
     def shed(self, count: int) -> int:
@@ -365,7 +365,7 @@ class ConnectionPool(RedisInterface):
         return self._dispose_all(housekeeping.oldest_idle(self, count), "recalled")
 
     def tick(self, now: float) -> float:
-        """Do what is due by now; seconds until next time."""
+        """Do what is due now; seconds until the next tick."""
         now = monotonic()
         self._core.audit()
         self._dispose_all(housekeeping.expired(self, now), "expired")
@@ -386,7 +386,7 @@ class ConnectionPool(RedisInterface):
 
 
 def _teller(pool: ConnectionPool) -> Callable[[], None]:
-    """What the garbage collector calls when it has found a lost connection."""
+    """A function that the garbage collector calls when it has found a lost connection."""
     reference = weakref.ref(pool)
     ending = sys.is_finalizing  # at the end of the interpreter modules are emptied before objects go
 

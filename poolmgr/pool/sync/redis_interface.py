@@ -1,7 +1,7 @@
-"""The rest of redis-py's pool: what Sentinel, Celery, django-redis, exporters and redis-py's own
+"""The rest of redis-py's pool: the parts that Sentinel, Celery, django-redis, exporters and redis-py's own
 maintenance handlers read and call, kept true on top of :mod:`poolmgr.pool.core`.
 
-Nothing here is on the warm path. The lock that outsiders take (``_lock``) guards nothing of ours; it is
+Nothing here is on the warm path. The lock that foreign code takes (``_lock``) guards nothing of ours; it is
 made when first asked for, so that it cannot be older than gevent's patches or the last fork.
 """
 
@@ -36,7 +36,7 @@ log = Log("poolmgr.pool")
 
 
 def _name_of(factory: Any) -> str:
-    """What makes connections, without its arguments: a password may be among them."""
+    """The name of the maker of connections, without its arguments: a password may be among them."""
     if isinstance(factory, functools.partial):
         return _name_of(factory.func)
     named = factory if hasattr(factory, "__name__") else type(factory)
@@ -49,15 +49,15 @@ class RedisInterface(redis.ConnectionPool):
     name: str
     """What messages and metrics call the pool."""
     timeout: float | None
-    """Seconds a caller waits for a connection; None for ever."""
+    """Seconds a caller waits for a connection; None: for ever."""
     max_waiting: int
     """Callers that may wait; 0: no bound."""
     idle_timeout: float
-    """Seconds after which connections that nobody needed are closed; 0 never."""
+    """Close connections that stayed idle for this many seconds; 0: never."""
     max_lifetime: float
-    """Seconds after which a connection is replaced; 0 never."""
+    """Seconds after which a connection is replaced; 0: never."""
     leak_after: float
-    """Seconds after which a holder is reported; 0 off. Set it with the constructor."""
+    """Seconds after which a holder is reported; 0: off. Set it with the constructor."""
     hooks: Hooks
 
     _core: PoolCore
@@ -66,10 +66,10 @@ class RedisInterface(redis.ConnectionPool):
     _queue: deque[Waiter]
     """The core's, for the warm path."""
     _owner: dict[int, float]
-    """Who has the turn to advance the core: the instant at which it was taken, by identity. Guards the
-    order of decisions; everything decided is published by single atomic steps."""
+    """The holder of the turn to advance the core: the instant at which it was taken, by identity. Guards the
+    order of decisions; single atomic steps publish all decisions."""
     _dirty: bool
-    """A note to whoever has the turn: look again."""
+    """A note to the holder of the turn: look again."""
     _origin: PermitSource
     _tally: Tally
     _checkouts: int
@@ -79,11 +79,11 @@ class RedisInterface(redis.ConnectionPool):
     _low_for_shrink: int
     _shrink_at: float
     _misdirected_at: float
-    """When a connection was last found to lead to the wrong server (monotonic seconds)."""
+    """When a connection was last found misdirected (monotonic seconds)."""
     _misdirected_by: str
     """The error reply that said so; empty once it is logged."""
     _watched: bool
-    """Every checkout takes the cold path: somebody wants to see it."""
+    """Every checkout takes the cold path: a hook or the leak watch wants to see it."""
     _strict: bool
     """Every release is looked at closely."""
 
@@ -145,7 +145,7 @@ class RedisInterface(redis.ConnectionPool):
 
     @_lock.setter
     def _lock(self, value: Any) -> None:
-        """redis-py's constructor makes one; ours is made when it is needed."""
+        """redis-py's constructor makes a lock; ours is made when needed."""
 
     @property
     def _fork_lock(self) -> Any:
@@ -155,10 +155,10 @@ class RedisInterface(redis.ConnectionPool):
     def _fork_lock(self, value: Any) -> None: ...
 
     def _checkpid(self) -> None:
-        """Nothing to check: a forked child has been told (:mod:`poolmgr.pool.fork`)."""
+        """Nothing to check: :mod:`poolmgr.pool.fork` has emptied a forked child's pools."""
 
     def _connections(self) -> list[Any]:
-        """All connections there are, lent and idle."""
+        """All connections, lent and idle."""
         return connections(self._core)
 
     def make_connection(self) -> Any:
@@ -169,7 +169,7 @@ class RedisInterface(redis.ConnectionPool):
         return made
 
     def _lent(self) -> set[Any]:
-        """Those with callers."""
+        """Connections out with callers."""
         return {connection for connection in self._connections() if connection._loan}
 
     def _get_free_connections(self) -> list[Any]:
@@ -209,7 +209,7 @@ class RedisInterface(redis.ConnectionPool):
             if self._should_update_connection(connection, "connected_address", moving_address_src):
                 try:
                     self._idle.remove(connection)
-                except ValueError:  # somebody has just taken it
+                except ValueError:  # a caller has just taken it
                     continue
                 self._dispose(connection, "marked")
 
@@ -220,7 +220,7 @@ class RedisInterface(redis.ConnectionPool):
         self.pid = os.getpid()
 
     def owns_connection(self, connection: Any) -> bool:
-        """Whether it was made in the process that the pool is in now."""
+        """Whether the connection was made in the pool's present process."""
         return bool(getattr(connection, "pid", self.pid) == self.pid)
 
     def set_retry(self, retry: Any) -> None:
@@ -230,7 +230,7 @@ class RedisInterface(redis.ConnectionPool):
             connection.retry = retry
 
     def re_auth_callback(self, token: Any) -> None:
-        """A credential provider has a new token: idle connections are told at once, others at release."""
+        """A credential provider has a new token: idle connections send it at once, others at release."""
         for connection in self._in_use_connections:
             connection.set_re_auth_token(token)
         for _ in range(len(self._idle)):
@@ -250,7 +250,7 @@ class RedisInterface(redis.ConnectionPool):
     # ---- ours: the user's ------------------------------------------------------------------------
 
     def resize(self, *, max_connections: int | None = None, min_idle: int | None = None) -> None:
-        """Change the pool while it is used. What is above a lower ceiling is closed: idle connections now,
+        """Change the pool while it is in use. Connections above a lower ceiling are closed: idle ones now,
         lent ones when they come back.
 
         Raises:
@@ -273,9 +273,9 @@ class RedisInterface(redis.ConnectionPool):
         """Close the pool.
 
         Args:
-            timeout: None, as redis-py's: all connections are closed at once, also those in use; the pool
-                can be used again. A number: no caller gets a connection any more, holders may finish for so
-                many seconds, and what is still out then is closed. The pool stays closed.
+            timeout: None, as redis-py's: all connections are closed at once, even those in use; the pool
+                can be used again. A number: no caller gets a connection any more, holders have that many
+                seconds to finish, and connections still out are then closed. The pool stays closed.
         """
         if timeout is None:
             self.disconnect()
@@ -288,14 +288,14 @@ class RedisInterface(redis.ConnectionPool):
         self._advance(may_open=False)
         deadline = monotonic() + timeout
         while core.lent and monotonic() < deadline:
-            time.sleep(0.005)  # holders give back without waking a thread: the warm path tells no one
+            time.sleep(0.005)  # holders give back without waking a thread: the warm path signals nothing
             self._empty("pool")
         self.disconnect()
 
     # ---- hooks -------------------------------------------------------------------------------------
 
     def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
-        """Call a user's function; what it raises is its own affair."""
+        """Call a user's function; log what it raises."""
         if hook is None:
             return
         try:
@@ -344,7 +344,7 @@ class RedisInterface(redis.ConnectionPool):
         )
 
     def _described(self) -> str:
-        """As redis-py's ``repr``; what makes the connections need not be a class."""
+        """As redis-py's ``repr``; the maker of connections need not be a class."""
         arguments = ",".join(
             f"{name}={'<REDACTED>' if name in self.SENSITIVE_REPR_KEYS else value}"
             for name, value in self.connection_kwargs.items()

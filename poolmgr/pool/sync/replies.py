@@ -1,6 +1,6 @@
 """What a connection owes: replies not read yet, and session state that the next holder must not inherit.
 
-Every command sent adds one to :attr:`Accounted._owed` before its first byte leaves, every reply read
+Every command sent adds one to :attr:`Accounted._owed` before its first byte leaves; every reply read
 takes one off. A connection is clean when the number is 0: known at any time, without a look at the
 socket, whether the reply has arrived or not, whatever exception struck in between. State that a reply
 does not end (WATCH, MULTI, a subscription, another database) is kept in high bits of the same number,
@@ -8,14 +8,14 @@ so that the pool's release asks one question.
 
 ``CLIENT REPLY OFF`` and ``SKIP`` need no rule of their own: the replies that they suppress stay owed.
 
-redis-py asks the socket instead ("is there data?"), which misses a reply that is still under way, and
+redis-py asks the socket instead ("is there data?"), which misses a reply still on its way, and
 under RESP3, where pushes are legitimate, it does not ask at all.
 
-A new socket is a new session: :meth:`Accounted._settle` is called on every disconnect.
+A new socket is a new session: every disconnect calls :meth:`Accounted._settle`.
 
 It must never make a command slower than redis-py's own: the common case does redis-py's work in fewer
-calls than redis-py does. What it does not know it counts as owed: a connection closed in vain costs a
-connect, one reused in vain costs somebody a wrong answer.
+calls than redis-py does. Unknown state counts as owed: a connection closed in vain costs a
+connect, one reused wrongly costs a caller a wrong answer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Packed(list[bytes]):
 
 
 class Counts(_Base):  # type: ignore[misc]
-    """Mixed into a connection class of redis-py, or a user's: what is owed, and the state of the session."""
+    """Mixed into a connection class of redis-py, or a user's: replies owed, and the state of the session."""
 
     _owed: int = 0
     """Replies to come, plus the flags above. 0: clean."""
@@ -58,7 +58,7 @@ class Counts(_Base):  # type: ignore[misc]
         self._owed = 0
 
     def _authenticated(self) -> None:
-        """What AUTH and HELLO did was ours."""
+        """AUTH and HELLO were ours."""
         self._owed &= ~IDENTITY
 
     def _record(self, commands: Iterable[Any]) -> None:
@@ -73,7 +73,7 @@ class Counts(_Base):  # type: ignore[misc]
         self._owed = owed
 
     def _record_packed(self, command: Any) -> None:
-        """Count the commands in what somebody has packed, about to be sent."""
+        """Count the commands in packed bytes about to be sent."""
         commands = command.commands if isinstance(command, Packed) else unpack(command)
         if commands is None:
             self._owed |= STRANGE
@@ -84,13 +84,13 @@ class Counts(_Base):  # type: ignore[misc]
 class Accounted(Counts):
     """For classes in which all methods that send and read are redis-py's: their work, in fewer calls.
 
-    Where somebody has changed one of them, :mod:`poolmgr.pool.sync.overridden` counts instead.
+    If one of them was changed, :mod:`poolmgr.pool.sync.overridden` counts instead.
     """
 
     # ---- sending ---------------------------------------------------------------------------------
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """As redis-py's; counts the commands in what is sent."""
+        """As redis-py's; counts the commands sent."""
         if self._sock is None:
             self.connect_check_health(check_health=False)
         if check_health and self.health_check_interval:
@@ -154,7 +154,7 @@ class Accounted(Counts):
     ) -> Any:
         """As redis-py's; takes one off what is owed.
 
-        With ``push_request`` nothing is taken off: what was read may have been a push, and whoever asks
+        With ``push_request`` nothing is taken off: it may have read a push, and a connection that asks
         for pushes is subscribed (and so not clean) or owed nothing.
         """
         try:

@@ -1,6 +1,6 @@
-"""How often an attempt to connect is repeated before somebody is told.
+"""How often an attempt to connect is repeated before it fails.
 
-redis-py's retries are inside of ``connect()``. Against a server that accepts and never answers each of them takes
+redis-py's retries are inside ``connect()``. Against a server that accepts and never answers, each of them takes
 ``socket_timeout``, so that three retries of five seconds keep a caller for twenty, whatever the pool's ``timeout``.
 """
 
@@ -17,11 +17,11 @@ from redis.retry import Retry
 from poolmgr.native import monotonic
 
 ONCE = Retry(NoBackoff(), 0)
-"""For the queue: the pool itself makes the next attempt, paced; and it takes one of ``max_connecting`` meanwhile."""
+"""For the queue: the pool itself paces the next attempt; and this one takes one of ``max_connecting`` meanwhile."""
 
 
 class Until:
-    """Somebody's retries, but none that begins after a deadline. Wraps any class with redis-py's interface.
+    """A user's retries, but none that begins after a deadline. Wraps any class with redis-py's interface.
 
     Args:
         retry: theirs.
@@ -36,7 +36,7 @@ class Until:
         """Call ``do`` until it succeeds, the retries are used up or the deadline is over; ``fail`` after each failure.
 
         Raises:
-            Exception: what ``do`` has raised last.
+            Exception: what ``do`` raised last.
         """
         last: list[Exception] = []
 
@@ -70,13 +70,13 @@ def _twin(retry: Any) -> Any:
     try:
         twin = object.__new__(type(retry))
         twin.__dict__.update(retry.__dict__)
-    except (TypeError, AttributeError):  # of another language, or with slots
+    except (TypeError, AttributeError):  # written in another language, or with slots
         return copy.copy(retry)
     return twin
 
 
 class _Cut(AbstractBackoff):
-    """Somebody's pauses, none of which lasts beyond a deadline."""
+    """A user's pauses, none of which lasts beyond a deadline."""
 
     def __init__(self, backoff: AbstractBackoff, deadline: float) -> None:
         self._backoff = backoff
@@ -91,7 +91,7 @@ class _Cut(AbstractBackoff):
 
 @contextlib.contextmanager
 def patient(connection: Any, deadline: float, *, background: bool = False) -> Iterator[None]:
-    """Inside of it the connection's attempts to connect are repeated until a deadline, or not at all for the queue."""
+    """Inside it, the connection's attempts to connect are repeated until a deadline, or not at all for the queue."""
     inner = getattr(connection, "_conn", connection)
     theirs = getattr(inner, "retry", None)
     if theirs is None:

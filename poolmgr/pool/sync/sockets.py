@@ -1,7 +1,7 @@
 """Our ways to a socket and to its end, behind all that a connection class and its mixins do about them.
 
 They stand next to redis-py's own code in the order of methods: :class:`Tcp` and :class:`Unix` in its place, and only
-while it is redis-py's own; :class:`Ended` before it. What they know of the connection is
+while it is redis-py's own; :class:`Ended` before it. The state that they use is
 :class:`poolmgr.pool.sync.connection.Pooled`'s.
 """
 
@@ -43,7 +43,7 @@ class HandedOver:
 
 
 class Ending(threading.local):
-    """Which connection redis-py's own ``disconnect`` is at work on, in this thread."""
+    """The connection on which redis-py's own ``disconnect`` works in this thread."""
 
     connection: object = None
 
@@ -53,7 +53,7 @@ ending = Ending()
 
 
 class Ended(_Abstract):  # type: ignore[misc]
-    """Our way to end a connection, behind whatever a class and redis-py's do about it."""
+    """Our way to end a connection, behind the class's own and redis-py's."""
 
     if TYPE_CHECKING:
         _raw: socket.socket | None
@@ -64,7 +64,7 @@ class Ended(_Abstract):  # type: ignore[misc]
         def _hand_over(self) -> None: ...
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Hand the socket over to be closed. Never blocks; may be called by the garbage collector."""
+        """Hand the socket over to be closed. Never blocks; the garbage collector may call it."""
         if not self._dialled_in and self._sock is not None:
             super().disconnect(*args, **kwargs)
             return
@@ -80,7 +80,7 @@ class Ended(_Abstract):  # type: ignore[misc]
 
 
 class Tcp(RedisConnection):
-    """Our dialling, behind whatever derives from redis-py's TCP connection."""
+    """Our dialling, behind all classes derived from redis-py's TCP connection."""
 
     if TYPE_CHECKING:
         _origin: PermitSource | None
@@ -111,10 +111,10 @@ class Tcp(RedisConnection):
                 tell = getattr(self._draws, "trouble", None)
                 if tell is not None and isinstance(error, OSError):
                     failed.append((tell, error, began))
-                if failure is None or isinstance(error, OSError):  # what happened says more than what was known
+                if failure is None or isinstance(error, OSError):  # a fresh error says more than a known outage
                     failure = error
             else:
-                for tell, refusal, at in failed:  # which nobody hears of otherwise: the connect succeeds
+                for tell, refusal, at in failed:  # nothing else reports these: the connect succeeds
                     tell("unreachable", str(refusal), at)
                 return sock
         raise failure or OSError(f"no address for {self.host}")

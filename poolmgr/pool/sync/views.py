@@ -1,9 +1,9 @@
 """``_available_connections`` and ``_in_use_connections``: redis-py's private lists, as others read and change them.
 
-Each is made when it is asked for, and shows what is so at that moment. What is done to it is done to the pool: code
+Each is made when asked for, and shows the state at that moment. Changes to it change the pool: code
 that pops idle connections until there are none comes to an end, and has them to itself.
 
-A connection that is not the pool's, put there by somebody, is shown there and never lent: the pool knows of no permit
+A connection that is not the pool's, put there by foreign code, is shown there and never lent: the pool has no permit
 for it.
 """
 
@@ -24,7 +24,7 @@ class Pool(Host, Protocol):
 
 
 class Strangers:
-    """Connections that somebody has put into a pool's private attributes."""
+    """Connections that foreign code has put into a pool's private attributes."""
 
     def __init__(self) -> None:
         self.available: list[Any] = []
@@ -32,13 +32,13 @@ class Strangers:
 
 
 def strangers(pool: Pool) -> Strangers:
-    """Those of a pool; made when they are first asked for."""
+    """The strangers of a pool; made when first asked for."""
     found: Strangers = pool.__dict__.setdefault("_strangers", Strangers())
     return found
 
 
 def _take_out(pool: Pool, connection: Any) -> bool:
-    """Have an idle connection to oneself, as if it had been borrowed; whether it still was idle."""
+    """Take an idle connection, as if it were lent; whether it still was idle."""
     try:
         pool._idle.remove(connection)
     except ValueError:
@@ -56,7 +56,7 @@ class Available(list[Any]):
         self._pool = pool
 
     def append(self, connection: Any) -> None:
-        """Give back what was taken out; show what is a stranger."""
+        """Give back a connection that was taken out; show a stranger."""
         super().append(connection)
         self._give(connection)
 
@@ -76,7 +76,7 @@ class Available(list[Any]):
             strangers(pool).available.append(connection)
 
     def pop(self, index: SupportsIndex = -1) -> Any:
-        """An idle connection for oneself. It comes back with ``release``, or when nothing refers to it any more.
+        """An idle connection for the caller alone. It comes back with ``release``, or when nothing refers to it.
 
         Raises:
             IndexError: there is none.
@@ -109,7 +109,7 @@ class Available(list[Any]):
 
 
 class InUse(set[Any]):
-    """The connections that are with callers."""
+    """The connections out with callers."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__([*pool._lent(), *strangers(pool).in_use])

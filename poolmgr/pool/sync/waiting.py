@@ -1,4 +1,4 @@
-"""A caller without an idle connection queues, and waits for its fate: served, told to open, failed, or too late."""
+"""A caller without an idle connection queues, and waits for its fate: served, granted, failed, or too late."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ SLICE = 0.25
 """Seconds after which a waiter looks for itself."""
 
 SOON = 0.05
-"""The same while it waits for something that is no connection of others: nobody wakes it when that changes."""
+"""The same while it waits for something other than a connection in use: no wake-up comes when that changes."""
 
 AT_ONCE = 0.005
-"""The same while the supervisor's answer is awaited, which takes a millisecond."""
+"""The same while it waits for the supervisor's answer, which takes a millisecond."""
 
 
 def queue_up(pool: RedisInterface, started: float, timeout: float | None) -> tuple[Any, bool]:
-    """Wait in the queue for a connection, or make one if it comes to that; and whether it was another caller's
-    before."""
+    """Wait in the queue for a connection, or make one if granted; and whether it is a used one."""
     core = pool._core
     if pool.max_waiting and core.waiting >= pool.max_waiting:
         raise too_late(pool, Shortage("queue", f"{pool.max_waiting} callers wait already (max_waiting)"), 0.0)
@@ -74,7 +73,7 @@ def queue_up(pool: RedisInterface, started: float, timeout: float | None) -> tup
         now = monotonic()
         return connector.open_here(pool, fate.ticket, now + wait.left(CONNECTING, now)), False
     if pool._queue:
-        pool._advance()  # the next one's turn, with whatever this one leaves
+        pool._advance()  # the next one's turn, with what this one leaves
     if isinstance(fate, Failed):
         error = again(fate.error)
         refused(pool, error)
@@ -83,7 +82,7 @@ def queue_up(pool: RedisInterface, started: float, timeout: float | None) -> tup
 
 
 def sleep(pool: RedisInterface, parker: Parker, seconds: float) -> bool:
-    """Until it is woken, or for so long; whether it was."""
+    """Sleep until woken, or for ``seconds``; whether it was woken."""
     permits = pool._origin.attach()
     if permits is not None and permits.attend(seconds):
         return parker.wait(0.0)
@@ -91,7 +90,7 @@ def sleep(pool: RedisInterface, parker: Parker, seconds: float) -> bool:
 
 
 def held_up_by(pool: RedisInterface, waiter: Waiter) -> tuple[Cause, bool]:
-    """What a caller waits for now, and so which bound holds; and whether to wait for it is in vain."""
+    """What a caller waits for now, and so which bound holds; and whether waiting is in vain."""
     cause = pool._core.held_up_by(waiter)
     if cause != "permit":
         return cause, False
@@ -101,12 +100,12 @@ def held_up_by(pool: RedisInterface, waiter: Waiter) -> tuple[Cause, bool]:
     if permits.pending != SUPERVISOR or not permits.obstacle:
         return permits.pending, False
     if pool._core.lent:
-        return OTHERS, False  # none can be opened, but those that are lent come back
+        return OTHERS, False  # none can be opened, but lent ones come back
     return SUPERVISOR, True
 
 
 def give_up(pool: RedisInterface, waiter: Waiter) -> None:
-    """A waiter goes because of an exception: what it was given goes to the next one."""
+    """A waiter leaves because of an exception: what it was given goes to the next one."""
     fate = pool._core.leave(waiter)
     if isinstance(fate, Served):
         pool._idle.append(fate.connection)
