@@ -14,10 +14,11 @@ from poolmgr import tags
 from poolmgr.kernel import processes
 from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.budget.accounts import Identity
-from poolmgr.kernel import processes
 
-other = subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 atexit.register(other.kill)
+other.stdin.write(b"\\n")
+other.stdout.read(1)  # it runs: Popen returns in the middle of exec, when its auxiliary vector is not there yet
 process = Identity("tag", other.pid, processes.start_time(other.pid), processes.program(other.pid))
 gone = []
 loop = asyncio.new_event_loop()
