@@ -14,7 +14,7 @@ from poolmgr.pool.entry import PoolEntry
 
 
 class Bare(PoolEntry):
-    """In front of a connection class that is not redis-py's: it does as it likes, with one permit each."""
+    """In front of a connection class that is not redis-py's: each of its connections has one permit."""
 
     _permit: Permit | None = None
     _sock: Any = True

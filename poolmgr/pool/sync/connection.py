@@ -151,7 +151,7 @@ class Pooled(Handshake, PoolEntry):
     _naming = False
     """Our name was, or may have been, sent to the server, which has not answered that yet."""
     _nameless = False
-    """This attempt goes without a name."""
+    """This attempt goes without our name."""
 
     @property
     def _name_is_ours(self) -> bool:

@@ -98,7 +98,7 @@ class _Shape(NamedTuple):
 
     front: type
     own_way: bool = False
-    """Foreign code makes its socket."""
+    """Foreign code stands between a connect and the socket."""
     eager: bool = False
     asked: bool = False
 

@@ -1,4 +1,4 @@
-"""The option ``max_reply``: a reply's size is counted while it is read, and a reply that is too large is not read on.
+"""The option ``max_reply``: a reply's size is counted while it is read, and one that grows too large is not read on.
 
 redis-py reads a whole reply before it can be found too long. Here a parser derived from its own feeds its
 reader through a counter. Without the option neither exists.

@@ -83,7 +83,7 @@ class RedisInterface(redis.ConnectionPool):
     _misdirected_by: str
     """The error reply that said so; empty once it is logged."""
     _watched: bool
-    """Every checkout takes the cold path: a hook or the leak watch wants to see it."""
+    """Every checkout takes the cold path: for a hook, the leak watch, or because the pool is closed."""
     _strict: bool
     """Every release is looked at closely."""
 
