@@ -177,7 +177,7 @@ class Ledger:
             self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
         new.own += old.own
         if old.search and not new.search:
-            self.search_anew(into)
+            self.search_again(into)
         self._wakes.pop(server, None)
         self._unsaved = True
         self._touched.add(into)
@@ -640,7 +640,7 @@ class Ledger:
             server.search = True
             self.hold_raises(server.id, True)
 
-    def search_anew(self, server: str) -> None:
+    def search_again(self, server: str) -> None:
         """Charges there were freed without a proof, so connections may be left that only the server knows of."""
         self.servers[server].search = self._unsaved = True
         self.hold_raises(server, True)

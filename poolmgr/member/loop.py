@@ -300,7 +300,7 @@ class Loop:
             return NEVER
         if self._registration != self.session.registrations:
             self._registration = self.session.registrations
-            self.pools.tell_anew()
+            self.pools.tell_again()
         elif now < self._reported + STATS_EVERY:
             return self._reported + STATS_EVERY
         self._reported = now

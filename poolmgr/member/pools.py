@@ -132,7 +132,7 @@ class Pools:
                 usage = permits.demand.usage
                 yield wire.Stats(server, pool.name, counters, usage.idle, usage.lent, client.since)
 
-    def tell_anew(self) -> None:
+    def tell_again(self) -> None:
         """A new supervisor needs all counters."""
         for client in self:
             client.counters = None

@@ -208,7 +208,7 @@ class Registrar:
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
-        self._registry.asks_anew(hello.tag)
+        self._registry.asks_again(hello.tag)
         self._registry.unknown_permits(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member

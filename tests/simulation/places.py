@@ -264,10 +264,10 @@ class Looks:
     def start(self) -> None:
         self.clerk.after(self.world.delay(0.0005), self.ask)
 
-    def ask_anew(self) -> None:
+    def ask_again(self) -> None:
         self.clerk.after(self.world.delay(0.0005), self.ask)
 
-    wake = hurry = try_anew = ask_anew
+    wake = hurry = try_again = ask_again
 
     def recalculate(self, *, at_once: bool = False) -> None:
         pass
@@ -318,7 +318,7 @@ class Looks:
             others = registry.doubtful(upstream, run_id, met, min(met, since[max(said)]))
             if others and now < met + DOUBT:
                 for other in others:
-                    registry.probes[other.id].ask_anew()
+                    registry.probes[other.id].ask_again()
                 self.clerk.after(0.005, self.ask)
                 return
         settled = upstream.sameness.asked(said, began, since)
@@ -419,7 +419,7 @@ class Clerk:
                 if older is not None and older is not link:
                     older.close_supervisor()
                 self.links[tag] = link
-                registry.asks_anew(tag)
+                registry.asks_again(tag)
                 link.to_member(wire.Welcome(1, 1, parts=True))
                 for endpoint in message.endpoints:
                     self._attach(tag, endpoint)

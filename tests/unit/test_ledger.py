@@ -402,7 +402,7 @@ def test_when_two_names_turn_out_to_be_one_server_a_search_of_either_is_still_to
     book.ledger.server("other", run_id="x")
     book.join("a")
     book.settle()
-    book.ledger.search_anew(which)
+    book.ledger.search_again(which)
     book.ledger.dissolve("other", R)
     assert (book.server.search, book.server.held) == (True, True)
     book.report("a", waiting=5)

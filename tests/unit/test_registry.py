@@ -39,7 +39,7 @@ class Registry(module.Registry):
     def _probe(self, upstream: Upstream) -> Any:
         nothing = lambda *_, **__: None  # noqa: E731
         return SimpleNamespace(
-            start=nothing, wake=nothing, hurry=nothing, try_anew=nothing, ask_anew=nothing, recalculate=nothing,
+            start=nothing, wake=nothing, hurry=nothing, try_again=nothing, ask_again=nothing, recalculate=nothing,
             unwanted=False, allowance=SimpleNamespace(restored=nothing),
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ def test_a_search_is_ordered_only_for_what_was_given_up():
     upstream.lost["tag-2-7"] = 0.0
     waits = Waits(upstream, ledger, lambda: None, lambda _: None, lambda: searches.append(1), lambda _: None)
     for now in (0.0, unproven.ALONE, 2.0, 3.0, 4.0):
-        waits.nobody_to_ask(["tag-1", "tag-2-7"], now, alone=True)
+        waits.none_to_ask(["tag-1", "tag-2-7"], now, alone=True)
     assert searches == [1]
     assert not known.quarantine
     assert "tag-2-7" in upstream.lost

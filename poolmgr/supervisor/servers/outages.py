@@ -146,11 +146,11 @@ class Outages:
                 self._let_try(now)
         elif not self._others():
             if verdict.unseen_since is not None and not self._upstream.own:
-                self._nobody_can_look(now)
+                self._none_can_look(now)
         else:
             self._accuse(now)
 
-    def _nobody_can_look(self, now: float) -> None:
+    def _none_can_look(self, now: float) -> None:
         """No member has a permit to try with, so our own look decides. If members had permits and lost them all, this
         is an outage like any other: the first member with a permit tries."""
         if self.helpless:

@@ -108,12 +108,12 @@ class Probe:
         self._schedule.list_again()
         self._event.set()
 
-    def ask_anew(self) -> None:
+    def ask_again(self) -> None:
         """Ask all the server's addresses for its identity now, on fresh connections."""
-        self._schedule.ask_anew()
+        self._schedule.ask_again()
         self._event.set()
 
-    def try_anew(self) -> None:
+    def try_again(self) -> None:
         """A way that has not been tried yet is known."""
         self._schedule.retry_at = self._schedule.prove_at = 0.0
         self.hurry()
@@ -198,7 +198,7 @@ class Probe:
     def _search(self) -> None:
         """Permits charged here were freed without a proof: search the server."""
         self._registry.whole_since = self._committer.clock()
-        self._context.ledger.search_anew(self.upstream.id)
+        self._context.ledger.search_again(self.upstream.id)
         self._committer.touch()
 
     def _descriptors(self, tag: str) -> int:
@@ -209,7 +209,7 @@ class Probe:
         """The kept connection ended. This shows an outage at once, and also its end if the server had stalled."""
         self._schedule.renew = True
         self._schedule.retry_at = 0.0
-        self._registry.compare_anew(self.upstream)
+        self._registry.compare_again(self.upstream)
         self.hurry()
 
     # ---- the task -----------------------------------------------------------------------------------
@@ -257,10 +257,10 @@ class Probe:
             self._waits.looked(targets, now, fresh=True, blind=True)
             targets = self._reclaimer.targets()
         if not upstream.endpoints:
-            self._waits.nobody_to_ask(targets, now, alone=self._registry.stopping)
+            self._waits.none_to_ask(targets, now, alone=self._registry.stopping)
             return None
         if self._registry.stopping and not upstream.reached:
-            self._waits.nobody_to_ask(targets, now, alone=True)
+            self._waits.none_to_ask(targets, now, alone=True)
             targets = self._reclaimer.targets()
             if upstream.unclosed:
                 return None  # one unanswered connection is enough
@@ -333,7 +333,7 @@ class Probe:
         if work.fresh or found.said:
             self._schedule.asked(now)
         elif found.error is None and self._schedule.is_to_ask(now) and not self._stopping:
-            self._schedule.ask_anew()
+            self._schedule.ask_again()
         if not found.said:
             return
         several = bool(sameness.several)
@@ -341,7 +341,7 @@ class Probe:
         if sameness.several and not several:
             log.warning("server.several", extra={"server": self.upstream.id, "run_ids": len(sameness.several)})
         if not settled:
-            self._schedule.ask_anew()
+            self._schedule.ask_again()
         if not settled or sameness.several:
             found.gone = frozenset()
 

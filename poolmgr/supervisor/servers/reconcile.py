@@ -74,7 +74,7 @@ class Reconciler:
         kind, text = found.error or ("", "")
         if found.answered or kind == "refused":
             if self.outages.seen(now, f"it does not let us in: {text}" if kind == "auth" else ""):
-                self._registry.compare_anew(upstream)
+                self._registry.compare_again(upstream)
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
                 self._schedule.looked(now)
@@ -93,7 +93,7 @@ class Reconciler:
                 left = self._reclaimer.targets() - upstream.unclosed.keys()
                 self._waits.looked(left, now, fresh=True, blind=True)
             elif self.outages.helpless:
-                self._waits.nobody_can_look(now, self.outages.replied)
+                self._waits.none_can_look(now, self.outages.replied)
         self._schedule.retry_at = now + (HIDDEN_AGAIN if upstream.own else self.outages.pause())
         if found.deserted:
             self._reclaimer.deserted(now)

@@ -140,7 +140,7 @@ class Registry:
             self.probes[upstream.id].wake()
         self._note_name(upstream, endpoint)
         if not known and (upstream.health.unseen or not upstream.health.up):
-            self.probes[upstream.id].try_anew()
+            self.probes[upstream.id].try_again()
         return upstream
 
     def _note_name(self, upstream: Upstream, endpoint: wire.Endpoint) -> None:
@@ -232,7 +232,7 @@ class Registry:
                 if upstream.sameness.again:
                     continue
                 if other.sameness.again or (upstream.resolved and other.fresh_at < upstream.changed_at):
-                    self.probes[other.id].ask_anew()  # its last answer may be out of date: it asks again
+                    self.probes[other.id].ask_again()  # its last answer may be out of date: it asks again
                     continue
                 return other
             if address and not (run_id and other.run_id) and other.address == address:
@@ -253,7 +253,7 @@ class Registry:
             and frozenset((upstream.id, other.id)) not in self.apart
         ]
 
-    def compare_anew(self, upstream: Upstream) -> None:
+    def compare_again(self, upstream: Upstream) -> None:
         """The server may have changed since it was compared."""
         self.apart = {pair for pair in self.apart if upstream.id not in pair}
 
@@ -313,7 +313,7 @@ class Registry:
         twin.run_id = upstream.run_id or twin.run_id
         twin.lost.update(upstream.lost)
         twin.sameness.several |= upstream.sameness.several
-        self.compare_anew(upstream)
+        self.compare_again(upstream)
         del self.upstreams[upstream.id]
         del self.probes[upstream.id]
         if self.ledger.servers[upstream.id].accounts:
@@ -328,7 +328,7 @@ class Registry:
         """A member has asked where an endpoint leads."""
         self._questions.setdefault(tag, {})[key] = number
 
-    def asks_anew(self, tag: str) -> None:
+    def asks_again(self, tag: str) -> None:
         """A member begins a link, or has left."""
         self._questions.pop(tag, None)
 
@@ -357,7 +357,7 @@ class Registry:
     def _forget(self, upstream: Upstream) -> None:
         """No process uses it and nothing is charged there."""
         log.info("server.forgotten", extra={"server": upstream.id})
-        self.compare_anew(upstream)
+        self.compare_again(upstream)
         self.probes.pop(upstream.id).cancel()
         del self.upstreams[upstream.id]
         self.by_key = {key: other for key, other in self.by_key.items() if other is not upstream}
@@ -452,7 +452,7 @@ class Registry:
 
     def departed(self, tag: str) -> None:
         """A member has left."""
-        self.asks_anew(tag)
+        self.asks_again(tag)
         for probe in self.probes.values():
             probe.outages.gone(tag)
         for upstream in self.upstreams.values():

@@ -289,7 +289,7 @@ class Resolution:
         if target is not upstream:
             self._hand_over(self._registry.probes[target.id])
             return
-        self._met_anew(found, now, began)
+        self._met_again(found, now, began)
         if found.error is not None or self._schedule.sparing:
             await self._session.shut()
 
@@ -331,7 +331,7 @@ class Resolution:
             return False
         for probe in upstreams:
             probe.upstream.sameness.several |= several
-            probe.ask_anew()
+            probe.ask_again()
         return True
 
     def _take_its_word(self, found: Findings, now: float) -> None:
@@ -341,7 +341,7 @@ class Resolution:
         if not upstream.own:
             return
         self._registry.is_resolved(upstream, "")
-        self._met_anew(found, now, now)
+        self._met_again(found, now, now)
         upstream.remark = "the supervisor has no way to it"
         self._allowance.apply(now, at_once=True)
 
@@ -420,10 +420,10 @@ class Resolution:
         overdrawn = [probe.upstream for probe in self._over]  # no permit for this look, so none to ask with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
-            self._registry.probes[other.id].ask_anew()
+            self._registry.probes[other.id].ask_again()
         return bool(doubtful) and now < met + DOUBT
 
-    def _met_anew(self, found: Findings, now: float, began: float) -> None:
+    def _met_again(self, found: Findings, now: float, began: float) -> None:
         """It is a new server: count the connections there, and derive what may be opened."""
         upstream = self._upstream
         self._unheard = self._count(found, now)

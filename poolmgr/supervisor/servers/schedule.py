@@ -114,7 +114,7 @@ class Schedule:
         up for this."""
         return now >= self._ask_at
 
-    def ask_anew(self) -> None:
+    def ask_again(self) -> None:
         """Ask all addresses now."""
         self.renew = self.hurry = True
         self.retry_at = 0.0

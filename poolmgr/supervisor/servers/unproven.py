@@ -92,7 +92,7 @@ class Waits:
         self._ledger.overdraw_own(self._upstream.id)
         return True
 
-    def nobody_can_look(self, now: float, replied: float) -> None:
+    def none_can_look(self, now: float, replied: float) -> None:
         """The server is unreachable and members have lost all their connections there, so no permit is left to find out
         whether they can reach it. After the wait one permit is freed for that. It can be one too many. So none is freed
         while one of ours exceeds the budget, and no second one before a reply, because a hanging server takes each of
@@ -108,7 +108,7 @@ class Waits:
             oldest = min(self._upstream.lost, key=self._upstream.lost.__getitem__)
             self._free([oldest], now, "no permit is left to find out with whether the server is there")
 
-    def nobody_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
+    def none_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
         """No endpoint is known, or the server does not answer, and no process is left that could open a connection. A
         supervisor that meets this server later takes a census first, which finds what may be left. This one would leave
         its own connections out of that census, so they are waited for longer."""
