@@ -32,7 +32,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
     """gunicorn's logs, and the application's, through structlog.
 
     What gunicorn's own settings say holds: ``--error-logfile``, ``--access-logfile``, syslog, and a
-    log configuration of the user's, which goes before everything here. ``POOLMGR_LOG_FORMAT`` decides the
+    log configuration of the user's, which overrides everything here. ``POOLMGR_LOG_FORMAT`` decides the
     look, ``--log-level`` or else ``POOLMGR_LOG_LEVEL`` what is logged.
     """
 

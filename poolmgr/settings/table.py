@@ -129,7 +129,7 @@ VARIABLES: tuple[Variable, ...] = (
         allowed="SERVER=NUMBER,... with numbers from 1 to 1000000, as in cache:6379=200,queue:6379=50",
         default=dict,
         default_text="",
-        meaning="the same for single servers, which goes before: `cache:6379=200,queue:6379=50`",
+        meaning="the same for single servers; overrides `REDIS_CONNECTION_BUDGET`: `cache:6379=200,queue:6379=50`",
         example="cache.example:6379=200,queue.example:6379=50",
     ),
     Variable(
@@ -288,8 +288,8 @@ VARIABLES: tuple[Variable, ...] = (
         allowed=_TIME,
         default=3.0,
         default_text="3",
-        meaning="seconds the supervisor outlives its last client; at most 3 if that one said goodbye, as it does in "
-        "good order, and 0 after a service's",
+        meaning="seconds the supervisor outlives its last client; at most 3 if that client ended in good order, "
+        "0 after a service",
     ),
     Variable(
         name="POOLMGR_AUTOSTART",
