@@ -138,7 +138,8 @@ class Slotted:
 
 
 @pytest.mark.parametrize(
-    ("factory", "says"), [(lambda **kwargs: None, "is no connection"), (lambda **kwargs: Slotted(), "cannot be pooled")]
+    ("factory", "says"),
+    [(lambda **kwargs: None, "is not a redis-py connection"), (lambda **kwargs: Slotted(), "cannot be pooled")],
 )
 def test_what_is_no_connection_is_refused_and_costs_no_place(factory: Any, says: str):
     pool = pool_from(factory, max_connections=1)

@@ -11,7 +11,6 @@ import functools
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,9 @@ from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool import housekeeping
-from poolmgr.pool.core import PoolCore, Served, Waiter
-from poolmgr.pool.host import UNBOUNDED, connections
-from poolmgr.pool.permit_source import PermitSource
-from poolmgr.pool.stats import Hooks, Stats, Tally
+from poolmgr.pool.core import Served
+from poolmgr.pool.host import UNBOUNDED, Host, connections
+from poolmgr.pool.stats import Stats, Tally
 from poolmgr.pool.sync.adapters import Cached
 from poolmgr.pool.sync.derivation import create, pooled
 from poolmgr.pool.sync.views import Available, InUse, strangers
@@ -43,41 +41,29 @@ def _name_of(factory: Any) -> str:
     return f"{named.__module__}.{named.__name__}"
 
 
-class RedisInterface(redis.ConnectionPool):
+if TYPE_CHECKING:
+
+    class _Pool(redis.ConnectionPool, Host):
+        """redis-py's pool, with the attributes of a host."""
+
+else:
+    _Pool = redis.ConnectionPool
+
+
+class RedisInterface(_Pool):
     """redis-py's pool, on top of ours: :class:`poolmgr.ConnectionPool` derives from it."""
 
-    name: str
-    """What messages and metrics call the pool."""
-    timeout: float | None
-    """Seconds a caller waits for a connection; None: for ever."""
-    max_waiting: int
-    """Callers that may wait; 0: no bound."""
-    idle_timeout: float
-    """Close connections that stayed idle for this many seconds; 0: never."""
-    max_lifetime: float
-    """Seconds after which a connection is replaced; 0: never."""
-    leak_after: float
-    """Seconds after which a holder is reported; 0: off. Set it with the constructor."""
-    hooks: Hooks
-
-    _core: PoolCore
-    _idle: deque[Any]
-    """The core's, for the warm path."""
-    _queue: deque[Waiter]
-    """The core's, for the warm path."""
+    _tally: Tally
+    _checkouts: int
+    _low: int
+    _low_for_member: int
+    _low_for_shrink: int
+    _shrink_at: float
     _owner: dict[int, float]
     """The holder of the turn to advance the core: the instant at which it was taken, by identity. Guards the
     order of decisions; single atomic steps publish all decisions."""
     _dirty: bool
     """A note to the holder of the turn: look again."""
-    _origin: PermitSource
-    _tally: Tally
-    _checkouts: int
-    _low: int
-    """Fewest idle connections since the mark was last folded; the warm path writes it."""
-    _low_for_member: int
-    _low_for_shrink: int
-    _shrink_at: float
     _misdirected_at: float
     """When a connection was last found misdirected (monotonic seconds)."""
     _misdirected_by: str
