@@ -1,8 +1,7 @@
 """A guard against regressions, for CI: seconds, ratios only, bounds so generous that only a fault exceeds them.
 
-Absolute times differ between machines and hours. What is judged is how much quicker the pool's warm path
-is than redis-py's in the same seconds, and that everything a checkout needs (supervisor, permit, connection)
-still works together at all.
+Absolute times differ between machines and hours. So the guard compares the pool's warm path with redis-py's in the same
+seconds, and checks that everything a checkout needs (supervisor, permit, connection) still works together.
 """
 
 from __future__ import annotations

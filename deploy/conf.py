@@ -16,7 +16,7 @@ interrupts.end_at_once()
 
 from poolmgr.conf import *  # noqa: E402, F403 (every name is a setting)
 
-# The package is found; an application's own modules, whatever their names, go before the rest of this.
+# The package is found; an application's own modules, whatever their names, precede the rest of this path.
 sys.path.remove(_root)
 if _root not in sys.path:
     sys.path.append(_root)

@@ -1,5 +1,5 @@
-"""Which file is meant when TLS cannot be set up, which neither OpenSSL nor Python says; and that it says nothing of the
-server."""
+"""Which file an error of TLS's set-up is about. Neither OpenSSL nor Python says that. Such an error says nothing about
+the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 def meant(error: BaseException, files: Mapping[str, Any]) -> str:
-    """The files that an error of TLS is about, as words; empty if it is about none.
+    """The files that an error of TLS is about, as text; empty if it is about none.
 
     Args:
         files: the values of :data:`FILES` that are set.
@@ -34,13 +34,13 @@ def _words(files: Mapping[str, str]) -> str:
 
 
 def of(connection: Any) -> dict[str, Any]:
-    """What a TLS connection of redis-py's keeps of :data:`FILES`."""
+    """The values of :data:`FILES` that a TLS connection of redis-py's keeps."""
     kept = {name: getattr(connection, name.removeprefix("ssl_"), None) for name in FILES}
     return {name: path for name, path in kept.items() if path}
 
 
 def name(error: BaseException, files: Mapping[str, Any]) -> None:
-    """Have an error of redis-py's say which files it is about, if it is about files."""
+    """Add to an error of redis-py's the files that it is about, if it is about files."""
     below = _unusable(error) if files else None
     words = "" if below is None else meant(below, files)
     if words and words not in str(error):
@@ -48,10 +48,10 @@ def name(error: BaseException, files: Mapping[str, Any]) -> None:
 
 
 def unusable(error: BaseException, *, tls: bool) -> bool:
-    """Whether TLS could not be set up with what the client was given: that says nothing of the server.
+    """Whether TLS could not be set up with the client's own files: that says nothing about the server.
 
     Args:
-        tls: the connection is one over TLS.
+        tls: whether the connection uses TLS.
     """
     return tls and _unusable(error) is not None
 

@@ -1,9 +1,9 @@
 """gunicorn's configuration of the worker service: ``gunicorn -c python:poolmgr.conf``.
 
-``deploy/conf.py`` is the same for a checkout. Alone it serves the worker service; with an application
-(``gunicorn -c python:poolmgr.conf yourapp:app``) it serves that one, with the same pools, hooks and
-logs. ``PORT``, ``WEB_CONCURRENCY``, ``GUNICORN_CMD_ARGS`` and the command line go before what is set
-here, as gunicorn means them; so ``PORT`` alone binds to all addresses, and the default is 127.0.0.1:8000.
+``deploy/conf.py`` is the same for a checkout. Without an application this serves the worker service; with one
+(``gunicorn -c python:poolmgr.conf yourapp:app``) it serves that application, with the same pools, hooks and
+logs. ``PORT``, ``WEB_CONCURRENCY``, ``GUNICORN_CMD_ARGS`` and the command line override the values
+here, with gunicorn's meaning: ``PORT`` alone binds to all addresses, and the default is 127.0.0.1:8000.
 
 Nothing here may raise: on a reload that would end the master. A wrong value in the environment falls
 back to its default here, and ``on_starting`` refuses to start with it.
@@ -40,7 +40,7 @@ _found = _settings()
 
 wsgi_app = callers.SERVICE
 
-# For the supervisor, which this service's processes start with their environment.
+# For the supervisor, which inherits the environment of this service's processes.
 if not os.environ.get("POOLMGR_METRICS") and find_spec("prometheus_client"):
     os.environ["POOLMGR_METRICS"] = "127.0.0.1:9108"
 
@@ -104,7 +104,7 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 
 @workers_user.hook
 def _renew_token(server: Any) -> None:
-    """New workers, and a new master, are to have the same one."""
+    """New workers, and a new master, must get the same token."""
     if server.app.app_uri == wsgi_app:
         from worker import token
 

@@ -1,7 +1,7 @@
-"""The errors that have nothing of redis-py's.
+"""The errors that do not derive from redis-py's.
 
-The supervisor and the command line raise no others, and redis takes longer to load than all the rest of them together.
-Users find these in :mod:`poolmgr.exceptions` too, beside those that a call to Redis can raise.
+The supervisor and the command line raise only these, because redis takes longer to load than all their other modules.
+Users also find these in :mod:`poolmgr.exceptions`, beside those that a call to Redis can raise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class PoolmgrError(Exception):
 
 class SettingsError(PoolmgrError, ValueError):
     """An environment variable or argument has a value that is not allowed. The message is one line:
-    the name, the value, what is allowed. Secrets are masked."""
+    the name, the value, what to set. Secrets are masked."""
 
 
 class SupervisorError(PoolmgrError):

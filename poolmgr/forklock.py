@@ -36,8 +36,8 @@ _waited: list[Any] = []
 
 
 def whole() -> _Whole:
-    """``with whole():`` no fork comes in the middle. A child would have a copy of a socket of which it does not know,
-    and would keep the connection that its parent makes with it."""
+    """``with whole():`` delays a fork until the end of the block. Otherwise a child would have a copy of a socket that
+    it does not know, and would keep the connection that its parent makes with it."""
     return _Whole()
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 
 def _copy(name: str) -> ModuleType:
-    """A second copy of a module that is written in C and has no state of its own."""
+    """A second copy of a module that is written in C and has no state."""
     spec = BuiltinImporter.find_spec(name) or PathFinder.find_spec(name)
     if spec is None or spec.loader is None:
         raise ImportError(f"there is no module {name}")

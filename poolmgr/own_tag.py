@@ -1,4 +1,4 @@
-"""The tag of this very process: the part of :mod:`poolmgr.tags` that asks the system who we are."""
+"""The tag of this very process: the part of :mod:`poolmgr.tags` that asks the system for its values."""
 
 from __future__ import annotations
 

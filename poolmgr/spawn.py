@@ -27,7 +27,7 @@ from poolmgr.errors import SupervisorError
 from poolmgr.native import read, write
 
 STARTUP_FD = "POOLMGR_STARTUP_FD"
-"""Names the descriptor on which a supervisor tells its starter that it serves, or why it cannot."""
+"""Names the descriptor on which a supervisor reports to its starter that it serves, or why it cannot."""
 
 STARTUP_PATH = "POOLMGR_STARTUP_PATH"
 """The starter's ``sys.path``."""
@@ -120,7 +120,7 @@ class Pipe:
         self.said, self.ended = b"", False
 
     def read(self) -> None:
-        """Take what has been written; whether all writers are gone is :attr:`ended` afterwards."""
+        """Read what was written. Afterwards :attr:`ended` says whether all writers are gone."""
         with contextlib.suppress(BlockingIOError):
             while not self.ended:
                 piece = read(self._reader, 4096)
@@ -179,7 +179,7 @@ class Birth:
         return not self._report.said and not self._words.said.strip()
 
     def why_not(self) -> str:
-        """After :meth:`is_over`: why it does not serve, in its own words as far as it had any."""
+        """After :meth:`is_over`: why it does not serve, in its own words if it wrote any."""
         report = self._report.said.decode(errors="replace").strip()
         if report:
             return f"the supervisor could not start: {report}"

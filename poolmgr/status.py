@@ -20,7 +20,7 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
         pid: its process id.
         title: what it is, for people: ``gunicorn worker``, the script's name.
         tag: the name by which the server knows its connections.
-        limit: permits it has been told it may use.
+        limit: permits it may use, as the supervisor last sent it.
         charge: permits the ledger counts as held; never less than what it has open.
         open: sockets it reports: connecting, idle, in use or closing.
         in_use: connections lent to callers.
@@ -33,7 +33,7 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
         ceiling: most connections it could use; 0: no bound.
         processor: seconds of processor time since the process's start; None: not read yet, as with the next three.
         memory: resident bytes.
-        descriptors: open files, sockets included; also None where the system does not tell.
+        descriptors: open files, sockets included; also None where the system does not say.
         threads: how many it has.
     """
 
@@ -57,13 +57,13 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a server: by the processes that use it, and by the supervisor.
+    """The state of a server, as the processes that use it and the supervisor see it.
 
     Attributes:
         up: processes can connect, as far as is known.
-        since: seconds of the epoch at which they could no more; 0 while up. error: why not.
-        unseen: why the supervisor cannot reach it, list its clients or log in: proofs wait, and waits stand in for
-            them; processes go on. Empty: it can.
+        since: seconds of the epoch at which they no longer could; 0 while up. error: why not.
+        unseen: why the supervisor cannot reach it, list its clients or log in: proofs are delayed, and waits
+            replace them; processes go on. Empty: it can.
         unseen_since: seconds of the epoch; 0 while it can, or since it first met the server.
     """
 

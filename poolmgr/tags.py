@@ -6,11 +6,11 @@ there is one. The supervisor reads these names back from ``CLIENT LIST`` (rule S
 are gone.
 
 *Scope* says under which supervisor's ledger a connection was made. It is random, made with the first lock
-file of a boot (:mod:`poolmgr.supervisor.disk.scope`), and told to members when they register. *Boot* is a hash of the
+file of a boot (:mod:`poolmgr.supervisor.disk.scope`), and sent to members when they register. *Boot* is a hash of the
 kernel's boot id, which a clone of this machine does not share. *Place* is a hash of the machine id, the host
 name, the process-id namespace, the user and the supervisor's socket path. An image or a lease can share or
-change these, so it is no identity: it only says that something may be ours, and is to be counted. (Version 0.1.0
-took it for the scope, and refuses who bears another.)
+change these, so *place* is not an identity: it only says that a connection may be ours, and must be counted. (Version
+0.1.0 took it for the scope, and refuses a process with another one.)
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def find(text: str) -> Tag | None:
 
 
 def name(tag: str, serial: int, scope: str) -> str:
-    """The name of a connection; the scope is empty where the supervisor has told none (version 0.1.0)."""
+    """The name of a connection; the scope is empty if the supervisor sent none (version 0.1.0)."""
     return f"{tag}-{serial}.{scope}" if scope else f"{tag}-{serial}"

@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from threading import Thread  # for signatures; what is started is looked up when it is
+from threading import Thread  # for signatures; the class to start is looked up at the start
 
 from poolmgr.lazy import load
 

@@ -1,13 +1,12 @@
 """Messages and framing on the supervisor's Unix socket.
 
-This file is the whole protocol between a member and its supervisor: what may be said, and how it is
-put into bytes. It must never decide anything: who may hold how many connections is the ledger's
-business (:mod:`poolmgr.budget.ledger`), and what to do with an answer is the member's
-(:mod:`poolmgr.member.core.process`).
+This file is the whole protocol between a member and its supervisor: the messages and their bytes. It must never decide
+anything: the ledger (:mod:`poolmgr.budget.ledger`) decides how many connections a process may hold, and the member
+(:mod:`poolmgr.member.core.process`) what to do with an answer.
 
 Messages carry *states, not deltas*, so that loss, repetition and a restart of either side are
 harmless. A frame is a four-byte big-endian length and one msgpack value. A frame that is too long,
-that does not decode or that is of a kind the receiver does not take raises :class:`WireError`; the
+does not decode or is of a kind that the receiver does not accept raises :class:`WireError`. The
 receiver then drops that peer and nothing else.
 
 Versions: a :class:`Hello` names the versions its sender speaks; the :class:`Welcome` names the one
@@ -139,13 +138,13 @@ WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 
 class Hello(Message, frozen=True):
-    """First message on a link: who this is and what it holds (rule M4)."""
+    """First message on a link: which process this is and what it holds (rule M4)."""
 
     tag: str
     link: Count
     versions: tuple[Count, Count] = (1, 1)
-    """Oldest and newest that the sender speaks. The default never changes: it stands for what is not on the wire,
-    so a default of the receiver's own versions would make every sender one of them."""
+    """Oldest and newest that the sender speaks. The default never changes: it stands for a field that is not on the
+    wire. If it were the receiver's own versions, every sender would seem to speak these."""
     holds: Annotated[tuple[Hold, ...], Meta(max_length=MANY)] = ()
     endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=MANY)] = ()
     title: str = ""
@@ -220,8 +219,8 @@ class Trouble(Message, frozen=True):
 
     server: str
     kind: str
-    """``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (with what this client was given it cannot
-    connect, whatever the server does); ``nameless``: connections bear no name there."""
+    """``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (with its own files and credentials
+    this client cannot connect, whatever the server does); ``nameless``: connections have no name there."""
     detail: str = ""
     way: str = ""
     """The endpoint's key."""

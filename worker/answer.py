@@ -1,8 +1,8 @@
 """The body of an answer: replies as JSON. No I/O.
 
-As a rule they are turned into text and then into JSON. Long ones are not: Python takes up to four bytes for each
-character, and JSON six for what is none. Of these no more than a slice is text at a time, and the JSON has a bound of
-its own.
+As a rule replies become text and then JSON. Long ones do not: Python takes up to four bytes for each
+character, and JSON six for a byte that is not one. Only a slice of these is text at a time, and their JSON has its own
+bound.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def of_many(replies: list[Any], encode: Encoder, most: int) -> bytes:
 
 
 def _left(reply: Any, left: int, depth: int = MAX_DEPTH) -> int:
-    """What is left of so many bytes; no more is looked at than shows that nothing is."""
+    """How many of this many bytes a reply leaves. Stops as soon as none is left."""
     if isinstance(reply, bytes):
         return left - len(reply)
     if isinstance(reply, list):
@@ -79,7 +79,7 @@ _json = json.JSONEncoder(ensure_ascii=False).encode
 
 class _Writer:
     def __init__(self, encode: Encoder, most: int) -> None:
-        self.out = BytesIO()  # its value is no copy
+        self.out = BytesIO()  # getvalue() does not copy
         self._base64 = encode is as_base64
         self._most = most
 

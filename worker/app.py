@@ -29,7 +29,7 @@ MAX_COMMANDS = 1000
 """Most commands in one pipeline or transaction."""
 
 FRESH = 0.5
-"""Seconds for which an answer of Redis serves all who ask for ``/readyz``; anybody may, as often as they like."""
+"""Seconds for which one answer of Redis serves all requests of ``/readyz``, which any caller may send at any rate."""
 
 SLOWEST = 1 << 20
 """Bytes a second that a caller must take of a long answer, beyond WORKER_REQUEST_TIMEOUT."""
@@ -53,7 +53,7 @@ class Service:
     # ---- the protocol --------------------------------------------------------------------------
 
     def command(self, req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
-        """Everything that is no other route: ``POST /`` and the path style."""
+        """Everything without another route: ``POST /`` and the path style."""
         readonly = self._admit(req)
         path = _raw_path(req)
         if path in ("", "/"):
@@ -114,7 +114,7 @@ class Service:
                 ) from None
             except BodyTooLongError:
                 raise self._too_long() from None
-            except Exception as error:  # a reset, or malformed chunks: a caller's doing, whatever gunicorn calls it
+            except Exception as error:  # a reset, or malformed chunks: the caller's fault, whatever gunicorn calls it
                 raise Problem(400, f"ERR the body cannot be read: {str(error) or type(error).__name__}") from None
             if not part:
                 break
@@ -175,7 +175,7 @@ def _only(req: falcon.Request, *methods: str) -> None:
 
 
 def _raw_path(req: falcon.Request) -> str:
-    """The path as it was sent. gunicorn tells it; elsewhere an encoded slash cannot be told from a real one."""
+    """The path as it was sent. Only gunicorn passes it on; elsewhere an encoded slash looks like a real one."""
     target = req.env.get("RAW_URI")
     if target is None:
         return quote(req.env.get("PATH_INFO", "").encode("latin-1"))
@@ -229,8 +229,8 @@ def _misconfigured(req: falcon.Request, resp: falcon.Response, **_: Any) -> None
 def make(settings: Settings | None = None) -> falcon.App[Any, Any]:
     """The application. ``settings``: by default this process's.
 
-    It is made whatever the environment says, since gunicorn ends the whole service if a worker cannot
-    load it: with a value that is not allowed it answers every request with 503.
+    It is made with any environment, since gunicorn ends the whole service if a worker cannot load it. If a
+    value is not allowed, it answers every request with 503.
     """
     app = falcon.App(media_type=falcon.MEDIA_JSON)
     app.add_error_handler(Exception, _failed)

@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens, compared in constant time."""
+"""Bearer tokens of callers, compared in constant time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Gate:
         """Whether the caller may only read.
 
         Args:
-            authorization: the header of that name; it goes before ``?_token=``.
+            authorization: the header of that name; it overrides ``?_token=``.
             query: as it was sent, percent-encoded.
 
         Raises:

@@ -1,7 +1,7 @@
-"""Which policy holds for a connection: the one over the table of commands of the server at its other end.
+"""The policy for a connection, made from the table of commands of the server at its other end.
 
-A server is known by its ``run_id``, which a restart changes; each new connection is asked for it, so that a server
-that has taken another's place, or stands beside it behind one address, is judged by its own table. The table is read
+A server is known by its ``run_id``, which a restart changes. The catalog asks each new connection for it. So a server
+that replaces another one, or shares its address, gets its own table. The catalog reads a table
 again every :data:`LIFETIME` seconds, and sooner for a name that it does not have, since modules come and go.
 """
 
@@ -19,7 +19,7 @@ from worker.policy import Policy
 from worker.table import names_of, table_of
 
 LIFETIME = 60.0
-"""Seconds after which a table is read again, whatever happens."""
+"""Seconds after which a table is read again in any case."""
 
 UNKNOWN_AFTER = 5.0
 """Seconds after which it is read again because a caller named a command that it does not have."""
@@ -49,7 +49,7 @@ class Catalog:
         self._scripts = readonly_scripts
         self._servers: dict[bytes, _Known] = {}
         self.latest: Policy | None = None
-        """For requests of which nothing is allowed: they need no connection."""
+        """For requests without any allowed command: they need no connection."""
 
     def policy(self, exchange: Exchange) -> Policy:
         """The policy for the server at the other end.
@@ -82,11 +82,11 @@ class Catalog:
         return known
 
     def _reconnected(self, connection: Any) -> None:
-        """redis-py calls this whenever the connection has a new socket: who is there is not known any more."""
+        """redis-py calls this when the connection has a new socket, which may lead to another server."""
         connection.worker_server = None
 
     def _identify(self, exchange: Exchange) -> _Known:
-        """Where the server does not tell who it is, the table is read for each connection."""
+        """If the server does not say its ``run_id``, the table is read for each connection."""
         reply = exchange.ask([[b"INFO", b"server"]])[0]
         found = _RUN_ID.search(reply) if isinstance(reply, bytes) else None
         name = found[1] if found else b""

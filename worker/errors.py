@@ -39,7 +39,7 @@ def is_busy(reply: object) -> bool:
 
 
 def is_loading(reply: object) -> bool:
-    """Whether the server runs next to nothing because it loads its data, or a script says so."""
+    """Whether the server refuses nearly everything because it loads its data, or a script pretends that."""
     return isinstance(reply, redis_errors.ResponseError) and str(reply).startswith("LOADING ")
 
 

@@ -70,7 +70,7 @@ class Exchange:
             self._is_loaded()
         try:
             more = self.connection.can_read(0)
-        except redis_errors.ConnectionError:  # closed just now: what was asked is answered
+        except redis_errors.ConnectionError:  # closed just now: the question is answered
             self.connection.disconnect()
         else:
             if more:
@@ -94,10 +94,10 @@ class Exchange:
         return replies
 
     def _stays(self) -> None:
-        """What was found out about the server holds for this connection: another one may lead to another server.
+        """Check that the connection is the one that was asked about the server: a new one may lead to another server.
 
         Raises:
-            ConnectionError: it has been closed since. redis-py would make another one.
+            ConnectionError: it was closed since. redis-py would make another one.
         """
         if self.connection._sock is None:
             raise redis_errors.ConnectionError("Redis has closed the connection in the middle of a request")

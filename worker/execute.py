@@ -49,9 +49,9 @@ class Runner:
         self.scripts = Scripts()
 
     def ping(self) -> None:
-        """That the server answers through the pool.
+        """Check that the server answers through the pool.
 
-        Raises: whatever says that it does not.
+        Raises: the error of redis-py or the pool if it does not.
         """
         with self._connection() as connection:
             Exchange(connection, self.reply_timeout).ask([[b"PING"]])
@@ -67,13 +67,13 @@ class Runner:
         """A reply for each command, in order; error replies and refusals are exceptions among them.
 
         Args:
-            readonly: whether only what cannot write is allowed.
+            readonly: whether only commands that cannot write are allowed.
             atomic: as a transaction; one refusal then discards all.
-            caller: its socket, to be watched while a command blocks.
+            caller: the caller's socket, watched while a command blocks.
 
         Raises:
-            Problem: the transaction was discarded, the caller has gone, or the server does not tell its commands.
-            RedisError: the server or the pool failed; nothing is known of what was run.
+            Problem: the transaction was discarded, the caller has gone, or the server does not list its commands.
+            RedisError: the server or the pool failed; it is unknown which commands were run.
         """
         expected = self.catalog.latest
         verdicts = _judge(expected, commands, readonly=readonly, atomic=atomic)
@@ -86,7 +86,7 @@ class Runner:
             except redis_errors.ResponseError as error:
                 if expected is None or not is_busy(error) or not _kills(verdicts):
                     raise
-                policy = expected  # a new connection is not told now which server it is
+                policy = expected  # a BUSY server does not say who it is now
             if policy is not expected:
                 verdicts = _judge(policy, commands, readonly=readonly, atomic=atomic)
             if any(isinstance(verdict, Refused) and verdict.unknown for verdict in verdicts):
@@ -177,7 +177,7 @@ class Runner:
 def _judge(
     policy: Policy | None, commands: Sequence[Command], *, readonly: bool, atomic: bool
 ) -> list[Allowed | Refused]:
-    """The verdicts. Without a policy only what is no name at all is refused for certain."""
+    """The verdicts. Without a policy only a name that cannot be one is refused for certain."""
     if policy is None:
         return [Refused(malformed(command), unknown=not malformed(command)) for command in commands]
     verdicts = [policy.decide(command, readonly=readonly) for command in commands]

@@ -1,19 +1,19 @@
-"""Which commands may be run for a caller over HTTP: what is not understood is refused.
+"""Which commands may be run for a caller over HTTP. A command that this module does not understand is refused.
 
 The server's own table (:mod:`worker.table`) decides: its flags and categories, those of subcommands included. A few
 names are refused whatever the table says, since they would change a connection that the next request
-gets. What may be sent is written here, in the table's own spelling; of the caller's bytes only arguments are left.
+gets. This module writes the command to send, in the table's own spelling; only the arguments are the caller's bytes.
 No I/O: :mod:`worker.catalog` reads the table.
 
-Refused are
+It refuses
 - names that are not in the table, and subcommands that their container does not have;
 - commands that change a connection: of the category ``@connection`` (except the few of :data:`HARMLESS_CONNECTION`), of
-  ``@transaction`` (``/multi-exec`` is the way) and the SUBSCRIBE family;
+  ``@transaction`` (use ``/multi-exec``) and the SUBSCRIBE family;
 - commands that administer or endanger the server: with the flag ``admin``, and the few of :data:`ENDANGERS`;
 - commands that may block for ever and whose timeout is not known here (:mod:`worker.timeouts`);
-- the few commands of :data:`REPEATING` and :data:`DRAWING`, if a number is to say how long their reply is;
-- with the read-only token: all but what the table marks ``readonly`` and neither ``@scripting``, ``@dangerous`` nor
-  ``@admin``, and the few of :data:`HARMLESS`.
+- the few commands of :data:`REPEATING` and :data:`DRAWING`, if an argument says how long their reply is;
+- with the read-only token: all commands but those that the table marks ``readonly`` and neither ``@scripting``,
+  ``@dangerous`` nor ``@admin``, and the few of :data:`HARMLESS`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Allowed(NamedTuple):
     """May be run.
 
     Attributes:
-        command: what is sent, in full; for a blocking command with its timeout in :attr:`blocking`.
-        blocking: if it may block.
+        command: the command to send, in full; for a blocking command the timeout is in :attr:`blocking`.
+        blocking: set if it may block.
         kills: it may be run alone, and while the server is BUSY.
     """
 
@@ -101,7 +101,7 @@ class Refused(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """What is decided of a command before any caller comes."""
+    """The decision about a command that does not depend on the caller."""
 
     rule: Rule
     full: str
@@ -128,7 +128,7 @@ class Policy:
         return all(name in self.table for name in names)
 
     def decide(self, command: Command, *, readonly: bool) -> Allowed | Refused:
-        """Whether a command may be run, and what is sent then.
+        """Whether a command may be run, and the command to send then.
 
         Args:
             command: as the caller sent it.
@@ -202,7 +202,7 @@ class Policy:
 
 
 def malformed(command: Command) -> str:
-    """Why a command's name is none, whatever the server's table says; empty if it may be one."""
+    """Why a text cannot be a command's name, whatever the server's table says; empty if it can."""
     return "" if WELL_FORMED.fullmatch(command[0]) else _MALFORMED
 
 

@@ -19,7 +19,7 @@ from worker.errors import Problem, words
 Command = list[bytes]
 
 TOKEN_PARAMETER = b"_token"
-"""The query's parameter that carries a token, and is no part of a command."""
+"""The query's parameter that carries a token. It is not part of a command."""
 
 
 MAX_DEPTH = 128
@@ -135,7 +135,7 @@ Encoder = Callable[[bytes], str]
 
 
 def as_text(value: bytes) -> str:
-    """UTF-8; what is not becomes the replacement character. Ask for base64 to get bytes as they are."""
+    """UTF-8; other bytes become the replacement character. Ask for base64 to get bytes as they are."""
     return value.decode("utf-8", "replace")
 
 
@@ -145,7 +145,7 @@ def as_base64(value: bytes) -> str:
 
 
 def encoder_for(header: str | None) -> Encoder:
-    """From ``Upstash-Encoding``; what is not known there is no error, as with Upstash."""
+    """From ``Upstash-Encoding``; an unknown value is not an error, as with Upstash."""
     return as_base64 if header is not None and header.strip().lower() == "base64" else as_text
 
 

@@ -1,8 +1,8 @@
-"""How error replies are read: those to a caller's commands are kept in the server's own words, whatever these say.
+"""How error replies are read: replies to a caller's commands keep the server's own words, whatever these say.
 
 redis-py makes exceptions of error replies by their first words, and takes some for the end of the connection (LOADING,
-NOAUTH). A script may answer with any words at all. What the server says of itself it says to ECHO too, which is what
-:mod:`worker.exchange` goes by.
+NOAUTH). A script may answer with any words. An error about the server itself is also the answer to ECHO, and
+:mod:`worker.exchange` relies on that.
 """
 
 from __future__ import annotations

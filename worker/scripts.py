@@ -36,7 +36,7 @@ class Scripts:
         self._became: dict[bytes, bytes] = {}
 
     def translate(self, command: Command) -> Command:
-        """The command as it is to be sent.
+        """The command to send.
 
         Args:
             command: with its own name first, in any case.

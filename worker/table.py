@@ -1,9 +1,9 @@
-"""The server's own table of commands, as it tells it: which names there are, and what each of them is.
+"""The server's own table of commands: the names, and the flags and categories of each.
 
-The table comes from two questions, ``COMMAND`` and one ``COMMAND INFO`` with all the names that it has, because
-the first alone lies after a rename: with ``rename-command SET GET`` it lists ``get``, which only reads, while ``GET``
-runs SET. ``COMMAND INFO get`` then answers with ``set``. So a name counts only if the server answers it with that same
-name. No I/O here.
+The table comes from two questions, ``COMMAND`` and one ``COMMAND INFO`` with all its names, because
+the first alone is wrong after a rename: with ``rename-command SET GET`` it lists ``get``, which only reads, while
+``GET`` runs SET. ``COMMAND INFO get`` then answers with ``set``. So a name counts only if the server answers it with
+that same name. No I/O here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     categories: frozenset[str] | None
     """None: the server does not tell categories (before Redis 6)."""
     subcommands: Mapping[bytes, Rule]
-    """By their own name. Empty for what has none, and for servers that do not tell them (before Redis 7)."""
+    """By their own name. Empty for a command without any, and for servers that do not list them (before Redis 7)."""
 
 
 Table = Mapping[bytes, Rule]
@@ -38,7 +38,7 @@ Table = Mapping[bytes, Rule]
 
 
 def names_of(reply: Any) -> list[bytes]:
-    """The names in a reply to COMMAND, undecoded; empty if it is no such reply."""
+    """The names in a reply to COMMAND, undecoded; empty if it is not such a reply."""
     return [entry[0] for entry in reply if _is_entry(entry)] if isinstance(reply, list) else []
 
 

@@ -1,7 +1,7 @@
-"""How long a blocking command may block: its timeout is read as the server reads it, or refused. No I/O.
+"""How long a blocking command may block: this reads its timeout as the server reads it, or refuses it. No I/O.
 
-Servers take more for a number than people do: ``0x3e8`` (``strtold``), and ``-0.0005``, which is rounded up to zero and
-so means for ever. Only plain decimals are taken here, and what is sent is written here, never the caller's bytes.
+Servers accept more numbers than people expect: ``0x3e8`` (``strtold``), and ``-0.0005``, which they round up to zero,
+for ever. This module accepts only plain decimals, and writes the timeout itself, never the caller's bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BOUNDS: Mapping[str, tuple[str, int]] = {
     "wait": (_LAST, 1000),
     "waitaof": (_LAST, 1000),
 }
-"""Blocking commands: where their timeout stands, and its units in a second."""
+"""Blocking commands: the place of their timeout, and its units in a second."""
 
 _SECONDS = re.compile(rb"(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?")
 _MILLISECONDS = re.compile(rb"0|[1-9][0-9]{0,15}")
@@ -45,7 +45,7 @@ class Blocking(NamedTuple):
     """A command that may block, taken apart.
 
     Attributes:
-        before, after: what stands before and after its timeout.
+        before, after: the words before and after its timeout.
         seconds: of its timeout; 0: for ever.
         units: of the timeout in a second.
     """
@@ -69,7 +69,7 @@ class Blocking(NamedTuple):
 
 
 def read(name: str, command: Command) -> Blocking | Command | str:
-    """A command of :data:`BOUNDS` as it blocks; or as it is to be sent, since it does not block; or why it is refused.
+    """A command of :data:`BOUNDS`, taken apart if it blocks; the command to send if it does not; or why it is refused.
 
     Args:
         name: its own name.
@@ -80,7 +80,7 @@ def read(name: str, command: Command) -> Blocking | Command | str:
         return _read_options(name, command, units)
     at = len(command) - 1 if place == _LAST else 1
     if not 0 < at < len(command):
-        return command  # too short: the server says so
+        return command  # too short: the server refuses it
     seconds = _number(command[at], units)
     return seconds if isinstance(seconds, str) else Blocking(command[:at], seconds, units, command[at + 1 :])
 
@@ -93,7 +93,7 @@ def _number(text: bytes, units: int) -> float | str:
     value = float(text)
     if value > _MOST:
         return NOT_SECONDS
-    # The server rounds up to milliseconds, so what is not 0 does not become 0 there either.
+    # The server rounds up to milliseconds, so a timeout above 0 does not become 0 there either.
     return value if value or not _has_a_digit_but_zero(text) else 0.001
 
 

@@ -1,11 +1,11 @@
 """The token that is made when ``WORKER_TOKEN`` is not set: a file that only this user can read.
 
 The file belongs to the service. Its master holds a shared ``flock`` on it; so does a second master
-during an upgrade. Who leaves last removes it. If a master is killed the file stays, and the next one
-goes on with the same token.
+during an upgrade. The last master to leave removes it. If a master is killed the file stays, and the next master
+uses the same token.
 
-A master knows the token too, and so do the workers that it forks: it is the same for as long as there is a master,
-whatever becomes of the file. One that was removed is written again.
+A master knows the token too, and so do the workers that it forks. So the token is the same for as long as there is a
+master, even if the file is removed; then the master writes it again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REMEDY = "set WORKER_TOKEN to choose one"
 
 
 class _Hold:
-    """A master's, and its workers' copy.
+    """The copy of a master and its workers.
 
     Attributes:
         text: the token.
         fd: the descriptor with the shared lock; closed by exec (O_CLOEXEC).
-        told: what another one in its file has been told of.
+        told: the other token in its file that was reported.
     """
 
     def __init__(self, path: Path, text: str, fd: int) -> None:
@@ -64,7 +64,7 @@ def path_of(settings: Settings) -> Path:
 
 
 def current(settings: Settings) -> str:
-    """The token: the one that the master holds, or the file's, where there is no such master.
+    """The token that the master holds, or the file's if no master holds one.
 
     Raises:
         OSError: it cannot be read or made.
@@ -135,8 +135,8 @@ def hold(settings: Settings) -> None:
 
 
 def renew() -> None:
-    """From a running master that is about to have new workers, or a successor: have the file be there, and tell what
-    has become of it. Does nothing where none is held; raises nothing."""
+    """From a running master that is about to have new workers, or a successor: make the file again if it is missing,
+    and report a change. Does nothing if no token is held; raises nothing."""
     global _hold
     if _hold is None:
         return

@@ -1,6 +1,6 @@
 """What :mod:`bench.parts.instructions` runs under valgrind: ``PORT WHAT WHO TIMES``.
 
-It imports what the contestant needs and nothing else, for under valgrind an import takes seconds.
+It imports only what the contestant needs, because under valgrind an import takes seconds.
 """
 
 from __future__ import annotations

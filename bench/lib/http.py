@@ -39,13 +39,13 @@ def _ask(sock: socket.socket) -> int:
 def connect(
     port: int, wanted: Callable[[int, Counter[int]], bool], count: int, timeout: float = 30
 ) -> list[socket.socket]:
-    """So many connections, dealt out to workers; those of one worker stand together.
+    """This many connections to the workers; those to one worker are next to each other.
 
     Args:
-        wanted: ``wanted(pid, had)``: whether a further connection to this worker is to be kept.
+        wanted: ``wanted(pid, had)``: whether to keep a further connection to this worker.
 
     Raises:
-        Failed: it could not be done in time.
+        Failed: there were not enough in time.
     """
     kept: list[tuple[int, socket.socket]] = []
     spare: list[socket.socket] = []

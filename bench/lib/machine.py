@@ -62,7 +62,7 @@ def software() -> dict[str, str]:
 
 
 def revision() -> str:
-    """The commit that was measured, with a plus sign where the tree had changes; empty: not known."""
+    """The measured commit, with a plus sign if the tree had changes; empty: not known."""
     git = shutil.which("git")
     if git is None:
         return ""

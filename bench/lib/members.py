@@ -126,7 +126,7 @@ class Troupe:
     # ---- what they hear ----------------------------------------------------------------------------
 
     def play(self, timeout: float) -> list[Actor]:
-        """Hear what has come, or wait for it; who has been granted what it waited for."""
+        """Read the messages that have come, or wait for them. Returns the actors whose demand was granted."""
         granted: list[Actor] = []
         for fd, _ in self._epoll.poll(timeout):
             actor = self._by_fd[fd]
@@ -206,10 +206,10 @@ class Troupe:
         return done
 
     def flood(self, seconds: float) -> int:
-        """Changes of demand within the limit, as many as the supervisor takes; how many it took.
+        """Send changes of demand within the limit, as many as the supervisor takes. Returns how many it took.
 
-        A member says the next one when its last has been read (SIOCOUTQ, unix(7)), so that no two are read
-        at once.
+        A member sends the next one when the supervisor has read the last (SIOCOUTQ, unix(7)), so that it never reads
+        two at once.
         """
         for actor in self.actors:
             if not actor.limit:

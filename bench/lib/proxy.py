@@ -1,13 +1,13 @@
-"""A TCP proxy that adds latency: every reply of the server is held back for a fixed time.
+"""A TCP proxy that adds latency: it delays every reply of the server for a fixed time.
 
-One thread, one process (``python -m bench.lib.proxy``), some ports that each have a latency of their own.
-Requests pass at once and replies are delayed by the whole round trip, which a client in a closed
-loop cannot tell from half of it each way. Latency is constant, so what waits for one port is in the
-order in which it is due, and a deque is all the timer that is needed.
+One thread, one process (``python -m bench.lib.proxy``), and ports that each have their own latency.
+Requests pass at once, and replies are delayed by the whole round trip. A client in a closed
+loop cannot tell that from half of it each way. The latency is constant, so the data that waits for one port
+is in the order in which it is due, and a deque is the only timer that the proxy needs.
 
-It must never be what is measured: it counts its own processor time, and a part of the benchmarks that
-finds it busy for more than half of the time says so. Since ``epoll_wait`` counts milliseconds, the
-waiting is done by ``select`` on the epoll descriptor, which counts microseconds.
+The proxy must never limit the measurement: it counts its own processor time, and a part of the benchmarks that
+finds it busy for more than half of the time reports that. ``epoll_wait`` counts milliseconds, so the
+proxy waits with ``select`` on the epoll descriptor, which counts microseconds.
 """
 
 from __future__ import annotations

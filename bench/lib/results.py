@@ -99,7 +99,7 @@ class Table(msgspec.Struct, kw_only=True):
 
 
 class Goal(msgspec.Struct, kw_only=True):
-    """What was to be reached, and whether it was: judged by the median.
+    """A goal and whether it was reached, judged by the median.
 
     Attributes:
         against: the variant it is a ratio against; empty: the value itself is judged.
@@ -120,7 +120,7 @@ class Goal(msgspec.Struct, kw_only=True):
 
 
 class Judged(msgspec.Struct):
-    """A goal with what was found."""
+    """A goal with its result."""
 
     goal: Goal
     found: Spread | None
@@ -140,8 +140,8 @@ class Part(msgspec.Struct, kw_only=True):
     """One question and its answer.
 
     Attributes:
-        facts: single findings that are no comparison, as ``name: text``.
-        error: why the part could not be measured; empty: it was.
+        facts: single findings without a comparison, as ``name: text``.
+        error: why the part could not be measured; empty if it was.
     """
 
     key: str

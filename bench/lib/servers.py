@@ -30,7 +30,7 @@ def server(directory: Path, *, maxclients: int = 1000) -> Iterator[RedisServer]:
 
 @contextlib.contextmanager
 def supervisor(socket: Path, **environ: str) -> Iterator[Path]:
-    """This process's supervisor socket; whatever supervisor comes up there is ended with the block.
+    """This process's supervisor socket. The end of the block ends every supervisor there.
 
     ``environ`` is set for this process and inherited by all it starts, the supervisor included.
     """
@@ -50,7 +50,7 @@ def supervisor(socket: Path, **environ: str) -> Iterator[Path]:
 
 
 def end_supervisor(socket: Path, patience: float = 3.0) -> None:
-    """It ends by itself when nothing is charged or in quarantine; what has not by then is killed."""
+    """A supervisor ends by itself when nothing is charged or in quarantine. Kill it if it has not ended in time."""
     pid = supervisor_pid(socket)
     if pid <= 1 or pid == os.getpid():
         return

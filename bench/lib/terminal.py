@@ -14,7 +14,7 @@ from bench.lib.results import Judged, Part, Table
 
 
 class Ticker:
-    """What a part tells of its progress: how many steps there are, and each one when it is done."""
+    """Reports the progress of a part: the number of steps, and each step when it is done."""
 
     def __init__(self, progress: Progress, whole: TaskID, weight: float) -> None:
         self._progress = progress

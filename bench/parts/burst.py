@@ -1,8 +1,8 @@
 """4a. A burst: fifty threads at once where five connections are warm and a connect is slow.
 
 The scenario is the one by which HikariCP's authors explain pool sizing ("spike demand"): a connect takes
-150 ms, a query 2 ms. Who opens a connection for every caller makes most of them wait for 150 ms, and
-leaves the server with fifty connections; the five that are there would have been enough.
+150 ms, a query 2 ms. A pool that opens a connection for every caller makes most of them wait for 150 ms, and
+leaves the server with fifty connections; the five warm ones would have been enough.
 """
 
 from __future__ import annotations

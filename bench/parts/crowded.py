@@ -157,7 +157,7 @@ def _kill(context: Context, port: int, table: Table, workers: list[Started], new
     waiter = threading.Thread(target=lambda: held.append(pool.get_connection()), daemon=True)
     waiter.start()
     wait_for(lambda: pool.stats().waiting == 1, 10, what="a caller waits")
-    time.sleep(2.0)  # what was done before is paid for
+    time.sleep(2.0)  # pays for the lists made before
     began = time.perf_counter()
     first[0].kill()
     waiter.join(60)

@@ -1,9 +1,9 @@
-"""2b. Cost in instructions: what the processor executes for it, whatever else the machine is doing.
+"""2b. Cost in instructions: what the processor executes, independent of the machine's other work.
 
-Times swing with the machine's load; instructions hardly do. valgrind's callgrind counts those of one
-process (the server's are not in it). Each contestant runs twice, a few times and many times; the difference
-leaves out what it takes to start Python and to make a pool. System calls count as the instructions that
-lead to them: what the kernel does is seen in the times only.
+Times swing with the machine's load; instructions hardly do. valgrind's callgrind counts the instructions of one
+process, without the server's. Each contestant runs twice, with a few operations and with many. The difference
+leaves out the start of Python and of the pool. System calls count as the instructions that
+lead to them: the kernel's work shows in the times only.
 
 Without valgrind the part says so and measures nothing.
 """
@@ -77,7 +77,7 @@ def run(context: Context) -> Part:
             context.step(f"{job[0]}, {job[1]}")
             return found
 
-        with ThreadPoolExecutor(2) as both:  # who runs beside it does not change what is counted
+        with ThreadPoolExecutor(2) as both:  # a process beside it does not change the count
             counted = dict(zip(jobs, both.map(count, jobs), strict=True))
     for key, name, times in jobs:
         if times == MANY:

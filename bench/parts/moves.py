@@ -147,7 +147,7 @@ def _recall(context: Context, table: Table, port: int, others: BaseContext) -> N
         for _ in range(context.rounds(20)):
             near.send("fill")
             _receive(near)
-            time.sleep(0.05)  # longer than what is recalled as idle has to be idle
+            time.sleep(0.05)  # longer than a connection must be idle to be recalled as idle
             ours, connection = _take(pool)
             pool.release(connection)
             table.add(RECALL, ours * 1e3)
@@ -190,7 +190,7 @@ def _kill(context: Context, table: Table, port: int, others: BaseContext) -> Non
 
 
 def _holder(pipe: Connection, port: int, busy: bool) -> None:
-    """When told to it takes every permit there is; then gives them back and lies idle, or keeps them."""
+    """On command, take every permit. Then give them back and be idle, or keep them."""
     pool = pools.ours(port, timeout=0.3)
     while True:
         pipe.recv()

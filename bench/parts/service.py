@@ -43,8 +43,8 @@ BUDGET = 32
 HOT = 32
 """Callers of the hot worker."""
 LATENCY = 0.020
-"""Of a reply under skewed load. A worker of gunicorn does some 1,500 requests a second; 24 connections at 20 ms
-are 1,200, so that the connections are what is short and not the processor."""
+"""Seconds of latency of a reply under skewed load. A worker of gunicorn does some 1,500 requests a second; 24
+connections at 20 ms serve 1,200, so that connections are short and not the processor."""
 
 
 def run(context: Context) -> Part:

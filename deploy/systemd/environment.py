@@ -13,11 +13,11 @@ from pathlib import Path
 HEAD = """\
 # Environment of poolmgr.service and redis-worker.service: every variable that they read.
 #
-# The format is systemd's (EnvironmentFile= in systemd.exec(5)): NAME=VALUE, no "export", no shell. What is
-# commented out shows the default, or an example where the default is to have none. The file is read when a
+# The format is systemd's (EnvironmentFile= in systemd.exec(5)): NAME=VALUE, no "export", no shell. A line
+# that is commented out shows the default, or an example if there is no default. The file is read when a
 # unit starts, so after a change:
 #   systemctl restart poolmgr.service redis-worker.service
-# Both units read this one file: it is the supervisor's own environment that decides about the budget.
+# Both units read this file. The supervisor's environment decides the budget.
 """
 
 BY_THE_UNITS = {

@@ -53,7 +53,7 @@ WHOSE = (
 
 
 def render(rows: Iterable[settings.Row], width: int = WIDE) -> RenderableType:
-    """The variables as they are shown to people, in so many columns: where there are few, each meaning stands below."""
+    """The variables as a table of this many columns. In a narrow one each meaning is on a line below."""
     known = [row for row in rows if row.source != "unknown"]
     if width < NARROW:
         return _stacked(known, width)

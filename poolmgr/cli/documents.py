@@ -25,7 +25,7 @@ def environment_file(head: str = HEAD, notes: Mapping[str, str] | None = None) -
     """An environment file (systemd's ``EnvironmentFile=``) with every variable, each at its default.
 
     Args:
-        notes: what else is to be said of a variable, by its name.
+        notes: remarks on variables, by name.
     """
     lines = [head.rstrip()]
     for variable in VARIABLES:

@@ -17,7 +17,7 @@ from rich.table import Table
 from poolmgr.logs.redaction import printable, printable_json
 
 WIDE = 200
-"""Columns where there is no terminal: what is piped into a file or another program is not wrapped."""
+"""Columns without a terminal: output to a file or another program is not wrapped."""
 
 NARROW = 110
 """Columns below which a table leaves out what can be left out."""

@@ -92,8 +92,8 @@ def ensure(settings: Settings) -> str:
 def _take_lifeline(settings: Settings, path: str) -> int:
     """A descriptor with a shared lock on the lifeline file that is at ``path`` now.
 
-    The keeper removes the file under an exclusive lock, so a lock on a file that is no longer at
-    that path is worth nothing and is taken again on the new one.
+    The keeper removes the file under an exclusive lock. So a lock on a file that is no longer at that path is
+    useless, and this takes a lock on the new file.
     """
     deadline = monotonic() + TIMEOUT
     while True:
@@ -103,7 +103,7 @@ def _take_lifeline(settings: Settings, path: str) -> int:
         except OSError as error:
             in_ours = Path(path).parent == settings.private_directory()
             if isinstance(error, FileNotFoundError) and in_ours and monotonic() < deadline:
-                continue  # who ended just now removed the directory
+                continue  # a process that ended just now removed the directory
             raise EmbeddedServerError(how_to_make(path, error.strerror)) from None
         try:
             found = os.fstat(fd)

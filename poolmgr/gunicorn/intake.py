@@ -1,8 +1,8 @@
-"""One HTTP/1 request while it comes in: is it whole? Pure: it is fed bytes and does no I/O.
+"""One HTTP/1 request while it arrives: is it whole? Pure: it gets bytes and does no I/O.
 
-It does not judge a request and takes nothing apart that it need not: gunicorn's parser reads the same bytes
-afterwards and has the last word. It only finds out when that parser will ask for no more, so that no thread waits
-for a caller. Where the two should ever differ the parser meets the end of its input, and the caller the end of its
+It does not judge a request, and parses only what it must: gunicorn's parser reads the same bytes
+afterwards and decides. This module only finds the point where that parser needs no more input, so that no thread waits
+for a caller. If the two ever differ, the parser meets the end of its input, and the caller the end of its
 connection.
 
 The source is RFC 9112: the head ends with an empty line (section 2.1), ``Content-Length`` counts the body (6.2),
@@ -33,14 +33,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """A request that is coming in.
+    """A request that is arriving.
 
     Attributes:
         pieces: the bytes so far, in order; the head is one of them, once it is there.
         size: how many bytes these are.
-        whole: nothing more is to be waited for.
-        excessive: it was given up before its end, so what follows on its connection is no request.
-        too_long: that end was given up because the chunks announce more than ``Limits.body``.
+        whole: the request is complete, or given up.
+        excessive: it was given up before its end, so the bytes that follow on its connection are not a request.
+        too_long: it was given up because the chunks announce more than ``Limits.body``.
         expects: its caller waits for ``100 Continue`` before it sends the body.
         target: the request's target, once the head is there.
     """
@@ -124,7 +124,7 @@ class Intake:
             self._end(excessive=True)
 
     def _frame(self, fields: bytes | bytearray) -> None:
-        """How long the body is. What is contradictory is left to gunicorn, which refuses it unread."""
+        """How long the body is. Contradictory fields are left to gunicorn, which refuses the request unread."""
         length: bytes | None = None
         coding: bytes | None = None
         for found in _FRAMING.finditer(fields):

@@ -31,7 +31,7 @@ LONGEST_AGENT = 2000
 class GunicornLogger(glogging.Logger):  # type: ignore[misc]
     """gunicorn's logs, and the application's, through structlog.
 
-    What gunicorn's own settings say holds: ``--error-logfile``, ``--access-logfile``, syslog, and a
+    gunicorn's own settings hold: ``--error-logfile``, ``--access-logfile``, syslog, and a
     log configuration of the user's, which overrides everything here. ``POOLMGR_LOG_FORMAT`` decides the
     look, ``--log-level`` or else ``POOLMGR_LOG_LEVEL`` what is logged.
     """
@@ -52,7 +52,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
         """Called at the start and again on every reload, where an exception would end the master."""
         self._format = _setting("POOLMGR_LOG_FORMAT")
         super().setup(cfg)
-        # Whether a format of the user's own is to be kept: then the line is one text, not fields.
+        # Whether the user has set a format: then the line is one text, not fields.
         self._plain_access = cfg.access_log_format != cfg.settings["access_log_format"].default
         handler = self._get_gunicorn_handler(self.error_log)
         if handler is not None and not (cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json):
@@ -67,7 +67,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
         super()._set_handler(log, output, formatter(self._format, shown), stream)
 
     def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        """gunicorn tells of a caller that does not take its answer as of a defect, with a traceback."""
+        """gunicorn reports a caller that does not take its answer like a defect, with a traceback."""
         if isinstance(sys.exception(), TimeoutError) and str(msg).startswith("Socket error processing request"):
             callers_log.info("caller.slow", extra={"remote": "", "phase": "answer", "bytes": 0})
         else:
@@ -97,7 +97,7 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
             return
         if not self.access_log_enabled:
             return
-        # Whatever goes wrong in a log line must not reach the request.
+        # An error in a log line must not reach the request.
         with contextlib.suppress(Exception):
             status = resp.status if isinstance(resp.status, str) else resp.status.decode("latin-1")
             code = status.split(None, 1)[0]

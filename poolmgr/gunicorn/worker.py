@@ -1,18 +1,18 @@
 """gunicorn's threaded worker, for callers that are slow on purpose: no thread waits for one.
 
-gunicorn's own gives each connection to a thread, which then reads: four callers that say half of something stop
+gunicorn's own worker gives each connection to a thread, which then reads: four callers that send half of a request stop
 a worker of four threads. Here the worker's main loop reads, without waiting, and a thread gets a request when it
 is whole (:mod:`poolmgr.gunicorn.intake`). So a caller that sends nothing, a byte or half a body costs a descriptor and
-what it has sent, until its time is over. The health checks have a thread each, so that they are answered while all
-others block. A connection that is to be closed is waited for in the main loop as well: gunicorn's waits up to two
+the memory for its bytes, until its time is over. The health checks have a thread each, so that they are answered while
+all others block. The main loop also waits for connections that are closing. gunicorn's loop waits up to two
 seconds for each in turn, and does nothing else meanwhile.
 
-Why a class of its own: gunicorn has no hook between ``accept`` and the end of a head. A socket timeout would bound
-each read and not their sum, and a thread would still be held; a listener of its own for health checks would only
-say that *it* is alive.
+Why this class: gunicorn has no hook between ``accept`` and the end of a head. A socket timeout would bound
+each read and not their sum, and would still hold a thread. A separate listener for health checks would only
+show that *it* is alive.
 
-It is for the worker service only, over plain HTTP/1: any other application, TLS, HTTP/2, uWSGI and the PROXY
-protocol are served as gunicorn does it. ``WORKER_CLASS=gthread`` chooses it (:mod:`poolmgr.conf`).
+The class is for the worker service only, over plain HTTP/1. Any other application, TLS, HTTP/2, uWSGI and the PROXY
+protocol are served as gunicorn does it. ``WORKER_CLASS=gthread`` chooses this class (:mod:`poolmgr.conf`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Caller(gthread.TConn):  # type: ignore[misc]
         self.continued = False
 
     def hand_over(self) -> None:
-        """To a thread: what has come is gunicorn's to read."""
+        """To a thread: gunicorn reads what has arrived."""
         self.unreader.pieces.extend(self.intake.pieces)
         self.intake.pieces.clear()
         if self.parser is None:
@@ -111,7 +111,7 @@ class _Taken(SocketUnreader):  # type: ignore[misc]
 
 
 class _TooLong:
-    """A body of which no more was read than shows that it is too long."""
+    """A body that is too long. Only enough of it was read to show that."""
 
     def read(self, size: int = -1) -> bytes:
         raise BodyTooLongError
@@ -137,7 +137,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         if self.guarded:
             try:
                 found = settings.load()
-            except SettingsError:  # the application tells
+            except SettingsError:  # the application reports it
                 found = settings.load({})
             line = self.cfg.limit_request_line
             fields = self.cfg.limit_request_fields or 32768
@@ -186,7 +186,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         self._expect(conn)
 
     def _expect(self, conn: Caller, rest: bytes = b"") -> None:
-        """Have a request come in; ``rest`` is what has come of it."""
+        """Wait for a request; ``rest`` is what has arrived of it."""
         conn.deadline = time.monotonic() + self._patience
         self._coming[conn] = None
         if rest:
@@ -217,7 +217,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         if data:
             self._take(conn, data)
         elif conn.intake.pieces:
-            # It has shut its side in the middle of the body, and may still hear what is wrong with that.
+            # The caller has shut its side in the middle of the body, and may still read the error.
             conn.intake.excessive = True
             self._begin(conn)
         else:
@@ -286,7 +286,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         try:
             goes_on = not fs.cancelled() and fs.result()
             conn.sock.setblocking(False)
-        except Exception:  # handle() tells what it meets
+        except Exception:  # handle() reports its errors
             self._drop(conn)
             return
         if not goes_on:
@@ -322,7 +322,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _part(self, conn: Caller) -> None:
-        """Close it so that the caller can read its answer first: say that there is no more, and wait for its end."""
+        """Close so that the caller can read its answer first: shut our side, and wait for the caller to close."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -364,7 +364,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
             conn.sock.send(data)
 
     def _make_room(self, reason: str) -> None:
-        """Send away who has been at it for the longest, until there is room."""
+        """Close the connections of the callers that have taken longest, until there is room."""
         while self._coming:
             conn = next(iter(self._coming))
             log.warning("caller.dropped", extra={"remote": conn.remote, "bytes": conn.intake.size, "reason": reason})

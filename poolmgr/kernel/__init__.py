@@ -1,2 +1,2 @@
-"""What Linux tells about processes, sockets, locks and limits. A leaf: it imports nothing of ours but the interpreter's
-own (:mod:`poolmgr.native`, :mod:`poolmgr.lazy`)."""
+"""What Linux says about processes, sockets, locks and limits. A leaf: of our modules it imports only
+:mod:`poolmgr.native` and :mod:`poolmgr.lazy`."""

@@ -89,7 +89,7 @@ def locked(path: str, deadline: float, opened: Callable[[str], int], late: Excep
             if handle in _held:  # not in a child that was forked in the middle of it
                 _held.discard(handle)
                 with contextlib.suppress(OSError):
-                    fcntl.flock(handle, fcntl.LOCK_UN)  # whatever else may have a copy
+                    fcntl.flock(handle, fcntl.LOCK_UN)  # also if another process has a copy
                 os.close(handle)
 
 

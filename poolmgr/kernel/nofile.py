@@ -22,7 +22,7 @@ _refused = False
 
 
 def left(ours: int) -> int:
-    """How many connections can be had under the hard limit; 0: no bound.
+    """How many connections the hard limit allows; 0: no bound.
 
     Args:
         ours: connections that are open now; they are among the descriptors in use.

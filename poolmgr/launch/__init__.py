@@ -98,7 +98,7 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
     must never go around a hung supervisor: it holds the ledger, so it has to be gone before another reads the snapshot.
 
     Args:
-        sock: the silent connection; None if not even a connection could be had.
+        sock: the silent connection; None if connecting failed.
 
     Returns:
         True if it was killed; call :func:`connect` again in either case.

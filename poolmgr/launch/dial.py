@@ -61,7 +61,7 @@ def dial(path: str, deadline: float) -> socket.socket | None:
     """A connection to the process that listens at ``path``, or None if no process listens.
 
     Raises:
-        SupervisorError: what is there is not ours, or its queue of connections stays full.
+        SupervisorError: the socket or its listener is not ours, or its queue of connections stays full.
     """
     while True:
         _inspect(path)

@@ -104,7 +104,7 @@ class Journal:
     def _begin(self) -> None:
         me = object()
         if self._writing.setdefault(0, me) is not me:
-            return  # that one looks again before it goes
+            return  # that thread looks again before it ends
         try:
             if threads.allowed():
                 _thread.start_new_thread(self._start, (me,))

@@ -1,10 +1,10 @@
-"""What no output may hold: secrets, and characters that a terminal obeys. Pure text in and out.
+"""Removes from output what it may not hold: secrets, and characters that a terminal obeys. Pure text in and out.
 
-Anybody can have a line written, as long as a head may be: all of this takes a time that grows as the text does, and no
-faster. Nothing else runs in a process while an expression is matched.
+Any caller can cause a line as long as a request's head may be. So all of this takes time in proportion to the text's
+length, no more: nothing else runs in a process while an expression is matched.
 
-Secrets are found in two ways: by where they stand (a URL's user part, ``?_token=``, ``Authorization:``), and by what
-they are, for those that this process knows (:func:`hide`), wherever they stand and however they are percent-encoded.
+It finds secrets in two ways: by their place (a URL's user part, ``?_token=``, ``Authorization:``), and by their
+value, for secrets that this process knows (:func:`hide`), in any place and with any percent-encoding.
 
 Used by :mod:`poolmgr.logs.structured` for every line, by the command line and by errors that end a start.
 """
@@ -76,7 +76,7 @@ def redact(text: str) -> str:
 
 
 def redact_field(text: str) -> str:
-    """One value of a line, or a text that stands alone, without secrets: what ends a secret is known better here."""
+    """One value of a line, or a text alone, without secrets: here the end of a secret is easier to find."""
     return _redact(text, _FIELD_USER, _FIELD_PAIR, _FIELD_HEADER, _FIELD_BEARER)
 
 
@@ -133,10 +133,10 @@ def _redact_pair(found: re.Match[str]) -> str:
 
 
 def printable(text: str, *, line: bool = False) -> str:
-    """The text with every character that a terminal obeys, or that turns text around, written as an escape.
+    """The text with an escape for every character that a terminal obeys or that changes the direction of text.
 
     Args:
-        line: line ends and tabs too, so that no text can look like another line.
+        line: escape line ends and tabs too, so that no text can look like another line.
     """
     return (_LINE if line else _TEXT).sub(_escaped, text)
 

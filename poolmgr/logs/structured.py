@@ -1,12 +1,12 @@
 """How log lines look: structlog for gunicorn, the supervisor and the command line.
 
 The library logs to the standard :mod:`logging` with an event's name as its message and details as
-``extra`` fields, so that it costs its users nothing; here both are rendered: readable on a terminal,
-one JSON object a line elsewhere. What applications log in a worker goes the same way.
+``extra`` fields, so that it costs its users nothing. This module renders both: readable on a terminal,
+one JSON object a line elsewhere. Lines that applications log in a worker go the same way.
 
 No line may hold a secret, nor, on a terminal, a character that the terminal obeys
-(:mod:`poolmgr.logs.redaction`). Every field is redacted, and the rendered text of every line last, whatever
-logged it, a traceback included.
+(:mod:`poolmgr.logs.redaction`). Every field is redacted, and last the rendered text of every line from every logger,
+a traceback included.
 
 This module must never be imported by the library itself: structlog is slow to load.
 """
@@ -39,7 +39,7 @@ def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     head = {key: fields.pop(key) for key in ("timestamp", "level", "event") if key in fields}
     try:
         return printable_json(_encoder.encode({**head, **fields}).decode())
-    except (TypeError, UnicodeEncodeError):  # keys that are no text, lone surrogates
+    except (TypeError, UnicodeEncodeError):  # keys that are not text, lone surrogates
         return json.dumps({**head, **fields}, default=repr, skipkeys=True)
 
 
@@ -137,7 +137,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _through_standard_logging() -> None:
-    """What is logged by structlog's own loggers goes the way of all other lines."""
+    """Lines of structlog's own loggers go the way of all other lines."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -24,7 +24,7 @@ from poolmgr.settings.parsers import OFF, SOCKET_PATH_MAX
 from poolmgr.settings.table import BY_NAME, VARIABLES, default_directory
 
 EMBEDDED_SUFFIX = ".redis"
-"""What is added to the supervisor's socket path to name the embedded server's socket."""
+"""Suffix of the supervisor's socket path that names the embedded server's socket."""
 
 INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_STARTUP_PATH"})
 """Names that only our own processes hand to each other; see :mod:`poolmgr.spawn`."""

@@ -1,7 +1,7 @@
 """The table of every environment variable this project reads.
 
-:data:`VARIABLES` is the only place where a variable's name, default, meaning and allowed values
-stand. The loader (:mod:`poolmgr.settings`), ``poolmgr config``, the README's table and the example
+:data:`VARIABLES` is the only place that declares a variable's name, default, meaning and allowed
+values. The loader (:mod:`poolmgr.settings`), ``poolmgr config``, the README's table and the example
 environment file are made from it.
 """
 
@@ -25,7 +25,7 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
         name: in the environment.
         attribute: in :class:`Settings`.
         parse: text to value; raises ValueError, whose text (if any) is added to the message.
-        allowed: what the message says is allowed.
+        allowed: the values to set, for the message of an error.
         default: the value if it is not set; a function if it depends on the machine.
         default_text: the default as documents show it.
         meaning: for people, one line.
@@ -44,7 +44,7 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
     example: str = ""
 
     def show(self, value: object) -> str:
-        """The value as text, with what is secret in it hidden."""
+        """The value as text, without its secrets."""
         if value is None:
             return ""
         if self.secret == "url":
@@ -70,7 +70,7 @@ class Variable(msgspec.Struct, frozen=True, kw_only=True):
         """The value of a text that is set.
 
         Raises:
-            SettingsError: one line with the name, the value (secrets hidden) and what is allowed.
+            SettingsError: one line with the name, the value (secrets hidden) and the values to set.
         """
         try:
             return self.parse(text)
