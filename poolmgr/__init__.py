@@ -1,8 +1,8 @@
 """A Redis connection pool whose connections, over all processes of a host, stay within one budget.
 
-The public names. They are loaded when first used, so that the supervisor and the command line, which
-live in this package too, do not load a pool, and so that ``import poolmgr`` costs next to nothing.
-Nothing from outside but redis and msgspec may be loaded by any of them.
+The public names, loaded on first use. So the supervisor and the command line, which are in this package too, do not
+load a pool, and ``import poolmgr`` costs next to nothing. Of packages from outside the public names may load
+only redis and msgspec.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def __getattr__(name: str) -> object:
 
 
 def _prepare_children() -> None:
-    """Before a fork: load what a pool's first use loads. Else each child would do so, which takes it far longer than
-    its task, and would share none of that memory."""
+    """Before a fork: load the modules of a pool's first use. Otherwise each child would load them, which takes far
+    longer than its task, and would share none of that memory."""
     if not sys.is_finalizing():
         for name in ("poolmgr.pool.sync.pool", "poolmgr.member.member", "mmap"):
             load(name)

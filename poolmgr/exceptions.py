@@ -24,8 +24,8 @@ __all__ = [
 
 
 class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeoutError):
-    """No connection came in time: others held all that may be open for longer than ``timeout``, or one of the other
-    bounds of ``docs/times.md`` was over.
+    """No connection came in time: others held all allowed connections for longer than ``timeout``, or another
+    bound of ``docs/times.md`` was over.
 
     Derives from :class:`redis.exceptions.MaxConnectionsError`, so that ``RedisCluster`` does not take
     a full pool for a dead node, and from :class:`redis.exceptions.TimeoutError`.
@@ -48,7 +48,7 @@ class ServerDownError(PoolmgrError, RedisConnectionError):
 
 class ReplyTooLargeError(PoolmgrError, InvalidResponse):
     """A reply, or those of a pipeline together, takes more than the pool's ``max_reply``. Its connection is closed, and
-    the command may have been run. redis-py does not repeat it: its reply would be as long once more."""
+    the command may have been run. redis-py does not repeat it: the reply would be as long again."""
 
 
 class PoolClosedError(PoolmgrError, RedisConnectionError):

@@ -1,7 +1,7 @@
-"""What no fork comes in the middle of: a socket that is made and not noted yet, or is being closed.
+"""Delays a fork while a socket is made and not noted yet, or is being closed.
 
-A child has a copy of each descriptor of its parent. It closes those that it knows of. A socket that nothing refers to
-yet, or that Python has given up and the kernel has not closed yet, would stay open in the child.
+A child has a copy of each descriptor of its parent, and closes those that it knows. A socket that nothing refers to
+yet, or that Python has dropped and the kernel has not closed yet, would stay open in the child.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from poolmgr.native import at_fork
 
 MOMENT = 1.0
 """Seconds that a fork, or another thread, waits for a thread that is between making a socket and noting it. That takes
-microseconds; it is never over if an exception of a signal handler has torn the thread away there."""
+microseconds. It never ends if an exception from a signal handler has pulled the thread out of there."""
 
 
 class _Whole:
@@ -46,9 +46,9 @@ _turns = 0
 
 
 def _take() -> Any:
-    """The lock, held. A lock that stays taken by the same thread for a :data:`MOMENT` has lost its holder: another one
-    takes its place. Threads that take it one after the other are waited for: it is not fair, and on a busy machine its
-    next holder may be one of them for long."""
+    """The lock, held. If the same thread keeps a lock for a :data:`MOMENT`, the lock has lost its holder, and a new
+    lock replaces it. This waits for threads that take the lock one after the other: the lock is not fair, and on a busy
+    machine its next holder may be one of them for a long time."""
     global _noting, _turns
     lock, turns = _noting, -1
     while turns != _turns:

@@ -17,10 +17,10 @@ from types import ModuleType
 from poolmgr.native import at_fork
 
 logging.getLogger(__name__)
-"""Loaded here, though nothing is logged: a fork also takes logging's own lock, which imports need, and hooks run
-in the reverse order of their registration. Registered after ours, logging's would be taken first: a deadlock.
-``concurrent.futures.thread`` has one as well. redis-py loads it, which may be in the middle of the first fork
-(:func:`poolmgr._prepare_children`): after the fork its hook would release what none has taken before it."""
+"""Loaded here, though this module logs nothing. A fork also takes logging's own lock, which imports need, and hooks run
+in the reverse order of their registration. If logging's hook were registered after ours, its lock would be taken first:
+a deadlock. ``concurrent.futures.thread`` has such a hook as well. redis-py loads it, perhaps in the middle of the first
+fork (:func:`poolmgr._prepare_children`): after the fork its hook would then release a lock that was not taken."""
 
 _ending = sys.is_finalizing
 

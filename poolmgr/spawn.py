@@ -276,8 +276,8 @@ def _is_open(fd: int) -> bool:
 
 
 def _is_earlier() -> bool:
-    """Whether the files of this package have been replaced by those of version 0.1.0. A supervisor of that logs to the
-    standard error that it is started with, and says that it serves by closing the report without a word."""
+    """Whether the files of this package have been replaced by those of version 0.1.0. A supervisor of 0.1.0 logs
+    to the standard error that it is started with, and reports that it serves by closing the report without a word."""
     return Path(_root()).is_dir() and not Path(__file__).exists()
 
 

@@ -136,7 +136,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         version: the version of poolmgr that it runs.
         uptime: seconds since it started.
         socket: the Unix socket on which it listens.
-        clients: open connections of members and tools to it.
+        clients: open connections of members and tools to the supervisor.
         servers: every server it knows, in the order in which they were learned.
         differences: what the audit found and still holds.
         notes: warnings that hold now, one line each.
@@ -161,8 +161,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
         id: the server's id.
         budget: the effective budget; None until it is known.
         derivation: the derivation as one line.
-        parts: every bound that was looked at, ``(name, value, remark)``; value None: no bound or
-            not known, and the remark says which.
+        parts: every bound, ``(name, value, remark)``; value None: no bound or not known, and the remark says which.
     """
 
     id: str

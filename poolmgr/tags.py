@@ -23,8 +23,8 @@ _TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """A tag taken apart. ``serial`` is 0 where the text names no single connection; ``scope`` is empty where it
-    bears none."""
+    """A tag taken apart. ``serial`` is 0 if the text does not name a single connection; ``scope`` is empty if it
+    has none."""
 
     place: str
     boot: str

@@ -31,7 +31,7 @@ def of_one(reply: Any, encode: Encoder, most: int) -> tuple[bytes, bool]:
     """The body for one command's reply, and whether it is an error.
 
     Args:
-        most: bytes that it may take; 0: as many as it likes.
+        most: bytes that the body may take; 0: no bound.
 
     Raises:
         Problem: it takes more (400).

@@ -1,8 +1,8 @@
 """The WSGI application: ``worker.app:app``.
 
 It speaks the REST protocol of Upstash's clients (``docs/http.md``) and two paths for health checks. This
-file only connects: requests are taken apart in :mod:`worker.protocol`, judged in :mod:`worker.policy`,
-run in :mod:`worker.execute`. Importing it connects to nothing and starts nothing, so it may be
+file only connects the parts: :mod:`worker.protocol` parses requests, :mod:`worker.policy` judges them,
+:mod:`worker.execute` runs them. Importing it connects to nothing and starts nothing, so it may be
 preloaded.
 """
 
@@ -87,7 +87,7 @@ class Service:
         """Whether the caller may only read.
 
         Raises:
-            Problem: it may do nothing, or it wants something that is not offered.
+            Problem: the caller has no valid token, or wants something that is not offered.
         """
         _take_in(req, self.patience)
         readonly = self.gate.readonly(req.get_header("Authorization"), req.query_string)

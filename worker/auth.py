@@ -12,7 +12,7 @@ from worker.protocol import is_token
 
 
 class Gate:
-    """Knows the tokens of this service. Reads the file of a made one when first asked, not before:
+    """The tokens of this service. It reads the file of a generated token when first asked, not before:
     with ``--preload`` the application is imported before the master has begun."""
 
     def __init__(self, settings: Settings) -> None:

@@ -55,8 +55,8 @@ class Catalog:
         """The policy for the server at the other end.
 
         Raises:
-            Problem: it does not tell its commands (503).
-            redis_errors.RedisError: it failed.
+            Problem: the server does not list its commands (503).
+            redis_errors.RedisError: the server failed.
         """
         known = self._known(exchange)
         now = time.monotonic()

@@ -38,8 +38,8 @@ class Exchange:
     """A connection for one request.
 
     Args:
-        connection: that was just taken from the pool.
-        seconds: in which all replies of the request must have come.
+        connection: the one that was just taken from the pool.
+        seconds: all replies of the request must come within this time.
     """
 
     def __init__(self, connection: Any, seconds: float) -> None:
@@ -51,12 +51,12 @@ class Exchange:
         """The replies, in order; error replies are exceptions among them.
 
         Args:
-            caller: its socket, to be watched until each reply begins to come.
+            caller: the caller's socket, watched until each reply begins to arrive.
 
         Raises:
             Problem: the server says more than it was asked, does not run ECHO, or the caller has gone.
             ResponseError: the server is BUSY with a script, or LOADING its data.
-            redis_errors.RedisError: the server failed; what it has run is not known.
+            redis_errors.RedisError: the server failed; it is unknown which commands it ran.
         """
         mark = b"%s-%d" % (_secret.encode(), next(_numbers))
         self._stays()

@@ -1,9 +1,9 @@
 """Running commands on this process's pool: one connection for a request, its replies raw.
 
 No response callback touches a reply: the clients expect the shapes of RESP2. Everything is bounded:
-waiting for a connection by the pool, the replies of one request by :attr:`Runner.reply_timeout`
-together, those to questions of our own included, and a blocking command below that. While one blocks its caller is
-watched; when the caller goes away the connection is closed, which frees it, and ends the command at the server too.
+the wait for a connection by the pool, all replies of one request together by :attr:`Runner.reply_timeout`,
+including those to our own questions, and a blocking command below that. While a command blocks, its caller is
+watched. When the caller goes away, we close the connection, which frees it and ends the command at the server too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.replies import Parser
 from worker.scripts import Scripts
 
 LATENESS = 0.1
-"""Seconds by which a server may end a wait too late: it looks ten times a second, unless its ``hz`` says otherwise."""
+"""Seconds by which a server may end a wait too late: it checks ten times a second, unless its ``hz`` differs."""
 
 TOO_MANY = "ERR at most {} commands that may block are allowed in one request: each waits, one after the other"
 
@@ -35,8 +35,8 @@ class Runner:
     """Runs commands for callers. One for a process; safe in all threads and greenlets.
 
     Args:
-        reply_timeout: seconds in which all replies of one request must have come.
-        max_reply: bytes that the replies to one request may take; 0: as many as they like.
+        reply_timeout: seconds within which all replies of one request must come.
+        max_reply: bytes that the replies to one request may take; 0: no bound.
         readonly_scripts: whether read-only callers may run scripts that only read.
     """
 

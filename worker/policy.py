@@ -32,7 +32,7 @@ CONNECTION_BOUND = frozenset(
         *("multi", "exec", "discard", "watch", "unwatch", "sync", "psync", "replconf"),
     )
 )
-"""Refused by name, for servers that do not tell categories and for the pub/sub family, whose flag
+"""Refused by name: for servers that do not list categories, and for the pub/sub family, whose flag
 PUBLISH has too."""
 
 HARMLESS_CONNECTION = frozenset(("ping", "echo", "command", "wait", "waitaof"))
@@ -49,7 +49,7 @@ ENDANGERS = {
 """Refused although the table does not flag them ``admin``."""
 
 KILLS = frozenset(("script|kill", "function|kill"))
-"""They name no target, and end whatever script runs: allowed with the full token, alone, while the server is BUSY."""
+"""They name no target, and end whatever script runs: with the full token allowed alone, while the server is BUSY."""
 
 SUBSCRIBING = frozenset(("subscribe", "psubscribe", "ssubscribe", "monitor"))
 
@@ -61,7 +61,7 @@ REPEATING = frozenset(("srandmember", "hrandfield", "zrandmember"))
 """With a negative count they give the same elements again and again, so one is enough for a reply of any length."""
 
 DRAWING = frozenset(("lolwut",))
-"""With arguments they draw as much as these say, 25 MB and a third of a second of the server's time for a few words."""
+"""Their arguments say how much they draw: a few words cost 25 MB and a third of a second of the server's time."""
 
 _REPEATS = re.compile(rb"-[1-9][0-9]{0,3}")
 """Negative counts that are allowed. Servers take no blank, no plus and no zero before a number here."""
@@ -75,7 +75,7 @@ UNTOLD = {
 
 
 class Allowed(NamedTuple):
-    """May be run.
+    """The command may be run.
 
     Attributes:
         command: the command to send, in full; for a blocking command the timeout is in :attr:`blocking`.
@@ -89,11 +89,11 @@ class Allowed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Is not run.
+    """The command is refused.
 
     Attributes:
         why: in the form of an error reply.
-        unknown: because the table does not have it, so that a newer table may.
+        unknown: refused because the table does not have it; a newer table may.
     """
 
     why: str
@@ -114,7 +114,7 @@ class Policy:
     """The decisions over one table.
 
     Args:
-        table: of the server that is to run the commands.
+        table: the table of the server that will run the commands.
         readonly_scripts: whether the read-only token may run scripts that only read.
     """
 

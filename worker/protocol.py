@@ -1,4 +1,4 @@
-"""The HTTP side's shapes: requests to commands, replies to JSON. No I/O, and no opinion on a command.
+"""The HTTP side's shapes: requests to commands, replies to JSON. No I/O, and no judgement of commands.
 
 A command is a list of byte strings. A reply is what a RESP2 connection gives, undecoded: an integer,
 None, bytes, an error, or a list of these.

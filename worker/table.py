@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]+")
-"""What a name, and a subcommand's, consists of. Servers compare names up to a zero byte, and redis-py splits the first
-argument at blanks, so anything else may be read otherwise than it was judged."""
+"""The characters of a command's and a subcommand's name. Servers compare names up to a zero byte, and redis-py splits
+the first argument at blanks, so they may read any other text differently from how it was judged."""
 
 
 class Rule(NamedTuple):
@@ -46,8 +46,8 @@ def table_of(names: Sequence[bytes], reply: Any) -> Table:
     """The table.
 
     Args:
-        names: that were asked for, in this order.
-        reply: to ``COMMAND INFO name name ...``, undecoded.
+        names: the names that were asked for, in this order.
+        reply: the reply to ``COMMAND INFO name name ...``, undecoded.
     """
     if not isinstance(reply, list) or len(reply) != len(names):
         return {}

@@ -81,7 +81,7 @@ def current(settings: Settings) -> str:
 
 
 def ensure(path: Path) -> tuple[str, bool]:
-    """The token in the file, which is made if it is missing, and whether it was. Many processes may call this at once.
+    """The token in the file, and whether the file was missing and made now. Many processes may call this at once.
 
     Raises:
         OSError: it cannot be read or made.
@@ -112,7 +112,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def hold(settings: Settings) -> None:
-    """From a starting master: have the token made, tell where it is, and keep it until :func:`release`.
+    """From a starting master: make the token, report where it is, and keep it until :func:`release`.
 
     Raises:
         OSError: it cannot be read or made.

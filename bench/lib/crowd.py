@@ -1,4 +1,4 @@
-"""Worker processes that load a server: what a pre-fork service does, without the HTTP.
+"""Worker processes that load a server like a pre-fork service, without HTTP.
 
 Each worker is forked from a process without threads, makes its pool after the fork, warms up, and measures when
 all are ready. Load is closed-loop: a thread sends its next command when the last is answered.
@@ -26,7 +26,7 @@ class Role(msgspec.Struct, frozen=True):
     """What one worker does.
 
     Attributes:
-        name: results are added up by it.
+        name: results with the same name are added up.
         threads: how many callers it has.
         pause: seconds that each caller rests between two commands.
     """
@@ -55,8 +55,8 @@ def run(roles: Sequence[Sequence[Role]], make: Callable[[], Action], *, warm: fl
     """Run workers side by side; each plays one or more roles on one ``make()``.
 
     Args:
-        roles: for each worker, what it plays.
-        make: called in the worker; what it returns is called by all its threads.
+        roles: the roles of each worker.
+        make: called in the worker; all its threads call the function that it returns.
         warm: seconds before anything counts.
 
     Raises:

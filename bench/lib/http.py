@@ -1,8 +1,8 @@
 """Closed-loop HTTP load on keep-alive connections: one thread, many connections, little work for each.
 
 gunicorn's gthread worker keeps a connection once it has accepted it. So a connection belongs to a worker,
-and load can be dealt out to workers as wanted: connections are opened until each worker has as many as
-it should have, and those too many are closed again.
+and this module can choose the load of each worker: it opens connections until each worker has as many as
+it should have, and closes those above that.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def connect(
 
 
 class Answers(msgspec.Struct):
-    """What came back on one connection, or on several.
+    """The answers on one connection, or on several.
 
     Attributes:
         latencies: seconds of all requests begun within the measured time.
@@ -99,7 +99,7 @@ def merged(answers: Iterable[Answers]) -> Answers:
 
 
 def load(connections: list[socket.socket], seconds: float) -> list[Answers]:
-    """What all requests begun within so many seconds come to, for each connection.
+    """The results of all requests that began within this many seconds, for each connection.
 
     Raises:
         Failed: an answer was not 200.

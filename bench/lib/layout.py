@@ -31,11 +31,11 @@ def heading(table: Table) -> str:
 
 
 def rows(table: Table, line: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: variants below each other, or, where there are several places, places below
+    """Head and rows of a table. Variants are below each other; if there are several places, places are below
     each other and variants side by side.
 
     Args:
-        line: what begins a second line inside a field.
+        line: the text that begins a second line inside a field.
     """
     measured = {(cell.variant, cell.place): cell.spread for cell in table.cells if cell.values}
     against = f"÷ {table.reference}"

@@ -1,7 +1,7 @@
 """Measuring in turns: every round runs each contestant once, in another order each time.
 
 Machines drift: they heat up, neighbours come and go. Contestants that take turns within a second drift
-together, and a ratio of two of them holds although neither figure does. That is why nothing here
+together, and a ratio of two of them holds although neither figure does. So nothing here
 measures one contestant to the end before the next one begins.
 """
 
@@ -33,8 +33,8 @@ def turns(names: Sequence[T], rounds: int, *, collect: bool = True) -> Iterator[
 
 
 def blocks(contestants: Mapping[str, Callable[[int], None]], rounds: int, *, size: int) -> Iterator[tuple[str, float]]:
-    """(contestant, seconds per call) for short blocks of ``size`` calls: for differences of a few percent,
-    which only short blocks in quick alternation can tell from the machine's own unrest."""
+    """(contestant, seconds per call) for short blocks of ``size`` calls. Only short blocks in quick alternation can
+    tell a difference of a few percent from the machine's noise."""
     clock = time.perf_counter
     for function in contestants.values():
         function(size)

@@ -46,7 +46,7 @@ class Actor:
 
 
 class Troupe:
-    """So many members of one server. Use as a context manager: it ends the processes.
+    """This many members of one server. Use it as a context manager, which ends the processes.
 
     Args:
         socket_path: the supervisor's.
@@ -167,8 +167,8 @@ class Troupe:
     # ---- load ----------------------------------------------------------------------------------------
 
     def saturate(self, seconds: float, outstanding: int, rng: random.Random) -> int:
-        """Demands past the limit, so many at a time; how many were granted. A member that was granted its
-        demand is idle from then on, so that its permits are there for the others."""
+        """Send demands past the limit, this many at a time. Returns how many were granted. A member whose demand was
+        granted is idle from then on, so that the others can have its permits."""
         end = time.perf_counter() + seconds
         idle = [actor for actor in self.actors if not actor.want]
         rng.shuffle(idle)

@@ -1,7 +1,7 @@
-"""One part of the benchmarks runs in a process of its own: ``python -m bench.lib.part KEY FILE``.
+"""One part of the benchmarks runs in its own process: ``python -m bench.lib.part KEY FILE``.
 
-So each starts cold and alike, one that fails or hangs takes nothing with it, and what one has imported or
-patched cannot slow the next one down. Progress goes to standard output, a line for each step; the
+So all parts start equally cold, a part that fails or hangs does not affect the others, and its imports and
+patches cannot slow the next part down. Progress goes to standard output, a line for each step; the
 result goes to the file.
 """
 
@@ -54,7 +54,7 @@ class Progress(Protocol):
 
 
 class Context:
-    """What a part is given.
+    """The surroundings of a part.
 
     Attributes:
         directory: private and with a short path; for servers and the supervisor's socket.

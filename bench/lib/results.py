@@ -1,8 +1,8 @@
-"""What a run of the benchmarks found, as it is written to JSON, and what may be concluded from it.
+"""The results of a run of the benchmarks, as JSON has them, and the conclusions from them.
 
 A *table* holds one quantity, measured for several *variants* (ours, the peers) at one or more *places*
 (numbers of threads, latencies). Every round measured each variant once, so that the n-th values of all
-variants were taken within seconds of each other; a ratio is therefore taken round by round, and its
+variants were taken within seconds of each other. So a ratio is taken round by round, and its
 median and spread are over the rounds. Nothing else in the benchmarks computes a ratio.
 """
 
@@ -19,8 +19,8 @@ SCHEMA = 1
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Median of what the rounds found, and between what the middle eight tenths of them lie (all of them
-    where there are fewer than ten)."""
+    """Median of the rounds' values, and the range of their middle eight tenths (of all of them if there are fewer
+    than ten)."""
 
     median: float
     low: float
@@ -52,7 +52,7 @@ class Table(msgspec.Struct, kw_only=True):
     Attributes:
         better: whether ``lower`` or ``higher`` values are better.
         reference: the variant that ratios are taken against; empty: none.
-        axis: what the places are; empty where there is only one.
+        axis: what the places are; empty if there is only one.
         chart: ``bars``, ``lines`` (places are numbers), or empty for none.
         log: whether the chart's axis of values is logarithmic.
     """

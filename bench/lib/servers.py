@@ -120,7 +120,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def tls(directory: Path, plain: RedisServer) -> Iterator[Tls]:
-    """A TLS port: Debian's Redis where it is installed, else a terminator of our own before ``plain``.
+    """A TLS port: Debian's Redis if it is installed, otherwise our own terminator in front of ``plain``.
 
     The server that comes with the service is built without TLS.
     """

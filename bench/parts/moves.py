@@ -1,17 +1,16 @@
-"""7. Growth and recall: what it costs when a permit is not there already.
+"""7. Growth and recall: the cost of a permit that the process does not have yet.
 
-Three ways to come by a connection, each timed from the call to the connection in hand:
+Three ways to get a connection, each timed from the call to the connection in hand:
 
-- *growth*: past the process's limit, while the host's budget has permits to spare. One message to the
+- *growth*: past the process's limit, while the host's budget has spare permits. One message to the
   supervisor and back, and a connect;
-- *recall*: the budget is taken, and another process holds a connection that it does not use. It has to be asked,
-  close its connection with the server's confirmation, and say so; then a connect;
-- *kill*: the other process is killed while it uses all of the budget. The kernel has to say that it is dead and the
+- *recall*: the budget is taken, and another process holds a connection that it does not use. The supervisor asks it;
+  it closes its connection with the server's confirmation, and reports that; then a connect;
+- *kill*: the other process is killed while it uses all of the budget. The kernel has to report its death, and the
   server that its connections are gone; then a connect.
 
-The peer of all three is what none of them can avoid: a new connection from redis-py's pool, with a client
-name, as ours have. redis-py alone has nothing to compare the last two with: there a permit that another process holds
-never comes.
+The peer of all three is the part that none can avoid: a new connection from redis-py's pool, with a client
+name, as ours have. redis-py alone has no peer for the last two: there another process never gives a permit back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """5. Skew: eight workers share 32 connections, one of them is hot.
 
-The peers: *static division*, which is what one does without a budget for all: each worker has a pool of 32/8,
-redis-py's pool that waits. And the *impossible ideal*: all callers in one process on one pool of 32, which
-no pre-fork service has. Ours draws on the same 32, its supervisor's own connection included.
+The peers: *static division*, the usual way without a common budget: each worker has redis-py's blocking pool
+of 32/8. And the *impossible ideal*: all callers in one process on one pool of 32, which
+no pre-fork service has. Ours shares the same 32, including its supervisor's own connection.
 
 The server's ``maxclients`` is the budget and one observer, so that it would refuse a connection too many.
 """
@@ -26,7 +26,7 @@ SECONDS = 115
 WORKERS, BUDGET = 8, 32
 LATENCIES = (0.001, 0.005, 0.020)
 TELLING = 0.005
-"""The latency that the goals are about: short enough that the processor matters, long enough that connections do."""
+"""The latency of the goals: short enough that the processor matters, long enough that connections matter."""
 STATIC = "static division, 4 each"
 IDEAL = "ideal: one process, one pool"
 HOT = Role("hot", threads=32)

@@ -1,6 +1,6 @@
 """The command ``poolmgr``: look at the budget and change it. A file for each subcommand.
 
-It asks the supervisor and prints; it must never start one, nor decide anything.
+The command asks the supervisor and prints the answer. It must never start a supervisor or decide anything.
 """
 
 from __future__ import annotations

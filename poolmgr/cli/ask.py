@@ -11,7 +11,7 @@ from poolmgr.settings import Settings, unenforced
 
 
 def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: float = 5.0) -> wire.Answer:
-    """Send ``question`` to the supervisor that runs; none is started for it.
+    """Send ``question`` to the running supervisor. This does not start one.
 
     Args:
         timeout: seconds for everything together.
@@ -40,7 +40,8 @@ def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: floa
                 sock.settimeout(max(0.001, deadline - time.monotonic()))
         except TimeoutError:
             raise SupervisorError(
-                f"the supervisor at {settings.socket} has not answered for {timeout:g} s: it is busy or hangs"
+                f"the supervisor at {settings.socket} has not answered for {timeout:g} s: it is busy or hangs; "
+                "try again, or run: systemctl restart poolmgr"
             ) from None
         except OSError as error:
             raise SupervisorError(f"the supervisor at {settings.socket} went away: {error.strerror}") from None

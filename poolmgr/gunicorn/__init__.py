@@ -1,6 +1,6 @@
 """gunicorn in front of pools: ``from poolmgr.gunicorn import install; install(globals())`` in its configuration file.
 
-Importing this room loads nothing; :func:`install` does.
+Importing this package loads nothing; :func:`install` does.
 """
 
 from __future__ import annotations

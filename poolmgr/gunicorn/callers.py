@@ -1,9 +1,9 @@
-"""Callers of the worker service: whether slow ones cost something, and how long they may take in worker classes
+"""Callers of the worker service: whether slow callers cost something, and how long they may take in worker classes
 that are not ours.
 
-:mod:`poolmgr.gunicorn.worker` reads whole requests before a thread gets them. Where another class serves (gevent,
-sync, gunicorn's own gthread) a thread or greenlet reads the body from the socket, and here is its deadline. It is a
-deadline for the body as a whole: a socket's own timeout would begin again with each byte.
+:mod:`poolmgr.gunicorn.worker` reads whole requests before a thread gets them. In another class (gevent,
+sync, gunicorn's own gthread) a thread or greenlet reads the body from the socket, and this module sets its deadline.
+The deadline is for the whole body: a socket's own timeout would begin again with each byte.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ def bound_body(worker: Any, req: Any, seconds: float) -> None:
 def check_prefix(req: Any) -> None:
     """From ``pre_request``: judge the SCRIPT_NAME of a caller that gunicorn trusts (by default one on this host).
 
-    If the path does not begin with it gunicorn calls that a mistake in the configuration, and so a 500. If it is a
-    part of a health check's path the application sees another one, and would run a command in the check's own thread.
+    If the path does not begin with it, gunicorn calls that a mistake in the configuration and answers 500. If it is
+    part of a health check's path, the application sees another path, and would run a command in the check's own thread.
 
     Raises:
-        InvalidHeader: it is one of these; the answer is a 400.
+        InvalidHeader: one of these is the case; the answer is a 400.
     """
     for name, value in req.headers:
         if name == "SCRIPT_NAME" and value and (not req.path.startswith(value) or req.path in HEALTH):

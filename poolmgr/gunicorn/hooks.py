@@ -206,7 +206,7 @@ def _hold_on() -> None:
 
 
 def on_starting(server: Any) -> None:
-    """Check what can be checked, and have the supervisor and, without ``REDIS_URL``, a server run.
+    """Check the configuration, and start the supervisor and, without ``REDIS_URL``, a server.
 
     Raises:
         SystemExit: with one line, if the service cannot start as it is configured; with a status, if interrupted.

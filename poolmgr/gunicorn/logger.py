@@ -1,7 +1,7 @@
 """gunicorn's ``logger_class``: its error log, its access log and the application's, each line once.
 
 Used by :mod:`poolmgr.conf`; in a configuration of your own: ``logger_class =
-"poolmgr.gunicorn.logger.GunicornLogger"``. How lines look is decided in :mod:`poolmgr.logs.structured`.
+"poolmgr.gunicorn.logger.GunicornLogger"``. :mod:`poolmgr.logs.structured` decides how lines look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from poolmgr.settings.table import BY_NAME
 callers_log = logging.getLogger("poolmgr.worker")
 
 LONGEST_AGENT = 2000
-"""Characters of a `User-Agent`; of a longer one, which may be as long as a head, a line only says how long it is."""
+"""Characters of a `User-Agent`. A longer one may be as long as a head; the line then has only its length."""
 
 
 class GunicornLogger(glogging.Logger):  # type: ignore[misc]
@@ -37,10 +37,10 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
     """
 
     def __init__(self, cfg: Any) -> None:
-        """Made once, before gunicorn takes its addresses apart: nothing else of ours knows them that early.
+        """Made once, before gunicorn parses its addresses: no other code of ours sees them that early.
 
         Raises:
-            SystemExit: with one line, if one of them is none.
+            SystemExit: with one line, if one of them is not an address.
         """
         try:
             check_binds(cfg.settings["bind"].get())

@@ -1,8 +1,8 @@
-"""A service has one identity: its workers' user, also where a master that root has started gives them another one.
+"""A service has one identity: its workers' user, even if root started the master and the workers have another user.
 
-gunicorn's ``-u`` and ``-g`` change the user of each worker after the fork; its master stays root. What the master has
-run for the service (the supervisor, the embedded server, the token's file) must be the workers', or there would be two
-of each: so the master does these things as that user, and is root again afterwards.
+gunicorn's ``-u`` and ``-g`` change the user of each worker after the fork; its master stays root. The supervisor, the
+embedded server and the token's file, which the master starts or makes, must belong to the workers, or there would be
+two of each. So the master does these things as that user, and is root again afterwards.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from poolmgr.errors import SettingsError
 
 @contextlib.contextmanager
 def as_workers(cfg: Any) -> Iterator[None]:
-    """Be the workers' user, and of their group, in a master that is root; elsewhere nothing changes. Of this process
-    only the saved user stays root, so that it can go back, and what it runs meanwhile cannot.
+    """Become the workers' user, in their group, in a master that is root; elsewhere nothing changes. Only this
+    process's saved user stays root, so that the master can go back; the programs that it runs meanwhile cannot.
 
     Args:
         cfg: gunicorn's configuration.
 
     Raises:
-        SettingsError: the system does not let it.
+        SettingsError: the system does not allow it.
     """
     uid, gid = cfg.uid, cfg.gid
     if os.getuid() != 0 or os.geteuid() != 0 or not uid:

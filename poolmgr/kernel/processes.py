@@ -68,9 +68,9 @@ def namespaces() -> int:
 
 
 def finds(pid: int, path: str) -> bool | None:
-    """Whether ``path`` leads a process to the same file as us; None: that cannot be seen.
+    """Whether ``path`` leads a process to the same file as us; None: unknown.
 
-    It does not in a mount namespace with another directory there (systemd's ``PrivateTmp=``).
+    It does not if the process has a mount namespace with another directory there (systemd's ``PrivateTmp=``).
     """
     try:
         ours = os.stat(path)
@@ -111,7 +111,7 @@ def program(pid: int) -> str:
 
 def is_over(pid: int) -> bool:
     """Whether every thread of a process has ended, so that it holds no file any more. A debugger may keep such a
-    process for as long as it likes (ptrace(2)), and its pidfd is not readable meanwhile."""
+    process without limit (ptrace(2)), and its pidfd is not readable meanwhile."""
     try:
         states = [stat.read_bytes().rpartition(b")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
     except (OSError, IndexError):  # one has gone just now

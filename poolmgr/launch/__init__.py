@@ -110,7 +110,9 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
     who = peer(sock) if sock is not None else None
     pid = who.pid if who is not None else holder(path + ".lock")
     if pid <= 0 or not hasattr(os, "pidfd_open"):
-        raise SupervisorError(f"the supervisor at {path} does not answer: end it by hand")
+        raise SupervisorError(
+            f"the supervisor at {path} does not answer, and its process is unknown; restart the service that started it"
+        )
     with locked(path + ".launch", monotonic() + STARTING):
         try:
             pidfd = os.pidfd_open(pid)
@@ -123,8 +125,8 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
                 return False
             if pid == 1 or pid == os.getpid() or MODULE not in _command(pid):
                 raise SupervisorError(
-                    f"the supervisor at {path} (process {pid}) does not answer and was not started by us: "
-                    "restart it (systemctl restart poolmgr)"
+                    f"the supervisor at {path} (process {pid}) does not answer and was not started by us; "
+                    "run: systemctl restart poolmgr"
                 )
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if _ends(pidfd, pid, DYING):
@@ -137,7 +139,8 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
             return False
         except PermissionError:
             raise SupervisorError(
-                f"the supervisor at {path} (process {pid}) does not answer and is another user's: end it as that user"
+                f"the supervisor at {path} (process {pid}) does not answer and belongs to another user; "
+                f"run as that user: kill {pid}"
             ) from None
         finally:
             os.close(pidfd)
@@ -262,8 +265,8 @@ def _await(birth: Birth, path: str, deadline: float, *, may_be_killed: bool) -> 
 
 
 def _hangs(path: str, pid: int) -> bool:
-    """Whether this process listens at ``path`` and does not answer. Any sign of life counts, an end of
-    file too."""
+    """Whether this process listens at ``path`` and does not answer. Any sign of life counts as an answer, an
+    end-of-file too."""
     if silence(path + ".lock") < SILENT:
         return False
     try:

@@ -1,2 +1,1 @@
-"""Log lines: how they are written (:mod:`~poolmgr.logs.structured`), what they must not hold, and by whom they are
-written."""
+"""Log lines: how they look (:mod:`~poolmgr.logs.structured`), what they must not hold, and which thread writes them."""

@@ -1,7 +1,7 @@
 """No storm of one event floods the log: the first few are written, the rest are counted.
 
-A filter for the handlers that :mod:`poolmgr.logs.structured` sets up. It concerns our own events only; what an
-application or gunicorn logs, the access log included, is not ours to leave out.
+A filter for the handlers that :mod:`poolmgr.logs.structured` sets up. It drops only our own events, never lines of an
+application or of gunicorn, the access log included.
 """
 
 from __future__ import annotations

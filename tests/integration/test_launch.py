@@ -349,7 +349,7 @@ def test_a_process_that_is_no_supervisor_is_never_killed(values):
     try:
         sock = wait_for(lambda: dial(values.socket, time.monotonic()))
         assert sock is not None
-        with sock, pytest.raises(SupervisorError, match=rf"process {child}.* was not started by us: restart it"):
+        with sock, pytest.raises(SupervisorError, match=rf"process {child}.* was not started by us; run: systemctl"):
             launch.replace_hung(values, sock)
         assert alive(child)
     finally:
