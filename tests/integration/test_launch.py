@@ -210,7 +210,7 @@ launch.connect(settings.load())
 
 def test_a_file_that_is_no_socket_is_refused(values):
     Path(values.socket).touch()
-    with pytest.raises(SupervisorError, match="is no socket: remove it"):
+    with pytest.raises(SupervisorError, match="is not a socket: remove it"):
         launch.connect(values)
 
 

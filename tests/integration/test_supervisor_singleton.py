@@ -45,7 +45,7 @@ def test_something_that_is_no_socket_is_not_removed(short_dir: Path) -> None:
     process = SupervisorProcess(str(path))
     assert process.spawn(process.environ).wait(10) == 1
     assert path.read_text() == "precious"
-    assert "is no socket" in process.log.read_text()
+    assert "is not a socket" in process.log.read_text()
 
 
 def test_a_lock_that_was_taken_away_ends_it_without_a_trace(supervisor: Start, redis_server: Servers) -> None:

@@ -107,7 +107,7 @@ class Singleton:
         try:
             with contextlib.suppress(FileNotFoundError):
                 if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
-                    raise UnfitError(f"{self.path} is no socket: remove it, or set POOLMGR_SOCKET to another path")
+                    raise UnfitError(f"{self.path} is not a socket: remove it, or set POOLMGR_SOCKET to another path")
                 os.unlink(self.path)
             mask = os.umask(0o177)
             try:
