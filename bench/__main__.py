@@ -1,6 +1,6 @@
 """``python -m bench``: measure, show, and write down (``make bench``).
 
-    run [PART ...]     measure (all parts, about eleven minutes), show tables, write JSON, charts and document
+    run [PART ...]     measure (all parts, about a quarter of an hour), show tables, write JSON, charts and document
     report             make charts and document again from the JSON
     guard              takes seconds: only ratios, with generous bounds; exit status 1 if one is exceeded
 

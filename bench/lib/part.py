@@ -44,6 +44,7 @@ PARTS = (
     "moves",
     "scale",
     "crowded",
+    "lag",
 )
 """In the order in which they run: the modules of :mod:`bench.parts`."""
 
