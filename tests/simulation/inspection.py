@@ -281,6 +281,8 @@ class Inspection:
             else:
                 self.world.note(f"{target} proven gone from {self.server.id}")
                 supervisor.ledger.proven(self.server.id, target, now)
+        if gone:
+            supervisor.commit()
         supervisor.wake(0.00001)
 
     def _counted(self, rows: list[Row]) -> None:

@@ -245,13 +245,10 @@ class Supervisor:
             return
         self._turn_at = math.inf
         inbox, self.inbox = self.inbox, []
-        for event in sorted(inbox, key=_exits_last):
-            self._handle(*event)
-        turn = self.ledger.settle(self.world.clock.now)
-        self.world.ledger_changed = True
-        self.world.turns += 1
         try:
-            self._act(turn)
+            for event in sorted(inbox, key=_exits_last):
+                self._handle(*event)
+            turn = self.commit()
         except Killed:
             self.die()
             return
@@ -264,6 +261,14 @@ class Supervisor:
             self.wake(0.0)
         if not self.links and not self.unread:
             self.after(LINGER, self._exit_if_idle)
+
+    def commit(self) -> Turn:
+        """Settle, save, tell: at the end of each turn, and at once when something is proven gone."""
+        turn = self.ledger.settle(self.world.clock.now)
+        self.world.ledger_changed = True
+        self.world.turns += 1
+        self._act(turn)
+        return turn
 
     def _act(self, turn: Turn) -> None:
         """Rule S1's obligation: on disk first, then the rest."""
