@@ -22,7 +22,7 @@ import msgspec
 _TAG = re.compile(r"pm1\.([0-9a-f]{8})\.([0-9a-f]{6})\.(\d+)\.(\d+)\.([0-9a-f]{6})(?:-(\d+)(?:\.([0-9a-f]{16}))?)?")
 
 
-class Tag(msgspec.Struct, frozen=True):
+class Tag(msgspec.Struct, frozen=True, gc=False):
     """A tag taken apart. ``serial`` is 0 if the text does not name a single connection; ``scope`` is empty if it
     has none."""
 

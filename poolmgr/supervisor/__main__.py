@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from poolmgr.supervisor.disk.singleton import Singleton
 
 
+SWITCH = 0.0001
+"""Seconds for which a worker thread may hold the interpreter while the event loop waits for it. Python's default is
+5 ms, and the loop may wait three times for one message: when it wakes, when it has read, and when it has written."""
+
+
 def main(arguments: list[str]) -> int:
     """Run a supervisor; returns the process's exit status."""
     from poolmgr.spawn import extend_path
@@ -40,6 +45,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str) -> int:
     import asyncio
+    import gc
 
     singleton.give_sign()  # on a busy machine this takes seconds, and must not look hung
     from poolmgr import settings as settings_of
@@ -63,6 +69,8 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
     if reason := settings_of.unenforced():
         return _fail(f"{reason}, so a supervisor has nothing to do: set REDIS_CONNECTION_BUDGET to a number or to auto")
     structured.configure(settings)
+    sys.setswitchinterval(SWITCH)
+    gc.freeze()  # the collector looks at what has been loaded no more: that would take it ten milliseconds each time
     _tell_starter("")
 
     async def run() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.summary import summed
 from poolmgr.supervisor.servers.upstream import Upstream
 from poolmgr.supervisor.views.audit import Listed, Seen
 
@@ -14,7 +15,7 @@ TAG = "pm1.0a0a0a0a.0b0b0b.7.8.0c0c0c"
 def listed(*ids: int, run_id: str = "r") -> Listed:
     upstream = Upstream("s")
     upstream.run_id = run_id
-    upstream.rows = [Row(number, "a:1", f"{TAG}-{number}", 1) for number in ids]
+    upstream.shown = summed([Row(number, "a:1", f"{TAG}-{number}", 1) for number in ids])
     return Listed(upstream)
 
 

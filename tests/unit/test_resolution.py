@@ -20,6 +20,7 @@ from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.registry import Registry
+from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.supervisor.servers.upstream import Upstream
 
 KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
@@ -72,7 +73,7 @@ class House:
             return True
 
         async def look(work: Work) -> Findings:
-            return Findings(answered=True, info={"run_id": "x"}, rows=[])
+            return Findings(answered=True, info={"run_id": "x"}, shown=Summary())
 
         async def shut() -> None:
             self.shut += 1

@@ -321,7 +321,8 @@ class Admin:
     def _exactly(self, length: int) -> bytes:
         while len(self._buffer) < length + 2:
             self._fill()
-        data = bytes(self._buffer[:length])
+        with memoryview(self._buffer) as whole:
+            data = bytes(whole[:length])
         del self._buffer[: length + 2]
         return data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from poolmgr import tags
 from poolmgr.budget import ceilings
@@ -12,7 +12,7 @@ from poolmgr.settings import Settings
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.belonging import Belonging
 from poolmgr.supervisor.servers.findings import Findings
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.supervisor.servers.upstream import Neighbour, Upstream
 
 NEIGHBOURS_KEPT = 180.0
@@ -73,11 +73,12 @@ class Allowance:
             )
         elif found.info or "INFO" in found.forbidden:
             upstream.fits = None
-        if found.rows is not None:
-            self._meet(found.rows, now)
+        if found.shown is not None:
+            self._meet(found.shown, now)
             self._unknown = unknown if counted else self._unknown
             if not upstream.nameless or not counted:
-                upstream.others = sum(1 for row in found.rows if not self._ours(row)) + self._bus
+                named = sum(count for tag, count in found.shown.counts.items() if not self._ours(tag))
+                upstream.others = found.shown.strangers + named + self._bus
                 return False
         # Only a list distinguishes connections of our other hosts and supervisors from foreign ones.
         divided = self._settings.hosts > 1 or bool(upstream.neighbours)
@@ -87,14 +88,13 @@ class Allowance:
             return False
         return 2 * (unknown - self._unknown) > ceilings.reserve_of(upstream.maxclients, self._settings.reserve)
 
-    def _meet(self, rows: Iterable[Row], now: float) -> None:
+    def _meet(self, shown: Summary, now: float) -> None:
         """Log each other supervisor of this host that uses the server, loudly, once: neither knows of the other."""
         upstream = self._upstream
         here: dict[str, Neighbour] = {}
-        for row in rows:
-            tag = row.tag
-            if tag is not None and self._belonging.neighbour(tag):
-                here.setdefault(tag.scope or tag.place, Neighbour(0, tag.pid, now)).count += 1
+        for tag, count in shown.counts.items():
+            if self._belonging.neighbour(tag):
+                here.setdefault(tag.scope or tag.place, Neighbour(0, tag.pid, now)).count += count
         for scope, found in here.items():
             if scope not in upstream.neighbours:
                 log.warning(
@@ -104,9 +104,9 @@ class Allowance:
         before = {scope: known for scope, known in upstream.neighbours.items() if now < known.seen + NEIGHBOURS_KEPT}
         upstream.neighbours = {**{s: Neighbour(0, known.pid, known.seen) for s, known in before.items()}, **here}
 
-    def _ours(self, row: Row) -> bool:
+    def _ours(self, tag: tags.Tag) -> bool:
         """Whether a connection is ours. With other hosts in the division, theirs are not foreign."""
-        return row.tag is not None and (self._settings.hosts > 1 or self._charged(row.tag))
+        return self._settings.hosts > 1 or self._charged(tag)
 
     def _charged(self, tag: tags.Tag) -> bool:
         """Whether it is in the ledger. While no limit is raised, some may belong to members that still have to

@@ -8,7 +8,8 @@ charged while a list shows them: those of living processes until they have regis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+
+import msgspec
 
 from poolmgr import tags
 from poolmgr.budget import recovery
@@ -19,20 +20,19 @@ from poolmgr.kernel.processes import lives
 from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.summary import Summary
 
 
-def take(rows: Iterable[Row], server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:
+def take(shown: Summary, server: str, ledger: Ledger, watch: Watch, belonging: Belonging, now: float) -> set[str]:
     """Charge connections that no registered member accounts for.
 
     Returns:
         Tags of living processes that have not registered.
     """
     counts: Counter[tags.Tag] = Counter()
-    for row in rows:
-        tag = row.tag
-        if tag is not None and (belonging.known(tag) or belonging.possible(tag)):
-            counts[tags.Tag(tag.place, tag.boot, tag.pid, tag.start, tag.salt)] += 1
+    for scoped, count in shown.counts.items():
+        if belonging.known(scoped) or belonging.possible(scoped):
+            counts[msgspec.structs.replace(scoped, scope="")] += count
     known = ledger.servers[server]
     unheard: set[str] = set()
     for tag, count in counts.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Findings(msgspec.Struct):
         deserted: none of the endpoints has a listener.
         info: fields of ``INFO``.
         maxclients: None if the server does not give it.
-        rows: the list; None if it was not asked for or not given.
+        shown: the list's summary; None if it was not asked for or not given.
         forbidden: what the server allows by none of the ways, by command, with its words.
         busy: the server's words for "not just now"; then nothing more was asked.
         gone: targets that are proven gone.
@@ -92,7 +92,7 @@ class Findings(msgspec.Struct):
     deserted: bool = False
     info: dict[str, str] = msgspec.field(default_factory=dict)
     maxclients: int | None = None
-    rows: list[Row] | None = None
+    shown: Summary | None = None
     forbidden: dict[str, str] = msgspec.field(default_factory=dict)
     busy: str = ""
     gone: frozenset[str] = frozenset()

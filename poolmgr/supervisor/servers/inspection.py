@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from poolmgr.supervisor.servers.admin import Admin, AdminError, Place, ReplyError
 from poolmgr.supervisor.servers.findings import Findings, Tried, Work
 from poolmgr.supervisor.servers.proof import Row, UnreadableError, Verdict, judge, merged, parse
+from poolmgr.supervisor.servers.summary import summed
 from poolmgr.wire import Endpoint
 
 PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
@@ -40,6 +41,8 @@ class Inspector:
         self._serial = iter(serial)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
+        self._rows: list[Row] | None = None
+        """The newest list of this go. It stays in this thread; its summary goes to the event loop."""
         self.kept: Admin | None = None
         self.unclosed: deque[str] = deque()
         """Names of own connections whose end is not proven, until the session takes them: each still needs its permit,
@@ -54,10 +57,19 @@ class Inspector:
     def inspect(self, work: Work) -> Findings:
         """Do the work; errors are in the findings. The caller holds a permit for one connection."""
         found = Findings()
+        try:
+            self._inspect(work, found)
+            if self._rows is not None:
+                found.shown = summed(self._rows)
+        finally:
+            self._rows = None
+        return found
+
+    def _inspect(self, work: Work, found: Findings) -> None:
         stalled = self.stalled
         if stalled and self.kept is not None and not self.kept.answers():
             found.error = "unreachable", "no answer in time"
-            return found
+            return
         try:
             if stalled or work.fresh or self.kept is None:
                 self._afresh(work, found)
@@ -68,7 +80,6 @@ class Inspector:
             found.deserted = error.deserted
             if not self.stalled:
                 self.drop()
-        return found
 
     @property
     def stalled(self) -> bool:
@@ -176,7 +187,7 @@ class Inspector:
         if targets or (work.listing and work.fresh):
             self._prove(work, found, targets)
         elif work.listing:
-            found.rows = self._list(found)
+            self._rows = self._list(found)
         found.answered = True
 
     def _who(self, key: str, found: Findings) -> None:
@@ -276,7 +287,7 @@ class Inspector:
                 rows = self._list_again(found, rows, verdict, work.paid)
             if rows is None:
                 return
-            found.rows = rows
+            self._rows = rows
             here = self._address(rows)
             # By a way that shows no list, our address may differ.
             host = None if found.shut_out else here

@@ -78,7 +78,7 @@ class Reconciler:
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
                 self._schedule.looked(now)
-            if found.rows is not None or "CLIENT LIST" in found.forbidden:
+            if found.shown is not None or "CLIENT LIST" in found.forbidden:
                 self._schedule.listed(now)
             if found.error is not None:
                 self._schedule.retry_at = now + self.outages.pause()
@@ -121,15 +121,17 @@ class Reconciler:
         for what, words in found.forbidden.items():
             if what not in upstream.forbidden:
                 log.warning("server.forbids", extra={"server": upstream.id, "command": what, "error": words})
-        if (found.info or found.rows is not None or found.forbidden) and not found.busy:
+        if (found.info or found.shown is not None or found.forbidden) and not found.busy:
             asked = questions(work) - (set() if found.killed else {"CLIENT KILL"})
             upstream.forbidden = {what: words for what, words in upstream.forbidden.items() if what not in asked}
             upstream.forbidden.update(found.forbidden)
-        if found.rows is not None:
-            upstream.rows, upstream.rows_at = found.rows, now
-            upstream.listed.update(row.tag.process for row in found.rows if row.tag is not None)
+        if found.shown is not None:
+            upstream.shown, upstream.shown_at = found.shown, now
+            upstream.listed.update(found.shown.numbers)
         nameless = self._reclaimer.nameless(work.targets)
         self._reclaimer.free(found.gone - nameless, now)
+        if found.gone - nameless:
+            self._context.committer.run()  # members have what is free before anything else is done
         if work.targets:
             shut_out = found.error is not None and found.error[0] == "auth"
             self._waits.looked(
@@ -142,7 +144,7 @@ class Reconciler:
             left = self._reclaimer.targets()
             again = BUSY if found.busy else AGAIN if left - self._reclaimer.strange() else STRANGE
             self._schedule.prove_at = now + again if left & work.targets else 0.0
-        if found.info or found.rows is not None or "INFO" in found.forbidden:
+        if found.info or found.shown is not None or "INFO" in found.forbidden:
             rejected = found.info.get("rejected_connections", "")
             rose = rejected.isdecimal() and upstream.rejected is not None and int(rejected) > upstream.rejected
             if rejected.isdecimal():

@@ -31,6 +31,7 @@ from poolmgr.supervisor.servers.reconcile import Reconciler
 from poolmgr.supervisor.servers.sameness import Meetings
 from poolmgr.supervisor.servers.schedule import BUSY, Schedule
 from poolmgr.supervisor.servers.session import AdminSession
+from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.supervisor.servers.upstream import Upstream
 
 UNHEARD = 2.0
@@ -444,10 +445,10 @@ class Resolution:
 
     def _count(self, found: Findings, now: float) -> set[str]:
         """Charge connections that bear our tags. Returns their living holders that have not registered."""
-        if found.rows is not None:
+        if found.shown is not None:
             self._context.scope.searched(self._ledger.servers[self._upstream.id].aliases)
         return census.take(
-            found.rows or (),
+            found.shown or Summary(),
             self._upstream.id,
             self._ledger,
             self._context.watch,
@@ -476,7 +477,7 @@ class Resolution:
             return False
         if "CLIENT LIST" in found.forbidden or self._upstream.hidden:
             return True
-        if found.rows is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
+        if found.shown is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
             return False
         return not found.suspects or waited > self._schedule.handshake + 1  # ages are whole seconds
 

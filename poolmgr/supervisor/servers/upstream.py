@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from poolmgr.budget.ceilings import Derivation, Governor
-from poolmgr.supervisor.servers.proof import Row
 from poolmgr.supervisor.servers.sameness import Sameness
+from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.supervisor.servers.ways import Ways
 from poolmgr.wire import Endpoint
 
@@ -68,6 +68,7 @@ class Upstream:
         neighbours: other supervisors of this host that use the server, by the scope or place in their names.
         unproven: permits freed after a bounded wait instead of a proof.
         outages: how often the server has stopped answering.
+        shown: what the last list came to; shown_at: when it came.
     """
 
     def __init__(self, server: str) -> None:
@@ -102,8 +103,8 @@ class Upstream:
         self.asked_at = self.fresh_at = -1e9
         self.sameness = Sameness()
         self.changed_at = -1e9
-        self.rows: list[Row] = []
-        self.rows_at = -1e9
+        self.shown = Summary()
+        self.shown_at = -1e9
 
     @property
     def among(self) -> bool:

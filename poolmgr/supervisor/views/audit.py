@@ -63,14 +63,10 @@ class Listed:
     """A server's list, and the highest numbers read of its processes since."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self.at = upstream.rows_at
+        self.at = upstream.shown_at
         self.run_id = upstream.run_id
         self.nameless = frozenset(upstream.nameless)
-        self.ids: dict[str, set[int]] = {}
-        for row in upstream.rows:
-            tag = row.tag
-            if tag is not None:
-                self.ids.setdefault(tag.process, set()).add(row.id)
+        self.ids = upstream.shown.numbers
         self.read: dict[str, Seen] = {}
 
     def note(self, tag: str, seen: Seen) -> None:
@@ -165,7 +161,7 @@ class Audit:
     def _compare(self, upstream: Upstream, turn: set[str], counts: dict[tuple[int, tcp.Address], int]) -> list[Seen]:
         judged: list[Seen] = []
         before = self._lists.get(upstream.id)
-        new = before is None or before.at != upstream.rows_at
+        new = before is None or before.at != upstream.shown_at
         if new:
             now = self._lists[upstream.id] = Listed(upstream)
             judged += before.and_then(now) if before is not None else []
