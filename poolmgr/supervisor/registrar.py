@@ -32,7 +32,7 @@ UNLINKED = 50
 
 TOO_MANY = "too many servers are known here: does a program make up an address for each connection?"
 
-STRANGERS = "connections under names like ours of which nobody has registered"
+STRANGERS = "unregistered connections with names like ours"
 
 PICTURE_EVERY = 1.0
 PICTURE_OF = 5

@@ -124,7 +124,7 @@ def test_a_port_in_use_is_told_in_one_line(make):
 def test_a_name_that_is_almost_one_of_ours_is_told_once(make):
     service = make(environ={"REDIS_CONNECTION_BUDGT": "3", "REDIS_POOL_SIZE": "9"}).start()
     told = [(event["variable"], event["remedy"]) for event in service.events("setting.unknown")]
-    assert told == [("REDIS_CONNECTION_BUDGT", "is REDIS_CONNECTION_BUDGET meant?")]
+    assert told == [("REDIS_CONNECTION_BUDGT", "did you mean REDIS_CONNECTION_BUDGET?")]
 
 
 def test_a_taken_address_of_the_metrics_comes_with_its_remedy(make):
