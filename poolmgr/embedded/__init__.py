@@ -71,7 +71,7 @@ def ensure(settings: Settings) -> str:
     path = socket_path(settings)
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise SettingsError(
-            f"POOLMGR_SOCKET is {settings.socket!r}: with {EMBEDDED_SUFFIX!r} it is longer than "
+            f"POOLMGR_SOCKET={settings.socket!r} is too long: with {EMBEDDED_SUFFIX!r} it is longer than "
             f"{SOCKET_PATH_MAX} bytes; set a shorter one, or set REDIS_URL"
         )
     fd = _lifelines.get(path)

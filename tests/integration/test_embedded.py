@@ -193,7 +193,7 @@ def test_what_a_killed_server_left_is_no_obstacle(isolated: Path):
 def test_a_path_that_is_too_long_is_told_in_one_line(monkeypatch, short_dir: Path):
     monkeypatch.setenv("REDIS_URL", "redis://x")
     monkeypatch.setenv("POOLMGR_SOCKET", str(short_dir) + "/" + "x" * (105 - len(str(short_dir))))
-    with pytest.raises(SettingsError, match=r"POOLMGR_SOCKET is .*longer than 107 bytes; set a shorter one"):
+    with pytest.raises(SettingsError, match=r"POOLMGR_SOCKET=.* too long: .*longer than 107 bytes; set a shorter one"):
         embedded.ensure(settings.load())
 
 
