@@ -7,6 +7,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -28,6 +29,20 @@ from poolmgr.supervisor.servers.proof import FOREIGN, Row, parse
 from poolmgr.supervisor.servers.registry import Registry
 from poolmgr.supervisor.servers.summary import summed
 from poolmgr.supervisor.views.audit import Listed
+from tests.helpers import python
+
+SERVES = """
+import gc, sys
+from poolmgr.supervisor import __main__ as starts, supervisor
+
+class Supervisor:
+    def __init__(self, *_, **__): ...
+    async def run(self): print(sys.getswitchinterval() <= 0.0001, gc.get_freeze_count() > 10_000)
+
+supervisor.Supervisor = Supervisor
+starts.main([])
+"""
+"""A supervisor that has begun to serve says what it has set."""
 
 SERVER = "tcp://cache:6379"
 PLACE, BOOT = "0a0a0a0a", "0b0b0b"
@@ -234,3 +249,9 @@ def test_a_summary_says_what_the_rows_say() -> None:
 def test_a_long_list_is_taken_apart_in_pieces(rows: int, end: bytes) -> None:
     """Whatever ends where: none is lost, and none is cut."""
     assert [row.id for row in parse(reply(rows) + end)] == list(range(1, rows + 1))
+
+
+def test_no_thread_and_no_collector_holds_the_loop_up_for_milliseconds(tmp_path: Path) -> None:
+    """What the supervisor's process has set when it begins to serve."""
+    told = python(SERVES, environ={"POOLMGR_SOCKET": str(tmp_path / "s")})
+    assert told.stdout.split() == ["True", "True"]
