@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ def test_it_ends_with_a_test_run_that_is_killed() -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
+        wait_for(lambda: Path(f"/proc/{pid}/comm").read_text().strip() == "sleep", what="setpriv has become it")
         assert alive(pid)
         starter.kill()
         wait_for(lambda: not alive(pid), what=f"{machine.TIED} ends it")
