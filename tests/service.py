@@ -241,9 +241,15 @@ class Service:
         before = set(children_of(first))
         # Workers added by TTIN are the first master's only.
         count = min(len(self.workers(first)), int(self.environ.get("WEB_CONCURRENCY", 1)))
-        kill(first, signal.SIGUSR2)
+        asked = 0.0
 
         def second() -> int:
+            nonlocal asked
+            if (
+                time.monotonic() > asked + 2
+            ):  # gunicorn ignores it until it has noticed that its own first master is gone
+                asked = time.monotonic()
+                kill(first, signal.SIGUSR2)
             for pid in children_of(first):
                 with contextlib.suppress(OSError):
                     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
