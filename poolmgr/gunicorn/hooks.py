@@ -79,7 +79,7 @@ Only a master has one; children close their copy right after the fork, exec clos
 
 
 def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
-    """Have a live link; keep one that is open. Where no budget is enforced there is no supervisor.
+    """Keep an open link, or open one. Where no budget is enforced there is no supervisor.
 
     Raises:
         SupervisorError: there is no supervisor, or it does not speak our protocol.

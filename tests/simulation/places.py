@@ -472,7 +472,7 @@ class Clerk:
         self.ledger.dissolve(upstream.id, twin.id)
         self.wake(0.0001)
 
-    # ---- committer -----------------------------------------------------------------------------------
+    # ---- turns -----------------------------------------------------------------------------------
 
     def wake(self, seconds: float) -> None:
         when = self.world.clock.now + seconds

@@ -1,4 +1,4 @@
-"""A server that committer out to be a known one by another name, and what may come while that is being settled."""
+"""A server that turns out to be a known one by another name, and what may come while that is being settled."""
 
 from __future__ import annotations
 
