@@ -192,11 +192,8 @@ class RedisInterface(_Pool):
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Close the idle connections to a node that is being moved."""
         for connection in tuple(self._idle):
-            if self._should_update_connection(connection, "connected_address", moving_address_src):
-                try:
-                    self._idle.remove(connection)
-                except ValueError:  # a caller has just taken it
-                    continue
+            moves = self._should_update_connection(connection, "connected_address", moving_address_src)
+            if moves and housekeeping.take_out(self, connection):
                 self._dispose(connection, "marked")
 
     def reset(self) -> None:

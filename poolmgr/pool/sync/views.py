@@ -14,6 +14,7 @@ from typing import Any, Protocol, SupportsIndex
 
 from poolmgr.native import monotonic
 from poolmgr.pool.host import Host
+from poolmgr.pool.housekeeping import take_out
 
 
 class Pool(Host, Protocol):
@@ -39,9 +40,7 @@ def strangers(pool: Pool) -> Strangers:
 
 def _take_out(pool: Pool, connection: Any) -> bool:
     """Take an idle connection, as if it were lent; whether it still was idle."""
-    try:
-        pool._idle.remove(connection)
-    except ValueError:
+    if not take_out(pool, connection):
         return False
     pool._low = min(pool._low, len(pool._idle))
     connection._loan.append(monotonic())
