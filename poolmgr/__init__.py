@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ReplyTooLargeError as ReplyTooLargeError,
         ServerDownError as ServerDownError,
     )
-    from poolmgr.pool.default import get_client as get_client, get_pool as get_pool
     from poolmgr.pool.stats import Hooks as Hooks, Stats as Stats
+    from poolmgr.pool.sync.default import get_client as get_client, get_pool as get_pool
     from poolmgr.pool.sync.pool import ConnectionPool as ConnectionPool
     from poolmgr.pool.sync.sentinel import SentinelConnectionPool as SentinelConnectionPool
 
@@ -44,8 +44,8 @@ _HOMES = {
     "SettingsError": "poolmgr.errors",
     "Stats": "poolmgr.pool.stats",
     "SupervisorError": "poolmgr.errors",
-    "get_client": "poolmgr.pool.default",
-    "get_pool": "poolmgr.pool.default",
+    "get_client": "poolmgr.pool.sync.default",
+    "get_pool": "poolmgr.pool.sync.default",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 (the table above is the list)

@@ -26,7 +26,7 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.gunicorn import interrupts
 from poolmgr.member.member import get_member, set_title
-from poolmgr.pool.default import get_client
+from poolmgr.pool.sync.default import get_client
 from poolmgr.settings.parsers import SOCKET_PATH_MAX, conceal, mask_url
 
 DEFAULT = "127.0.0.1", 8000

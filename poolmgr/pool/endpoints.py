@@ -7,12 +7,35 @@ import ipaddress
 import os
 from typing import Any
 
-from redis.connection import SSLConnection, UnixDomainSocketConnection
+import msgspec
 
 from poolmgr import certificates
-from poolmgr.pool.entry import PoolEntry
-from poolmgr.pool.sync.overrides import dials_its_own_way
 from poolmgr.wire import Endpoint
+
+SOCKETLESS = frozenset({"fakeredis"})
+"""Packages whose connections derive from redis-py's and open no socket."""
+
+
+class Way(msgspec.Struct, frozen=True):
+    """How connections of one class get to their server. Only a pool's flavour can say it: its classes are others than
+    another flavour's."""
+
+    tcp: bool
+    tls: bool
+    unix: bool
+    own: bool
+    """Foreign code stands between a connect and the socket: a tunnel, perhaps."""
+
+
+def opens_no_socket(connection_class: object) -> bool:
+    """Whether connections of this class live in the process's memory.
+
+    A class says so by an attribute ``opens_no_socket = True``.
+    """
+    if getattr(connection_class, "opens_no_socket", False) is True:
+        return True
+    modules = (kind.__module__.partition(".")[0] for kind in getattr(connection_class, "__mro__", ()))
+    return not SOCKETLESS.isdisjoint(modules)
 
 
 def absolute(path: Any) -> str:
@@ -47,30 +70,22 @@ def is_name(host: str | None) -> bool:
 
 
 def endpoint_of(
-    connection_class: type,
-    arguments: dict[str, Any],
-    host: str | None,
-    port: int | None,
-    address: str = "",
-    *,
-    among: bool = False,
-    own: bool = False,
+    way: Way, arguments: dict[str, Any], host: str | None, port: int | None, address: str = "", *, among: bool = False
 ) -> Endpoint:
     """How the supervisor reaches the server that connections with these arguments reach.
 
     Args:
         address: where the host's name leads; empty: the host is an address, or stays a name.
         among: the name leads to other addresses as well.
-        own: the connections get there in a way of their own.
     """
     username, password = arguments.get("username"), arguments.get("password")
     provider = arguments.get("credential_provider")
     if provider is not None:
         credentials = tuple(provider.get_credentials())
         username, password = credentials if len(credentials) == 2 else (None, *credentials)
-    path = arguments.get("path") if issubclass(connection_class, UnixDomainSocketConnection) else None
+    path = arguments.get("path") if way.unix else None
     tls: dict[str, str | bool | int] | None = None
-    if issubclass(connection_class, SSLConnection):
+    if way.tls:
         tls = {k: v for k, v in arguments.items() if k.startswith("ssl_") and isinstance(v, (str, bool, int))}
         tls.update({k: absolute(arguments[k]) for k in certificates.FILES if arguments.get(k)})
     return Endpoint(
@@ -78,20 +93,13 @@ def endpoint_of(
         host="" if path else (host or "localhost"),
         address="" if path else address,
         among=among,
-        own=own,
+        own=way.own,
         port=0 if path else int(port or 6379),
         path=absolute(path) if path else "",
         username=username,
         password=password,
         tls=tls,
     )
-
-
-def has_own_way(connection_class: type) -> bool:
-    """Whether connections of this class, pooled or not, get to a server in a way of their own: by a tunnel, perhaps."""
-    if issubclass(connection_class, PoolEntry):
-        return bool(getattr(connection_class, "_own_way", False))
-    return hasattr(connection_class, "_connect") and dials_its_own_way(connection_class)
 
 
 _TLS = {

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from redis.connection import Connection as RedisConnection, SSLConnection, UnixDomainSocketConnection
+import msgspec
 from redis.exceptions import AuthenticationError
 
 from poolmgr import certificates, settings, threads
@@ -25,9 +25,8 @@ from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic, time as now
 from poolmgr.pool.core import PoolCore
-from poolmgr.pool.endpoints import arguments_of, endpoint_of, has_own_way, is_name, key_of
+from poolmgr.pool.endpoints import Way, arguments_of, endpoint_of, is_name, key_of, opens_no_socket
 from poolmgr.pool.names import Found, Name, addresses_of
-from poolmgr.pool.sync.overrides import dials_its_own_way, opens_no_socket
 from poolmgr.wire import Endpoint
 
 ending = sys.is_finalizing
@@ -84,10 +83,15 @@ LATER = _Later()
 
 
 class PermitSource:
-    """A pool, as its connections know it."""
+    """A pool, as its connections know it.
 
-    def __init__(self, pool: Pool, member: Member | None) -> None:
+    Args:
+        way_of: how connections of a class get to their server, as the pool's flavour knows it.
+    """
+
+    def __init__(self, pool: Pool, member: Member | None, way_of: Callable[[type], Way]) -> None:
         self._pool = weakref.ref(pool)
+        self._way_of = way_of
         self._member = member
         self._all: dict[str, Permits] = {}
         self._own: Permits | None = None
@@ -133,7 +137,8 @@ class PermitSource:
         kind, arguments = pool.connection_class, pool.connection_kwargs
         host, port = arguments.get("host") or "localhost", arguments.get("port")
         address = ""
-        if issubclass(kind, RedisConnection) and is_name(host) and not dials_its_own_way(kind):
+        way = self._way_of(kind)
+        if way.tcp and not way.own and is_name(host):
             if self._name is None or self._name.host != host:
                 self._name = Name(host)
             address = self._name.chosen
@@ -308,8 +313,7 @@ class PermitSource:
             if self._own is not None and not self._is_over(self._own):
                 return self._own
             # A destructor that uses the pool may run after the garbage collector has cut all weak references to it.
-            kind = type(connection)
-            endpoint = endpoint_of(kind, arguments_of(connection), host, port, address, own=has_own_way(kind))
+            endpoint = endpoint_of(self._way_of(type(connection)), arguments_of(connection), host, port, address)
             return _process_member().permits(endpoint)
         key = key_of(address or host, port, path or self._path(pool))
         permits = self._all.get(key)
@@ -321,8 +325,8 @@ class PermitSource:
                     kind, arguments = pool.connection_class, pool.connection_kwargs
                     if not isinstance(kind, type):  # a function that makes connections may have its own arguments
                         kind, arguments = type(connection), arguments_of(connection)
-                    among, own = self._is_among(host, address), has_own_way(kind)
-                    endpoint = endpoint_of(kind, arguments, host, port, address, among=among, own=own)
+                    among = self._is_among(host, address)
+                    endpoint = endpoint_of(self._way_of(kind), arguments, host, port, address, among=among)
                     self._all[key] = permits = member.attach(endpoint, pool)
         return permits
 
@@ -342,9 +346,8 @@ class PermitSource:
             if made is None:
                 return
             kind, arguments = type(made), arguments_of(made)
-        endpoint = endpoint_of(
-            kind, arguments, known.host or None, known.port or None, known.address, among=known.among, own=known.own
-        )
+        way = msgspec.structs.replace(self._way_of(kind), own=known.own)
+        endpoint = endpoint_of(way, arguments, known.host or None, known.port or None, known.address, among=known.among)
         if endpoint != known and endpoint.key == key:
             permits.renew(endpoint)
 
@@ -361,11 +364,9 @@ class PermitSource:
         """Whether their membership has ended, and the process can join again."""
         return permits.over and self._member is None
 
-    @staticmethod
-    def _path(pool: Pool) -> str | None:
+    def _path(self, pool: Pool) -> str | None:
         kind = pool.connection_class
-        unix = isinstance(kind, type) and issubclass(kind, UnixDomainSocketConnection)
-        return pool.connection_kwargs.get("path") if unix else None
+        return pool.connection_kwargs.get("path") if isinstance(kind, type) and self._way_of(kind).unix else None
 
     # ---- names -----------------------------------------------------------------------------------
 
@@ -392,7 +393,7 @@ class PermitSource:
     def _secured(self) -> bool:
         pool = self._pool()
         kind = None if pool is None else pool.connection_class
-        return isinstance(kind, type) and issubclass(kind, SSLConnection)
+        return isinstance(kind, type) and self._way_of(kind).tls
 
     def reached(self, connection: Any) -> None:
         """A connection was opened. It may have led to another address than the pool's next one."""

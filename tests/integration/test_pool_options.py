@@ -36,7 +36,7 @@ def test_an_option_with_a_wrong_value(option: str):
 
 
 def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    from poolmgr.pool import default
+    from poolmgr.pool.sync import default
 
     values = {
         "REDIS_URL": f"redis://127.0.0.1:{server.port}/0?order=fifo", "REDIS_POOL_MAX_CONNECTIONS": "7",

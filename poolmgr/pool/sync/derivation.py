@@ -21,6 +21,7 @@ from redis.connection import (
 from redis.driver_info import DriverInfo
 
 from poolmgr.lazy import load
+from poolmgr.pool.endpoints import opens_no_socket
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync.adapters import Bare, Cached
 from poolmgr.pool.sync.connection import Pooled
@@ -30,7 +31,6 @@ from poolmgr.pool.sync.overrides import (
     changed,
     connects_its_own_way,
     dials_its_own_way,
-    opens_no_socket,
     reads_as_sentinel,
 )
 from poolmgr.pool.sync.replies import Accounted, Counted

@@ -20,6 +20,9 @@ from typing import Any
 import redis.connection
 import redis.sentinel
 
+from poolmgr.pool.endpoints import Way
+from poolmgr.pool.entry import PoolEntry
+
 REPLACED = (
     "send_command", "send_packed_command", "read_response", "pack_command", "pack_commands", "check_health",
     "on_connect_check_health", "activate_maint_notifications_handling_if_enabled", "_enable_maintenance_notifications",
@@ -28,9 +31,6 @@ REPLACED = (
 
 ASKED = ("connect", "connect_check_health", "can_read")
 """Methods that redis-py calls for every checkout."""
-
-SOCKETLESS = frozenset({"fakeredis"})
-"""Packages whose connections derive from redis-py's and open no socket."""
 
 
 def _codes(owner: type, names: tuple[str, ...], module: ModuleType) -> dict[str, Any]:
@@ -95,12 +95,15 @@ def dials_its_own_way(connection_class: type) -> bool:
     return not any(_is(connection_class._connect, code) for code in _DIAL.values() if code)  # type: ignore[attr-defined]
 
 
-def opens_no_socket(connection_class: object) -> bool:
-    """Whether connections of this class live in the process's memory.
-
-    A class says so by an attribute ``opens_no_socket = True``.
-    """
-    if getattr(connection_class, "opens_no_socket", False) is True:
-        return True
-    modules = (kind.__module__.partition(".")[0] for kind in getattr(connection_class, "__mro__", ()))
-    return not SOCKETLESS.isdisjoint(modules)
+def way_of(connection_class: type) -> Way:
+    """How connections of a class, pooled or not, get to their server."""
+    if issubclass(connection_class, PoolEntry):
+        own = bool(getattr(connection_class, "_own_way", False))
+    else:
+        own = hasattr(connection_class, "_connect") and dials_its_own_way(connection_class)
+    return Way(
+        tcp=issubclass(connection_class, redis.connection.Connection),
+        tls=issubclass(connection_class, redis.connection.SSLConnection),
+        unix=issubclass(connection_class, redis.connection.UnixDomainSocketConnection),
+        own=own,
+    )

@@ -39,13 +39,14 @@ from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
 from poolmgr.pool import fork, housekeeping, options, request_wait
 from poolmgr.pool.core import LEFT, Open, PoolCore, Ticket, Wake
+from poolmgr.pool.endpoints import opens_no_socket
 from poolmgr.pool.host import UNBOUNDED, UNSHARED
 from poolmgr.pool.permit_source import Member, PermitSource
 from poolmgr.pool.refusal import refused
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync import connector, metering, waiting
 from poolmgr.pool.sync.lease import Lease
-from poolmgr.pool.sync.overrides import opens_no_socket
+from poolmgr.pool.sync.overrides import way_of
 from poolmgr.pool.sync.redis_interface import RedisInterface
 from poolmgr.wire import Counters
 
@@ -128,7 +129,7 @@ class ConnectionPool(RedisInterface):
         self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
         self._owner: dict[int, float] = {}
         self._dirty = False
-        self._origin = PermitSource(self, member)
+        self._origin = PermitSource(self, member, way_of)
         housekeeping.restart_counting(self)
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
         self.name = name or f"pool-{secrets.token_hex(3)}"
