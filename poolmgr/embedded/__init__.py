@@ -27,8 +27,9 @@ from urllib.parse import quote
 from poolmgr.errors import PoolmgrError, SettingsError
 from poolmgr.launch.ownership import objection
 from poolmgr.native import monotonic
-from poolmgr.settings import EMBEDDED_SUFFIX, Settings, how_to_make
+from poolmgr.settings import Settings
 from poolmgr.settings.parsers import SOCKET_PATH_MAX
+from poolmgr.settings.paths import EMBEDDED_SUFFIX, how_to_make
 from poolmgr.spawn import interpreter
 
 MAXCLIENTS = 1024

@@ -19,8 +19,7 @@ from poolmgr.kernel import lockfile
 from poolmgr.kernel.lockfile import STEP, STOPPED, silence
 from poolmgr.kernel.peer import peer
 from poolmgr.native import monotonic
-from poolmgr.settings import how_to_make, private_directory
-from poolmgr.settings.table import default_directory
+from poolmgr.settings.paths import default_directory, how_to_make, private_directory
 
 SILENT = 2.0
 """Seconds without a sign of life after which a supervisor counts as silent; it gives two signs a second."""

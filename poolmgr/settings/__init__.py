@@ -1,8 +1,8 @@
 """The settings of a process, from its environment.
 
-The table of all variables is :data:`poolmgr.settings.table.VARIABLES`; this module turns an environment
-into a :class:`Settings` and says where files lie. It must never connect, start or log anything. Of
-packages from outside it loads only msgspec, because every worker imports it.
+Every variable is declared in :class:`poolmgr.settings.table.Settings`; this module turns an environment into such a
+value. It must never connect, start or log anything. Of packages from outside it loads only msgspec, because every
+worker imports it.
 
 A variable that is set to an empty text counts as not set, so that a line ``NAME=`` in an environment
 file means the default.
@@ -11,20 +11,15 @@ file means the default.
 from __future__ import annotations
 
 import os
-import stat
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
 
 import msgspec
 
 from poolmgr.errors import SettingsError
 from poolmgr.settings.parsers import OFF, SOCKET_PATH_MAX
-from poolmgr.settings.table import BY_NAME, VARIABLES, default_directory
-
-EMBEDDED_SUFFIX = ".redis"
-"""Suffix of the supervisor's socket path that names the embedded server's socket."""
+from poolmgr.settings.paths import EMBEDDED_SUFFIX
+from poolmgr.settings.table import BY_NAME, VARIABLES, Settings as Settings
 
 INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_STARTUP_PATH"})
 """Names that only our own processes hand to each other; see :mod:`poolmgr.spawn`."""
@@ -32,112 +27,6 @@ INTERNAL = frozenset({"POOLMGR_STARTUP_FD", "POOLMGR_STARTUP_OUTPUT", "POOLMGR_S
 
 ALMOST = 0.9
 """How similar a name must be to a name of ours: REDIS_POOL_TIMOUT has 0.97, REDIS_POOL_MIN_SIZE 0.89."""
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of all variables, typed. Times in seconds; see :data:`VARIABLES` for the meanings."""
-
-    redis_url: str | None
-    budget: int | Literal["auto", "off"]
-    budgets: dict[str, int]
-    reserve: int | None
-    hosts: int
-    pool_max_connections: int | None
-    pool_timeout: float
-    pool_min_idle: int
-    pool_max_waiting: int
-    pool_idle_timeout: float
-    pool_max_lifetime: float
-    pool_order: Literal["fifo", "lifo"]
-    pool_leak_after: float
-    pool_name: str
-    pool_max_connecting: int
-    pool_max_reply: int
-    socket_timeout: float
-    socket_connect_timeout: float
-    socket: str
-    linger: float
-    autostart: bool
-    metrics: str | None
-    log_level: str
-    log_format: Literal["auto", "console", "json"]
-    worker_class: str
-    worker_threads: int
-    worker_token: str | None
-    worker_readonly_token: str | None
-    worker_readonly_scripts: bool
-    worker_max_body: int
-    worker_max_reply: int
-    worker_request_timeout: float
-
-    def budget_of(self, keys: Iterable[str]) -> int | Literal["auto", "off"]:
-        """The budget of one server, known by these endpoint keys (``tcp://host:port``, ``unix:///path``).
-
-        ``REDIS_CONNECTION_BUDGETS`` overrides ``REDIS_CONNECTION_BUDGET``. If several keys of one server have
-        different numbers, the smallest holds, since none of them may be exceeded.
-        """
-        named = [self.budgets[key] for key in keys if key in self.budgets]
-        return min(named) if named else self.budget
-
-    def private_directory(self) -> Path:
-        """A directory that only this user can enter: for the embedded server, the token, the socket.
-
-        It is the directory of the supervisor's socket if that is private, so that services with their own
-        sockets do not meet. Otherwise it is the default directory, which is made if it is missing.
-
-        Raises:
-            SettingsError: the default one is not ours or open to others.
-        """
-        parent = Path(self.socket).parent
-        if parent != default_directory() and _is_private(parent):
-            return parent
-        return private_directory()
-
-    def __repr__(self) -> str:
-        parts = (f"{v.attribute}={v.show(getattr(self, v.attribute))!r}" for v in VARIABLES)
-        return f"Settings({', '.join(parts)})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(v.attribute, v.show(getattr(self, v.attribute))) for v in VARIABLES]
-
-
-def _is_private(path: Path) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-
-
-def private_directory() -> Path:
-    """The default directory, made with mode 0700 if it is missing.
-
-    Raises:
-        SettingsError: something else is there, or it is another user's, or open to others.
-    """
-    path = default_directory()
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise SettingsError(
-            f"cannot make the private directory {path} ({error.strerror}); "
-            "set POOLMGR_SOCKET to a path in a directory of your own"
-        ) from None
-    if not _is_private(path):
-        raise SettingsError(
-            f"{path} is not a directory of ours (uid {os.getuid()}) with mode 0700; "
-            "remove it, or set POOLMGR_SOCKET to a path in a directory of your own"
-        )
-    return path
-
-
-def how_to_make(path: str, why: str | None) -> str:
-    """The error for a file ``path`` that cannot be made in the directory of ``POOLMGR_SOCKET``."""
-    parent = Path(path).parent
-    remedy = "" if parent.is_dir() else f"make its directory (mkdir -p -m 700 {parent}), or "
-    return f"cannot make {path} ({why}); {remedy}set POOLMGR_SOCKET to a path in a directory of your own"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,11 +52,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         SettingsError: one line about the first variable that has a value that is not allowed.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    for variable in VARIABLES:
-        text = environ.get(variable.name, "").strip()
-        values[variable.attribute] = variable.read(text) if text else variable.default_value()
-    settings = Settings(**values)
+    texts = ((variable, environ.get(variable.name, "").strip()) for variable in VARIABLES)
+    settings = Settings(**{variable.attribute: variable.read(text) for variable, text in texts if text})
     problem = _contradiction(settings)
     if problem:
         raise SettingsError(problem)

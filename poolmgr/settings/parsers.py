@@ -182,7 +182,7 @@ def token(text: str) -> str:
     return text
 
 
-def _bytes(least: int, most: int) -> Callable[[str], int]:
+def size(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         match = re.fullmatch(r"([0-9]{1,12})\s*(|k|m|g|kib|mib|gib)", text, re.IGNORECASE)
         if match is None:
@@ -193,11 +193,6 @@ def _bytes(least: int, most: int) -> Callable[[str], int]:
         return value
 
     return parse
-
-
-size = _bytes(1, 512 << 20)
-size_or_none = _bytes(0, 64 << 30)
-reply_size = _bytes(4 << 20, 64 << 30)
 
 
 def mask_url(url: str) -> str:

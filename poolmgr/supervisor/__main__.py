@@ -96,7 +96,8 @@ def _options(arguments: list[str]) -> tuple[str, str]:
 
 
 def _default_path() -> str:
-    from poolmgr.settings import load, private_directory
+    from poolmgr.settings import load
+    from poolmgr.settings.paths import private_directory
 
     private_directory()
     return load().socket

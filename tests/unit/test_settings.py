@@ -6,14 +6,14 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-import poolmgr.settings
 from poolmgr.exceptions import SettingsError
-from poolmgr.settings import Settings, describe, load, misspelt, parsers, table
+from poolmgr.settings import describe, load, misspelt, parsers, paths, table
 from poolmgr.settings.parsers import mask_url
-from poolmgr.settings.table import VARIABLES
+from poolmgr.settings.table import VARIABLES, Settings
 
 
 def wrong(**environ: str) -> str:
@@ -24,9 +24,17 @@ def wrong(**environ: str) -> str:
     return message
 
 
-def test_every_variable_has_a_field_and_every_field_a_variable():
-    assert sorted(v.attribute for v in VARIABLES) == sorted(Settings.__struct_fields__)
+def test_no_two_fields_have_one_variable():
     assert len({v.name for v in VARIABLES}) == len(VARIABLES)
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda field: field.name)
+def test_a_parser_gives_the_type_that_is_declared(field):
+    (variable,) = [v for v in VARIABLES if v.attribute == field.name]
+    default = variable.default_value()
+    texts = {variable.example, variable.show(default)} - {""}
+    for value in (default, *map(variable.read, texts)):
+        assert msgspec.convert(value, field.type) == value
 
 
 def test_an_empty_environment_gives_the_documented_defaults():
@@ -235,8 +243,7 @@ def test_a_misspelt_name_is_noticed():
 def default_at(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default directory, moved into the test's own."""
     path = short_dir / "default"
-    for module in (table, poolmgr.settings):
-        monkeypatch.setattr(module, "default_directory", lambda: path)
+    monkeypatch.setattr(paths, "default_directory", lambda: path)
     return path
 
 
@@ -250,14 +257,14 @@ def test_the_private_directory_is_made_for_this_user_only(default_at):
 def test_a_directory_open_to_others_is_refused(default_at):
     default_at.mkdir(mode=0o755)
     with pytest.raises(SettingsError, match="mode 0700; remove it, or set POOLMGR_SOCKET"):
-        poolmgr.settings.private_directory()
+        paths.private_directory()
 
 
 def test_a_link_in_its_place_is_refused(default_at, short_dir):
     (short_dir / "elsewhere").mkdir(mode=0o700)
     default_at.symlink_to(short_dir / "elsewhere")
     with pytest.raises(SettingsError, match="is not a directory of ours"):
-        poolmgr.settings.private_directory()
+        paths.private_directory()
 
 
 @pytest.mark.root
@@ -266,7 +273,7 @@ def test_another_users_directory_is_refused(default_at):
     default_at.mkdir(mode=0o700)
     os.chown(default_at, 12345, 12345)
     with pytest.raises(SettingsError, match="is not a directory of ours"):
-        poolmgr.settings.private_directory()
+        paths.private_directory()
 
 
 def test_the_sockets_own_directory_is_used_if_it_is_private(default_at, short_dir):

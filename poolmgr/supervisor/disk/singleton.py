@@ -165,7 +165,7 @@ class Singleton:
 
 
 def _cannot_make(path: str, error: OSError) -> UnfitError:
-    from poolmgr.settings import how_to_make  # slow to load, and clients wait for the socket
+    from poolmgr.settings.paths import how_to_make  # slow to load, and clients wait for the socket
 
     return UnfitError(how_to_make(path, error.strerror or str(error)))
 
