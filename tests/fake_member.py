@@ -202,6 +202,11 @@ class FakeMember:
     def last(self, kind: type[Any]) -> Any:
         return next((message for message in reversed(self.inbox) if isinstance(message, kind)), None)
 
+    @property
+    def gone(self) -> set[int]:
+        """The serials of connections that it was told to be gone."""
+        return {serial for message in self.inbox if isinstance(message, wire.Gone) for serial in message.serials}
+
     def limit(self, server: str) -> int:
         return self.limits.get(server, (0, 0))[1]
 
@@ -291,6 +296,16 @@ class MemberProcess:
             line, _, self._said = self._said.partition(b"\n")
             self.state = json.loads(line)
         return self.state
+
+    def has(self, count: int, timeout: float = 10.0) -> MemberProcess:
+        """Wait until it has so many connections."""
+        self.until(lambda state: state["open"] == count, timeout)
+        return self
+
+    def take(self, count: int, timeout: float = 10.0) -> MemberProcess:
+        """Want so many from now on, and wait until it has them."""
+        self.tell(str(count))
+        return self.has(count, timeout)
 
     def kill(self) -> None:
         self.process.kill()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 import redis
 from redis.sentinel import Sentinel
 
+from poolmgr import settings
+from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import RedisServer, debian_redis_binary, free_port, valkey_binary, wait_for
@@ -108,6 +110,26 @@ def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
     client.auto_close_connection_pool = False
     return pool
 
+
+class Process:
+    """What a process has: a member of its own, and pools."""
+
+    def __init__(self) -> None:
+        self.member = Member(settings.load())
+        self.pools: list[ConnectionPool] = []
+
+    def pool(self, port: int, **options: Any) -> ConnectionPool:
+        self.pools.append(ConnectionPool(**{"host": "127.0.0.1", "port": port, "member": self.member, **options}))
+        return self.pools[-1]
+
+    def end(self) -> None:
+        for pool in self.pools:
+            pool.disconnect()
+        self.member.stop()
+
+
+Processes = Callable[[], Process]
+"""The fixture ``process``."""
 
 KINDS = ["direct-2", "direct-3", "sentinel-2", "sentinel-3"]
 """Of pools: how the server is reached, and the version of RESP."""

@@ -17,6 +17,9 @@ from poolmgr import wire
 from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, RedisServer, status_of, wait_for
 
+IMPATIENT = {"REDIS_SOCKET_TIMEOUT": "0.3", "REDIS_SOCKET_CONNECT_TIMEOUT": "0.3"}
+"""The environment of one that waits for a server's answer for a moment only."""
+
 
 class SupervisorProcess:
     """``python -m poolmgr.supervisor`` on a socket of the test's own; its log is parsed."""
@@ -99,6 +102,13 @@ class SupervisorProcess:
                     found.append(event)
         return found
 
+    def cut_off(self, server: RedisServer) -> None:
+        """Have the server close this supervisor's connections; it has to connect again."""
+        with server.observer() as observer:
+            for row in observer.client_list():
+                if f".{self.pid}." in row["name"]:
+                    observer.execute_command("CLIENT", "KILL", "ID", row["id"])
+
     def member(self, **options: str) -> FakeMember:
         return FakeMember(self.path, **options).connect()
 
@@ -125,6 +135,9 @@ class SupervisorProcess:
 
 Start = Callable[..., SupervisorProcess]
 """The fixture ``supervisor``."""
+
+Pair = Callable[..., tuple[SupervisorProcess, RedisServer]]
+"""The fixture ``pair``."""
 
 
 def joined(running: SupervisorProcess, at: RedisServer | wire.Endpoint, **fields: Any) -> tuple[FakeMember, str]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from poolmgr import wire
 from tests.fake_member import MemberProcess, Members, endpoint_of
-from tests.helpers import RedisServer, have_lines_written
-from tests.pools import running_secured_server, running_sentinel, running_server
+from tests.helpers import RedisServer, Servers, have_lines_written
+from tests.pools import Process, Processes, running_secured_server, running_sentinel, running_server
 from tests.proxy import Proxy, proxy_to
 from tests.service import LOAD_APP, Serve, Service
-from tests.supervisor_process import Start, SupervisorProcess
+from tests.supervisor_process import Pair, Start, SupervisorProcess
 
 # ---- the pool ------------------------------------------------------------------------------------------
 
@@ -85,18 +86,51 @@ def supervisor(short_dir: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
+def pair(supervisor: Start, redis_server: Servers) -> Pair:
+    """Starts a server and a supervisor of it: ``running, server = pair(20, port=free_port(), POOLMGR_LINGER="60")``.
+
+    The server takes no connection more than the budget and one observer, unless ``maxclients`` says so. Names in small
+    letters are the server's configuration, names in capitals the supervisor's environment.
+    """
+
+    def start(budget: Any = 12, **options: Any) -> tuple[SupervisorProcess, RedisServer]:
+        environ = {name: options.pop(name) for name in list(options) if name.isupper()}
+        if "maxclients" not in options:
+            options["maxclients"] = int(budget) + 1
+        server = redis_server(**options)
+        return supervisor(budget, **environ), server
+
+    return start
+
+
+@pytest.fixture
 def members(short_dir: Path) -> Iterator[Members]:
     """Starts members of that supervisor, each a process of its own: ``members(server, 6)`` wants six connections."""
     made: list[MemberProcess] = []
 
-    def start(server: RedisServer, demand: int, *options: str) -> MemberProcess:
-        found = MemberProcess(str(short_dir / "s"), endpoint_of(server.path), demand, *options)
+    def start(at: RedisServer | wire.Endpoint, demand: int, *options: str) -> MemberProcess:
+        endpoint = endpoint_of(at.path) if isinstance(at, RedisServer) else at
+        found = MemberProcess(str(short_dir / "s"), endpoint, demand, *options)
         made.append(found)
         return found
 
     yield start
     for member in made:
         member.stop()
+
+
+@pytest.fixture
+def process() -> Iterator[Processes]:
+    """Makes members in this process, each with pools of its own: to the supervisor they are processes."""
+    made: list[Process] = []
+
+    def start() -> Process:
+        made.append(Process())
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.end()
 
 
 # ---- a service -----------------------------------------------------------------------------------------

@@ -8,22 +8,21 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from poolmgr import settings, wire
-from poolmgr.member.member import Member
+from poolmgr import wire
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests import names as resolver
 from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.names import Names
-from tests.pools import client_of, give, take
+from tests.pools import Processes, client_of, give, take
 from tests.proxy import Proxy, proxy_to
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 BUDGET = 12
 
@@ -50,43 +49,17 @@ def two(redis_server: Servers) -> Iterator[list[RedisServer]]:
     assert [server.rejected() for server in found] == [0, 0]
 
 
-@pytest.fixture
-def process() -> Iterator[Callable[[], Callable[[int], ConnectionPool]]]:
-    """Makes pools of a process's own."""
-    made: list[tuple[Member, list[ConnectionPool]]] = []
-
-    def make() -> Callable[[int], ConnectionPool]:
-        member = Member(settings.load())
-        pools: list[ConnectionPool] = []
-        made.append((member, pools))
-
-        def pool(port: int) -> ConnectionPool:
-            pools.append(ConnectionPool(host="127.0.0.1", port=port, member=member, timeout=5))
-            return pools[-1]
-
-        return pool
-
-    yield make
-    for member, pools in made:
-        for pool in pools:
-            pool.disconnect()
-        member.stop()
-
-
-Process = Callable[[], Callable[[int], ConnectionPool]]
-
-
 # ---- two that were one ----------------------------------------------------------------------------------
 
 
 def test_two_addresses_of_one_server_part_when_one_leads_elsewhere(
-    supervisor: Start, two: list[RedisServer], process: Process
+    supervisor: Start, two: list[RedisServer], process: Processes
 ) -> None:
     """What is open goes on: nobody closes it, so nobody is told. Then the supervisor begins anew."""
     running = supervisor(BUDGET, HASTY=QUICK)
-    pool = process()
+    ours = process()
     with proxy_to(two[0].port) as moves:
-        stays, goes = pool(two[0].port), pool(moves.port)
+        stays, goes = (ours.pool(port, timeout=5) for port in (two[0].port, moves.port))
         kept = take(stays, 3) + take(goes, 3)
         assert len(servers(running)) == 1
         moves.target = two[1].port
@@ -177,15 +150,15 @@ class Balancer(Proxy):
         super()._accept(listener)
 
 
-def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[RedisServer], process: Process) -> None:
+def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[RedisServer], process: Processes) -> None:
     running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
     balancer = Balancer(*(server.port for server in two))
     try:
-        pool = process()(balancer.port)
+        pool = process().pool(balancer.port, timeout=5)
         assert client_of(pool).ping()
         wait_for(lambda: running.events("server.several"), 15, what="it says so")
         assert "2 servers answer" in running.server()["health"]["unseen"]
-        direct = process()(two[0].port)
+        direct = process().pool(two[0].port, timeout=5)
         assert client_of(direct).ping()
         assert len(servers(running)) == 1, "it may be at the server that another address leads to alone"
         give(pool, take(pool, 8))
@@ -197,17 +170,17 @@ def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[Redis
 
 
 def test_a_balancer_before_servers_that_are_known_is_resolved(
-    supervisor: Start, two: list[RedisServer], process: Process
+    supervisor: Start, two: list[RedisServer], process: Processes
 ) -> None:
     """It says something else each time, and each of the two is asked whether it is the one that was heard."""
     running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
-    pool = process()
+    ours = process()
     for server in two:
-        assert client_of(pool(server.port)).ping()
+        assert client_of(ours.pool(server.port, timeout=5)).ping()
     assert len(servers(running)) == 2
     balancer = Balancer(*(server.port for server in two))
     try:
-        assert client_of(pool(balancer.port)).ping()
+        assert client_of(ours.pool(balancer.port, timeout=5)).ping()
         wait_for(lambda: running.events("server.several"), 15, what="it says so")
         wait_for(lambda: len(servers(running)) == 1, 15, what="nobody can say at which of them a connection is")
     finally:
@@ -215,7 +188,7 @@ def test_a_balancer_before_servers_that_are_known_is_resolved(
 
 
 def test_a_balancer_before_servers_that_are_in_full_use_opens_nothing_past_their_budgets(
-    supervisor: Start, two: list[RedisServer], process: Process
+    supervisor: Start, two: list[RedisServer], process: Processes
 ) -> None:
     """Which of them a connection is at nobody can say. It is found out before the first one is made, and not when one
     of them refuses: then the balancer's address is no witness of that one any more."""
@@ -235,7 +208,7 @@ def test_a_balancer_before_servers_that_are_in_full_use_opens_nothing_past_their
     threads: list[threading.Thread] = []
     try:
         for which, port in enumerate([two[0].port, two[1].port, balancer.port]):
-            pool = process()(port)
+            pool = process().pool(port, timeout=5)
             assert client_of(pool).ping()
             threads += [threading.Thread(target=use, args=(pool, which)) for _ in range(12)]
             for thread in threads[-12:]:
@@ -270,14 +243,14 @@ class HalfDead(Proxy):
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_balancer_one_of_whose_servers_is_gone_is_resolved_by_the_other(
-    supervisor: Start, redis_server: Servers, process: Process, hangs: bool
+    supervisor: Start, redis_server: Servers, process: Processes, hangs: bool
 ) -> None:
     """redis-py's own pool has every second connect. What the supervisor would like to know keeps nobody from that."""
     server = redis_server(port=free_port())
     running = supervisor(BUDGET, HASTY=QUICK)
     balancer = HalfDead(server.port, hangs=hangs)
     try:
-        pool = process()(balancer.port)
+        pool = process().pool(balancer.port, timeout=5)
         began = time.monotonic()
         while time.monotonic() < began + 20:
             try:
@@ -295,34 +268,29 @@ def test_a_balancer_one_of_whose_servers_is_gone_is_resolved_by_the_other(
 
 
 def test_addresses_that_come_and_go_do_not_fill_the_books(
-    supervisor: Start, redis_server: Servers, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, process: Processes
 ) -> None:
     """A name server with many addresses, each of which leads to the same server."""
     monkeypatch.setattr("poolmgr.pool.names.REMEMBERED", 0.2)
     monkeypatch.setattr("poolmgr.member.core.process.FORGET_AFTER", 0.2)
-    server = redis_server(port=free_port(), bind="0.0.0.0", maxclients=BUDGET + 2)
-    running = supervisor(BUDGET, HASTY=QUICK)
+    running, server = pair(BUDGET, maxclients=BUDGET + 2, port=free_port(), bind="0.0.0.0", HASTY=QUICK)
     monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
     names = Names(Path(running.path).parent / "names")
     resolver.install(str(names.path))
-    member = Member(settings.load())
-    pool = ConnectionPool(host="cache", port=server.port, member=member, timeout=5)
-    try:
-        for last in range(2, 22):
-            names.lead(cache=f"127.0.0.{last}")
-            pool.drain()
-            assert client_of(pool).ping()
+    ours = process()
+    pool = ours.pool(server.port, host="cache", timeout=5)
+    for last in range(2, 22):
+        names.lead(cache=f"127.0.0.{last}")
+        pool.drain()
+        assert client_of(pool).ping()
 
-        def few() -> bool:
-            pool.drain()
-            return bool(client_of(pool).ping()) and len(_addresses(running)) <= 2
+    def few() -> bool:
+        pool.drain()
+        return bool(client_of(pool).ping()) and len(_addresses(running)) <= 2
 
-        wait_for(few, 15, what="the others are forgotten")
-        assert len(member.core._endpoints) == 1
-        assert server.rejected() == 0
-    finally:
-        pool.disconnect()
-        member.stop()
+    wait_for(few, 15, what="the others are forgotten")
+    assert len(ours.member.core._endpoints) == 1
+    assert server.rejected() == 0
 
 
 def _addresses(running: SupervisorProcess) -> list[str]:

@@ -10,15 +10,14 @@ import threading
 import pytest
 
 from poolmgr.supervisor.clients import footprint
-from tests.helpers import Servers, wait_for
-from tests.supervisor_process import Start, joined
+from tests.helpers import wait_for
+from tests.supervisor_process import Pair, joined
 
 QUICK = "clients.footprint.EVERY=0.2"
 
 
-def test_status_says_what_a_member_costs(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=40)
-    running = supervisor(10, HASTY=QUICK)
+def test_status_says_what_a_member_costs(pair: Pair) -> None:
+    running, server = pair(10, maxclients=40, HASTY=QUICK)
     from tests.fake_member import endpoint_of
 
     member, name = joined(running, endpoint_of(path=server.path))

@@ -17,9 +17,9 @@ import pytest
 from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
 from tests.clone import Clone, unavailable
-from tests.fake_member import Connection, FakeMember, MemberProcess, Members, endpoint_of
+from tests.fake_member import Connection, FakeMember, Members, endpoint_of
 from tests.helpers import ROOT, Servers, free_port, python, wait_for
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 WHY_NOT = unavailable()
 needs_namespaces = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -49,11 +49,10 @@ def answered(member: FakeMember, name: str) -> list[bytes]:
 @pytest.mark.root
 @needs_namespaces
 def test_a_clone_of_this_machine_kills_nothing_of_it(
-    supervisor: Start, redis_server: Servers, clone: Callable[..., Clone]
+    supervisor: Start, pair: Pair, clone: Callable[..., Clone]
 ) -> None:
-    server = redis_server(port=free_port(), maxclients=64)
+    running, server = pair(maxclients=64, port=free_port())
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(12)
     member, name = joined(running, endpoint)
     member.grow(name, 6)
     for _ in range(6):
@@ -78,19 +77,15 @@ def test_a_clone_of_this_machine_kills_nothing_of_it(
 # ---- the scope ----------------------------------------------------------------------------------------
 
 
-def test_a_scope_lasts_until_nothing_can_bear_it(supervisor: Start, redis_server: Servers) -> None:
+def test_a_scope_lasts_until_nothing_can_bear_it(pair: Pair, members: Members) -> None:
     """Nobody could prove that what a dead process had is gone; so the next supervisor looks for it."""
-    server = redis_server(port=free_port(), maxclients=64)
+    running, server = pair(maxclients=64, port=free_port())
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(12)
     file = Path(running.path + ".scope")
-    dies = MemberProcess(running.path, endpoint, 3)
-    try:
-        dies.until(lambda s: s["open"] == 3)
-        (scope,) = {found.scope for client in server.clients() if (found := tags.find(client["name"]))}
-        server.stop()
-    finally:
-        dies.stop()
+    dies = members(endpoint, 3).has(3)
+    (scope,) = {found.scope for client in server.clients() if (found := tags.find(client["name"]))}
+    server.stop()
+    dies.stop()
     assert running.wait(10) == 0
     assert not Path(running.path + ".snapshot").exists()
     assert running.events("quarantine.unproven")
@@ -122,9 +117,8 @@ def under_another_name() -> list[str]:
 
 @pytest.mark.root
 @needs_namespaces
-def test_who_starts_after_the_hosts_name_has_changed_is_a_member(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(port=free_port(), maxclients=64)
-    running = supervisor(12)
+def test_who_starts_after_the_hosts_name_has_changed_is_a_member(pair: Pair) -> None:
+    running, server = pair(maxclients=64, port=free_port())
     joined(running, server)
     with subprocess.Popen(
         [*under_another_name(), sys.executable, "-c", USES],
@@ -139,13 +133,9 @@ def test_who_starts_after_the_hosts_name_has_changed_is_a_member(supervisor: Sta
 
 @pytest.mark.root
 @needs_namespaces
-def test_a_supervisor_of_the_hosts_new_name_goes_on_where_the_one_before_was(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    stays = members(server, 6)
-    stays.until(lambda s: s["open"] == 6)
+def test_a_supervisor_of_the_hosts_new_name_goes_on_where_the_one_before_was(pair: Pair, members: Members) -> None:
+    running, server = pair()
+    stays = members(server, 6).has(6)
     running.kill()
     running.command = under_another_name()
     running.start()
@@ -174,12 +164,9 @@ def strangers(running: SupervisorProcess, endpoint: wire.Endpoint, count: int) -
     return [Connection(endpoint, f"{tag}-{number}") for number in range(count)]
 
 
-def test_strangers_with_names_like_ours_are_counted_while_they_are_there(
-    supervisor: Start, redis_server: Servers
-) -> None:
-    server = redis_server(port=free_port(), maxclients=64)
+def test_strangers_with_names_like_ours_are_counted_while_they_are_there(pair: Pair) -> None:
+    running, server = pair(maxclients=64, port=free_port())
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(12)
     there = strangers(running, endpoint, 20)
     member, name = joined(running, endpoint)
     assert member.limit(name) == 0
@@ -198,10 +185,9 @@ def test_strangers_with_names_like_ours_are_counted_while_they_are_there(
     assert running.server()["unproven"] == 0
 
 
-def test_strangers_keep_no_supervisor(supervisor: Start, redis_server: Servers) -> None:
+def test_strangers_keep_no_supervisor(pair: Pair) -> None:
     """And the next one finds them too."""
-    server = redis_server(maxclients=64)
-    running = supervisor(12)
+    running, server = pair(maxclients=64)
     there = strangers(running, endpoint_of(server.path), 20)
     for _ in range(2):
         member, name = joined(running, server)
@@ -214,16 +200,13 @@ def test_strangers_keep_no_supervisor(supervisor: Start, redis_server: Servers) 
     assert running.events("census.found")
 
 
-def test_who_bears_a_dead_members_name_elsewhere_is_counted_and_not_killed(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
+def test_who_bears_a_dead_members_name_elsewhere_is_counted_and_not_killed(pair: Pair, members: Members) -> None:
     """A clone that has this machine's memory has its names too. Only its address tells it apart."""
-    server = redis_server(port=free_port(), maxclients=64)
-    running = supervisor(12)
+    running, server = pair(maxclients=64, port=free_port())
     stays, name = joined(running, server)
     stays.obey(name)
     dies = members(server, 3)
-    tag = dies.until(lambda s: s["open"] == 3)["tag"]
+    tag = dies.has(3).state["tag"]
     with socket.create_connection(("127.0.0.1", server.port), source_address=("127.0.0.2", 0)) as sock:
         sock.sendall(b"CLIENT SETNAME %s-7\r\n" % tag.encode())
         assert sock.recv(100) == b"+OK\r\n"
@@ -328,13 +311,10 @@ def test_the_sockets_directory_is_removed_while_its_supervisor_is_stopped(
 
 @pytest.mark.root
 @needs_namespaces
-def test_members_outside_of_the_supervisors_mount_namespace_are_found_when_everything_was_removed(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_members_outside_of_the_supervisors_mount_namespace_are_found_when_everything_was_removed(pair: Pair) -> None:
     """systemd's units have namespaces of their own, and RuntimeDirectory= is removed when the socket's unit stops."""
-    server = redis_server(port=free_port(), maxclients=13)
+    running, server = pair(port=free_port())
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(12)
     member, name = joined(running, endpoint)
     member.grow(name, 6)
     for _ in range(6):
@@ -357,12 +337,11 @@ def test_members_outside_of_the_supervisors_mount_namespace_are_found_when_every
 @needs_namespaces
 @pytest.mark.parametrize("budget", ["auto", "12"])
 def test_two_supervisors_of_one_host_that_cannot_see_each_other_say_so(
-    supervisor: Start, redis_server: Servers, clone: Callable[..., Clone], budget: str
+    supervisor: Start, pair: Pair, clone: Callable[..., Clone], budget: str
 ) -> None:
     """systemd's PrivateTmp=: the same path leads each of them elsewhere."""
-    server = redis_server(port=free_port(), maxclients=48)
+    running, server = pair(budget, maxclients=48, port=free_port(), HASTY="servers.schedule.LIST_EVERY=0.2")
     endpoint = endpoint_of(port=server.port)
-    running = supervisor(budget, HASTY="servers.schedule.LIST_EVERY=0.2")
     member, name = joined(running, endpoint)
     for _ in range(3):
         member.dial(endpoint)

@@ -7,21 +7,19 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
-from poolmgr import settings, wire
+from poolmgr import wire
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member.core.dispatcher import Attachment, Dispatcher
-from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, free_port, wait_for
-from tests.pools import client_of
+from tests.pools import Processes, client_of
 from tests.proxy import Proxy
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import SupervisorProcess
+from tests.supervisor_process import Start, SupervisorProcess
 
 WORKERS = 64
 
@@ -35,27 +33,16 @@ def server(redis_server: Callable[..., RedisServer]) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def supervisor(isolated: Path) -> Iterator[SupervisorProcess]:
-    process = SupervisorProcess(str(isolated), REDIS_CONNECTION_BUDGET=str(WORKERS + 8)).start()
-    yield process
-    process.stop()
+def running(supervisor: Start) -> SupervisorProcess:
+    return supervisor(WORKERS + 8)
 
 
 @pytest.fixture
-def pools(supervisor: SupervisorProcess, proxy: Proxy) -> Iterator[list[ConnectionPool]]:
+def pools(running: SupervisorProcess, proxy: Proxy, process: Processes) -> list[ConnectionPool]:
     """One for each of so many workers, each with a connection."""
-    members = [Member(settings.load()) for _ in range(WORKERS)]
-    pools = [
-        ConnectionPool(host="127.0.0.1", port=proxy.port, member=member, socket_timeout=5, timeout=10)
-        for member in members
-    ]
-    for pool in pools:
-        assert client_of(pool).ping()
-    yield pools
-    for pool in pools:
-        pool.disconnect()
-    for member in members:
-        member.stop()
+    pools = [process().pool(proxy.port, socket_timeout=5, timeout=10) for _ in range(WORKERS)]
+    assert all(client_of(pool).ping() for pool in pools)
+    return pools
 
 
 def down(pool: ConnectionPool) -> bool:
@@ -72,7 +59,7 @@ def dispatcher_of(pool: ConnectionPool) -> Dispatcher:
 def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by_one(
     pools: list[ConnectionPool],
     proxy: Proxy,
-    supervisor: SupervisorProcess,
+    running: SupervisorProcess,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -133,5 +120,5 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     half = pauses[WORKERS * 3 // 4] - pauses[WORKERS // 4]
     assert half > 0.06, f"half of them within {half * 1e3:.0f} ms"  # an eighth of a second, as pauses are drawn
     for event in ("outage.began", "outage.ended"):
-        assert len(supervisor.events(event)) == 1
+        assert len(running.events(event)) == 1
         wait_for(lambda event=event: [r.getMessage() for r in caplog.records].count(event) == WORKERS, what=event)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,32 +18,19 @@ from poolmgr import launch, settings
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.kernel.lockfile import holder
 from poolmgr.member.core import bounds
-from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.permits import FakeMember
-from tests.pools import client_of, direct_pool
+from tests.pools import Processes, client_of, direct_pool
 from tests.stopwatch import Stopwatch
 
 Make = Callable[..., ConnectionPool]
 
 
 @pytest.fixture
-def make(server: RedisServer) -> Iterator[Make]:
-    """Makes pools, each with a member of its own: to the supervisor they are processes."""
-    members: list[Member] = []
-    pools: list[ConnectionPool] = []
-
-    def build(**options: Any) -> ConnectionPool:
-        members.append(Member(settings.load()))
-        pools.append(ConnectionPool(host="127.0.0.1", port=server.port, member=members[-1], **options))
-        return pools[-1]
-
-    yield build
-    for pool in pools:
-        pool.disconnect()
-    for member in members:
-        member.stop()
+def make(server: RedisServer, process: Processes) -> Make:
+    """Makes pools, each in a process of its own."""
+    return lambda **options: process().pool(server.port, **options)
 
 
 def all_at_once(pool: ConnectionPool, count: int) -> tuple[list[Any], list[ConnectionPoolTimeoutError]]:

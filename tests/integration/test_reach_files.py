@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT, RedisServer, Servers, debian_redis_binary, free_port, wait_for
-from tests.supervisor_process import SupervisorProcess
+from tests.supervisor_process import Start, SupervisorProcess
 
 CLIENT = """
 import json, os, pathlib, sys
@@ -75,12 +75,8 @@ def client() -> Iterator[Callable[[str, Path], Client]]:
 
 
 @pytest.fixture
-def running(isolated: Path) -> Iterator[SupervisorProcess]:
-    process = SupervisorProcess(
-        str(isolated), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="20", HASTY="servers.schedule.LOOK_EVERY=0.3"
-    ).start()
-    yield process
-    process.stop()
+def running(supervisor: Start) -> SupervisorProcess:
+    return supervisor(12, POOLMGR_LINGER="20", HASTY="servers.schedule.LOOK_EVERY=0.3")
 
 
 def _certificate(directory: Path, name: str) -> Path:
@@ -117,14 +113,6 @@ def secured(short_dir: Path, redis_server: Servers) -> Iterator[tuple[RedisServe
     assert server.rejected() == 0
 
 
-def drops_the_supervisors(server: RedisServer, running: SupervisorProcess) -> None:
-    """It has to connect anew."""
-    with server.observer() as observer:
-        for row in observer.client_list():
-            if f".{running.pid}." in row["name"]:
-                observer.execute_command("CLIENT", "KILL", "ID", row["id"])
-
-
 WRONG = {
     "missing": '"nowhere.pem"',
     "another authority": '"other.pem"',
@@ -156,7 +144,7 @@ def test_a_wrong_file_is_its_clients_and_is_named(
         healthy = client(right, directory)
         assert healthy.ping() is True
     for _ in range(5):
-        drops_the_supervisors(server, running)
+        running.cut_off(server)
         assert healthy.ping() is True
         words = broken.ping()
         assert "ssl_ca_certs" in words, words
@@ -166,7 +154,7 @@ def test_a_wrong_file_is_its_clients_and_is_named(
     assert len(running.server()["members"]) == 2
     broken.end()
     for _ in range(3):
-        drops_the_supervisors(server, running)
+        running.cut_off(server)
         assert healthy.ping() is True
     if first == "right first":
         assert not running.events("outage.began")
@@ -214,7 +202,7 @@ def test_what_only_the_client_can_use_leaves_it_alone_with_its_error(
     assert "nowhere.pem" in broken.ping()
     healthy.end()
     wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 20)
-    drops_the_supervisors(server, running)
+    running.cut_off(server)
     wait_for(lambda: running.server()["health"]["unseen"], 20, what="it has no way in")
     words = broken.ping()
     assert "nowhere.pem" in words

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import SupervisorProcess
+from tests.supervisor_process import Start, SupervisorProcess
 
 CLIENT = """
 import pathlib, sys, time
@@ -55,10 +55,8 @@ def server(redis_server: Servers) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def running(isolated: Path) -> Iterator[SupervisorProcess]:
-    process = SupervisorProcess(str(isolated), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="20").start()
-    yield process
-    process.stop()
+def running(supervisor: Start) -> SupervisorProcess:
+    return supervisor(12, POOLMGR_LINGER="20")
 
 
 @pytest.fixture

@@ -8,18 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.connection import Connection
 
-from poolmgr import settings
-from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
-from tests.pools import client_of, give, take
-from tests.supervisor_process import SupervisorProcess
+from tests.pools import Processes, client_of, give, take
+from tests.supervisor_process import IMPATIENT, Start, SupervisorProcess
 
 BUDGET = 8
 
@@ -50,54 +47,38 @@ def server(redis_server: Servers) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def running(isolated: Path) -> Iterator[SupervisorProcess]:
-    process = SupervisorProcess(
-        str(isolated),
-        REDIS_CONNECTION_BUDGET=str(BUDGET),
-        REDIS_SOCKET_TIMEOUT="0.3",
-        REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
-        POOLMGR_LINGER="20",
-        HASTY="servers.unproven.WAIT=1.5 servers.reconcile.HIDDEN_AGAIN=0.5",
-    ).start()
-    yield process
-    process.stop()
+def running(supervisor: Start) -> SupervisorProcess:
+    hasty = "servers.unproven.WAIT=1.5 servers.reconcile.HIDDEN_AGAIN=0.5"
+    return supervisor(BUDGET, **IMPATIENT, POOLMGR_LINGER="20", HASTY=hasty)
 
 
-Process = Callable[..., tuple[ConnectionPool, Member]]
+Pool = Callable[..., ConnectionPool]
 
 
 @pytest.fixture
-def process() -> Iterator[Process]:
-    """Makes a pool with a member of its own, as another process has."""
-    made: list[tuple[ConnectionPool, Member]] = []
+def pool(process: Processes) -> Pool:
+    """Makes a pool in a process of its own, with this connection class."""
 
-    def make(kind: type, host: str = HOST, port: int = 6379) -> tuple[ConnectionPool, Member]:
-        member = Member(settings.load())
-        pool = ConnectionPool(host=host, port=port, connection_class=kind, member=member, timeout=3)
-        made.append((pool, member))
-        return pool, member
+    def make(kind: type, host: str = HOST, port: int = 6379) -> ConnectionPool:
+        return process().pool(port, host=host, connection_class=kind, timeout=3)
 
-    yield make
-    for pool, member in made:
-        pool.disconnect()
-        member.stop()
+    return make
 
 
 def test_it_works_and_its_ledger_is_kept_by_the_name(
-    server: RedisServer, running: SupervisorProcess, process: Process
+    server: RedisServer, running: SupervisorProcess, pool: Pool
 ) -> None:
-    pools = [process(tunnel_to(server.port))[0] for _ in range(3)]
-    for pool in pools:
-        assert client_of(pool).ping()
-    held = [take(pool, 2) for pool in pools]
+    pools = [pool(tunnel_to(server.port)) for _ in range(3)]
+    assert all(client_of(each).ping() for each in pools)
+    held = [take(each, 2) for each in pools]
     found = running.server()
     assert found["id"] == f"tcp://{HOST}:6379"
     assert found["budget"] == BUDGET
     assert found["health"]["up"]
     assert found["health"]["unseen"]
     assert not running.events("outage.began")
-    for pool, connections in zip(pools, held, strict=True):
-        give(pool, connections)
+    for each, connections in zip(pools, held, strict=True):
+        give(each, connections)
     running.kill()
     running.start()
     wait_for(lambda: running.server()["charged"] >= 6, 10, what="they are members again")
@@ -133,9 +114,9 @@ def killed_with_permits(running: SupervisorProcess, tunnel: int, host: str, port
 
 
 def test_permits_of_one_that_dies_come_back_after_the_wait(
-    server: RedisServer, running: SupervisorProcess, process: Process
+    server: RedisServer, running: SupervisorProcess, pool: Pool
 ) -> None:
-    other, _ = process(tunnel_to(server.port))
+    other = pool(tunnel_to(server.port))
     assert client_of(other).ping()
     killed_with_permits(running, server.port, HOST, 6379)
     assert running.server()["unproven"] >= 5, "nobody could look, and that is said"
@@ -143,11 +124,11 @@ def test_permits_of_one_that_dies_come_back_after_the_wait(
 
 
 def test_a_list_of_another_server_proves_nothing(
-    server: RedisServer, redis_server: Servers, running: SupervisorProcess, process: Process
+    server: RedisServer, redis_server: Servers, running: SupervisorProcess, pool: Pool
 ) -> None:
     """The same address means one server here, and another one at the tunnel's end."""
     another = redis_server(port=free_port())
-    other, _ = process(tunnel_to(server.port), "127.0.0.1", another.port)
+    other = pool(tunnel_to(server.port), "127.0.0.1", another.port)
     assert client_of(other).ping()
     assert not running.server()["health"]["unseen"]
     assert killed_with_permits(running, server.port, "127.0.0.1", another.port) >= 1.4
@@ -155,24 +136,24 @@ def test_a_list_of_another_server_proves_nothing(
 
 
 def test_a_name_by_which_the_supervisor_meets_silence(
-    server: RedisServer, running: SupervisorProcess, process: Process
+    server: RedisServer, running: SupervisorProcess, pool: Pool
 ) -> None:
     """Something listens there, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        pools = [process(tunnel_to(server.port), "127.0.0.1", silent.getsockname()[1])[0] for _ in range(2)]
-        for pool in pools:
-            assert client_of(pool).ping()
-            give(pool, take(pool, 3))
+        pools = [pool(tunnel_to(server.port), "127.0.0.1", silent.getsockname()[1]) for _ in range(2)]
+        for each in pools:
+            assert client_of(each).ping()
+            give(each, take(each, 3))
         assert running.server()["health"]["unseen"] == "no answer in time"
         assert not running.events("outage.began")
 
 
 def test_one_that_goes_the_usual_way_shares_the_budget_with_all_others(
-    server: RedisServer, running: SupervisorProcess, process: Process
+    server: RedisServer, running: SupervisorProcess, pool: Pool
 ) -> None:
-    usual, _ = process(Connection, "127.0.0.1", server.port)
+    usual = pool(Connection, "127.0.0.1", server.port)
     assert client_of(usual).ping()
-    other, _ = process(Mixin, "localhost", server.port)
+    other = pool(Mixin, "localhost", server.port)
     assert client_of(other).ping()
     found = running.server()
     assert {f"tcp://127.0.0.1:{server.port}", f"tcp://localhost:{server.port}"} <= set(found["aliases"])

@@ -8,14 +8,13 @@ import time
 
 from poolmgr import wire
 from tests.fake_member import Connection, endpoint_of
-from tests.helpers import Servers, free_port, wait_for
+from tests.helpers import free_port, wait_for
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import Start, joined
+from tests.supervisor_process import Pair, joined
 
 
-def test_the_audit_finds_a_pool_that_bypasses_the_budget(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=100, port=free_port())
-    running = supervisor(12, HASTY="views.audit.EVERY=0.3")
+def test_the_audit_finds_a_pool_that_bypasses_the_budget(pair: Pair) -> None:
+    running, server = pair(maxclients=100, port=free_port(), HASTY="views.audit.EVERY=0.3")
     member, name = joined(running, endpoint_of(port=server.port))
     member.report(name)
     member.send(wire.Report(name, 1, ceiling=1))
@@ -33,9 +32,8 @@ def test_the_audit_finds_a_pool_that_bypasses_the_budget(supervisor: Start, redi
     wait_for(lambda: not running.status()["differences"], 12, what="it is settled")
 
 
-def test_a_server_with_many_clients_does_not_hold_up_the_loop(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=5000)
-    running = supervisor(12, HASTY="servers.schedule.LIST_EVERY=0.2 servers.schedule.LOOK_EVERY=0.2")
+def test_a_server_with_many_clients_does_not_hold_up_the_loop(pair: Pair) -> None:
+    running, server = pair(maxclients=5000, HASTY="servers.schedule.LIST_EVERY=0.2 servers.schedule.LOOK_EVERY=0.2")
     member, _ = joined(running, endpoint_of(server.path))
     crowd = [Connection(endpoint_of(server.path), f"crowd-{i}") for i in range(2000)]
     try:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 from tests.fake_member import FakeMember, endpoint_of
-from tests.helpers import RedisServer, Servers, free_port, wait_for
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.helpers import RedisServer, free_port, wait_for
+from tests.supervisor_process import Pair, SupervisorProcess, joined
 
 QUICK = "views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=1.5"
 
@@ -45,9 +45,8 @@ def is_listed(running: SupervisorProcess, server: RedisServer) -> None:
     wait_for(lambda: asked() >= before + 2, 10, what="two lists")
 
 
-def test_a_list_from_before_an_outage_is_compared_with_nothing(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, HASTY=QUICK)
+def test_a_list_from_before_an_outage_is_compared_with_nothing(pair: Pair) -> None:
+    running, server = pair(port=free_port(), HASTY=QUICK)
     member, _ = holding(running, server, 4)
     is_listed(running, server)
     server.stop()
@@ -57,10 +56,9 @@ def test_a_list_from_before_an_outage_is_compared_with_nothing(supervisor: Start
     member.close()
 
 
-def test_nor_is_one_from_before_a_restart_that_nobody_noticed(supervisor: Start, redis_server: Servers) -> None:
+def test_nor_is_one_from_before_a_restart_that_nobody_noticed(pair: Pair) -> None:
     """The supervisor is stopped while the server is restarted: its list is old, and nothing tells so."""
-    server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, HASTY=QUICK)
+    running, server = pair(port=free_port(), HASTY=QUICK)
     member, _ = holding(running, server, 4)
     is_listed(running, server)
     os.kill(running.pid, signal.SIGSTOP)
@@ -71,10 +69,11 @@ def test_nor_is_one_from_before_a_restart_that_nobody_noticed(supervisor: Start,
     member.close()
 
 
-def test_connections_that_a_process_has_closed_since_are_not_missed(supervisor: Start, redis_server: Servers) -> None:
+def test_connections_that_a_process_has_closed_since_are_not_missed(pair: Pair) -> None:
     """With a small budget the list is asked for five times more seldom, and two audits see the same one."""
-    server = redis_server(maxclients=8, port=free_port())
-    running = supervisor(6, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=0.4")
+    running, server = pair(
+        6, maxclients=8, port=free_port(), HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=0.4"
+    )
     member, name = holding(running, server, 4)
     is_listed(running, server)
     for connection in member.open.pop(name):
@@ -82,9 +81,8 @@ def test_connections_that_a_process_has_closed_since_are_not_missed(supervisor: 
     nothing_is_said(running, 3)
 
 
-def test_a_process_that_comes_and_goes_with_the_list_is_not_suspected(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, HASTY="views.audit.EVERY=0.1 servers.schedule.LIST_EVERY=0.3")
+def test_a_process_that_comes_and_goes_with_the_list_is_not_suspected(pair: Pair) -> None:
+    running, server = pair(port=free_port(), HASTY="views.audit.EVERY=0.1 servers.schedule.LIST_EVERY=0.3")
     member, name = holding(running, server, 4)
 
     def anew() -> None:
@@ -98,9 +96,8 @@ def test_a_process_that_comes_and_goes_with_the_list_is_not_suspected(supervisor
     nothing_is_said(running, 5, anew)
 
 
-def test_what_a_process_has_left_to_a_child_is_found(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12, HASTY=QUICK)
+def test_what_a_process_has_left_to_a_child_is_found(pair: Pair) -> None:
+    running, server = pair(port=free_port(), HASTY=QUICK)
     member, name = holding(running, server, 3)
     kept = [connection.sock.fileno() for connection in member.open[name]]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=kept) as child:

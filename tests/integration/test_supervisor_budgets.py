@@ -7,9 +7,9 @@ import contextlib
 import pytest
 
 from poolmgr import wire
-from tests.fake_member import Connection, MemberProcess, endpoint_of
+from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import Servers, debian_redis_binary, wait_for
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 
 def derivation(running: SupervisorProcess) -> str:
@@ -29,22 +29,17 @@ def test_auto_takes_what_is_left(supervisor: Start, redis_server: Servers) -> No
     )
 
 
-def test_debians_redis_too(supervisor: Start, redis_server: Servers) -> None:
+def test_debians_redis_too(pair: Pair, members: Members) -> None:
     binary = debian_redis_binary()
     if binary is None:
         pytest.skip("redis-server is not installed")
-    server = redis_server(binary=binary, maxclients=200)
-    running = supervisor("auto")
+    running, server = pair("auto", maxclients=200, binary=binary)
     member, name = joined(running, endpoint_of(server.path))
     assert derivation(running) == "budget 180 = redis maxclients 200 - reserve 20"
     member.obey(name)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 50)
-    try:
-        dies.until(lambda s: s["open"] == 50)
-        dies.kill()
-        wait_for(lambda: running.server()["quarantine"] == 0 and len(running.server()["members"]) == 1, 3)
-    finally:
-        dies.stop()
+    dies = members(server, 50).has(50)
+    dies.kill()
+    wait_for(lambda: running.server()["quarantine"] == 0 and len(running.server()["members"]) == 1, 3)
     assert running.server()["unproven"] == 0
 
 
@@ -67,9 +62,8 @@ def test_descriptors_of_the_members_bound_it(supervisor: Start, redis_server: Se
     assert "file-descriptor limits" in derivation(running)
 
 
-def test_other_clients_shrink_it_within_seconds(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=0.3")
+def test_other_clients_shrink_it_within_seconds(pair: Pair) -> None:
+    running, server = pair("auto", maxclients=200, HASTY="servers.schedule.LOOK_EVERY=0.3")
     member, name = joined(running, endpoint_of(server.path))
     member.report(name)
     assert running.server()["budget"] == 180
@@ -81,9 +75,8 @@ def test_other_clients_shrink_it_within_seconds(supervisor: Start, redis_server:
             other.close()
 
 
-def test_the_operator_changes_it_live_and_a_successor_remembers(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=30)
-    running = supervisor(12)
+def test_the_operator_changes_it_live_and_a_successor_remembers(pair: Pair) -> None:
+    running, server = pair(maxclients=30)
     member, name = joined(running, endpoint_of(server.path))
     member.grow(name, 9)
     answer = member.ask(wire.SetBudget(name, "6"))
@@ -108,10 +101,9 @@ def test_the_operator_changes_it_live_and_a_successor_remembers(supervisor: Star
     assert "REDIS_CONNECTION_BUDGET" in running.server()["derivation"]
 
 
-def test_a_refusal_lowers_the_budget_at_once(supervisor: Start, redis_server: Servers) -> None:
+def test_a_refusal_lowers_the_budget_at_once(pair: Pair) -> None:
     """Others fill the server: what we have is what we may have."""
-    server = redis_server(maxclients=20)
-    running = supervisor(18)
+    running, server = pair(18, maxclients=20)
     member, name = joined(running, endpoint_of(server.path))
     member.grow(name, 3)
     mine = [member.dial(endpoint_of(server.path)) for _ in range(3)]

@@ -12,7 +12,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from poolmgr import own_tag, wire
-from tests.fake_member import FakeMember, MemberProcess, endpoint_of
+from tests.fake_member import FakeMember, MemberProcess, Members, endpoint_of
 from tests.fuzz.messages import HEADER, NASTY, frames, messages
 from tests.helpers import RedisServer, wait_for
-from tests.supervisor_process import SupervisorProcess
+from tests.supervisor_process import Pair, SupervisorProcess
 
 BUDGET = 12
 LINKS = 4
@@ -110,16 +109,10 @@ def in_a_child(work: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def stage(short_dir: Path, redis_server) -> Iterator[tuple[SupervisorProcess, RedisServer, MemberProcess]]:
+def stage(pair: Pair, members: Members) -> Iterator[tuple[SupervisorProcess, RedisServer, MemberProcess]]:
     """A supervisor, the only server, and a decent member that holds one connection all the time."""
-    server = redis_server(maxclients=BUDGET + 1)
-    running = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET=str(BUDGET), POOLMGR_LINGER="60")
-    running.start()
-    decent = MemberProcess(running.path, endpoint_of(server.path), 1)
-    decent.until(lambda state: state["open"] == 1, 20)
-    yield running, server, decent
-    decent.stop()
-    running.stop()
+    running, server = pair(BUDGET, POOLMGR_LINGER="60")
+    yield running, server, members(server, 1).has(1, 20)
     assert server.rejected() == 0
 
 

@@ -10,7 +10,7 @@ from poolmgr import wire
 from tests.fake_member import endpoint_of
 from tests.helpers import Servers, free_port, wait_for
 from tests.proxy import proxy_to
-from tests.supervisor_process import Start, joined
+from tests.supervisor_process import Pair, Start, joined
 
 
 def tcp(port: int, host: str, password: str | None = None) -> wire.Endpoint:
@@ -20,9 +20,8 @@ def tcp(port: int, host: str, password: str | None = None) -> wire.Endpoint:
 # ---- names ----------------------------------------------------------------------------------------------
 
 
-def test_two_names_of_one_server_share_its_budget(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13, port=free_port())
-    running = supervisor(12)
+def test_two_names_of_one_server_share_its_budget(pair: Pair) -> None:
+    running, server = pair(port=free_port())
     member, name = joined(running, server)
     member.grow(name, 6)
     tcp = endpoint_of(port=server.port)
@@ -34,10 +33,9 @@ def test_two_names_of_one_server_share_its_budget(supervisor: Start, redis_serve
     assert server.rejected() == 0
 
 
-def test_an_alias_is_resolved_within_a_budget_that_is_used_up(supervisor: Start, redis_server: Servers) -> None:
+def test_an_alias_is_resolved_within_a_budget_that_is_used_up(pair: Pair) -> None:
     """The question itself holds a connection: it takes the place of the one that the supervisor keeps."""
-    server = redis_server(maxclients=11, port=free_port())  # 10 and the observer
-    running = supervisor(10)
+    running, server = pair(10, port=free_port())  # 10 and the observer
     member, name = joined(running, server)
     member.grow(name, 9)
     connections = [member.dial(endpoint_of(server.path)) for _ in range(9)]
@@ -65,12 +63,9 @@ def test_two_servers_have_budgets_of_their_own(supervisor: Start, redis_server: 
 
 @pytest.mark.parametrize("name", ["localhost", "unix"])
 @pytest.mark.parametrize("budget", [6, 12])
-def test_a_name_that_comes_right_after_a_restart_shares_the_budget(
-    supervisor: Start, redis_server: Servers, budget: int, name: str
-) -> None:
+def test_a_name_that_comes_right_after_a_restart_shares_the_budget(pair: Pair, budget: int, name: str) -> None:
     port = free_port()
-    server = redis_server(port=port, maxclients=budget + 1)
-    running = supervisor(budget)
+    running, server = pair(budget, port=port)
     first, _ = joined(running, tcp(port, "127.0.0.1"))
     server.stop()
     server.start()
@@ -84,12 +79,9 @@ def test_a_name_that_comes_right_after_a_restart_shares_the_budget(
     assert server.rejected() == 0
 
 
-def test_a_name_that_comes_after_a_restart_of_both_waits_for_those_who_hold_permits(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_a_name_that_comes_after_a_restart_of_both_waits_for_those_who_hold_permits(pair: Pair) -> None:
     port = free_port()
-    server = redis_server(port=port, maxclients=7)
-    running = supervisor(6)
+    running, server = pair(6, port=port)
     first, _ = joined(running, tcp(port, "127.0.0.1"))
     id = first.resolved[f"tcp://127.0.0.1:{port}"]
     first.grow(id, 4)
@@ -105,10 +97,9 @@ def test_a_name_that_comes_after_a_restart_of_both_waits_for_those_who_hold_perm
     assert set(second.resolved.values()) == {id}
 
 
-def test_two_names_are_united_when_the_right_credentials_come(supervisor: Start, redis_server: Servers) -> None:
+def test_two_names_are_united_when_the_right_credentials_come(pair: Pair) -> None:
     port = free_port()
-    server = redis_server(port=port, maxclients=7, requirepass="right")
-    running = supervisor(6)
+    running, server = pair(6, port=port, requirepass="right")
     wrong, right = (endpoint_of(server.path, password=word) for word in ("wrong", "right"))
     stranger, _ = joined(running, wrong)
     by_tcp, _ = joined(running, tcp(port, "127.0.0.1", "right"))

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.fake_member import Connection, MemberProcess, endpoint_of
+from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import RedisServer, Servers, debian_redis_binary, wait_for
-from tests.supervisor_process import Start, joined
+from tests.supervisor_process import Pair, Start, joined
 
 
 def lists(server: RedisServer) -> int:
@@ -18,9 +18,8 @@ def lists(server: RedisServer) -> int:
         return int(stats.get("cmdstat_client|list", {}).get("calls", 0))
 
 
-def test_none_is_made_while_nothing_is_to_be_proven(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=100)
-    running = supervisor("auto")
+def test_none_is_made_while_nothing_is_to_be_proven(pair: Pair) -> None:
+    running, server = pair("auto", maxclients=100)
     member, name = joined(running, server)
     member.obey(name, in_use=1)
     member.dial(endpoint_of(server.path))
@@ -33,23 +32,18 @@ def test_none_is_made_while_nothing_is_to_be_proven(supervisor: Start, redis_ser
         other.close()
 
 
-def test_a_killed_process_is_proven_gone_by_a_list_at_once(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=100)
-    running = supervisor(20)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 5)
-    try:
-        dies.until(lambda s: s["open"] == 5)
-        before = lists(server)
-        dies.kill()
-        wait_for(lambda: not running.server()["members"] and not running.server()["quarantine"], 5)
-        assert 1 <= lists(server) - before <= 3
-    finally:
-        dies.stop()
+def test_a_killed_process_is_proven_gone_by_a_list_at_once(pair: Pair, members: Members) -> None:
+    running, server = pair(20, maxclients=100)
+    dies = members(server, 5).has(5)
+    before = lists(server)
+    dies.kill()
+    wait_for(lambda: not running.server()["members"] and not running.server()["quarantine"], 5)
+    assert 1 <= lists(server) - before <= 3
 
 
 @pytest.mark.parametrize("kind", ["valkey", "debian"])
 def test_what_a_dead_process_has_left_is_looked_for_by_number(
-    supervisor: Start, redis_server: Servers, kind: str
+    supervisor: Start, redis_server: Servers, kind: str, members: Members
 ) -> None:
     """Its child holds its connections: one list shows them, they are killed, and only they are asked for again."""
     binary = debian_redis_binary() if kind == "debian" else ""
@@ -57,39 +51,28 @@ def test_what_a_dead_process_has_left_is_looked_for_by_number(
         pytest.skip("redis-server is not installed")
     server = redis_server(maxclients=100, **({"binary": binary} if binary else {}))
     running = supervisor(20)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 3, "fork")
-    try:
-        dies.until(lambda s: s["open"] == 3)
-        with server.observer() as observer:
-            observer.config_set("slowlog-log-slower-than", 0)
-            observer.config_set("slowlog-max-len", 1000)
-            observer.slowlog_reset()
-            dies.kill()
-            wait_for(lambda: not running.server()["members"] and not running.server()["quarantine"], 5)
-            said = [entry["command"].split() for entry in observer.slowlog_get(1000)]
-        asked = [words[2:] for words in said if [word.upper() for word in words[:2]] == [b"CLIENT", b"LIST"]]
-        assert len([words for words in asked if not words]) == 1, asked
-        assert [words for words in asked if len(words) == 5 and words[0] == b"ID"], "itself and the three"
-        assert running.server()["unproven"] == 0
-    finally:
-        dies.stop()
+    dies = members(server, 3, "fork").has(3)
+    with server.observer() as observer:
+        observer.config_set("slowlog-log-slower-than", 0)
+        observer.config_set("slowlog-max-len", 1000)
+        observer.slowlog_reset()
+        dies.kill()
+        wait_for(lambda: not running.server()["members"] and not running.server()["quarantine"], 5)
+        said = [entry["command"].split() for entry in observer.slowlog_get(1000)]
+    asked = [words[2:] for words in said if [word.upper() for word in words[:2]] == [b"CLIENT", b"LIST"]]
+    assert len([words for words in asked if not words]) == 1, asked
+    assert [words for words in asked if len(words) == 5 and words[0] == b"ID"], "itself and the three"
+    assert running.server()["unproven"] == 0
 
 
-def test_a_difference_on_a_list_is_borne_out_soon_and_not_after_a_minute(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_a_difference_on_a_list_is_borne_out_soon_and_not_after_a_minute(pair: Pair, members: Members) -> None:
     """A further case: the second list that it takes to accuse anybody comes out of turn. The first was a proof's."""
-    server = redis_server(maxclients=100)
-    running = supervisor(20, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_AGAIN=0.5")
+    running, server = pair(20, maxclients=100, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_AGAIN=0.5")
     member, name = joined(running, server)
     member.report(name)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 1)
-    try:
-        dies.until(lambda s: s["open"] == 1)
-        for _ in range(40):
-            member.dial(endpoint_of(server.path))
-        dies.kill()
-        wait_for(lambda: running.status()["differences"], 20, what="the difference is shown")
-    finally:
-        dies.stop()
+    dies = members(server, 1).has(1)
+    for _ in range(40):
+        member.dial(endpoint_of(server.path))
+    dies.kill()
+    wait_for(lambda: running.status()["differences"], 20, what="the difference is shown")
     member.close()

@@ -18,7 +18,7 @@ from poolmgr import wire
 from tests.fake_member import Connection, FakeMember, endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 SOON = 1.0
 """Seconds within which a server that answers can be used, also on a busy machine. What was wrong took five or more."""
@@ -162,11 +162,10 @@ def test_a_server_whose_permits_are_all_pinned_does_not_keep_the_first_use_of_an
 
 @pytest.mark.parametrize(("budget", "pinned"), [(12, 11), (5, 4)])
 def test_an_alias_of_a_server_whose_permits_are_all_pinned_is_looked_at_within_the_budget(
-    supervisor: Start, redis_server: Servers, budget: int, pinned: int
+    pair: Pair, budget: int, pinned: int
 ) -> None:
     """There is always one permit to look with, from a budget of four on."""
-    server = redis_server(maxclients=budget + 1, port=free_port())
-    running = supervisor(budget)
+    running, server = pair(budget, port=free_port())
     member, name, _ = filled(running, server, pinned)
     alias = endpoint_of(port=server.port)
     member.attach(alias)
@@ -190,11 +189,8 @@ def test_a_budget_that_grows_keeps_one_back_before_members_get_the_rest(
     wait_for(lambda: running.server_of(name)["own"] == 1, what="one is kept back")
 
 
-def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(
-    supervisor: Start, redis_server: Servers
-) -> None:
-    server = redis_server(maxclients=4, port=free_port())
-    running = supervisor(3, HASTY="servers.resolution.PATIENCE=8")
+def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(pair: Pair) -> None:
+    running, server = pair(3, port=free_port(), HASTY="servers.resolution.PATIENCE=8")
     member, name, connections = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     member.attach(alias)
@@ -208,11 +204,8 @@ def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(
     assert running.server()["unproven"] == 0
 
 
-def test_where_no_permit_comes_back_there_is_one_look_over_the_budget_and_it_is_counted(
-    supervisor: Start, redis_server: Servers
-) -> None:
-    server = redis_server(maxclients=4, port=free_port())
-    running = supervisor(3, HASTY="servers.resolution.PATIENCE=1 servers.resolution.OVER_EVERY=600")
+def test_where_no_permit_comes_back_there_is_one_look_over_the_budget_and_it_is_counted(pair: Pair) -> None:
+    running, server = pair(3, port=free_port(), HASTY="servers.resolution.PATIENCE=1 servers.resolution.OVER_EVERY=600")
     member, name, _ = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     with server.observer():  # with its one connection the server is full

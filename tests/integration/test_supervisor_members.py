@@ -15,16 +15,13 @@ from tests.debugger import held
 from tests.fake_member import FakeMember, Members, endpoint_of
 from tests.helpers import ROOT, Servers, alive, free_port, kill, wait_for
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import Start, joined
+from tests.supervisor_process import Pair, Start, joined
 
 # ---- joining and leaving ------------------------------------------------------------------------------
 
 
-def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(
-    supervisor: Start, redis_server: Servers, short_dir: Path
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12, POOLMGR_LINGER="60")
+def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(pair: Pair, short_dir: Path) -> None:
+    running, server = pair(POOLMGR_LINGER="60")
     member, name = joined(running, server)
     assert member.grow(name, 8) >= 8
     state = running.server()
@@ -41,8 +38,7 @@ def test_a_member_joins_grows_and_leaves_and_nothing_is_left_behind(
 
 def test_it_lingers_for_a_member_that_comes_back(supervisor: Start, redis_server: Servers, members: Members) -> None:
     running = supervisor(12, POOLMGR_LINGER="0.4")
-    first = members(redis_server(maxclients=13), 1)
-    first.until(lambda s: s["open"] == 1)
+    first = members(redis_server(maxclients=13), 1).has(1)
     watch = Stopwatch()
     first.kill()
     assert running.wait() == 0
@@ -52,72 +48,55 @@ def test_it_lingers_for_a_member_that_comes_back(supervisor: Start, redis_server
 # ---- ends of members ------------------------------------------------------------------------------------
 
 
-def test_a_killed_members_permits_are_free_when_the_server_agrees(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    stays = members(server, 1)
-    stays.until(lambda s: s["open"] == 1)
+def test_a_killed_members_permits_are_free_when_the_server_agrees(pair: Pair, members: Members) -> None:
+    running, server = pair()
+    stays = members(server, 1).has(1)
     taken: list[float] = []
     while len(taken) < 5 or sorted(taken)[2] >= 0.05:  # the third best: in the others the machine may have been busy
         assert len(taken) < 15, taken
-        dies = members(server, 9)
-        dies.until(lambda s: s["open"] == 9)
+        dies = members(server, 9).has(9)
         stays.tell("11")
         stays.until(lambda s: s["limit"] == 2)
         dies.process.kill()
         began = time.monotonic()
-        stays.until(lambda s: s["open"] == 11)
+        stays.has(11)
         taken.append(time.monotonic() - began)
         dies.process.wait()
-        stays.tell("1")
-        stays.until(lambda s: s["open"] == 1)
+        stays.take(1)
     assert running.server()["unproven"] == 0
     assert server.rejected() == 0
 
 
-def test_connections_that_a_child_inherited_are_fenced(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
+def test_connections_that_a_child_inherited_are_fenced(pair: Pair, members: Members) -> None:
     """The member dies, its sockets live on in a child: the server keeps the connections until killed."""
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    stays = members(server, 1)
-    stays.until(lambda s: s["open"] == 1)
+    running, server = pair()
+    stays = members(server, 1).has(1)
     dies = members(server, 6, "fork")
-    tag = dies.until(lambda s: s["open"] == 6)["tag"]
+    tag = dies.has(6).state["tag"]
     dies.kill()
     wait_for(lambda: running.server()["quarantine"] == 0, what="the quarantine is proven")
     assert not [client for client in server.clients() if tag in client["name"]]
-    stays.tell("11")
-    stays.until(lambda s: s["open"] == 11)
+    stays.take(11)
     assert server.rejected() == 0
     assert running.server()["unproven"] == 0
 
 
-def test_a_process_that_becomes_another_program_is_gone(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
+def test_a_process_that_becomes_another_program_is_gone(pair: Pair, members: Members) -> None:
     """exec keeps pid, start time and pidfd; here even the connections are kept open."""
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    stays = members(server, 1)
-    stays.until(lambda s: s["open"] == 1)
+    running, server = pair()
+    stays = members(server, 1).has(1)
     execs = members(server, 6)
-    tag = execs.until(lambda s: s["open"] == 6)["tag"]
+    tag = execs.has(6).state["tag"]
     execs.tell("exec")
     wait_for(lambda: not [c for c in server.clients() if tag in c["name"]], 5, what="its connections are fenced")
     assert alive(execs.pid)
-    stays.tell("11")
-    stays.until(lambda s: s["open"] == 11)
+    stays.take(11)
     assert server.rejected() == 0
     assert running.events("member.gone")
 
 
-def test_a_link_that_closes_proves_nothing(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12, POOLMGR_LINGER="60")
+def test_a_link_that_closes_proves_nothing(pair: Pair) -> None:
+    running, server = pair(POOLMGR_LINGER="60")
     member, name = joined(running, server)
     charged = member.grow(name, 5)
     member.close()
@@ -128,9 +107,8 @@ def test_a_link_that_closes_proves_nothing(supervisor: Start, redis_server: Serv
     assert running.server()["quarantine"] == 0
 
 
-def test_an_older_registration_is_ignored(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_an_older_registration_is_ignored(pair: Pair) -> None:
+    running, server = pair()
     member, name = joined(running, server)
     member.grow(name, 5)
     late = FakeMember(running.path, tag=member.tag).connect()
@@ -167,14 +145,10 @@ print(len(talk), flush=True)
 """A member that says a lot and then goodbye, and ends."""
 
 
-def test_a_goodbye_is_heard_though_the_process_has_ended_since(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
+def test_a_goodbye_is_heard_though_the_process_has_ended_since(pair: Pair, members: Members) -> None:
     """The end of a process is seen at once, its last words only after all that came before them."""
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    stays = members(server, 1)
-    stays.until(lambda s: s["open"] == 1)
+    running, server = pair()
+    members(server, 1).has(1)
     at_once = 256 * 1024  # what the event loop reads at a time
     with subprocess.Popen(
         [sys.executable, "-c", TALKS, running.path, server.path, str(at_once + 4096)],
@@ -195,14 +169,13 @@ def test_a_goodbye_is_heard_though_the_process_has_ended_since(
     assert running.server()["quarantine"] == 0
 
 
-def test_a_lost_socket_is_killed_and_its_permit_returned_by_proof(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_a_lost_socket_is_killed_and_its_permit_returned_by_proof(pair: Pair) -> None:
+    running, server = pair()
     member, name = joined(running, endpoint_of(server.path))
     member.grow(name, 4)
     lost, kept = member.dial(endpoint_of(server.path)), member.dial(endpoint_of(server.path))
     member.send(wire.Lost(name, (1, 77)))
-    member.until(lambda m: {s for g in m.inbox if isinstance(g, wire.Gone) for s in g.serials} == {1, 77})
+    member.until(lambda m: m.gone == {1, 77})
     with contextlib.suppress(ConnectionResetError):
         assert lost.sock.recv(10) == b"", "the server has closed it"
     assert kept.call("PING") == b"+PONG\r\n"
@@ -217,10 +190,9 @@ HOLDS_THREE = """if True:
 """
 
 
-def test_one_that_is_killed_in_a_debuggers_hands_holds_nothing(supervisor: Start, redis_server: Servers) -> None:
+def test_one_that_is_killed_in_a_debuggers_hands_holds_nothing(pair: Pair) -> None:
     """The debugger has not taken note of its end, so its pidfd says that it is there."""
-    server = redis_server(port=free_port(), maxclients=10)
-    running = supervisor(8, POOLMGR_LINGER="60")
+    running, server = pair(8, maxclients=10, port=free_port(), POOLMGR_LINGER="60")
     environ = {**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", HOLDS_THREE], env=environ, stdout=subprocess.PIPE) as member:
         assert member.stdout is not None

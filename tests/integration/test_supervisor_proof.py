@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fake_member import MemberProcess, endpoint_of
-from tests.helpers import RedisServer, Servers, wait_for
-from tests.supervisor_process import Start, joined
+from tests.fake_member import Members, endpoint_of
+from tests.helpers import RedisServer, wait_for
+from tests.supervisor_process import Pair, Start, joined
 
 
 def raw(server: RedisServer) -> socket.socket:
@@ -41,33 +41,27 @@ def busy(server: RedisServer) -> Iterator[None]:
             assert other.recv(100) == b"+OK\r\n"
 
 
-def test_a_busy_server_has_not_forbidden_to_look(supervisor: Start, redis_server: Servers) -> None:
+def test_a_busy_server_has_not_forbidden_to_look(pair: Pair, members: Members) -> None:
     """A child keeps the connections of a member that was killed: they are there, and cannot be seen just now."""
-    server = redis_server(maxclients=15, busy_reply_threshold=50)
-    running = supervisor(12, HASTY="servers.unproven.WAIT=0.3")
-    dies = MemberProcess(running.path, endpoint_of(server.path), 8, "fork")
-    try:
-        dies.until(lambda s: s["open"] == 8)
-        stays, name = joined(running, server)
-        with busy(server):
-            dies.kill()
-            stays.report(name, waiting=11)
-            wait_for(lambda: running.server()["quarantine"] >= 8, what="its permits are in quarantine")
-            began = time.monotonic()
-            # As long as it would take to give up, several times over.
-            wait_for(lambda: time.monotonic() > began + 1.5, 5)
-            assert running.server()["quarantine"] >= 8
-        stays.until(lambda m: m.limit(name) == 11, what="all is proven when the server answers again")
-    finally:
-        dies.stop()
+    running, server = pair(maxclients=15, busy_reply_threshold=50, HASTY="servers.unproven.WAIT=0.3")
+    dies = members(server, 8, "fork").has(8)
+    stays, name = joined(running, server)
+    with busy(server):
+        dies.kill()
+        stays.report(name, waiting=11)
+        wait_for(lambda: running.server()["quarantine"] >= 8, what="its permits are in quarantine")
+        began = time.monotonic()
+        # As long as it would take to give up, several times over.
+        wait_for(lambda: time.monotonic() > began + 1.5, 5)
+        assert running.server()["quarantine"] >= 8
+    stays.until(lambda m: m.limit(name) == 11, what="all is proven when the server answers again")
     assert running.events("quarantine.unproven") == []
     assert running.events("server.forbids") == []
     assert server.rejected() == 0
 
 
-def test_a_census_waits_for_a_busy_server(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=15, busy_reply_threshold=50)
-    running = supervisor(12)
+def test_a_census_waits_for_a_busy_server(pair: Pair) -> None:
+    running, server = pair(maxclients=15, busy_reply_threshold=50)
     member = running.member()
     with busy(server):
         member.hello(endpoint_of(server.path))
@@ -80,13 +74,10 @@ def test_a_census_waits_for_a_busy_server(supervisor: Start, redis_server: Serve
     assert len(running.events("server.resolved")) == 1
 
 
-def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(pair: Pair, members: Members) -> None:
     """There is always one that is older than the newest look, and none that is older than the first."""
-    server = redis_server(maxclients=60)
-    running = supervisor(12)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 8)
+    running, server = pair(maxclients=60)
+    dies = members(server, 8).has(8)
     ended = threading.Event()
 
     def churn(after: float) -> None:
@@ -99,7 +90,6 @@ def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(
 
     churning = [threading.Thread(target=churn, args=(0.04 * number,)) for number in range(10)]
     try:
-        dies.until(lambda s: s["open"] == 8)
         stays, name = joined(running, server)
         for thread in churning:
             thread.start()
@@ -109,28 +99,24 @@ def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(
         stays.until(lambda m: m.limit(name) == 11, 4, what="all is proven, before any of them could be too old")
     finally:
         ended.set()
-        dies.stop()
         for thread in churning:
             if thread.ident:
                 thread.join()
     assert running.events("quarantine.unproven") == []
 
 
-def test_a_blank_in_the_path_of_the_servers_socket_hides_no_connection(supervisor: Start, short_dir: Path) -> None:
+def test_a_blank_in_the_path_of_the_servers_socket_hides_no_connection(
+    supervisor: Start, short_dir: Path, members: Members
+) -> None:
     """A child keeps the connections of a member that was killed, at ``/…/a b/redis.sock``."""
     directory = short_dir / "a b"
     directory.mkdir()
     server = RedisServer(directory, maxclients=7).start()
-    running = supervisor(6)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 5, "fork")
-    grows = MemberProcess(running.path, endpoint_of(server.path), 0)
+    supervisor(6)
     try:
-        dies.until(lambda s: s["open"] == 5)
+        dies, grows = members(server, 5, "fork").has(5), members(server, 0)
         dies.kill()
-        grows.tell("5")
-        grows.until(lambda s: s["open"] == 5)  # what the dead one had is used again
+        grows.take(5)  # what the dead one had is used again
         assert server.rejected() == 0
     finally:
-        dies.stop()
-        grows.stop()
         server.stop()

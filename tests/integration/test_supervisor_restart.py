@@ -20,17 +20,14 @@ from poolmgr.supervisor.servers.registry import GRACE
 from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import Servers, free_port, kill, wait_for
 from tests.proxy import proxy_to
-from tests.supervisor_process import Start, joined
+from tests.supervisor_process import IMPATIENT, Pair, Start, joined
 
 
-def test_a_killed_supervisor_is_succeeded_and_nothing_is_overspent(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_a_killed_supervisor_is_succeeded_and_nothing_is_overspent(pair: Pair, members: Members) -> None:
+    running, server = pair()
     first, second = members(server, 6), members(server, 5)
-    first.until(lambda s: s["open"] == 6)
-    second.until(lambda s: s["open"] == 5)
+    first.has(6)
+    second.has(5)
     for _ in range(3):
         running.kill()
         running.start()
@@ -39,37 +36,30 @@ def test_a_killed_supervisor_is_succeeded_and_nothing_is_overspent(
     state = running.server()
     assert state["charged"] + state["quarantine"] + state["own"] <= 12
     second.tell("1")
-    first.tell("10")
-    first.until(lambda s: s["open"] == 10)
+    first.take(10)
     assert server.rejected() == 0
 
 
-def test_a_member_that_died_between_two_supervisors_is_in_quarantine(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_a_member_that_died_between_two_supervisors_is_in_quarantine(pair: Pair, members: Members) -> None:
+    running, server = pair()
     stays, dies = members(server, 2), members(server, 7, "fork")
-    stays.until(lambda s: s["open"] == 2)
-    tag = dies.until(lambda s: s["open"] == 7)["tag"]
+    stays.has(2)
+    tag = dies.has(7).state["tag"]
     running.kill()
     dies.kill()  # its child keeps the seven connections
     stays.tell("11")
     running.start()
-    stays.until(lambda s: s["open"] == 11)
+    stays.has(11)
     assert not [client for client in server.clients() if tag in client["name"]]
     assert server.rejected() == 0
     assert running.events("snapshot.restored")
 
 
-def test_a_stopped_member_keeps_its_charge_over_a_restart(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_a_stopped_member_keeps_its_charge_over_a_restart(pair: Pair, members: Members) -> None:
+    running, server = pair()
     greedy, stopped = members(server, 2), members(server, 6)
-    greedy.until(lambda s: s["open"] == 2)
-    limit = stopped.until(lambda s: s["open"] == 6)["limit"]
+    greedy.has(2)
+    limit = stopped.has(6).state["limit"]
     os.kill(stopped.pid, signal.SIGSTOP)
     running.kill()
     greedy.tell("11")
@@ -88,13 +78,12 @@ def test_a_stopped_member_keeps_its_charge_over_a_restart(
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "garbage", "boot"])
 def test_without_its_snapshot_a_census_finds_what_is_there(
-    supervisor: Start, redis_server: Servers, members: Members, damage: str, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, members: Members, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+    running, server = pair()
     stays, dies = members(server, 3), members(server, 5, "fork")
-    stays.until(lambda s: s["open"] == 3)
-    left = dies.until(lambda s: s["open"] == 5)
+    stays.has(3)
+    left = dies.has(5).state
     running.kill()
     dies.kill()
     snapshot = Path(running.path + ".snapshot")
@@ -111,29 +100,25 @@ def test_without_its_snapshot_a_census_finds_what_is_there(
     stays.tell("11")
     running.start()
     try:
-        stays.until(lambda s: s["open"] == 6, 15)
+        stays.has(6, 15)
         assert len([client for client in server.clients() if left["tag"] in client["name"]]) == 5, "nobody kills them"
     finally:
         kill(left["child"])
-    stays.until(lambda s: s["open"] == 11, 15)
+    stays.has(11, 15)
     assert server.rejected() == 0
     reasons = [event["reason"] for event in running.events("snapshot.unusable")]
     assert reasons == ["truncated" if damage == "garbage" else damage]
 
 
-def test_an_older_snapshot_that_was_put_back_is_not_believed(
-    supervisor: Start, redis_server: Servers, members: Members
-) -> None:
+def test_an_older_snapshot_that_was_put_back_is_not_believed(pair: Pair, members: Members) -> None:
     """A stopped member cannot say what it holds, and an old snapshot says too little."""
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+    running, server = pair()
     stays, stopped = members(server, 2), members(server, 1)
-    stays.until(lambda s: s["open"] == 2)
-    stopped.until(lambda s: s["open"] == 1)
+    stays.has(2)
+    stopped.has(1)
     snapshot = Path(running.path + ".snapshot")
     old = snapshot.read_bytes()
-    stopped.tell("8")
-    stopped.until(lambda s: s["open"] == 8)
+    stopped.take(8)
     os.kill(stopped.pid, signal.SIGSTOP)
     running.kill()
     snapshot.write_bytes(old)
@@ -146,22 +131,19 @@ def test_an_older_snapshot_that_was_put_back_is_not_believed(
     assert event["reason"] == "older"
     wait_for(lambda: marked(lock.read_bytes()) > 1000000, what="the next one has a larger number")
     wait_for(lambda: (state := running.server())["own"] == 1 and state["charged"] + state["quarantine"] >= 10)
-    stays.until(lambda s: s["open"] == 3)  # what is left: 12, less 8 and the supervisor's own
+    stays.has(3)  # what is left: 12, less 8 and the supervisor's own
     assert server.rejected() == 0
     os.kill(stopped.pid, signal.SIGCONT)
     stopped.until(lambda s: s["link"] > 1)
     stopped.tell("0")
-    stays.until(lambda s: s["open"] == 11)
+    stays.has(11)
     assert server.rejected() == 0
 
 
-def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_waited_for(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_waited_for(pair: Pair) -> None:
     """They hold permits which nobody else knows of, and may use them until they have come back."""
-    server = redis_server(maxclients=13)
+    running, server = pair(POOLMGR_LINGER="60")
     endpoint = endpoint_of(server.path)
-    running = supervisor(12, POOLMGR_LINGER="60")
     first, name = joined(running, server)
     late, _ = joined(running, server)
     late.report(name, waiting=1)
@@ -194,13 +176,10 @@ def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_
     assert server.rejected() == 0
 
 
-def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(
-    supervisor: Start, redis_server: Servers
-) -> None:
+def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(pair: Pair) -> None:
     """What is written while a lost snapshot is made up for says too little: somebody has not come yet."""
-    server = redis_server(maxclients=13)
+    running, server = pair(POOLMGR_LINGER="60")
     endpoint = endpoint_of(server.path)
-    running = supervisor(12, POOLMGR_LINGER="60")
     late, name = joined(running, server)
     late.grow(name, 8)
     running.kill()
@@ -228,11 +207,10 @@ def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(
 
 
 def test_what_somebody_opened_and_left_behind_while_others_were_waited_for_is_found(
-    supervisor: Start, redis_server: Servers, members: Members
+    pair: Pair, members: Members
 ) -> None:
     """Nobody had ever heard of it: not the snapshot, which is lost, nor the census, nor by a registration."""
-    server = redis_server(maxclients=13)
-    running = supervisor(12, POOLMGR_LINGER="60")
+    running, server = pair(POOLMGR_LINGER="60")
     first, name = joined(running, server)
     running.kill()
     Path(running.path + ".snapshot").unlink()
@@ -294,13 +272,12 @@ def test_a_search_is_put_off_until_there_is_a_password_that_the_server_takes(
     assert server.rejected() == 0
 
 
-def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(port=free_port(), maxclients=16)
-    running = supervisor(
-        12,
+def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(pair: Pair) -> None:
+    running, server = pair(
+        maxclients=16,
+        port=free_port(),
         POOLMGR_LINGER="60",
-        REDIS_SOCKET_TIMEOUT="0.3",
-        REDIS_SOCKET_CONNECT_TIMEOUT="0.3",
+        **IMPATIENT,
         HASTY="servers.unproven.WAIT=1",
     )
     with proxy_to(server.port) as hole:
@@ -320,11 +297,9 @@ def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(supervisor: 
         first.until(lambda m: m.limit(name) >= 9, 15, what="raised after a bounded wait")
 
 
-def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members: Members) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
-    member = members(server, 7)
-    member.until(lambda s: s["open"] == 7)
+def test_sigterm_loses_nothing(pair: Pair, members: Members) -> None:
+    running, server = pair()
+    member = members(server, 7).has(7)
     assert running.terminate() == 0
     assert Path(running.path + ".snapshot").exists()
     assert len(server.clients()) == 7, "its own connection is closed"
@@ -335,11 +310,9 @@ def test_sigterm_loses_nothing(supervisor: Start, redis_server: Servers, members
     assert server.rejected() == 0
 
 
-def test_it_does_not_end_while_something_is_charged(supervisor: Start, redis_server: Servers, members: Members) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12, POOLMGR_LINGER="0.8")
-    member = members(server, 4)
-    member.until(lambda s: s["open"] == 4)
+def test_it_does_not_end_while_something_is_charged(pair: Pair, members: Members) -> None:
+    running, server = pair(POOLMGR_LINGER="0.8")
+    member = members(server, 4).has(4)
     os.kill(member.pid, signal.SIGSTOP)
     running.kill()
     running.start()
@@ -351,11 +324,8 @@ def test_it_does_not_end_while_something_is_charged(supervisor: Start, redis_ser
     member.until(lambda s: s["link"] > 1)
 
 
-def test_a_snapshot_that_cannot_be_written_stops_raises_and_nothing_else(
-    supervisor: Start, redis_server: Servers
-) -> None:
-    server = redis_server(maxclients=13)
-    running = supervisor(12)
+def test_a_snapshot_that_cannot_be_written_stops_raises_and_nothing_else(pair: Pair) -> None:
+    running, server = pair()
     member, name = joined(running, server)
     member.grow(name, 3)
     other, _ = joined(running, server)

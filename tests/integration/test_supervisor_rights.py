@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from poolmgr import wire
-from tests.fake_member import MemberProcess, endpoint_of
-from tests.helpers import RedisServer, Servers, free_port, wait_for
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.fake_member import MemberProcess, Members, endpoint_of
+from tests.helpers import Servers, free_port, wait_for
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 
 def test_without_the_right_to_list_a_bounded_wait_stands_in_and_is_counted(
-    supervisor: Start, redis_server: Servers
+    supervisor: Start, redis_server: Servers, members: Members
 ) -> None:
     server = redis_server(maxclients=13)
     with server.observer() as admin:
@@ -24,25 +24,20 @@ def test_without_the_right_to_list_a_bounded_wait_stands_in_and_is_counted(
     running = supervisor(12, HASTY="servers.unproven.WAIT=1.5")
     stays, name = joined(running, endpoint)
     stays.obey(name)
-    dies = MemberProcess(running.path, endpoint_of(server.path), 6)
-    try:
-        dies.until(lambda s: s["open"] == 6)
-        dies.kill()
-        began = time.monotonic()
-        wait_for(lambda: running.server()["quarantine"] > 0)
-        wait_for(lambda: running.server()["quarantine"] == 0, 12)
-        assert time.monotonic() - began > 1.2
-    finally:
-        dies.stop()
+    dies = members(server, 6).has(6)
+    dies.kill()
+    began = time.monotonic()
+    wait_for(lambda: running.server()["quarantine"] > 0)
+    wait_for(lambda: running.server()["quarantine"] == 0, 12)
+    assert time.monotonic() - began > 1.2
     assert running.server()["unproven"] >= 6
     assert any("forbids CLIENT LIST" in note for note in running.status()["notes"])
     forbids = [event for event in running.events("server.forbids") if event["command"] == "CLIENT LIST"]
     assert len(forbids) == 1, "it is said once"
 
 
-def test_credentials_of_another_member_do_when_ones_own_are_wrong(supervisor: Start, redis_server: Servers) -> None:
-    server = redis_server(maxclients=13, requirepass="right")
-    running = supervisor(12)
+def test_credentials_of_another_member_do_when_ones_own_are_wrong(pair: Pair) -> None:
+    running, server = pair(requirepass="right")
     good = endpoint_of(server.path, password="right")
     bad = endpoint_of(server.path, password="wrong")
     member, name = joined(running, good)
@@ -54,38 +49,23 @@ def test_credentials_of_another_member_do_when_ones_own_are_wrong(supervisor: St
     assert b"right".hex() not in text
 
 
-def test_wrong_credentials_alone_resolve_and_leave_the_error_to_the_member(
-    supervisor: Start, redis_server: Servers
-) -> None:
-    server = redis_server(maxclients=13, requirepass="right")
-    running = supervisor(12)
+def test_wrong_credentials_alone_resolve_and_leave_the_error_to_the_member(pair: Pair) -> None:
+    running, server = pair(requirepass="right")
     member, name = joined(running, endpoint_of(server.path, password="wrong"))
     assert member.limit(name) > 0
     assert member.last(wire.Health) is None
 
 
-def dies_and_is_proven(running: SupervisorProcess, endpoint: wire.Endpoint, others: int) -> None:
+def dies_and_is_proven(running: SupervisorProcess, dies: MemberProcess, others: int) -> None:
     """A process is killed; what it held comes back by a proof, and no bounded wait stands in."""
-    dies = MemberProcess(running.path, endpoint, 4)
-    try:
-        dies.until(lambda s: s["open"] == 4)
-        dies.kill()
+    dies.kill()
 
-        def back() -> bool:
-            server = running.server()
-            return server["quarantine"] == 0 and len(server["members"]) == others
+    def back() -> bool:
+        server = running.server()
+        return server["quarantine"] == 0 and len(server["members"]) == others
 
-        wait_for(back, 10, what="its permits are back")
-    finally:
-        dies.stop()
+    wait_for(back, 10, what="its permits are back")
     assert running.server()["unproven"] == 0
-
-
-def closes_what_is_kept(running: SupervisorProcess, server: RedisServer) -> None:
-    with server.observer() as admin:
-        for row in admin.client_list():
-            if f".{running.pid}." in row["name"]:
-                admin.execute_command("CLIENT", "KILL", "ID", row["id"])
 
 
 FAULTS = {
@@ -99,7 +79,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("by", ["unix", "tcp"])
 def test_what_the_user_of_one_name_may_not_do_does_not_stop_the_proofs_of_the_server(
-    supervisor: Start, redis_server: Servers, by: str, fault: str
+    supervisor: Start, redis_server: Servers, members: Members, by: str, fault: str
 ) -> None:
     server = redis_server(port=free_port(), maxclients=13)
     with server.observer() as admin:
@@ -115,14 +95,14 @@ def test_what_the_user_of_one_name_may_not_do_does_not_stop_the_proofs_of_the_se
     first.obey(name)
     with server.observer() as admin:
         admin.execute_command("ACL", "SETUSER", "other", *FAULTS[fault])
-    closes_what_is_kept(running, server)
-    dies_and_is_proven(running, good, 2)
+    running.cut_off(server)
+    dies_and_is_proven(running, members(good, 4).has(4), 2)
     assert server.rejected() == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_of_two_users_by_one_name_the_one_that_may_list_proves(
-    supervisor: Start, redis_server: Servers, fault: str
+    supervisor: Start, redis_server: Servers, members: Members, fault: str
 ) -> None:
     server = redis_server(maxclients=13)
     with server.observer() as admin:
@@ -134,6 +114,6 @@ def test_of_two_users_by_one_name_the_one_that_may_list_proves(
     second.obey(name)
     first.obey(name)
     for _ in range(2):
-        closes_what_is_kept(running, server)
-        dies_and_is_proven(running, good, 2)
+        running.cut_off(server)
+        dies_and_is_proven(running, members(good, 4).has(4), 2)
     assert server.rejected() == 0

@@ -15,7 +15,7 @@ import pytest
 from poolmgr import wire
 from tests.fake_member import Connection, endpoint_of
 from tests.helpers import ROOT, RedisServer, Servers, wait_for
-from tests.supervisor_process import Start, SupervisorProcess, joined
+from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 BACK = 5.0
 """Seconds in which the budget is back when the room is."""
@@ -46,10 +46,9 @@ def back_after(running: SupervisorProcess, budget: int) -> float:
 
 
 @pytest.mark.parametrize("word", ["200", "auto"])
-def test_the_budget_is_back_when_others_have_left(supervisor: Start, redis_server: Servers, word: str) -> None:
+def test_the_budget_is_back_when_others_have_left(pair: Pair, word: str) -> None:
     """A member has one connection of 200 when others fill the server for some seconds."""
-    server = redis_server(maxclients=300 if word == "200" else 222)
-    running = supervisor(word)
+    running, server = pair(word, maxclients=300 if word == "200" else 222)
     member, name = joined(running, server)
     member.obey(name, in_use=1)
     mine = member.dial(endpoint_of(server.path))
@@ -65,10 +64,9 @@ def test_the_budget_is_back_when_others_have_left(supervisor: Start, redis_serve
     mine.close()
 
 
-def test_a_small_budget_is_back_as_soon(supervisor: Start, redis_server: Servers) -> None:
+def test_a_small_budget_is_back_as_soon(pair: Pair) -> None:
     """A further case: nothing is kept open to look with, so the look itself is refused meanwhile."""
-    server = redis_server(maxclients=20)
-    running = supervisor(6)
+    running, server = pair(6, maxclients=20)
     member, name = joined(running, server)
     member.obey(name, in_use=1)
     mine = member.dial(endpoint_of(server.path))
@@ -133,10 +131,9 @@ WORKS = """
 
 
 @pytest.mark.parametrize("code", [HOLDS, WORKS], ids=["held", "used for half of the time"])
-def test_what_is_used_is_not_taken_for_others_growth(supervisor: Start, redis_server: Servers, code: str) -> None:
+def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, code: str) -> None:
     """Six connections of ours, the supervisor's, and 54 of others at a server that takes 61."""
-    server = redis_server(maxclients=61)
-    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
+    running, server = pair("auto", maxclients=61, HASTY="servers.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
     with process(server, code) as ours:
         assert ours.stdin is not None
         assert ours.stdout is not None
@@ -176,10 +173,9 @@ def process(server: RedisServer, code: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.timing
-def test_growth_of_our_own_does_not_look_foreign(supervisor: Start, redis_server: Servers) -> None:
+def test_growth_of_our_own_does_not_look_foreign(pair: Pair) -> None:
     """A member opens within its limit and reports that late: the budget stays."""
-    server = redis_server(maxclients=200)
-    running = supervisor("auto", HASTY="servers.schedule.LOOK_EVERY=1")
+    running, server = pair("auto", maxclients=200, HASTY="servers.schedule.LOOK_EVERY=1")
     member, name = joined(running, server)
     member.grow(name, 100)
     member.report(name, open=0)

@@ -9,7 +9,6 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,23 +16,21 @@ import pytest
 
 from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
-from tests.fake_member import FakeMember, MemberProcess, endpoint_of
-from tests.helpers import ROOT, RedisServer, Servers, wait_for
+from tests.fake_member import FakeMember, Members, endpoint_of
+from tests.helpers import ROOT, Servers, wait_for
 from tests.stopwatch import Stopwatch
-from tests.supervisor_process import SupervisorProcess
+from tests.supervisor_process import Start, SupervisorProcess
 
 
 @pytest.fixture
-def running(short_dir: Path) -> Iterator[SupervisorProcess]:
-    found = SupervisorProcess(str(short_dir / "s"), REDIS_CONNECTION_BUDGET="12", POOLMGR_LINGER="60")
-    found.start()
+def running(supervisor: Start) -> SupervisorProcess:
+    found = supervisor(12, POOLMGR_LINGER="60")
     # It accepts before it has loaded itself; on a machine that is busy that can take long.
     first = found.member()
     first.send(wire.Ping(1))
     first.until(lambda m: m.last(wire.Pong), 30, "it answers")
     first.close()
-    yield found
-    found.stop()
+    return found
 
 
 def connect(running: SupervisorProcess) -> socket.socket:
@@ -316,27 +313,12 @@ def test_running_out_of_descriptors_turns_clients_away_and_nothing_else(short_di
         found.stop()
 
 
-@pytest.fixture
-def members(running: SupervisorProcess) -> Iterator[Callable[..., MemberProcess]]:
-    made: list[MemberProcess] = []
-
-    def start(server: RedisServer, demand: int) -> MemberProcess:
-        made.append(MemberProcess(running.path, endpoint_of(server.path), demand))
-        return made[-1]
-
-    yield start
-    for member in made:
-        member.stop()
-
-
 def test_without_a_descriptor_to_accept_with_members_go_on_and_who_comes_waits(
-    running: SupervisorProcess, redis_server: Servers, members: Callable[..., MemberProcess]
+    running: SupervisorProcess, redis_server: Servers, members: Members
 ) -> None:
     """The limit is taken away under it, so that accept(2) itself fails."""
     server = redis_server(maxclients=13)
-    stays, dies = members(server, 1), members(server, 6)
-    stays.until(lambda s: s["open"] == 1)
-    dies.until(lambda s: s["open"] == 6)
+    stays, dies = members(server, 1).has(1), members(server, 6).has(6)
     wait_for(lambda: running.server()["own"] == 1)
     soft, hard = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
     used = {int(name) for name in os.listdir(f"/proc/{running.pid}/fd")}
@@ -346,14 +328,12 @@ def test_without_a_descriptor_to_accept_with_members_go_on_and_who_comes_waits(
         late = running.member()
         late.send(wire.Ping(5))
         wait_for(lambda: running.events("door.exhausted"), what="it cannot accept")
-        stays.tell("4")
-        stays.until(lambda s: s["open"] == 4)
+        stays.take(4)
         dies.process.kill()
     finally:
         resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (soft, hard))
     assert late.until(lambda m: m.last(wire.Pong)).nonce == 5
-    stays.tell("11")
-    stays.until(lambda s: s["open"] == 11)
+    stays.take(11)
     assert running.server()["unproven"] == 0
     assert server.rejected() == 0
     assert len(running.events("door.exhausted")) <= 5
