@@ -14,7 +14,7 @@ Overrides of a user's class, a mixin or an agent are called in between, in redis
 The socket is kept in ``_raw`` from the instant it can be connected, so that no exception, wherever it
 strikes, loses a connected socket together with the knowledge of its permit.
 
-:mod:`poolmgr.pool.sync.replies` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
+:mod:`poolmgr.pool.owed` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
 Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these parts.
 """
 
@@ -27,7 +27,6 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
 
 from poolmgr import certificates
@@ -36,23 +35,22 @@ from poolmgr.lazy import importable
 from poolmgr.member.closer import close, close_copy, discard
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
+from poolmgr.pool import misdirected
 from poolmgr.pool.entry import PoolEntry
-from poolmgr.pool.sync import misdirected
-from poolmgr.pool.sync.handlers import loosen
+from poolmgr.pool.handlers import loosen
+from poolmgr.pool.naming import Named
 from poolmgr.pool.sync.handshake import Handshake
-from poolmgr.pool.sync.sockets import HandedOver, ending
+from poolmgr.pool.sync.sockets import ending
 
 _CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class Pooled(Handshake, PoolEntry):
+class Pooled(Handshake, Named, PoolEntry):
     """In front of a class that derives from :class:`redis.connection.AbstractConnection`."""
 
     if TYPE_CHECKING:  # redis-py's
         _sock: Any
-        client_name: Any
-        driver_info: Any
 
         def _settle(self) -> None: ...
 
@@ -61,8 +59,6 @@ class Pooled(Handshake, PoolEntry):
     _permit: Permit | None = None
     _raw: socket.socket | None = None
     _poll: Any = None
-    _given_name: Any = HandedOver  # not set yet
-    _given_info: DriverInfo | None = None
     _secured = False
     _dialled_in = 0
     """The process in which the socket was made; 0: none was, or it is not a socket of the kernel's."""
@@ -145,32 +141,6 @@ class Pooled(Handshake, PoolEntry):
         finally:
             self._nameless = False
         self._authenticated()
-
-    # ---- a name that the server does not take ----------------------------------------------------
-
-    _naming = False
-    """Our name was, or may have been, sent to the server, which has not answered that yet."""
-    _nameless = False
-    """This attempt goes without our name."""
-
-    @property
-    def _name_is_ours(self) -> bool:
-        """Whether it has a name that redis-py would not have given it."""
-        return self._given_name is not HandedOver and not self._given_name and bool(self.client_name)
-
-    def _name_is_in_the_way(self, error: Exception) -> bool:
-        """Whether the handshake may succeed without our name: a proxy may not know CLIENT and close at it, and if
-        commands are sent one by one, an error reply to it ends the handshake."""
-        if self._nameless or not self._naming or not self._name_is_ours:
-            return False
-        if isinstance(error, RedisConnectionError):
-            return type(error) is RedisConnectionError and "max number of clients" not in str(error)
-        return "CLIENT" in str(error).upper()
-
-    def _is_nameless(self, why: str) -> None:
-        """The server does not know this connection by a name of ours."""
-        if self._origin is not None:
-            self._origin.note_nameless(self, why)
 
     def set_parser(self, parser_class: Any) -> None:
         super().set_parser(parser_class)
@@ -295,24 +265,6 @@ class Pooled(Handshake, PoolEntry):
         except OSError as error:
             return error.errno != errno.EBADF  # else it was handed over and closed
         return False
-
-    def _name(self, permit: Permit) -> None:
-        """Carry the permit's name in the client name and in LIB-NAME."""
-        if self._given_name is HandedOver:
-            self._given_name, self._given_info = self.client_name, self.driver_info
-        if not permit.name:
-            return
-        origin = self._origin
-        if not self._given_name and (self._nameless or (origin is not None and origin.goes_nameless(self))):
-            self.client_name = self._given_name
-        else:
-            self.client_name = f"{self._given_name}:{permit.name}" if self._given_name else permit.name
-        info = self._given_info
-        if info is not None:
-            library = info.formatted_name
-            self.driver_info = DriverInfo(
-                name=f"{library}:{permit.name}" if library else permit.name, lib_version=info.lib_version
-            )
 
     # ---- disconnecting ---------------------------------------------------------------------------
 

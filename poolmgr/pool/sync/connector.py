@@ -20,8 +20,8 @@ from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool.core import Ticket
 from poolmgr.pool.entry import set_up
+from poolmgr.pool.misdirected import MISDIRECTED
 from poolmgr.pool.sync.derivation import pooled
-from poolmgr.pool.sync.misdirected import MISDIRECTED
 from poolmgr.pool.sync.redis_interface import RedisInterface
 from poolmgr.pool.sync.retries import patient
 

@@ -29,7 +29,7 @@ ERROR = 384
 _begun = re.compile(rb"\r\n[$*:+_#,%~]").findall
 
 _OUTSTANDING = (1 << 40) - 1
-"""The bits of ``_owed`` that count replies; see :mod:`poolmgr.pool.sync.replies`."""
+"""The bits of ``_owed`` that count replies; see :mod:`poolmgr.pool.owed`."""
 
 
 class _Meter:

@@ -20,7 +20,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
 from poolmgr.commands import STRANGE
-from poolmgr.pool.sync.replies import Counts
+from poolmgr.pool.owed import Counts
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only

@@ -10,8 +10,6 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from redis.maint_notifications import MaintNotificationsConnectionHandler, MaintNotificationsPoolHandler
-
 
 class _Weakly:
     @property
@@ -24,23 +22,19 @@ class _Weakly:
         self.__dict__["connection"] = None if value is None else weakref.ref(value)
 
 
-class _PoolHandler(_Weakly, MaintNotificationsPoolHandler):
-    pass
-
-
-class _ConnectionHandler(_Weakly, MaintNotificationsConnectionHandler):
-    pass
-
-
-_WEAK = {MaintNotificationsPoolHandler: _PoolHandler, MaintNotificationsConnectionHandler: _ConnectionHandler}
+_weak: dict[type, type] = {}
+"""By the few classes of redis-py's handlers."""
 
 
 def loosen(handler: Any, connection: object) -> None:
     """Let a connection's handler refer to it weakly."""
     if getattr(handler, "connection", None) is not connection:
         return
-    weak = _WEAK.get(type(handler))
-    if weak is not None:
+    kind = type(handler)
+    if kind.__module__.startswith("redis.") and not isinstance(handler, _Weakly):
+        weak = _weak.get(kind)
+        if weak is None:
+            weak = _weak.setdefault(kind, type(kind.__name__, (_Weakly, kind), {"__module__": kind.__module__}))
         handler.__class__ = weak
         handler.connection = connection
     elif not isinstance(handler, _Weakly):  # a user's own class

@@ -1,0 +1,132 @@
+"""A new connection's handshake in two round trips instead of five or six.
+
+redis-py sends the commands of its handshake one by one and waits for each reply: HELLO, CLIENT
+MAINT_NOTIFICATIONS, CLIENT SETNAME, twice CLIENT SETINFO, SELECT. A caller that waits for a permit also waits
+for these. Here redis-py's own code runs unchanged, but replies that can only be OK are taken for OK when
+it asks for them. When it is done, their commands are sent one after the other, without a wait in between, and
+the replies read. A reply other than OK then raises what redis-py would have raised, before any caller has
+the connection.
+
+A class that sends or reads commands in another way gets them one by one, as from redis-py.
+
+The very first reply is always read at once: it may be the server's last word (``max number of clients
+reached``), which would be lost to a broken pipe if more were sent.
+
+Here is what is put off and how replies are judged; each flavour sends and reads in its way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
+from redis.utils import str_if_bytes
+
+Words = tuple[Any, ...]
+OK = b"OK"
+
+
+class Deferral:
+    """What of one connection's handshake is put off."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._answered = False
+        self._over = False
+        """Nothing is put off any more. If an exception leaves this object before the connection's methods,
+        it only passes calls on."""
+        self._asked: Words = ()
+        self._unsent: list[Words] = []
+        self.owed: deque[Words] = deque()
+        """Commands whose replies are still to be read, in order."""
+        self._refused = ""
+        """Why the server refuses our name, if it does."""
+        self._named = False
+
+    def puts_off(self, words: Words) -> bool:
+        """redis-py sends this command: whether it can wait."""
+        self._asked = words
+        if self._may_wait(words):
+            self._unsent.append(words)
+            return True
+        return False
+
+    def unsent(self) -> list[Words]:
+        """The commands put off, which are sent now."""
+        unsent, self._unsent = self._unsent, []
+        return unsent
+
+    def sends(self, words: Words) -> None:
+        """This command is sent now."""
+        if words[:2] == ("CLIENT", "SETNAME"):
+            self._connection._naming = True
+
+    def reads(self) -> tuple[Words, bool]:
+        """redis-py reads the reply to its last command: that command, and whether its reply is taken for OK."""
+        words, self._asked = self._asked, ()
+        if self._may_wait(words):
+            self.owed.append(words)
+            return words, True
+        return words, False
+
+    def replied(self, words: Words) -> None:
+        """A reply that redis-py waits for has come."""
+        self._named = self._named or words[:2] == ("CLIENT", "SETNAME")
+        self._answered = True
+
+    def forgives(self, words: Words, error: ResponseError) -> bool:
+        """Whether this error reply, which redis-py waits for, is taken for OK."""
+        if words[:2] != ("CLIENT", "SETNAME") or not self._may_fail(words):
+            return False
+        self._refused = str(error)
+        self._answered = True
+        return True
+
+    def judge(self, words: Words, reply: object) -> None:
+        """A reply that was taken for OK has come, or its error reply.
+
+        Raises:
+            redis.exceptions.RedisError: what redis-py raises for such a reply.
+        """
+        if isinstance(reply, ResponseError):
+            if not self._may_fail(words):
+                raise reply
+            if words[1] == "SETNAME":
+                self._refused = str(reply)
+        elif str_if_bytes(reply) == "OK":  # type: ignore[arg-type]
+            self._named = self._named or words[1] == "SETNAME" or words[1:3] == ("SETINFO", "LIB-NAME")
+        elif words[1] == "SETNAME" and self._may_fail(words):
+            self._refused = f"it was answered with {reply!r}"
+        elif not self._may_fail(words):
+            if words[1] == "MAINT_NOTIFICATIONS":
+                raise ResponseError("The server doesn't support maintenance notifications")
+            raise RedisConnectionError(f"{words[0]} {words[1]} was answered with {reply!r}")
+
+    def over(self) -> None:
+        """redis-py's handshake is done: nothing is put off any more."""
+        self._over = True
+
+    def done(self) -> None:
+        """All replies are read."""
+        if self._refused and not self._named:
+            self._connection._is_nameless(self._refused)
+
+    def _may_wait(self, words: Words) -> bool:
+        return self._answered and not self._over and _can_only_be_ok(words)
+
+    def _may_fail(self, words: Words) -> bool:
+        """Whether redis-py goes on without it: servers before 7.2 lack SETINFO, few know MAINT_NOTIFICATIONS.
+        And redis-py would not have sent a name that is ours alone."""
+        if words[1] == "MAINT_NOTIFICATIONS":
+            config = getattr(self._connection, "maint_notifications_config", None)
+            return getattr(config, "enabled", None) == "auto"
+        return bool(words[1] == "SETINFO" or (words[1] == "SETNAME" and self._connection._name_is_ours))
+
+
+def _can_only_be_ok(words: Words) -> bool:
+    if not words:
+        return False
+    if words[0] == "CLIENT":
+        return words[1] in ("SETNAME", "SETINFO", "MAINT_NOTIFICATIONS")
+    return bool(words[0] == "SELECT")
