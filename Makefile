@@ -1,7 +1,7 @@
 # make test: tests/run.py says in which phases. The tests start a thousand processes, so bytecode is written, also where
 # the environment says otherwise.
 # make run and make test need python 3.11 or later with venv, and nothing else.
-# Every target that installs does so once; a change of pyproject.toml makes it install again.
+# Every target that installs does so once; a change of pyproject.toml or of locks/ makes it install again.
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report clean
+.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -76,6 +76,9 @@ bench-guard: $(VENV)/.have-bench ## seconds: has something become much slower th
 bench-report: $(VENV)/.have-bench ## charts and docs/benchmarks.md anew from the last run's JSON
 	@exec $(BIN)/python -m bench report
 
+lock: $(VENV)/.have-lock ## locks/*.txt from pyproject.toml: versions and hashes of what is installed here (ARGS=--upgrade: the newest)
+	@$(BIN)/python .ci/lock $(ARGS)
+
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -83,17 +86,24 @@ clean: ## remove everything that was made
 
 # ---- the environment ---------------------------------------------------------------------------
 
-# A stamp says which extra is installed. pip is quick where there is nothing to do.
-$(VENV)/.have-%: pyproject.toml | $(VENV)/.whole
+# A stamp says which extra is installed: the files of its lock, with their hashes, and then this package without any
+# look at an index. pip is quick where there is nothing to do.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+$(VENV)/.have-%: pyproject.toml $(wildcard locks/*.txt) | $(VENV)/.whole
 	@echo "installing '.[$*]' into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[$*]'
+	@$(PIP) install --require-hashes --no-deps -r locks/build.txt -r locks/$*.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # In a directory of their own: redis-py loads OpenTelemetry wherever it finds it, and ddtrace brings a plugin for pytest.
-$(VENV)/.have-agents: pyproject.toml | $(VENV)/.whole
+$(VENV)/.have-agents: locks/agents.txt | $(VENV)/.whole
 	@echo "installing the APM agents into $(VENV)/agents ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --upgrade --target $(VENV)/agents \
-		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["agents"])')
+	@$(PIP) install --require-hashes --no-deps --upgrade --target $(VENV)/agents -r $<
+	@touch $@
+
+$(VENV)/.have-lock: locks/lock.txt | $(VENV)/.whole
+	@$(PIP) install --require-hashes --no-deps -r $<
 	@touch $@
 
 $(VENV)/.whole:
