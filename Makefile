@@ -45,7 +45,7 @@ simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which see
 chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, real signals, an exact oracle
 	@exec $(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames against the decoder and the supervisor, and of commands against the HTTP service's policy
+fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames, snapshots, lists of clients, settings and URLs, and of commands against the HTTP service
 	@exec $(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
@@ -77,7 +77,7 @@ bench-report: $(VENV)/.have-bench ## charts and docs/benchmarks.md anew from the
 	@exec $(BIN)/python -m bench report
 
 lock: $(VENV)/.have-lock ## locks/*.txt from pyproject.toml: versions and hashes of what is installed here (ARGS=--upgrade: the newest)
-	@$(BIN)/python .ci/lock $(ARGS)
+	@$(BIN)/python .ci/lock.py $(ARGS)
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis

@@ -75,13 +75,17 @@ def split_host_port(text: str, *, port: int | None = None) -> tuple[str, int]:
     Raises:
         ValueError: the text is neither, or the port is not from 1 to 65535.
     """
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s:/@\[\]=,]+)(?::([0-9]{1,5}))?", text)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^\s\0-\x1f:/?#@\[\]=,]+)(?::([0-9]{1,5}))?", text)
     if match is None:
         raise ValueError
     number = int(match[2]) if match[2] else port
     if number is None or not 1 <= number <= 65535:
         raise ValueError("the port must be from 1 to 65535" if match[2] else "the port is missing")
     return match[1].strip("[]"), number
+
+
+_KEY_OF_IPV6 = re.compile(r"(?:[0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(?:%\w+)?:[0-9]{1,5}")
+"""An address with colons and a port after them, without brackets: so a key has it, which ``poolmgr status`` shows."""
 
 
 def endpoint_key(server: str) -> str:
@@ -100,6 +104,9 @@ def endpoint_key(server: str) -> str:
             raise ValueError(f"{parts.scheme}:// does not name a server")
     if server.startswith("/"):
         return f"unix://{server}"
+    if _KEY_OF_IPV6.fullmatch(server):
+        host, _, number = server.rpartition(":")
+        server = f"[{host}]:{number}"
     host, port = split_host_port(server, port=6379)
     return f"tcp://{host}:{port}"
 

@@ -36,6 +36,19 @@ def test_a_real_list_is_understood() -> None:
     assert (rows[2].tag, rows[2].host, rows[2].command) == (None, "127.0.0.1", "NULL")
 
 
+def test_what_a_path_holds_is_no_field_of_the_connection() -> None:
+    """The end of a connection that bears its tag in its library's name only was taken for proven (found by the
+    fuzzer)."""
+    path = "/tmp/ lib-name=x cmd=get flags=P/r.sock:0"
+    (found,) = parse(
+        f"id=3 addr={path} laddr={path} fd=8 name= age=12 idle=0 flags=U db=0 cmd=client|list user=default "
+        f"lib-name=redis-py({DEAD}-17) lib-ver=8\n".encode()
+    )
+    assert found.tag is not None
+    assert (found.tag.process, found.command, found.flags) == (DEAD, "client|list", "U")
+    assert not judge([found], {DEAD}, fresh=0, host=None, handshake=60.0).gone
+
+
 @pytest.mark.parametrize("path", ["/tmp/a b/r.sock", "/tmp/two  blanks/r s.sock", "/tmp/a fd=8 name=x age=3 y/r.sock"])
 @pytest.mark.parametrize(
     "places",

@@ -306,3 +306,26 @@ def test_a_port_that_is_none_is_shown_unless_it_may_be_a_password():
     line = wrong(REDIS_URL="redis://h:63x/0")
     assert "63x" not in line
     assert "the port is not a number (hidden, in case it is a password)" in line
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("tcp://::1:6379", "tcp://::1:6379"),  # as `poolmgr status` shows it
+        ("fe80::1%eth0:6379", "tcp://fe80::1%eth0:6379"),
+        ("::ffff:1.2.3.4:6379", "tcp://::ffff:1.2.3.4:6379"),
+        ("rediss://[::1]:7/2", "tcp://::1:7"),
+        ("[::1]", "tcp://::1:6379"),
+        ("cache", "tcp://cache:6379"),
+        ("unix:///r.sock", "unix:///r.sock"),
+    ],
+)
+def test_a_server_may_be_named_as_people_and_as_status_do(written: str, key: str):
+    assert parsers.endpoint_key(written) == key
+    assert parsers.endpoint_key(key) == key
+
+
+@pytest.mark.parametrize("text", ["::1", "a:b:1", "cache:x", "a#b", "a?b", "a\0b", "http://cache"])
+def test_what_names_no_server(text: str):
+    with pytest.raises(ValueError, match=r"^$|port|server"):
+        parsers.endpoint_key(text)

@@ -319,3 +319,28 @@ def test_a_file_that_was_taken_away_is_made_anew(path: str) -> None:
 def test_it_can_be_read_by_its_owner_only(path: str) -> None:
     writer(path).write(saved())
     assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"members": (SavedMember(Identity("x", 1, 5), {"tcp://b:1": 3}),)}, "x is charged for a server"),
+        ({"members": (SavedMember(Identity("x", 1, 5), {"tcp://a:1": -3}),)}, "a charge of x is below 0"),
+        ({"members": (SavedMember(Identity("x", 1, 5), {}),) * 2}, "a process is listed twice"),
+        (
+            {"servers": (SavedServer("tcp://a:1", (), "run", 12, None, 1),) * 2, "members": ()},
+            "a server is listed twice",
+        ),
+        ({"servers": (SavedServer("tcp://a:1", (), "run", 12, None, -1),)}, "a number of tcp://a:1 is below 0"),
+        (
+            {"servers": (SavedServer("tcp://a:1", (), "run", 12, None, 1, (SavedQuarantine("x", 1, float("nan")),)),)},
+            "a time of tcp://a:1 is below 0",
+        ),
+    ],
+)
+def test_what_no_ledger_could_have_written_is_not_believed(path: str, wrong: dict[str, Any], says: str) -> None:
+    """A supervisor that believed it failed at each start (found by the fuzzer)."""
+    writer(path).write(msgspec.structs.replace(saved(), **wrong))
+    with pytest.raises(UnusableError, match=says) as error:
+        read(path, "scope")
+    assert error.value.reason == "version"

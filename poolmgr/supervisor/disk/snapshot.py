@@ -145,9 +145,34 @@ def generation(path: str) -> int:
 
 def _decode(path: str, body: bytes) -> Contents:
     try:
-        return _decoder.decode(body)
+        contents = _decoder.decode(body)
+        if wrong := _contradiction(contents.saved):
+            raise ValueError(wrong)
+        return contents
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
         raise UnusableError("version", f"{path} does not hold what this version writes: {error}") from None
+
+
+def _contradiction(saved: Saved) -> str:
+    """What no ledger could have written; empty if one could. A supervisor that took it for its own would fail at each
+    start, or grant what is not there."""
+    servers = {server.id for server in saved.servers}
+    if len(servers) < len(saved.servers):
+        return "a server is listed twice"
+    for server in saved.servers:
+        if server.budget < 0 or server.own < 0 or any(entry.charge < 0 for entry in server.quarantine):
+            return f"a number of {server.id} is below 0"
+        if any(not entry.age >= 0 for entry in server.quarantine):
+            return f"a time of {server.id} is below 0"
+    tags = {member.identity.tag for member in saved.members}
+    if len(tags) < len(saved.members):
+        return "a process is listed twice"
+    for member in saved.members:
+        if not servers.issuperset(member.charges):
+            return f"{member.identity.tag} is charged for a server that is not listed"
+        if min(member.charges.values(), default=0) < 0:
+            return f"a charge of {member.identity.tag} is below 0"
+    return ""
 
 
 def _newest(path: str, data: bytes) -> tuple[int, bytes]:

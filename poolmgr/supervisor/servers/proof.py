@@ -76,7 +76,8 @@ def parse(text: bytes) -> list[Row]:
         if head is None:
             raise UnreadableError(f"a row of CLIENT LIST is not understood: {line[:120].decode('ascii', 'replace')!r}")
         number, addr, name, age = head.groups()
-        command, library, flags = _COMMAND.search(line), _LIBRARY.search(line), _FLAGS.search(line)
+        # After the head, since the path of a Unix socket may hold what looks like them.
+        command, library, flags = (field.search(line, head.end()) for field in (_COMMAND, _LIBRARY, _FLAGS))
         rows.append(
             Row(
                 int(number),

@@ -1,0 +1,98 @@
+"""Bytes where the snapshot is: each is read, or is refused with a reason, and what is read makes a ledger that loses no
+charge.
+
+The first byte says what the others are: a whole file; what a slot holds, under a checksum that is right; or damage to
+one slot of two good ones, which the other slot then has to stand in for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+from poolmgr import own_tag
+from poolmgr.budget import recovery, views
+from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedServer
+from poolmgr.kernel import processes
+from poolmgr.supervisor.disk import snapshot
+
+BOOT, NAMESPACE = "0b0071", 1
+HEAD = struct.Struct(">8sIQIII")
+CAPACITY = 1 << 12
+
+
+class Target:
+    def __init__(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="pmf")
+        self._path = str(Path(self._directory) / "s.snapshot")
+        self._boot, self._namespaces = own_tag.boot, processes.namespaces
+        own_tag.boot = lambda: BOOT
+        processes.namespaces = lambda: NAMESPACE
+        writer = snapshot.Writer(self._path, "place", lambda: True, lambda _: None)
+        self._good = [_saved(1), _saved(2)]
+        for saved in self._good:
+            writer.write(saved)
+        self._whole = Path(self._path).read_bytes()
+
+    def close(self) -> None:
+        own_tag.boot, processes.namespaces = self._boot, self._namespaces
+        shutil.rmtree(self._directory)
+
+    def play(self, data: bytes) -> None:
+        if not data:
+            return
+        kind, rest = data[0] % 3, data[1:]
+        if kind == 2:
+            self._damaged(rest)
+            return
+        saved = self._read(rest if kind == 0 else slots(rest))
+        if saved is not None:
+            _restored(saved)
+
+    def _read(self, text: bytes) -> Saved | None:
+        Path(self._path).write_bytes(text)
+        try:
+            return snapshot.read(self._path)
+        except snapshot.UnusableError:
+            return None
+
+    def _damaged(self, edits: bytes) -> None:
+        """Three bytes an edit: where, of two bytes, and what; all in the slot that the first byte names."""
+        text, half = bytearray(self._whole), len(self._whole) // 2
+        start = half if edits[:1] > b"\x7f" else 0
+        for at in range(1, len(edits) - 2, 3):
+            text[start + int.from_bytes(edits[at : at + 2], "big") % half] ^= edits[at + 2]
+        assert self._read(bytes(text)) in self._good, "one slot is whole"
+
+
+def slots(body: bytes) -> bytes:
+    """A file of one slot with this body; the other slot is empty."""
+    capacity = max(CAPACITY, HEAD.size + len(body))
+    head = HEAD.pack(b"poolmgr\n", snapshot.FORMAT, 1, capacity, len(body), zlib.crc32(body))
+    return (head + body).ljust(2 * capacity, b"\0")
+
+
+def _saved(budget: int) -> Saved:
+    return Saved(
+        owner=Identity("pm1.owner", 7, 70),
+        servers=(SavedServer("tcp://a:1", ("tcp://a:1",), "run", budget, None, 1),),
+        members=(SavedMember(Identity("tag", 100, 5), {"tcp://a:1": 3}),),
+    )
+
+
+def _restored(saved: Saved) -> None:
+    ledger = recovery.restored(saved, 1e6, alive=lambda of: of.pid % 2 == 0, owner=Identity("pm1.next", 9, 90))
+    views.check(ledger)
+    for old in saved.servers:
+        server = ledger.servers[old.id]
+        before = old.own + sum(entry.charge for entry in old.quarantine)
+        before += sum(member.charges.get(old.id, 0) for member in saved.members)
+        after = server.own + server.charged + sum(entry.charge for entry in server.quarantine.values())
+        assert after >= before, f"{before} were charged, and {after} are"
+    again = snapshot._decoder.decode(
+        snapshot._encoder.encode(snapshot.Contents(BOOT, NAMESPACE, "", recovery.save(ledger, 1e6)))
+    )
+    assert again.saved == recovery.save(ledger, 1e6)
