@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import msgspec
+
+from poolmgr.pool.stats import Hooks
+
 
 def _time_or_none(text: str) -> float | None:
     return None if text.lower() in ("none", "inf", "") else float(text)
@@ -50,34 +54,45 @@ def split(url: str) -> tuple[str, dict[str, Any]]:
     return urlunsplit(parts._replace(query=urlencode(rest))), ours
 
 
-def check(
-    *,
-    max_connections: int | None,
-    timeout: float | None,
-    min_idle: int,
-    max_waiting: int,
-    idle_timeout: float,
-    max_lifetime: float,
-    order: str,
-    leak_after: float,
-    max_connecting: int,
-    max_reply: int,
-) -> None:
-    """Raise ValueError, naming option, value and what is allowed, unless all values are allowed."""
-    if max_connections is not None and (not isinstance(max_connections, int) or max_connections < 0):
-        raise ValueError(f'"max_connections" must be a positive integer or None, not {max_connections!r}')
-    for name, whole in (("min_idle", min_idle), ("max_waiting", max_waiting), ("max_reply", max_reply)):
-        if not isinstance(whole, int) or whole < 0:
-            raise ValueError(f'"{name}" must be a whole number, 0 or more, not {whole!r}')
-    if max_connections and min_idle > max_connections:
-        raise ValueError(f'"min_idle" ({min_idle}) must not be more than "max_connections" ({max_connections})')
-    if not isinstance(max_connecting, int) or max_connecting < 1:
-        raise ValueError(f'"max_connecting" must be a whole number, 1 or more, not {max_connecting!r}')
-    times = {"idle_timeout": idle_timeout, "max_lifetime": max_lifetime, "leak_after": leak_after}
-    if timeout is not None:
-        times["timeout"] = timeout
-    for name, seconds in times.items():
-        if not isinstance(seconds, (int, float)) or not seconds >= 0:
-            raise ValueError(f'"{name}" must be a number of seconds, 0 or more, not {seconds!r}')
-    if order not in ("fifo", "lifo"):
-        raise ValueError(f'"order" must be fifo or lifo, not {order!r}')
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of one pool.
+
+    Raises:
+        ValueError: names option, value and what is allowed.
+    """
+
+    max_connections: int | None = None
+    timeout: float | None = 5.0
+    min_idle: int = 0
+    max_waiting: int = 0
+    idle_timeout: float = 60.0
+    max_lifetime: float = 3600.0
+    order: str = "fifo"
+    leak_after: float = 0.0
+    name: str | None = None
+    max_connecting: int = 2
+    max_reply: int = 0
+    hooks: Hooks | None = None
+
+    def __post_init__(self) -> None:
+        ceiling = self.max_connections
+        if ceiling is not None and (not isinstance(ceiling, int) or ceiling < 0):
+            raise ValueError(f'"max_connections" must be a positive integer or None, not {ceiling!r}')
+        for name in ("min_idle", "max_waiting", "max_reply"):
+            self._whole(name, 0)
+        if ceiling and self.min_idle > ceiling:
+            raise ValueError(f'"min_idle" ({self.min_idle}) must not be more than "max_connections" ({ceiling})')
+        self._whole("max_connecting", 1)
+        for name in ("idle_timeout", "max_lifetime", "leak_after", "timeout"):
+            seconds = getattr(self, name)
+            if name == "timeout" and seconds is None:
+                continue
+            if not isinstance(seconds, (int, float)) or not seconds >= 0:
+                raise ValueError(f'"{name}" must be a number of seconds, 0 or more, not {seconds!r}')
+        if self.order not in ("fifo", "lifo"):
+            raise ValueError(f'"order" must be fifo or lifo, not {self.order!r}')
+
+    def _whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f'"{name}" must be a whole number, {least} or more, not {value!r}')

@@ -304,7 +304,7 @@ def test_a_thousand_gets_interrupted_by_signals_at_random_instants(kind: str, re
 
 
 def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolmgr.pool.sync.waiting.SLICE", 60.0)  # nobody looks by itself
+    monkeypatch.setattr("poolmgr.pool.waiting.SLICE", 60.0)  # nobody looks by itself
     pool: ConnectionPool = direct_pool(server, max_connections=1, timeout=100)
     holder = [pool.get_connection()]
     got: list[bool] = []

@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from poolmgr.pool.sync import waiting as wait_in_queue
+from poolmgr.pool import waiting as wait_in_queue
 from tests.helpers import RedisServer, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, permits, running_server
 from tests.stopwatch import Stopwatch

@@ -16,7 +16,7 @@ import redis
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member.core import bounds
 from poolmgr.member.ports import Outage
-from poolmgr.pool.sync import connector
+from poolmgr.pool import admission
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, only, permits, pool_on, warm
 from tests.proxy import Proxy, proxy_to
@@ -60,7 +60,7 @@ def test_pauses_between_attempts_grow_with_full_jitter_and_are_kept(
 ):
     bounds = [min(1.0, 0.008 * 2**failures) for failures in range(1, 12)]
     for failures, bound in enumerate(bounds, 1):
-        draws = [connector.BACKOFF.compute(failures) for _ in range(500)]
+        draws = [admission.BACKOFF.compute(failures) for _ in range(500)]
         assert 0 <= min(draws) < 0.1 * bound
         assert 0.9 * bound < max(draws) <= bound
     pauses: list[float] = []
@@ -72,7 +72,7 @@ def test_pauses_between_attempts_grow_with_full_jitter_and_are_kept(
             pauses.append(0.02 * failures)
             return pauses[-1]
 
-    monkeypatch.setattr(connector, "BACKOFF", Noted())
+    monkeypatch.setattr(admission, "BACKOFF", Noted())
     with proxy_to(free_port()) as proxy:  # it accepts, finds nobody behind it, and closes
         pool = pool_on(proxy)
         for _ in range(6):
@@ -151,7 +151,7 @@ def test_an_attempt_for_the_queue_is_one_attempt(proxy: Proxy, monkeypatch: pyte
     retry = redis.retry.Retry(redis.backoff.NoBackoff(), 3)
     pool = pool_on(proxy, timeout=10, socket_timeout=0.2, retry=retry)
     held = pool.get_connection()
-    monkeypatch.setattr(connector, "BACKOFF", Long())
+    monkeypatch.setattr(admission, "BACKOFF", Long())
     proxy.stalled = True
     tried = proxy.accepted
     waiting = threading.Thread(target=lambda: client_of(pool).ping())

@@ -11,9 +11,8 @@ import redis
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core import bounds
-from poolmgr.pool.core import Served, Waiter
-from poolmgr.pool.sync import waiting
 from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.pool.waiting import Caller
 from poolmgr.wire import Endpoint
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember, FakePermits
@@ -117,7 +116,7 @@ def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
 
 
 def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolmgr.pool.sync.waiting.SLICE", 60.0)  # nobody looks by itself
+    monkeypatch.setattr("poolmgr.pool.waiting.SLICE", 60.0)  # nobody looks by itself
     pool = direct_pool(server, member=FakeMember(limit=1), timeout=60)
     held = take(pool, 1)
     served = threading.Event()
@@ -265,11 +264,11 @@ def test_a_pool_is_attached_once_however_many_come_first(server: RedisServer):
 def test_a_waiter_that_goes_hands_on_what_it_was_given(server: RedisServer):
     pool = direct_pool(server, max_connections=1)
     connection = pool.get_connection()
-    waiter = Waiter(time.monotonic(), lambda: None)
-    pool._core.join(waiter)
+    caller = Caller(pool, time.monotonic(), None, lambda: None)
+    caller.join()
     pool.release(connection)
-    assert waiter.fate == Served(connection)
-    waiting.give_up(pool, waiter)  # an exception struck before it could look
+    assert caller.pause() is None, "it is served"
+    caller.give_up()  # an exception struck before it could look
     assert pool._available_connections == [connection]
     assert pool.stats().closed == {}
 

@@ -14,7 +14,7 @@ from poolmgr import wire
 from poolmgr.member.core.process import Attachment
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.pool.core import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter
-from poolmgr.pool.sync.waiting import SLICE
+from poolmgr.pool.waiting import SLICE
 from tests.simulation.server import Connection, Server
 
 if TYPE_CHECKING:

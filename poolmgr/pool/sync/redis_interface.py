@@ -11,26 +11,17 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.exceptions import RedisError
-from redis.observability import recorder
-from redis.observability.attributes import ConnectionState, get_pool_name
 
-from poolmgr.exceptions import PoolClosedError
-from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool import housekeeping
-from poolmgr.pool.core import Served
-from poolmgr.pool.host import UNBOUNDED, Host, connections
-from poolmgr.pool.stats import Stats, Tally
+from poolmgr.pool.base import BasePool
 from poolmgr.pool.sync.adapters import Cached
 from poolmgr.pool.sync.derivation import create, pooled
 from poolmgr.pool.sync.views import Available, InUse, strangers
-
-log = Log("poolmgr.pool")
 
 
 def _name_of(factory: Any) -> str:
@@ -41,47 +32,14 @@ def _name_of(factory: Any) -> str:
     return f"{named.__module__}.{named.__name__}"
 
 
-if TYPE_CHECKING:
-
-    class _Pool(redis.ConnectionPool, Host):
-        """redis-py's pool, with the attributes of a host."""
-
-else:
-    _Pool = redis.ConnectionPool
-
-
-class RedisInterface(_Pool):
+class RedisInterface(BasePool, redis.ConnectionPool):
     """redis-py's pool, on top of ours: :class:`poolmgr.ConnectionPool` derives from it."""
-
-    _tally: Tally
-    _checkouts: int
-    _low: int
-    _low_for_member: int
-    _low_for_shrink: int
-    _shrink_at: float
-    _owner: dict[int, float]
-    """The holder of the turn to advance the core: the instant at which it was taken, by identity. Guards the
-    order of decisions; single atomic steps publish all decisions."""
-    _dirty: bool
-    """A note to the holder of the turn: look again."""
-    _misdirected_at: float
-    """When a connection was last found misdirected (monotonic seconds)."""
-    _misdirected_by: str
-    """The error reply that said so; empty once it is logged."""
-    _watched: bool
-    """Every checkout takes the cold path: for a hook, the leak watch, or because the pool is closed."""
-    _strict: bool
-    """Every release is looked at closely."""
 
     if TYPE_CHECKING:  # the subclass's
 
-        def _advance(self, may_open: bool = True) -> None: ...
-
-        def _checkout(self, timeout: float | None) -> Any: ...
-
         def _inspect(self, connection: Any, now: float) -> Any: ...
 
-        def _dispose(self, connection: Any, reason: str, *, was_idle: bool = True) -> None: ...
+        def _checkout(self, timeout: float | None) -> Any: ...
 
     OMIT_REPR_KEYS = frozenset(
         {
@@ -91,16 +49,6 @@ class RedisInterface(_Pool):
     )  # fmt: skip
 
     # ---- attributes that others read -------------------------------------------------------------
-
-    @property
-    def max_connections(self) -> int:
-        """This pool's own ceiling; 2**31 if only the budget bounds it. May be set, as by :meth:`resize`."""
-        return self._core.ceiling
-
-    @max_connections.setter
-    def max_connections(self, value: int) -> None:
-        if value != self._core.ceiling:
-            self.resize(max_connections=value)
 
     @property
     def _available_connections(self) -> list[Any]:
@@ -143,20 +91,12 @@ class RedisInterface(_Pool):
     def _checkpid(self) -> None:
         """Nothing to check: :mod:`poolmgr.pool.fork` has emptied a forked child's pools."""
 
-    def _connections(self) -> list[Any]:
-        """All connections, lent and idle."""
-        return connections(self._core)
-
     def make_connection(self) -> Any:
         """A connection object, not connected and not one of the pool's."""
         made = pooled(create(self.connection_class, self.connection_kwargs))
         if self.cache is not None:
             return Cached(made, self.cache, self._lock)
         return made
-
-    def _lent(self) -> set[Any]:
-        """Connections out with callers."""
-        return {connection for connection in self._connections() if connection._loan}
 
     def _get_free_connections(self) -> list[Any]:
         return self._available_connections
@@ -168,17 +108,6 @@ class RedisInterface(_Pool):
         return self._lock
 
     # ---- operations on all connections -----------------------------------------------------------
-
-    def _empty(self, reason: str) -> int:
-        """Close all idle connections; how many."""
-        closed = 0
-        for _ in range(len(self._idle)):
-            connection = self._core.take_idle()
-            if connection is None:
-                break
-            self._dispose(connection, reason)
-            closed += 1
-        return closed
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the idle connections and, as redis-py does, those in use under their users' hands."""
@@ -201,10 +130,6 @@ class RedisInterface(_Pool):
         self._empty("pool")
         housekeeping.retire(self, "pool")
         self.pid = os.getpid()
-
-    def owns_connection(self, connection: Any) -> bool:
-        """Whether the connection was made in the pool's present process."""
-        return bool(getattr(connection, "pid", self.pid) == self.pid)
 
     def set_retry(self, retry: Any) -> None:
         """As redis-py's: the retry of all connections, now and later."""
@@ -232,26 +157,6 @@ class RedisInterface(_Pool):
 
     # ---- ours: the user's ------------------------------------------------------------------------
 
-    def resize(self, *, max_connections: int | None = None, min_idle: int | None = None) -> None:
-        """Change the pool while it is in use. Connections above a lower ceiling are closed: idle ones now,
-        lent ones when they come back.
-
-        Raises:
-            ValueError: a number is not allowed.
-        """
-        housekeeping.resize(self, max_connections, min_idle)
-        for connection in housekeeping.above_ceiling(self):
-            self._dispose(connection, "resized")
-        if self.__dict__.get("_listeners") is not None and (self._queue or self._core.min_idle):
-            self._origin.attach()
-            self._advance()
-
-    def drain(self) -> None:
-        """Replace every connection: idle ones are closed now, lent ones when they come back. For a
-        failover, or new credentials in ``connection_kwargs``."""
-        housekeeping.retire(self, "drained")
-        self._empty("drained")
-
     def close(self, timeout: float | None = None) -> None:
         """Close the pool.
 
@@ -263,68 +168,17 @@ class RedisInterface(_Pool):
         if timeout is None:
             self.disconnect()
             return
-        core = self._core
-        core.closed = PoolClosedError(f"the pool {self.name} was closed")
-        self._watched = self._strict = True
-        housekeeping.retire(self, "pool")
-        self._empty("pool")
-        self._advance(may_open=False)
+        self._shut()
         deadline = monotonic() + timeout
-        while core.lent and monotonic() < deadline:
+        while self._core.lent and monotonic() < deadline:
             time.sleep(0.005)  # holders give back without waking a thread: the warm path signals nothing
             self._empty("pool")
         self.disconnect()
 
-    # ---- hooks -------------------------------------------------------------------------------------
-
-    def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
-        """Call a user's function; log what it raises."""
-        if hook is None:
-            return
-        try:
-            hook(*arguments)
-        except Exception:
-            log.exception("pool.hook_failed", extra={"pool": self.name})
-
-    def _count(self, state: ConnectionState, change: int) -> None:
-        """redis-py's gauge of connections by state, if OpenTelemetry is on."""
-        recorder.record_connection_count(pool_name=get_pool_name(self), connection_state=state, counter=change)
-
     # ---- a look inside ---------------------------------------------------------------------------
-
-    def stats(self) -> Stats:
-        """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
-        core, tally = self._core, self._tally
-        held, _ = housekeeping.longest(self)
-        return Stats(
-            in_use=core.lent,
-            idle=len(core.idle),
-            opening=len(core.opening),
-            waiting=core.waiting,
-            max_connections=None if core.ceiling >= UNBOUNDED else core.ceiling,
-            checkouts=self._checkouts,
-            waits=tally.waits,
-            wait_seconds=tally.wait_seconds,
-            wait_buckets=tuple(tally.wait_buckets),
-            timeouts=dict(tally.timeouts),
-            created=tally.created,
-            closed=dict(tally.closed),
-            connect_errors=tally.connect_errors,
-            leaks=tally.leaks,
-            longest_held=held,
-        )
 
     def __repr__(self) -> str:
         return f"{self._described()} {self._state_in_words()}"
-
-    def _state_in_words(self) -> str:
-        core = self._core
-        ceiling = "" if core.ceiling >= UNBOUNDED else f" of {core.ceiling}"
-        state = "closed" if core.closed else "empty" if not core.size else "ready"
-        return (
-            f"[{self.name} {state}: {core.lent} in use, {len(core.idle)} idle, "
-            f"{len(core.opening)} opening{ceiling}, {core.waiting} waiting]"
-        )
 
     def _described(self) -> str:
         """As redis-py's ``repr``; the maker of connections need not be a class."""
@@ -337,30 +191,6 @@ class RedisInterface(_Pool):
         return f"<{kind.__module__}.{kind.__name__}(<{_name_of(self.connection_class)}({arguments})>)>"
 
     def _after_fork(self) -> None:
-        """In the child: no connection, no waiter, no turn; the parent's sockets are closed, not shut down."""
-        core = self._core
-        inherited = [*core.idle, *self._connections()]
-        for ticket in core.tickets():
-            ticket.permit = None
-        core.idle.clear()
-        for waiter in tuple(core.queue):
-            if isinstance(waiter.fate, Served):
-                inherited.append(waiter.fate.connection)
-        core.queue.clear()
-        core.places.clear()
-        core.opening.clear()
-        core.lost.clear()
-        core.starved = False
-        core.failure = core.last_error = None
-        core.failures = 0
-        core.retry_at = 0.0
         self.__dict__.pop("_strangers", None)
-        self._owner.clear()
-        self._dirty = False
         self.__dict__.pop("_outer_lock", None)
-        self._origin.forget()
-        for connection in inherited:
-            connection._loan.clear()
-            connection._abandon()
-        housekeeping.restart_counting(self)
-        self.pid = os.getpid()
+        super()._after_fork()

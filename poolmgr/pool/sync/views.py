@@ -10,18 +10,11 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, SupportsIndex
 
 from poolmgr.native import monotonic
 from poolmgr.pool.host import Host
 from poolmgr.pool.housekeeping import take_out
-
-
-class Pool(Host, Protocol):
-    """What the views need of a pool of redis-py's kind."""
-
-    def release(self, connection: Any) -> None: ...
-    def _lent(self) -> set[Any]: ...
 
 
 class Strangers:
@@ -32,13 +25,13 @@ class Strangers:
         self.in_use: set[Any] = set()
 
 
-def strangers(pool: Pool) -> Strangers:
+def strangers(pool: Host) -> Strangers:
     """The strangers of a pool; made when first asked for."""
     found: Strangers = pool.__dict__.setdefault("_strangers", Strangers())
     return found
 
 
-def _take_out(pool: Pool, connection: Any) -> bool:
+def _take_out(pool: Host, connection: Any) -> bool:
     """Take an idle connection, as if it were lent; whether it still was idle."""
     if not take_out(pool, connection):
         return False
@@ -50,7 +43,7 @@ def _take_out(pool: Pool, connection: Any) -> bool:
 class Available(list[Any]):
     """The idle connections."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Host) -> None:
         super().__init__([*pool._idle, *strangers(pool).available])
         self._pool = pool
 
@@ -70,7 +63,7 @@ class Available(list[Any]):
     def _give(self, connection: Any) -> None:
         pool = self._pool
         if getattr(connection, "_origin", None) is pool._origin and getattr(connection, "_ticket", None) is not None:
-            pool.release(connection)
+            pool._give_back(connection)
         else:
             strangers(pool).available.append(connection)
 
@@ -110,7 +103,7 @@ class Available(list[Any]):
 class InUse(set[Any]):
     """The connections out with callers."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Host) -> None:
         super().__init__([*pool._lent(), *strangers(pool).in_use])
         self._pool = pool
 
