@@ -2,7 +2,7 @@
 
 A pool asks the member for permits and hands it sockets to close; the member asks a pool how busy it
 is, and to open or close connections. Nothing else passes between them. The member's side is
-:mod:`poolmgr.member.member`, the pool's is :mod:`poolmgr.pool.sync.pool`.
+:mod:`poolmgr.member.member`, the pool's is :mod:`poolmgr.pool.base`.
 """
 
 from __future__ import annotations

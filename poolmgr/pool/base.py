@@ -33,8 +33,9 @@ from poolmgr.pool import admission, housekeeping
 from poolmgr.pool.core import Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.endpoints import Way, opens_no_socket
 from poolmgr.pool.host import UNBOUNDED, UNSHARED, Host, connections
+from poolmgr.pool.membership import Member
 from poolmgr.pool.options import Options
-from poolmgr.pool.permit_source import Member, PermitSource
+from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.refusal import refused
 from poolmgr.pool.stats import Hooks, Stats
 from poolmgr.wire import Counters

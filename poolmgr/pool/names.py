@@ -2,16 +2,21 @@
 
 A permit is for an address. So the pool takes one for the address that it believes to be next, and the connect, which
 looks the name up, exchanges it if that has changed (:meth:`poolmgr.pool.permit_source.PermitSource.claim`). Here is
-what one process knows of one name; the permit source decides which connection gets which permit.
+what one process knows of one name, and which address it takes; the permit source decides which connection gets which
+permit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
+from poolmgr import threads
 from poolmgr.lazy import load
+from poolmgr.native import monotonic
 
 AGAIN = 0.5
 """Seconds from the end of one look-up to the next, while callers find the server down."""
@@ -65,9 +70,41 @@ class Name:
         self.seen = {address: at for address, at in self.seen.items() if now < at + REMEMBERED}
         self.seen.update(dict.fromkeys(addresses, now))
 
-    def look_up(self, port: int | None, family: int) -> list[Found]:
-        """See :func:`look_up`."""
-        return look_up(self.host, port or 6379, family)
+    def is_among(self, host: str | None, address: str) -> bool:
+        """Whether it is the name of this host, and also leads to other addresses."""
+        return self.host == host and address in self.addresses and len(self.addresses) > 1
+
+    def choose(self, is_down: Callable[[str], bool]) -> bool:
+        """Choose the first address that is not down; if all are, keep the present one. Whether it is another now."""
+        best = next((address for address in self.addresses if not is_down(address)), "")
+        if not best:
+            best = self.chosen if self.chosen in self.addresses else self.addresses[0]
+        before, self.chosen = self.chosen, best
+        return best != before
+
+    def leaves(self, address: str, *, unreached: bool) -> bool:
+        """Whether to keep nothing for an address: one that was never reached (``localhost`` has one if the server
+        listens by IPv4 only), or one to which the name does not lead any more."""
+        if not address or address == self.chosen:
+            return False
+        if unreached and address in self.addresses:
+            self.dead.add(address)
+            return True
+        return address not in self.seen
+
+    def look_behind(self, look_up: Callable[[], None]) -> None:
+        """Look it up again in another thread, unless one does, or has just done so."""
+        if not self.may_look(monotonic()):
+            return
+        if not threads.started(threads.make(self._look, "poolmgr-name", look_up)):
+            self._look(look_up)
+
+    def _look(self, look_up: Callable[[], None]) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                look_up()
+        finally:
+            self.looked(monotonic())
 
     def may_look(self, now: float) -> bool:
         """Whether it is time to look it up again, and no other thread does; :meth:`looked` must follow."""

@@ -1,4 +1,5 @@
-"""How connections get their permits: the one link from a connection back to its pool and the member.
+"""How connections get their permits: the one link from a connection back to its pool and the member. Which address of
+its server's name the next one is for, :mod:`poolmgr.pool.names` chooses.
 
 A connection refers to its :class:`PermitSource`, never to its pool, and the source to its pool only weakly:
 no cycle keeps sockets alive. One source belongs to one pool in one process; after a fork it starts over
@@ -8,26 +9,21 @@ no cycle keeps sockets alive. One source belongs to one pool in one process; aft
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
-from redis.exceptions import AuthenticationError
 
-from poolmgr import certificates, settings, threads
 from poolmgr.exceptions import ServerDownError
-from poolmgr.lazy import load
 from poolmgr.member.ports import Permit, Permits, PoolPort
-from poolmgr.native import monotonic, time as now
+from poolmgr.native import monotonic
 from poolmgr.pool.core import PoolCore
 from poolmgr.pool.endpoints import Way, arguments_of, endpoint_of, is_name, key_of, opens_no_socket
-from poolmgr.pool.names import Found, Name, addresses_of
-from poolmgr.wire import Endpoint
+from poolmgr.pool.membership import Member, outage_error, process_member, tell_failure, tell_nameless
+from poolmgr.pool.names import Found, Name, addresses_of, look_up
 
 ending = sys.is_finalizing
 
@@ -38,28 +34,15 @@ PATIENCE = 5.0
 """Seconds that a connection without a pool waits for others."""
 
 
-class Member(Protocol):
-    """The part of its process's member that a pool needs."""
-
-    def attach(self, endpoint: Endpoint, pool: PoolPort) -> Permits: ...
-
-
 class Pool(PoolPort, Protocol):
     """The part of a pool that is read here."""
 
-    name: str
     timeout: float | None
     connection_class: Any
     connection_kwargs: dict[str, Any]
     _core: PoolCore
 
     def _connections(self) -> list[Any]: ...
-
-
-class ProcessMember(Member, Protocol):
-    """The same of the process's own, for connections whose pool cannot be asked any more."""
-
-    def permits(self, endpoint: Endpoint) -> Permits: ...
 
 
 class _Later:
@@ -176,7 +159,7 @@ class PermitSource:
         self._choose()
         if self.attach() is not permits:
             return None
-        self._look_up_behind()
+        self._name.look_behind(self._follow)
         return error
 
     # ---- its name --------------------------------------------------------------------------------
@@ -194,7 +177,14 @@ class PermitSource:
     def _found(self, name: Name) -> tuple[str, ...]:
         pool = self._pool()
         arguments = {} if pool is None else pool.connection_kwargs
-        return addresses_of(name.look_up(arguments.get("port"), arguments.get("socket_type", 0)))
+        return addresses_of(look_up(name.host, arguments.get("port") or 6379, arguments.get("socket_type", 0)))
+
+    def _follow(self) -> None:
+        name = self._name
+        if name is not None:
+            found = self._found(name)
+            name.dead.clear()  # all are down
+            self.leads(name, found)
 
     def leads(self, name: Name, addresses: tuple[str, ...]) -> None:
         """A look-up of the name has found these addresses."""
@@ -203,33 +193,19 @@ class PermitSource:
             self._choose()
 
     def _choose(self) -> None:
-        """Choose the first of the name's addresses that is not down; if all are, keep the present one."""
+        """Take the name's best address, and keep nothing for those that are of no use any more."""
         name = self._name
         if name is None or not name.addresses:
             return
-        best = next((address for address in name.addresses if not self._is_down(address)), "")
-        if not best:
-            best = name.chosen if name.chosen in name.addresses else name.addresses[0]
-        if best != name.chosen:
-            name.chosen = best
+        if name.choose(self._is_down):
             own, pool = self.attach(), self._pool()
             if own is not None and pool is not None:
                 own.prefer()
                 pool._core.starved = False
-        self._leave_dead(name)
-
-    def _leave_dead(self, name: Name) -> None:
-        """Keep nothing for addresses that were never reached: ``localhost`` has one if the
-        server listens by IPv4 only. Nor for those to which the name does not lead any more."""
         for permits in self.known:
-            address = permits.endpoint.address
-            if not address or permits.endpoint.host != name.host or address == name.chosen:
-                continue
-            dead = permits.unreached and address in name.addresses
-            if dead:
-                name.dead.add(address)
-            if dead or address not in name.seen:
-                self._all.pop(permits.endpoint.key, None)
+            known = permits.endpoint
+            if known.host == name.host and name.leaves(known.address, unreached=permits.unreached):
+                self._all.pop(known.key, None)
                 permits.leave()
 
     def _is_down(self, address: str) -> bool:
@@ -238,22 +214,6 @@ class PermitSource:
         if permits is None:
             return name is not None and address in name.dead
         return permits.outage is not None
-
-    def _look_up_behind(self) -> None:
-        name = self._name
-        if name is None or not name.may_look(monotonic()):
-            return
-        if not threads.started(threads.make(self._follow, "poolmgr-name", name)):
-            self._follow(name)
-
-    def _follow(self, name: Name) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                found = self._found(name)
-                name.dead.clear()  # all are down
-                self.leads(name, found)
-        finally:
-            name.looked(monotonic())
 
     def ordered(self, connection: Any, found: list[Found]) -> list[Found]:
         """A connection's addresses in the order in which it tries them: first the one that its permit is for, or, if it
@@ -274,36 +234,51 @@ class PermitSource:
     # ---- a connection's server -------------------------------------------------------------------
 
     def claim(self, connection: Any, place: Any = None) -> Permit:
-        """The permit for a socket that a connection is about to open; waits if it must. A permit taken for it in
-        advance is given back if it is for another address.
+        """The permit for a socket that a connection is about to open; waits if it must.
 
-        Args:
-            place: the address as the kernel takes it; None: not known, and the host stands for it.
+        Args: as :meth:`drawn`.
 
         Raises:
             ConnectionPoolTimeoutError: no permit came in time (:mod:`poolmgr.member.core.bounds`).
             ServerDownError: the server is known to be down.
         """
+        while True:
+            permit = self.drawn(connection, place)
+            if permit is None:
+                pool, permits = self._pool(), connection._draws
+                permit = permits.wait(PATIENCE if pool is None else pool.timeout)
+                if permit is None:
+                    self.must_be_over(permits)
+                    continue
+            return permit
+
+    def drawn(self, connection: Any, place: Any = None) -> Permit | None:
+        """The permit for a socket that a connection is about to open, if there is one now; ``connection._draws`` says
+        from where. A permit taken for it in advance is given back if it is for another address.
+
+        Args:
+            place: the address as the kernel takes it; None: not known, and the host stands for it.
+        """
         ticket = connection._ticket
         prepared: Permit | None = ticket.claim() if ticket is not None else None
         host, port = getattr(connection, "host", None), getattr(connection, "port", None)
         address = place[0] if isinstance(place, tuple) and is_name(host) else ""
-        while True:
-            permits = self._permits(host, port, getattr(connection, "path", None), connection, address)
-            connection._draws = permits
-            if prepared is not None and prepared is not LATER:
-                if prepared.permits is permits:
-                    return prepared
-                prepared.gone()
-                prepared = None
-            permit = permits.take()
-            if permit is None:
-                pool = self._pool()
-                permit = permits.wait(PATIENCE if pool is None else pool.timeout)
-            if permit is not None:
-                return permit
-            if not self._is_over(permits):
-                raise ServerDownError("this connection's member has left, and there is no other one")
+        permits = self._permits(host, port, getattr(connection, "path", None), connection, address)
+        connection._draws = permits
+        if prepared is not None and prepared is not LATER:
+            if prepared.permits is permits:
+                return prepared
+            prepared.gone()
+        return permits.take()
+
+    def must_be_over(self, permits: Permits) -> None:
+        """After a wait that gave no permit: whether it is worth drawing again.
+
+        Raises:
+            ServerDownError: it is not.
+        """
+        if not self._is_over(permits):
+            raise ServerDownError("this connection's member has left, and there is no other one")
 
     def _permits(
         self, host: str | None, port: int | None, path: str | None = None, connection: Any = None, address: str = ""
@@ -314,26 +289,21 @@ class PermitSource:
                 return self._own
             # A destructor that uses the pool may run after the garbage collector has cut all weak references to it.
             endpoint = endpoint_of(self._way_of(type(connection)), arguments_of(connection), host, port, address)
-            return _process_member().permits(endpoint)
+            return process_member().permits(endpoint)
         key = key_of(address or host, port, path or self._path(pool))
         permits = self._all.get(key)
         if permits is None or self._is_over(permits):
             with self._lock():
                 permits = self._all.get(key)
                 if permits is None or self._is_over(permits):
-                    member = self._member or _process_member()
+                    member = self._member or process_member()
                     kind, arguments = pool.connection_class, pool.connection_kwargs
                     if not isinstance(kind, type):  # a function that makes connections may have its own arguments
                         kind, arguments = type(connection), arguments_of(connection)
-                    among = self._is_among(host, address)
+                    among = self._name is not None and self._name.is_among(host, address)
                     endpoint = endpoint_of(self._way_of(kind), arguments, host, port, address, among=among)
                     self._all[key] = permits = member.attach(endpoint, pool)
         return permits
-
-    def _is_among(self, host: str | None, address: str) -> bool:
-        """Whether the name also led to other addresses."""
-        name = self._name
-        return name is not None and name.host == host and address in name.addresses and len(name.addresses) > 1
 
     def renew(self, key: str) -> None:
         """Report the credentials for this endpoint to the member if they have changed. Calls their provider."""
@@ -368,32 +338,19 @@ class PermitSource:
         kind = pool.connection_class
         return pool.connection_kwargs.get("path") if isinstance(kind, type) and self._way_of(kind).unix else None
 
-    # ---- names -----------------------------------------------------------------------------------
+    # ---- what connecting has shown ---------------------------------------------------------------
 
     def goes_nameless(self, connection: Any) -> bool:
         """Whether the server has refused our names lately: do not ask it again for each connection."""
         if monotonic() >= self._nameless_until:
             return False
-        self._tell_nameless(connection, "its user may not say CLIENT SETNAME")
+        tell_nameless(connection._draws, "its user may not say CLIENT SETNAME")
         return True
 
     def note_nameless(self, connection: Any, why: str) -> None:
         """The server does not know this connection by a name of ours."""
         self._nameless_until = monotonic() + NAMELESS
-        self._tell_nameless(connection, why)
-
-    @staticmethod
-    def _tell_nameless(connection: Any, why: str) -> None:
-        """A client list cannot prove the ends of this process's connections: the supervisor must know."""
-        trouble = getattr(connection._draws, "trouble", None)
-        if trouble is not None:
-            trouble("nameless", why)
-
-    @property
-    def _secured(self) -> bool:
-        pool = self._pool()
-        kind = None if pool is None else pool.connection_class
-        return isinstance(kind, type) and self._way_of(kind).tls
+        tell_nameless(connection._draws, why)
 
     def reached(self, connection: Any) -> None:
         """A connection was opened. It may have led to another address than the pool's next one."""
@@ -403,38 +360,7 @@ class PermitSource:
 
     def tell(self, error: BaseException, began: float) -> None:
         """Report a failed connect to the member; the attempt ``began`` then."""
-        own = self._own
-        if own is None or isinstance(error, ServerDownError):
-            return
-        text = str(error)
-        if "max number of clients" in text:
-            own.trouble("refused", text, began)
-        elif isinstance(error, AuthenticationError):
-            own.trouble("auth", text, began)
-        elif certificates.unusable(error, tls=self._secured):
-            own.trouble("way", text, began)
-        elif isinstance(error, (OSError, ConnectionError)) or type(error).__module__.startswith("redis"):
-            own.trouble("unreachable", text, began)
-
-
-_get_member: Callable[[], ProcessMember] | None = None
-"""Kept: at the interpreter's end nothing can be loaded."""
-
-
-def _process_member() -> ProcessMember:
-    global _get_member
-    if _get_member is None:  # not before the first checkout
-        module = "poolmgr.member.unshared" if settings.unenforced() else "poolmgr.member.member"
-        _get_member = load(module).get_member
-        assert _get_member is not None
-    return _get_member()
-
-
-def outage_error(permits: Permits | None) -> ServerDownError | None:
-    """The error for a caller that would have to connect to a server known to be down."""
-    outage = None if permits is None else permits.outage
-    if permits is None or outage is None:
-        return None
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(outage.since))
-    seconds = max(0, math.floor(now() - outage.since))
-    return ServerDownError(f"{permits.endpoint} has been down since {since} ({seconds} s): {outage.error}")
+        pool, own = self._pool(), self._own
+        if own is not None:
+            kind = None if pool is None else pool.connection_class
+            tell_failure(own, error, began, tls=isinstance(kind, type) and self._way_of(kind).tls)

@@ -178,7 +178,7 @@ def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
         "poolmgr/cli/status.py",
         "poolmgr/logs/journal.py",
         "poolmgr/native.py",
-        "poolmgr/pool/permit_source.py",
+        "poolmgr/pool/membership.py",
         "poolmgr/supervisor/views/audit.py",
         "poolmgr/supervisor/servers/outages.py",
     }

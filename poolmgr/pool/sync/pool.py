@@ -26,8 +26,8 @@ from poolmgr.pool import admission, fork, housekeeping, options, request_wait
 from poolmgr.pool.admission import FRESH
 from poolmgr.pool.core import LEFT, Ticket
 from poolmgr.pool.host import UNBOUNDED
+from poolmgr.pool.membership import Member
 from poolmgr.pool.options import Options
-from poolmgr.pool.permit_source import Member
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync import connector, metering, waiting
 from poolmgr.pool.sync.lease import Lease
