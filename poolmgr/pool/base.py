@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
@@ -32,7 +33,7 @@ from poolmgr.native import monotonic
 from poolmgr.pool import admission, housekeeping
 from poolmgr.pool.core import Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.endpoints import Way, opens_no_socket
-from poolmgr.pool.host import UNBOUNDED, UNSHARED, Host, connections
+from poolmgr.pool.host import UNBOUNDED, UNSHARED, Host
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import Options
 from poolmgr.pool.permit_source import PermitSource
@@ -79,12 +80,8 @@ class BasePool(Host):
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
         self.name = options.name or f"pool-{secrets.token_hex(3)}"
         self.timeout = options.timeout
-        self.max_waiting = options.max_waiting
-        self.idle_timeout = options.idle_timeout
-        self.max_lifetime = options.max_lifetime
-        self.order = options.order
-        self.max_reply = options.max_reply
-        self.leak_after = options.leak_after
+        for name in ("max_waiting", "idle_timeout", "max_lifetime", "order", "max_reply", "leak_after"):
+            setattr(self, name, getattr(options, name))
         self.hooks = options.hooks or Hooks()
         self._watched = bool(self.leak_after or self.hooks.checked_out)
 
@@ -264,7 +261,9 @@ class BasePool(Host):
     # ---- its connections -------------------------------------------------------------------------
 
     def _connections(self) -> list[Any]:
-        return connections(self._core)
+        references = (ticket.connection for ticket in self._core.tickets())
+        found = (reference() for reference in references if reference is not None)
+        return [connection for connection in found if connection is not None]
 
     def _lent(self) -> set[Any]:
         return {connection for connection in self._connections() if connection._loan}
@@ -294,24 +293,15 @@ class BasePool(Host):
 
     def stats(self) -> Stats:
         """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
-        core, tally = self._core, self._tally
-        held, _ = housekeeping.longest(self)
+        core = self._core
         return Stats(
             in_use=core.lent,
             idle=len(core.idle),
             opening=len(core.opening),
             waiting=core.waiting,
             max_connections=None if core.ceiling >= UNBOUNDED else core.ceiling,
-            checkouts=self._checkouts,
-            waits=tally.waits,
-            wait_seconds=tally.wait_seconds,
-            wait_buckets=tuple(tally.wait_buckets),
-            timeouts=dict(tally.timeouts),
-            created=tally.created,
-            closed=dict(tally.closed),
-            connect_errors=tally.connect_errors,
-            leaks=tally.leaks,
-            longest_held=held,
+            longest_held=housekeeping.longest(self)[0],
+            **msgspec.structs.asdict(self.counters()),
         )
 
     def _state_in_words(self) -> str:

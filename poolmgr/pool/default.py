@@ -9,6 +9,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from poolmgr import settings
 from poolmgr.lazy import load
+from poolmgr.pool.options import PARSERS
 
 RETRIES = 3
 """How often redis-py repeats a command of the default client whose connection broke. ``redis.Redis()`` made
@@ -47,17 +48,7 @@ def arguments(
 def options_of(values: settings.Settings) -> dict[str, Any]:
     """The arguments of a pool that the environment sets; the URL's query overrides them."""
     return {
-        "name": values.pool_name,
-        "max_connections": values.pool_max_connections,
-        "timeout": values.pool_timeout,
-        "min_idle": values.pool_min_idle,
-        "max_waiting": values.pool_max_waiting,
-        "idle_timeout": values.pool_idle_timeout,
-        "max_lifetime": values.pool_max_lifetime,
-        "order": values.pool_order,
-        "leak_after": values.pool_leak_after,
-        "max_connecting": values.pool_max_connecting,
-        "max_reply": values.pool_max_reply,
+        **{name: getattr(values, f"pool_{name}") for name in PARSERS},
         "socket_timeout": values.socket_timeout,
         "socket_connect_timeout": values.socket_connect_timeout,
     }

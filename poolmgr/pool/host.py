@@ -22,20 +22,17 @@ UNBOUNDED, UNSHARED = 2**31, 100
 
 
 class Host:
-    """A pool. What raises NotImplementedError is :class:`~poolmgr.pool.base.BasePool`'s or the flavour's."""
+    """A pool."""
 
     name: str
-    """What messages and metrics call the pool."""
     timeout: float | None
-    """Seconds a caller waits for a connection; None: for ever."""
     max_waiting: int
-    """Callers that may wait; 0: no bound."""
+    max_reply: int
     idle_timeout: float
-    """Close connections that stayed idle for this many seconds; 0: never."""
     max_lifetime: float
-    """Seconds after which a connection is replaced; 0: never."""
+    order: str
     leak_after: float
-    """Seconds after which a holder is reported; 0: off. Set it with the constructor."""
+    """To be set with the constructor, unlike the rest of these options (:mod:`poolmgr.pool.options`)."""
     hooks: Hooks
 
     _core: PoolCore
@@ -59,49 +56,24 @@ class Host:
     connection_class: Any
     connection_kwargs: dict[str, Any]
 
-    def _advance(self, may_open: bool = True) -> None:
-        """Let the core do all it can for the queue."""
-        raise NotImplementedError
-
-    def _open(self, ticket: Ticket) -> None:
-        """Open a connection for the queue, in the background. Does not block."""
-        raise NotImplementedError
-
-    def _end(self, connection: Any) -> None:
-        """Hand a connection's socket over to be closed. Does not block; any thread may call it."""
-        raise NotImplementedError
-
-    def _give_back(self, connection: Any) -> None:
-        """Release a connection that was taken out of the idle ones. Does not block."""
-        raise NotImplementedError
-
-    def _empty(self, reason: str) -> int:
-        """Close all idle connections; how many."""
-        raise NotImplementedError
-
-    def _lent(self) -> set[Any]:
-        """Connections out with callers."""
-        raise NotImplementedError
-
-    def owns_connection(self, connection: Any) -> bool:
-        """Whether the connection was made in the pool's present process."""
-        raise NotImplementedError
-
-    def _connections(self) -> list[Any]:
-        """All connections, lent and idle."""
-        raise NotImplementedError
-
-    def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
-        """Call a user's function; log what it raises."""
-        raise NotImplementedError
-
-    def _count(self, state: ConnectionState, change: int) -> None:
-        """redis-py's gauge of connections by state."""
-        raise NotImplementedError
-
-
-def connections(core: PoolCore) -> list[Any]:
-    """All connections that have a place in the core, lent and idle."""
-    references = (ticket.connection for ticket in core.tickets())
-    found = (reference() for reference in references if reference is not None)
-    return [connection for connection in found if connection is not None]
+    # Methods, of BasePool or of the flavour.
+    _advance: Callable[..., None]
+    """Let the core do all it can for the queue; with ``may_open=False`` open no connection, as in a release."""
+    _open: Callable[[Ticket], None]
+    """Open a connection for the queue, in the background. Does not block."""
+    _end: Callable[[Any], None]
+    """Hand a connection's socket over to be closed. Does not block; any thread may call it."""
+    _give_back: Callable[[Any], None]
+    """Release a connection that was taken out of the idle ones. Does not block."""
+    _empty: Callable[[str], int]
+    """Close all idle connections, for this reason; how many."""
+    _connections: Callable[[], list[Any]]
+    """All connections, lent and idle."""
+    _lent: Callable[[], set[Any]]
+    """Connections out with callers."""
+    owns_connection: Callable[[Any], bool]
+    """Whether the connection was made in the pool's present process."""
+    _call: Callable[..., None]
+    """Call a user's function; log what it raises."""
+    _count: Callable[[ConnectionState, int], None]
+    """redis-py's gauge of connections by state."""

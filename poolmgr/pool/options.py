@@ -1,9 +1,15 @@
-"""The pool's options: which values are allowed, and how a URL's query writes them."""
+"""The pool's options, each declared once.
+
+A field of :class:`Options` has the option's type and default; the :class:`Option` in its annotation has the meaning,
+the values that are allowed, and how a URL's query writes them. A pool's documentation (:func:`documented`), its
+defaults (:data:`DEFAULT`), its errors and :func:`split` follow from both. A test compares them with the constructors
+and with the environment's variables.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -11,24 +17,135 @@ import msgspec
 from poolmgr.pool.stats import Hooks
 
 
+class Option(msgspec.Struct, frozen=True):
+    """What :class:`Options` says about a field beside its type and its default.
+
+    Attributes:
+        meaning: for people.
+        parse: a URL's text to value; None: it cannot stand there.
+        allowed: the values, in words.
+        fits: whether a value is among them.
+    """
+
+    meaning: str
+    parse: Callable[[str], Any] | None = None
+    allowed: str = ""
+    fits: Callable[[Any], bool] = lambda _: True
+
+
+def _count(meaning: str, least: int = 0) -> Option:
+    return Option(
+        meaning, int, f"a whole number, {least} or more", lambda value: isinstance(value, int) and value >= least
+    )
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and value >= 0  # NaN is not
+
+
+def _is_time_or_none(value: object) -> bool:
+    return value is None or _is_time(value)
+
+
+def _is_ceiling(value: object) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0)
+
+
+def _time(meaning: str) -> Option:
+    return Option(meaning, float, "a number of seconds, 0 or more", _is_time)
+
+
 def _time_or_none(text: str) -> float | None:
     return None if text.lower() in ("none", "inf", "") else float(text)
 
 
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "max_connections": int,
-    "timeout": _time_or_none,
-    "min_idle": int,
-    "max_waiting": int,
-    "idle_timeout": float,
-    "max_lifetime": float,
-    "order": str,
-    "leak_after": float,
-    "name": str,
-    "max_connecting": int,
-    "max_reply": int,
-}
-"""The options that may stand in a URL's query, and their parsers. ``timeout=none`` waits for ever."""
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of one pool. Times are in seconds.
+
+    Raises:
+        ValueError: names option, value and what is allowed.
+    """
+
+    max_connections: Annotated[
+        int | None,
+        Option(
+            "this pool's own ceiling. None (and, as redis-py reads it, 0): only the budget bounds it, and the pool's "
+            "attribute then reads 2**31. If no budget is enforced (``REDIS_CONNECTION_BUDGET=off``, connections in "
+            "memory) None means 100, as in redis-py.",
+            int,
+            "a positive integer or None",
+            _is_ceiling,
+        ),
+    ] = None
+    min_idle: Annotated[int, _count("connections kept ready, refilled in the background.")] = 0
+    max_waiting: Annotated[int, _count("callers that may wait; further ones are refused at once. 0: no bound.")] = 0
+    max_reply: Annotated[
+        int,
+        _count(
+            "bytes that a reply, or the replies of a pipeline together, may take, 48 more for each element; a longer "
+            "one raises :class:`poolmgr.ReplyTooLargeError`. 0: no bound."
+        ),
+    ] = 0
+    max_connecting: Annotated[int, _count("connections opened at the same time.", least=1)] = 2
+    idle_timeout: Annotated[float, _time("close connections that stayed idle this long; 0: never.")] = 60.0
+    max_lifetime: Annotated[float, _time("replace connections older than this (less up to a tenth); 0: never.")] = (
+        3600.0
+    )
+    leak_after: Annotated[float, _time("report a connection held longer, with the stack of its checkout; 0: off.")] = (
+        0.0
+    )
+    timeout: Annotated[
+        float | None,
+        Option(
+            "how long a caller waits for a connection that others hold; None (in a URL, ``none``): for ever; 0: not at "
+            "all. Steps before there can be a connection have bounds of their own (``docs/times.md``).",
+            _time_or_none,
+            "a number of seconds, 0 or more",
+            _is_time_or_none,
+        ),
+    ] = 5.0
+    order: Annotated[
+        str,
+        Option(
+            "``fifo`` uses all connections in turn, ``lifo`` the last used first.",
+            str,
+            "fifo or lifo",
+            ("fifo", "lifo").__contains__,
+        ),
+    ] = "fifo"
+    name: Annotated[str | None, Option("what messages and metrics call the pool.", str)] = None
+    hooks: Annotated[Hooks | None, Option("functions to call on events (:class:`poolmgr.Hooks`).")] = None
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if not option.fits(value):
+                raise ValueError(f'"{name}" must be {option.allowed}, not {value!r}')
+        if self.max_connections and self.min_idle > self.max_connections:
+            raise ValueError(
+                f'"min_idle" ({self.min_idle}) must not be more than "max_connections" ({self.max_connections})'
+            )
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Options:
+        """The options among the arguments of a constructor."""
+        return cls(**{name: arguments[name] for name in OPTIONS})
+
+
+OPTIONS: dict[str, Option] = {field.name: get_args(field.type)[1] for field in msgspec.structs.fields(Options)}
+DEFAULT = Options()
+PARSERS = {name: option.parse for name, option in OPTIONS.items() if option.parse is not None}
+"""The options that may stand in a URL's query, and their parsers."""
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def documented(kind: Kind) -> Kind:
+    """Put the options' meanings into the documentation of a class."""
+    if kind.__doc__:  # not under -OO
+        lines = (f"{name}: {option.meaning}" for name, option in OPTIONS.items())
+        kind.__doc__ = kind.__doc__.replace("OPTIONS", "\n        ".join(lines))
+    return kind
 
 
 def split(url: str) -> tuple[str, dict[str, Any]]:
@@ -52,47 +169,3 @@ def split(url: str) -> tuple[str, dict[str, Any]]:
     if not ours:
         return url, ours
     return urlunsplit(parts._replace(query=urlencode(rest))), ours
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of one pool.
-
-    Raises:
-        ValueError: names option, value and what is allowed.
-    """
-
-    max_connections: int | None = None
-    timeout: float | None = 5.0
-    min_idle: int = 0
-    max_waiting: int = 0
-    idle_timeout: float = 60.0
-    max_lifetime: float = 3600.0
-    order: str = "fifo"
-    leak_after: float = 0.0
-    name: str | None = None
-    max_connecting: int = 2
-    max_reply: int = 0
-    hooks: Hooks | None = None
-
-    def __post_init__(self) -> None:
-        ceiling = self.max_connections
-        if ceiling is not None and (not isinstance(ceiling, int) or ceiling < 0):
-            raise ValueError(f'"max_connections" must be a positive integer or None, not {ceiling!r}')
-        for name in ("min_idle", "max_waiting", "max_reply"):
-            self._whole(name, 0)
-        if ceiling and self.min_idle > ceiling:
-            raise ValueError(f'"min_idle" ({self.min_idle}) must not be more than "max_connections" ({ceiling})')
-        self._whole("max_connecting", 1)
-        for name in ("idle_timeout", "max_lifetime", "leak_after", "timeout"):
-            seconds = getattr(self, name)
-            if name == "timeout" and seconds is None:
-                continue
-            if not isinstance(seconds, (int, float)) or not seconds >= 0:
-                raise ValueError(f'"{name}" must be a number of seconds, 0 or more, not {seconds!r}')
-        if self.order not in ("fifo", "lifo"):
-            raise ValueError(f'"order" must be fifo or lifo, not {self.order!r}')
-
-    def _whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f'"{name}" must be a whole number, {least} or more, not {value!r}')

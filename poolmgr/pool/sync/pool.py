@@ -27,7 +27,7 @@ from poolmgr.pool.admission import FRESH
 from poolmgr.pool.core import LEFT, Ticket
 from poolmgr.pool.host import UNBOUNDED
 from poolmgr.pool.membership import Member
-from poolmgr.pool.options import Options
+from poolmgr.pool.options import DEFAULT, Options
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync import connector, metering, waiting
 from poolmgr.pool.sync.lease import Lease
@@ -35,6 +35,7 @@ from poolmgr.pool.sync.overrides import way_of
 from poolmgr.pool.sync.redis_interface import RedisInterface
 
 
+@options.documented
 class ConnectionPool(RedisInterface):
     """A pool of Redis connections, first come first served, under the budget of its host.
 
@@ -43,22 +44,7 @@ class ConnectionPool(RedisInterface):
     Args:
         connection_class: redis-py's, one derived from it, or a callable that makes such connections. The pool's
             connections derive from it.
-        max_connections: this pool's own ceiling. None (and, as redis-py reads it, 0): only the budget
-            bounds it; :attr:`max_connections` then reads 2**31. If no budget is enforced
-            (``REDIS_CONNECTION_BUDGET=off``, connections in memory) None means 100, as in redis-py.
-        timeout: how long a caller waits for a connection that others hold; None: for ever; 0: not at all. Steps
-            before there can be a connection have bounds of their own (``docs/times.md``).
-        min_idle: connections kept ready, refilled in the background.
-        max_waiting: callers that may wait; further ones are refused at once. 0: no bound.
-        idle_timeout: close connections that stayed idle this long; 0: never.
-        max_lifetime: replace connections older than this (less up to a tenth); 0: never.
-        order: ``fifo`` uses all connections in turn, ``lifo`` the last used first.
-        leak_after: report a connection held longer, with the stack of its checkout; 0: off.
-        name: what messages and metrics call the pool.
-        max_connecting: connections opened at the same time.
-        max_reply: bytes that a reply, or the replies of a pipeline together, may take, 48 more for each element; a
-            longer one raises :class:`poolmgr.ReplyTooLargeError`. 0: no bound.
-        hooks: functions to call on events.
+        OPTIONS
         member: the source of permits; default: the process's own.
 
     Raises:
@@ -68,39 +54,25 @@ class ConnectionPool(RedisInterface):
     def __init__(
         self,
         connection_class: Any = RedisConnection,
-        max_connections: int | None = None,
+        max_connections: int | None = DEFAULT.max_connections,
         cache_factory: Any = None,
         maint_notifications_config: Any = None,
         *,
-        timeout: float | None = 5.0,
-        min_idle: int = 0,
-        max_waiting: int = 0,
-        idle_timeout: float = 60.0,
-        max_lifetime: float = 3600.0,
-        order: str = "fifo",
-        leak_after: float = 0.0,
-        name: str | None = None,
-        max_connecting: int = 2,
-        max_reply: int = 0,
-        hooks: Hooks | None = None,
+        timeout: float | None = DEFAULT.timeout,
+        min_idle: int = DEFAULT.min_idle,
+        max_waiting: int = DEFAULT.max_waiting,
+        idle_timeout: float = DEFAULT.idle_timeout,
+        max_lifetime: float = DEFAULT.max_lifetime,
+        order: str = DEFAULT.order,
+        leak_after: float = DEFAULT.leak_after,
+        name: str | None = DEFAULT.name,
+        max_connecting: int = DEFAULT.max_connecting,
+        max_reply: int = DEFAULT.max_reply,
+        hooks: Hooks | None = DEFAULT.hooks,
         member: Member | None = None,
         **connection_kwargs: Any,
     ) -> None:
-        given = Options(
-            max_connections=max_connections,
-            timeout=timeout,
-            min_idle=min_idle,
-            max_waiting=max_waiting,
-            idle_timeout=idle_timeout,
-            max_lifetime=max_lifetime,
-            order=order,
-            leak_after=leak_after,
-            name=name,
-            max_connecting=max_connecting,
-            max_reply=max_reply,
-            hooks=hooks,
-        )
-        self._set_up(given, connection_class, member, way_of)
+        self._set_up(Options.of(locals()), connection_class, member, way_of)
         super().__init__(
             connection_class=connection_class,
             max_connections=self._core.ceiling,
