@@ -15,9 +15,9 @@ from redis.observability.attributes import ConnectionState
 from poolmgr.errors import PoolmgrError
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
-from poolmgr.pool.core import Ticket
 from poolmgr.pool.host import Host
 from poolmgr.pool.misdirected import MISDIRECTED
+from poolmgr.pool.queue import Ticket
 
 log = Log("poolmgr.pool")
 

@@ -1,6 +1,6 @@
 """A pool, whatever its flavour: what its member asks, what its user sets and reads, and the core's turn.
 
-:mod:`poolmgr.pool.core` decides; a flavour carries the decisions out. It derives its pool from
+:mod:`poolmgr.pool.queue` decides; a flavour carries the decisions out. It derives its pool from
 :class:`BasePool` and adds how a caller waits (by the steps of :class:`poolmgr.pool.waiting.Caller`) and how a
 connection is opened, closed and given back (``_open``, ``_end``, ``_give_back``), by the rules of
 :mod:`poolmgr.pool.admission`.
@@ -31,12 +31,12 @@ from poolmgr.logs.journal import Log
 from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
 from poolmgr.pool import admission, housekeeping
-from poolmgr.pool.core import Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.endpoints import Way, opens_no_socket
 from poolmgr.pool.host import UNBOUNDED, UNSHARED, Host
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import Options
 from poolmgr.pool.permit_source import PermitSource
+from poolmgr.pool.queue import Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.refusal import refused
 from poolmgr.pool.stats import Hooks, Stats
 from poolmgr.wire import Counters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from poolmgr.pool.core import Ticket
+from poolmgr.pool.queue import Ticket
 
 
 class _NoPermits:

@@ -12,8 +12,8 @@ from typing import Any
 
 from redis.observability.attributes import ConnectionState
 
-from poolmgr.pool.core import PoolCore, Ticket, Waiter
 from poolmgr.pool.permit_source import PermitSource
+from poolmgr.pool.queue import PoolCore, Ticket, Waiter
 from poolmgr.pool.stats import Hooks, Tally
 
 UNBOUNDED, UNSHARED = 2**31, 100

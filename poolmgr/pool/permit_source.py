@@ -20,10 +20,10 @@ import msgspec
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member.ports import Permit, Permits, PoolPort
 from poolmgr.native import monotonic
-from poolmgr.pool.core import PoolCore
 from poolmgr.pool.endpoints import Way, arguments_of, endpoint_of, is_name, key_of, opens_no_socket
 from poolmgr.pool.membership import Member, outage_error, process_member, tell_failure, tell_nameless
 from poolmgr.pool.names import Found, Name, addresses_of, look_up
+from poolmgr.pool.queue import PoolCore
 
 ending = sys.is_finalizing
 

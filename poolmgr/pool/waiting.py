@@ -14,8 +14,8 @@ from redis.observability.attributes import get_pool_name
 from poolmgr.member.core.bounds import ANSWER, CONNECTING, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE, Shortage
 from poolmgr.native import monotonic
-from poolmgr.pool.core import Failed, Granted, Served, Waiter
 from poolmgr.pool.host import Host
+from poolmgr.pool.queue import Failed, Granted, Served, Waiter
 from poolmgr.pool.refusal import again, refused, too_late, why
 
 SLICE = 0.25

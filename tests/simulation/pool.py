@@ -1,4 +1,4 @@
-"""A pool of a process and the callers that use it: the real :class:`poolmgr.pool.core.PoolCore` in virtual time.
+"""A pool of a process and the callers that use it: the real :class:`poolmgr.pool.queue.PoolCore` in virtual time.
 
 The shell around it does what :mod:`poolmgr.pool.sync.pool` does, with delays where threads are woken or started:
 a caller takes what is idle or joins the queue, looks for itself every slice, connects itself if it is told
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from poolmgr import wire
 from poolmgr.member.core.process import Attachment
 from poolmgr.member.ports import PINNED_AFTER, Usage
-from poolmgr.pool.core import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter
+from poolmgr.pool.queue import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter
 from poolmgr.pool.waiting import SLICE
 from tests.simulation.server import Connection, Server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poolmgr.pool.core import Granted, Open, PoolCore, Ticket, Waiter, Wake
+from poolmgr.pool.queue import Granted, Open, PoolCore, Ticket, Waiter, Wake
 
 
 class Permit:

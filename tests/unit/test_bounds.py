@@ -12,7 +12,7 @@ from poolmgr import wire
 from poolmgr.member.core import bounds
 from poolmgr.member.core.bounds import ANSWER, CONNECTING, OTHERS, SERVER, SUPERVISOR, Wait
 from poolmgr.member.core.process import Attachment, MemberCore
-from poolmgr.pool.core import LEFT, PoolCore, Ticket, Waiter
+from poolmgr.pool.queue import LEFT, PoolCore, Ticket, Waiter
 from tests.helpers import ROOT
 
 

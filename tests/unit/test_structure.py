@@ -60,7 +60,7 @@ def test_the_pure_rooms_say_so() -> None:
     """Else nothing would be checked of them."""
     house = Tree(Path("poolmgr"))
     called = {line.partition(" ")[0] for line in _with_a_clock(house).impure()}
-    assert called >= {"poolmgr.budget.ledger", "poolmgr.member.core.process", "poolmgr.pool.core"}
+    assert called >= {"poolmgr.budget.ledger", "poolmgr.member.core.process", "poolmgr.pool.queue"}
 
 
 def _with_a_clock(house: Tree) -> Tree:

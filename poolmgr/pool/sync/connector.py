@@ -16,8 +16,8 @@ from poolmgr import threads
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool import admission
-from poolmgr.pool.core import Ticket
 from poolmgr.pool.entry import set_up
+from poolmgr.pool.queue import Ticket
 from poolmgr.pool.sync.derivation import pooled
 from poolmgr.pool.sync.redis_interface import RedisInterface
 from poolmgr.pool.sync.retries import patient

@@ -1,6 +1,6 @@
 """The pool for threads and greenlets: a ``redis.ConnectionPool`` in every way that others rely on.
 
-:mod:`poolmgr.pool.core` decides. This module carries the decisions out: threads wait, connections are
+:mod:`poolmgr.pool.queue` decides. This module carries the decisions out: threads wait, connections are
 made, handed over and closed. The paths:
 
 - **Warm** (:meth:`ConnectionPool.get_connection`, :meth:`ConnectionPool.release`): one deque operation
@@ -24,10 +24,10 @@ from poolmgr.member.core.bounds import CONNECTING, LONGEST
 from poolmgr.native import monotonic
 from poolmgr.pool import admission, fork, housekeeping, options, request_wait
 from poolmgr.pool.admission import FRESH
-from poolmgr.pool.core import LEFT, Ticket
 from poolmgr.pool.host import UNBOUNDED
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import DEFAULT, Options
+from poolmgr.pool.queue import LEFT, Ticket
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync import connector, metering, waiting
 from poolmgr.pool.sync.lease import Lease

@@ -1,5 +1,5 @@
 """The rest of redis-py's pool: the parts that Sentinel, Celery, django-redis, exporters and redis-py's own
-maintenance handlers read and call, kept true on top of :mod:`poolmgr.pool.core`.
+maintenance handlers read and call, kept true on top of :mod:`poolmgr.pool.queue`.
 
 Nothing here is on the warm path. The lock that foreign code takes (``_lock``) guards nothing of ours; it is
 made when first asked for, so that it cannot be older than gevent's patches or the last fork.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from poolmgr.member.waker import Parker
-from poolmgr.pool.core import Served
+from poolmgr.pool.queue import Served
 from poolmgr.pool.sync import connector
 from poolmgr.pool.sync.redis_interface import RedisInterface
 from poolmgr.pool.waiting import Caller

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from poolmgr.pool.core import FORGET, LEFT, Failed, Granted, Served, Waiter, Wake
+from poolmgr.pool.queue import FORGET, LEFT, Failed, Granted, Served, Waiter, Wake
 from tests.unit.desk import Desk, Permit
 
 

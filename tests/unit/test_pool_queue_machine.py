@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from poolmgr.pool.core import LEFT, Granted, Served, Ticket, Waiter
+from poolmgr.pool.queue import LEFT, Granted, Served, Ticket, Waiter
 from tests.unit.desk import Connection, Desk
 
 
