@@ -16,6 +16,7 @@ import pytest
 from poolmgr.kernel.lockfile import holder
 from poolmgr.settings.table import BY_NAME
 from tests.helpers import RedisServer, alive, debian_redis_binary, kill, wait_for
+from tests.program import Program, Programs
 
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("poolmgr", deadline=None)
@@ -98,6 +99,13 @@ def redis_server(short_dir: Path) -> Iterator[Callable[..., RedisServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def program() -> Iterator[Programs]:
+    """Starts programs: ``program("-c", CODE, URL=server.url)``; see Program for more."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(Program(*arguments, **options))
 
 
 @pytest.fixture

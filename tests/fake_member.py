@@ -137,6 +137,11 @@ class FakeMember:
         )
         return self
 
+    def comes_back(self, *endpoints: wire.Endpoint) -> FakeMember:
+        """Register once more, on another link."""
+        self.close()
+        return self.connect().hello(*endpoints)
+
     def attach(self, endpoint: wire.Endpoint) -> FakeMember:
         self.send(wire.Attach(endpoint))
         return self

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -201,18 +202,28 @@ def debian_redis_binary() -> str | None:
     return shutil.which("redis-server")
 
 
-def run_script(script: Path, **environ: str) -> None:
-    """Run a file in a fresh interpreter that finds this tree. It ends well, and prints no traceback."""
-    done = subprocess.run(
-        [sys.executable, script],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run_script(code: str, **environ: str) -> None:
+    """Run code, as a file, in a fresh interpreter that finds this tree. It ends well, and prints no traceback."""
+    with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp") as directory:
+        script = Path(directory) / "script.py"
+        script.write_text(code)
+        done = subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+
+
+def tool(*words: str, environ: Mapping[str, str] | None = None) -> str:
+    """What the command ``poolmgr`` prints, with all these variables or the test's own."""
+    command = [sys.executable, "-m", "poolmgr.cli", *words]
+    found = {**(os.environ if environ is None else environ), "POOLMGR_LOG_LEVEL": "warning"}
+    return subprocess.run(command, env=found, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def python(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from poolmgr import settings
 from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
-from tests.helpers import RedisServer, debian_redis_binary, free_port, valkey_binary, wait_for
+from tests.certificates import able_to_speak_tls, certify, over_tls
+from tests.helpers import RedisServer, free_port, valkey_binary, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.proxy import Proxy
 
@@ -29,7 +31,7 @@ from tests.proxy import Proxy
 def running_server(**options: Any) -> Iterator[RedisServer]:
     """A server on a port of its own."""
     directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
-    server = RedisServer(directory, port=free_port(), **options)
+    server = RedisServer(directory, **{"port": free_port(), **options})
     try:
         yield server.start()
     finally:
@@ -68,33 +70,14 @@ def running_sentinel(server: RedisServer) -> Iterator[int]:
 @contextlib.contextmanager
 def running_secured_server() -> Iterator[tuple[int, str]]:
     """Port and certificate of a server that speaks TLS; skips where there is none."""
-    binary = debian_redis_binary()
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("needs redis-server with TLS, and openssl")
-    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=directory, check=True, capture_output=True,
-    )  # fmt: skip
-    port = free_port()
-    process = subprocess.Popen(
-        [binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
-         "--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-auth-clients", "no"],
-        cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: _reachable(port), 10)
-        yield port, str(directory / "cert.pem")
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _reachable(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+    able_to_speak_tls()
+    with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp") as directory:
+        certificate, port = certify(Path(directory)), free_port()
+        server = RedisServer(Path(directory), **over_tls(certificate, port)).start()  # type: ignore[arg-type]
+        try:
+            yield port, str(certificate)
+        finally:
+            server.stop()
 
 
 def direct_pool(server: RedisServer, **options: Any) -> ConnectionPool:
@@ -197,6 +180,23 @@ def answers_are_its_own(pool: ConnectionPool, times: int = 5) -> None:
 def only(lines: list[str], text: str) -> bool:
     """Whether there is one line of a connect that failed, for this reason."""
     return len(lines) == 1 and lines[0].startswith("pool.connect_failed: ") and text in lines[0]
+
+
+@contextlib.contextmanager
+def slow_names() -> Iterator[threading.Event]:
+    """No name is resolved before the event is set, or for five seconds."""
+    resolve, go = socket.getaddrinfo, threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        go.wait(5)
+        return resolve(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", slow)
+        try:
+            yield go
+        finally:
+            go.set()
 
 
 def nothing_is_missing(pool: ConnectionPool) -> None:

@@ -71,6 +71,13 @@ class SupervisorProcess:
         self.process.kill()
         self.process.wait(10)
 
+    def forgets(self, *suffixes: str) -> None:
+        """It is killed, and its successor finds no snapshot, or none of the files with these endings."""
+        self.kill()
+        for suffix in suffixes or (".snapshot",):
+            Path(self.path + suffix).unlink()
+        self.start()
+
     def terminate(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)

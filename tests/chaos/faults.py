@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -225,18 +223,6 @@ FAULTS: dict[Fault, float] = {
     socket_removed: 0.3,
 }
 """Every fault with its weight: how often it is drawn beside the others."""
-
-
-def poolmgr(socket_path: str, *arguments: str) -> str:
-    """Run the command line tool against a supervisor."""
-    return subprocess.run(
-        [sys.executable, "-m", "poolmgr.cli", *arguments],
-        env={**os.environ, "POOLMGR_SOCKET": socket_path},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    ).stdout
 
 
 def gone(pid: int) -> bool:

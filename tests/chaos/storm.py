@@ -20,7 +20,7 @@ from pathlib import Path
 import redis
 
 from tests.chaos import faults
-from tests.helpers import RedisServer, alive, kill, wait_for
+from tests.helpers import RedisServer, alive, kill, tool, wait_for
 from tests.load import Load, Outcome
 from tests.service import Service
 
@@ -238,7 +238,7 @@ class Storm:
         def done() -> bool:
             with contextlib.suppress(subprocess.SubprocessError):
                 server = self.server.path if not self.server.port else f"127.0.0.1:{self.server.port}"
-                faults.poolmgr(self.service.socket, "budget", server, str(budget))
+                tool("budget", server, str(budget), environ=self.service.environ)
                 return True
             return False
 

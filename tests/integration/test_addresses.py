@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import socket
@@ -23,6 +24,7 @@ from tests.names import Names
 from tests.pools import Processes, client_of, give, take
 from tests.proxy import Proxy, proxy_to
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
+from tests.threads import Calls
 
 BUDGET = 12
 
@@ -205,22 +207,20 @@ def test_a_balancer_before_servers_that_are_in_full_use_opens_nothing_past_their
             used[which] += 1
 
     balancer = Balancer(*(server.port for server in two))
-    threads: list[threading.Thread] = []
+    callers: list[Calls] = []
     try:
         for which, port in enumerate([two[0].port, two[1].port, balancer.port]):
             pool = process().pool(port, timeout=5)
             assert client_of(pool).ping()
-            threads += [threading.Thread(target=use, args=(pool, which)) for _ in range(12)]
-            for thread in threads[-12:]:
-                thread.start()
+            callers.append(Calls(functools.partial(use, pool, which), times=12))
             wait_for(lambda which=which: used[which] >= 100, 15, what="it is in use")  # type: ignore[misc]
         assert len(running.events("server.several")) == 1
         assert len(servers(running)) == 1
         assert [server.rejected() for server in two] == [0, 0]
     finally:
         ended.set()
-        for thread in threads:
-            thread.join()
+        for each in callers:
+            each.join()
         balancer.stop()
 
 

@@ -103,16 +103,13 @@ def metrics() -> int:
 
 
 @pytest.fixture
-def service(isolated: Path, server: RedisServer, metrics: int) -> Iterator[tuple[Service, Clock]]:
+def service(isolated: Path, server: RedisServer, metrics: int, make: Callable[..., Service]) -> tuple[Service, Clock]:
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler (apt install gcc libc6-dev)")
     clock = Clock(isolated.parent)
-    found = Service(
-        isolated.parent, app=LOAD_APP, redis_url=server.url, workers=3, threads=8,
-        environ={"REDIS_CONNECTION_BUDGET": str(BUDGET), "POOLMGR_METRICS": f"127.0.0.1:{metrics}", **clock.environ},
-    )  # fmt: skip
-    yield found.start(path="/clock"), clock
-    found.clean_up()
+    environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET), "POOLMGR_METRICS": f"127.0.0.1:{metrics}", **clock.environ}
+    found = make(app=LOAD_APP, redis_url=server.url, workers=3, threads=8, environ=environ)
+    return found.start(path="/clock"), clock
 
 
 def counted(port: int, name: str) -> dict[str, int]:

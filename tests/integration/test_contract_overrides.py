@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from redis.connection import AbstractConnection, Connection
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, permits
+from tests.threads import Calls
 
 NAMES = (
     "connect", "can_read", "send_command", "send_packed_command", "read_response", "pack_command", "pack_commands",
@@ -420,9 +420,7 @@ def test_another_threads_disconnect_in_the_middle_of_it_frees_no_permit_too_earl
 
         def _connect(self) -> Any:
             if Disturbed.disturbed:
-                thread = threading.Thread(target=self.disconnect)
-                thread.start()
-                thread.join()
+                Calls(self.disconnect).join()
                 Disturbed.disturbed = False
                 assert len(permits(pool).out) == 1, "it is about to be connected"
             return super()._connect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -37,13 +36,8 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def run(server: RedisServer, tmp_path: Path) -> Callable[..., None]:
-    def run(code: str, **environ: str) -> None:
-        script = tmp_path / "script.py"
-        script.write_text(BEGIN + code)
-        run_script(script, **{"URL": server.url, **environ})
-
-    return run
+def run(server: RedisServer) -> Callable[..., None]:
+    return lambda code, **environ: run_script(BEGIN + code, **{"URL": server.url, **environ})
 
 
 def test_it_works_on_after_one_error(run, server):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ import redis
 
 from poolmgr import embedded, settings
 from poolmgr.exceptions import SettingsError
-from tests.helpers import ROOT, alive, kill, python, wait_for
+from tests.helpers import alive, kill, python, wait_for
+from tests.program import Program, Programs
 from tests.service import processes_of
 
 HOLD = """
@@ -32,18 +33,12 @@ def nothing_left(isolated: Path):
         kill(pid)
 
 
-def holder() -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def holder() -> Iterator[Program]:
     """A process that has called ``ensure``; it ends when its standard input does."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("unix://")
-    return process
+    with Program("-c", HOLD) as process:
+        assert process.says().startswith("unix://")
+        yield process
 
 
 def servers(isolated: Path) -> list[int]:
@@ -81,19 +76,12 @@ def test_it_answers_on_a_private_unix_socket_and_on_no_port(isolated: Path):
         server.close()
 
 
-def test_many_processes_at_once_start_one(isolated: Path):
-    starting = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        for _ in range(8)
-    ]
-    for process in starting:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("unix://")
+def test_many_processes_at_once_start_one(isolated: Path, program: Programs):
+    starting = [program("-c", HOLD) for _ in range(8)]
+    assert all(process.says().startswith("unix://") for process in starting)
     assert len(servers(isolated)) == 1
     for process in starting:
-        process.communicate("")
+        process.ends()
     wait_for(lambda: nothing_is_left(isolated), 5)
 
 
@@ -104,7 +92,7 @@ def test_it_says_once_that_nothing_is_kept_and_what_to_set():
     )
     with holder() as first:
         assert python(code).stderr == "", "it runs already"
-        first.communicate("")
+        first.ends()
     said = python(code).stderr.splitlines()
     assert len(said) == 1
     assert "embedded.started" in said[0]
@@ -112,27 +100,24 @@ def test_it_says_once_that_nothing_is_kept_and_what_to_set():
 
 
 def test_it_outlives_its_starter_and_ends_with_the_last_holder(isolated: Path):
-    first = holder()
-    with holder() as second:
-        kill(first.pid)
-        first.wait()
+    with holder() as first, holder() as second:
+        first.kill()
         server = client()
         server.set("key", "value")
         assert server.get("key") == b"value"
         assert not nothing_is_left(isolated)
-        second.communicate("")
+        second.ends()
         wait_for(lambda: nothing_is_left(isolated), 5)
 
 
-def test_a_forked_child_keeps_it_though_its_parent_is_killed(isolated: Path):
+def test_a_forked_child_keeps_it_though_its_parent_is_killed(isolated: Path, program: Programs):
     code = (
         "import os, signal, time\nfrom poolmgr import embedded, settings\nembedded.ensure(settings.load())\n"
         "if os.fork() == 0:\n print(os.getpid(), flush=True)\n time.sleep(60)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    process.wait()
+    process = program("-c", code)
+    child = int(process.says())
+    process.process.wait()
     assert client().ping()
     kill(child)
     wait_for(lambda: nothing_is_left(isolated), 5)
@@ -148,8 +133,8 @@ def test_a_killed_keeper_is_replaced_and_the_server_adopted(isolated: Path):
             assert server_pid(isolated) == server
             assert keeper_pid(isolated) not in (0, keeper)
             assert client().get("key") == b"value"
-            second.communicate("")
-        first.communicate("")
+            second.ends()
+        first.ends()
     wait_for(lambda: nothing_is_left(isolated), 5)
 
 
@@ -159,7 +144,7 @@ def test_a_killed_server_is_started_again(isolated: Path):
         kill(server)
         wait_for(lambda: server_pid(isolated) not in (0, server))
         wait_for(answers, 5)
-        first.communicate("")
+        first.ends()
     wait_for(lambda: nothing_is_left(isolated), 5)
 
 
@@ -178,7 +163,7 @@ def test_the_keyboard_does_not_reach_it(isolated: Path):
         os.kill(keeper_pid(isolated), signal.SIGHUP)
         os.kill(keeper_pid(isolated), signal.SIGINT)
         assert client().ping()
-        first.communicate("")
+        first.ends()
     wait_for(lambda: nothing_is_left(isolated), 5)
 
 
@@ -187,7 +172,7 @@ def test_what_a_killed_server_left_is_no_obstacle(isolated: Path):
     Path(f"{isolated}.redis.lock").touch()
     with holder() as first:
         assert client().ping()
-        first.communicate("")
+        first.ends()
 
 
 def test_a_path_that_is_too_long_is_told_in_one_line(monkeypatch, short_dir: Path):

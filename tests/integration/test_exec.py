@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, free_port, wait_for
+from tests.helpers import RedisServer, free_port, wait_for
+from tests.program import Program
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start
 
@@ -40,34 +38,12 @@ BACK = 1.0
 """Seconds within which the permits of the program before are back. Without that they never are."""
 
 
-class Chain:
+class Chain(Program):
     """A process that becomes the next program of the chain when it is told to."""
-
-    def __init__(self, script: Path, generations: int, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            ["setarch", "-R", sys.executable, script, str(generations), "works"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
     def next(self) -> float:
         """The seconds that it took the present program to have its connections."""
-        assert self.process.stdout is not None
-        return float(self.process.stdout.readline().split()[1])
-
-    def become_another(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
+        return float(self.says().split()[1])
 
 
 @pytest.fixture
@@ -76,15 +52,10 @@ def chain(tmp_path: Path) -> Iterator[Callable[..., Chain]]:
         pytest.skip("needs setarch")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    made: list[Chain] = []
-
-    def start(generations: int, **environ: Any) -> Chain:
-        made.append(Chain(script, generations, **environ))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.end()
+    with contextlib.ExitStack() as stack:
+        yield lambda generations, **environ: stack.enter_context(
+            Chain(script, generations, "works", before=["setarch", "-R"], **environ)
+        )
 
 
 @pytest.fixture
@@ -100,7 +71,7 @@ def test_each_program_has_the_permits_of_the_one_before(
     programs = chain(3, URL=server.url)
     programs.next()
     for _ in range(3):
-        programs.become_another()
+        programs.tell()
         assert programs.next() < 5, "it waits for the charge of the program before"
     wait_for(lambda: running.server()["quarantine"] == 0, what="all that was charged is proven gone")
     assert running.server()["unproven"] == 0
@@ -115,7 +86,7 @@ def test_a_program_that_uses_no_pool_holds_no_permits(
     running = supervisor(8, POOLMGR_LINGER="60")
     programs = chain(1, URL=server.url, AFTER="sleeps", INHERIT=inherit)
     programs.next()
-    programs.become_another()
+    programs.tell()
     programs.next()
     watch = Stopwatch()
     wait_for(lambda: running.server()["charged"] + running.server()["quarantine"] == 0, 10, what="nothing is charged")
@@ -132,7 +103,7 @@ def test_it_is_seen_by_a_supervisor_that_starts_afterwards(
     programs = chain(1, URL=server.url, AFTER="sleeps")
     programs.next()
     before.kill()
-    programs.become_another()
+    programs.tell()
     programs.next()
     after = supervisor(8, POOLMGR_LINGER="60")
     other = after.member()

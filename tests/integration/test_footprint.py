@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 
 import pytest
 
 from poolmgr.supervisor.clients import footprint
-from tests.helpers import wait_for
+from tests.helpers import tool, wait_for
 from tests.supervisor_process import Pair, joined
+from tests.threads import meanwhile
 
 QUICK = "clients.footprint.EVERY=0.2"
 
@@ -34,24 +34,14 @@ def test_status_says_what_a_member_costs(pair: Pair) -> None:
     assert before["processor"] == pytest.approx(sum(os.times()[:2]), abs=5)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(50)]
     stop = threading.Event()
-    threads = [threading.Thread(target=stop.wait) for _ in range(7)]
     try:
-        for thread in threads:
-            thread.start()
-        wait_for(lambda: mine()["descriptors"] >= before["descriptors"] + 50, 10, what="the descriptors are seen")
-        wait_for(lambda: mine()["threads"] >= before["threads"] + 7, 10, what="the threads are seen")
+        with meanwhile(stop.wait, ended=stop, times=7):
+            wait_for(lambda: mine()["descriptors"] >= before["descriptors"] + 50, 10, what="the descriptors are seen")
+            wait_for(lambda: mine()["threads"] >= before["threads"] + 7, 10, what="the threads are seen")
     finally:
-        stop.set()
         for descriptor in held:
             os.close(descriptor)
-    shown = subprocess.run(
-        [sys.executable, "-m", "poolmgr.cli", "status"],
-        env={**os.environ, "POOLMGR_SOCKET": str(running.path)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    ).stdout
+    shown = tool("status")
     head = next(line for line in shown.splitlines() if "pid" in line)
     assert head.split()[-4:] == ["cpu", "memory", "files", "threads"]
     assert "MiB" in shown

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -41,14 +40,12 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def run(server: RedisServer, tmp_path: Path) -> Callable[..., float]:
+def run(server: RedisServer) -> Callable[..., float]:
     """Runs a script to its end; seconds that it took."""
 
     def run(code: str, **environ: str) -> float:
-        script = tmp_path / "script.py"
-        script.write_text(BEGIN + NO_THREADS + code)
         began = time.monotonic()
-        run_script(script, **{"URL": server.url, **environ})
+        run_script(BEGIN + NO_THREADS + code, **{"URL": server.url, **environ})
         return time.monotonic() - began
 
     return run

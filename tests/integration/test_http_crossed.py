@@ -8,6 +8,7 @@ that pushes what nobody has asked for, other callers' commands among it. Each an
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -24,6 +25,7 @@ import redis
 from tests.helpers import free_port
 from tests.pushing import PushingServer
 from tests.service import Service
+from tests.threads import meanwhile
 
 ANSWERS = int(os.environ.get("POOLMGR_CROSSED", "4000"))
 CALLERS, CUTTERS, KEYS = 6, 2, 200
@@ -112,20 +114,14 @@ def test_no_answer_is_anothers(isolated, redis_server):
     options = {"environ": environ, "workers": 2, "arguments": ("--access-logfile", "/dev/null")}
     service = Service(isolated.parent, redis_url=f"redis://127.0.0.1:{pushing.port}", **options).start()  # type: ignore[arg-type]
     hunt = Hunt(service.port)
-    work = [(hunt.call, ())] * CALLERS + [(hunt.cut, ())] * CUTTERS + [(hunt.kill, (server.port,))]
-    threads = [
-        threading.Thread(target=what, args=(*given, random.Random(number))) for number, (what, given) in enumerate(work)
-    ]
+    work = [hunt.call] * CALLERS + [hunt.cut] * CUTTERS + [functools.partial(hunt.kill, server.port)]
+    calls = [functools.partial(what, random.Random(number)) for number, what in enumerate(work)]
     try:
-        for thread in threads:
-            thread.start()
-        while hunt.checked < ANSWERS and not hunt.wrong:
-            hunt.over.wait(0.05)
-            assert all(thread.is_alive() for thread in threads)
+        with meanwhile(*calls, ended=hunt.over) as hunting:
+            while hunt.checked < ANSWERS and not hunt.wrong:
+                hunt.over.wait(0.05)
+                assert hunting.running
     finally:
-        hunt.over.set()
-        for thread in threads:
-            thread.join(30)
         service.clean_up()
         pushing.close()
     assert hunt.wrong == []

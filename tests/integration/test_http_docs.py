@@ -9,16 +9,13 @@ import subprocess
 import pytest
 
 from tests.helpers import ROOT
-from tests.service import Service
 
 _PAIR = re.compile(r"```sh\n((?:(?!```).)*)```\n+```json\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
-def service(isolated):
-    started = Service(isolated.parent).start()
-    yield started
-    started.clean_up()
+def service(make):
+    return make().start()
 
 
 def test_the_examples_do_what_they_show(service):

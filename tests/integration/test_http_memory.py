@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ def server(redis_server) -> RedisServer:
 
 
 @pytest.fixture
-def service(isolated, server, most) -> Iterator[Service]:
+def service(make, server, most) -> Service:
     environ = {"REDIS_SOCKET_TIMEOUT": "120", "REDIS_POOL_TIMEOUT": "60", "WORKER_MAX_REPLY": str(most)}
-    started = Service(isolated.parent, redis_url=server.url, workers=1, threads=CALLERS, environ=environ).start()
-    yield started
-    started.clean_up()
+    started: Service = make(redis_url=server.url, workers=1, threads=CALLERS, environ=environ)
+    return started.start()
 
 
 def peak(pid: int) -> int:

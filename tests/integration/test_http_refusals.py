@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import redis
 from tests.helpers import ROOT, RedisServer, wait_for
 from tests.inside import FULL, READER, Inside, inside
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -302,9 +302,8 @@ def stuck(server: RedisServer, app: Inside) -> Iterator[None]:
             connection.can_read(0)
     for _ in range(3):
         app.ask("PING")
-    runner = threading.Thread(target=app.ask, args=("EVAL", "while true do end", 0))
     with server.observer() as client:  # later none can connect
-        runner.start()
+        runner = Calls(lambda: app.ask("EVAL", "while true do end", 0))
         try:
             wait_for(lambda: "BUSY" in app.ask("GET", "k").json.get("error", ""), 10)
             yield
@@ -339,14 +338,7 @@ def test_a_script_can_be_killed_when_no_connection_is_open_any_more(start, monke
     server = start(lua_time_limit=threshold)
     with inside(server, monkeypatch, options={"socket_timeout": timeout}, REDIS_SOCKET_TIMEOUT=str(timeout)) as app:
         app.ask("PING")
-        threads = [
-            threading.Thread(target=app.ask, args=words)
-            for words in [("EVAL", "while true do end", 0), *[("GET", "k")] * 4]
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        Calls(lambda: app.ask("EVAL", "while true do end", 0), *[lambda: app.ask("GET", "k")] * 4).join()
         app.pool.disconnect()
         wait_for(lambda: "BUSY" in app.ask("GET", "k").json.get("error", ""), 10)
         app.pool.disconnect()

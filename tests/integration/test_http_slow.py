@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import resource
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.service import GUNICORN, Service
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 PROMISED = 2.0
 """Seconds in which a health check is answered."""
@@ -50,17 +52,14 @@ def blocked(service: Service, server: RedisServer, count: int) -> Iterator[None]
             with contextlib.suppress(OSError):
                 service.ask(*BLOCKING)
 
-    threads = [threading.Thread(target=wait, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
+    waiting = Calls(wait, times=count)
     try:
         yield
     finally:
         over.set()
         with server.observer() as admin:
             admin.rpush("nothing", *range(100))
-            for thread in threads:
-                thread.join()
+            waiting.join()
             admin.delete("nothing")
 
 
@@ -323,19 +322,17 @@ def test_answers_that_are_not_taken_hold_no_thread_whoever_gives_them(
 
     with contextlib.ExitStack() as stack:
         callers = [stack.enter_context(socket.socket()) for _ in range(4)]
-        threads = [threading.Thread(target=flood, args=(made,)) for made in callers]
-        for made, thread in zip(callers, threads, strict=True):
+        for made in callers:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             made.connect(("127.0.0.1", service.port))
-            thread.start()
+        flooding = Calls(*(functools.partial(flood, made) for made in callers))
         try:
             wait_for(lambda: len(service.events("caller.slow")) >= 4, 60, step=0.1)
         finally:
             for made in callers:
                 with contextlib.suppress(OSError):
                     made.shutdown(socket.SHUT_RDWR)
-            for thread in threads:
-                thread.join()
+            flooding.join()
     assert {line["phase"] for line in service.events("caller.slow")} == {"answer"}
     assert service.ask("PING").json == {"result": "PONG"}
 

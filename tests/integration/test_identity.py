@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
 from tests.clone import Clone, unavailable
 from tests.fake_member import Connection, FakeMember, Members, endpoint_of
-from tests.helpers import ROOT, Servers, free_port, python, wait_for
+from tests.helpers import Servers, free_port, python, wait_for
+from tests.program import Program, Programs
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 WHY_NOT = unavailable()
@@ -117,18 +117,13 @@ def under_another_name() -> list[str]:
 
 @pytest.mark.root
 @needs_namespaces
-def test_who_starts_after_the_hosts_name_has_changed_is_a_member(pair: Pair) -> None:
+def test_who_starts_after_the_hosts_name_has_changed_is_a_member(pair: Pair, program: Programs) -> None:
     running, server = pair(maxclients=64, port=free_port())
     joined(running, server)
-    with subprocess.Popen(
-        [*under_another_name(), sys.executable, "-c", USES],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "POOLMGR_SOCKET": running.path, "REDIS_URL": server.unix_url},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as late:  # fmt: skip
-        assert late.stdout is not None
-        assert "pm1." in late.stdout.readline()
-        pids = {m["pid"] for m in running.server()["members"] if m["state"] == "live"}
-        assert pids == {os.getpid(), late.pid}
+    late = program("-c", USES, before=under_another_name(), REDIS_URL=server.unix_url)
+    assert "pm1." in late.says()
+    pids = {m["pid"] for m in running.server()["members"] if m["state"] == "live"}
+    assert pids == {os.getpid(), late.pid}
 
 
 @pytest.mark.root
@@ -238,52 +233,21 @@ for line in sys.stdin:
 """
 
 
-class Holder:
+class Holder(Program):
     """A process that takes as many connections of its pool as it is told, and keeps them."""
 
-    def __init__(self, path: str, url: str, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDS],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "POOLMGR_SOCKET": path, "REDIS_URL": url,
-                 "REDIS_POOL_TIMEOUT": "3", **environ},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.answer() == "True"
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+    def __init__(self, path: str, url: str) -> None:
+        environ = {"POOLMGR_SOCKET": path, "REDIS_URL": url, "REDIS_CONNECTION_BUDGET": "6", "REDIS_POOL_TIMEOUT": "3"}
+        super().__init__("-c", HOLDS, **environ)
+        assert self.says() == "True"
 
     def take(self, count: int) -> int:
         """How many it holds then."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        return int(self.answer())
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-
-@pytest.fixture
-def holder() -> Iterator[Callable[..., Holder]]:
-    made: list[Holder] = []
-
-    def start(path: str, url: str, **environ: str) -> Holder:
-        made.append(Holder(path, url, **environ))
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.end()
+        return int(self.ask(count))
 
 
 def test_the_sockets_directory_is_removed_while_its_supervisor_is_stopped(
-    short_dir: Path, redis_server: Servers, holder: Callable[..., Holder]
+    short_dir: Path, redis_server: Servers
 ) -> None:
     """Who comes finds another one, and those of the first one may not open what that gives away."""
     server = redis_server(port=free_port(), maxclients=7)
@@ -292,21 +256,19 @@ def test_the_sockets_directory_is_removed_while_its_supervisor_is_stopped(
     running = SupervisorProcess(str(directory / "s"), REDIS_CONNECTION_BUDGET="6", POOLMGR_LINGER="60")
     running.log = short_dir / "log"
     running.start()
-    environ = {"REDIS_CONNECTION_BUDGET": "6"}
-    try:
-        first = holder(running.path, server.url, **environ)
+    with contextlib.ExitStack() as stack:
+        stack.callback(running.stop)
+        first = stack.enter_context(Holder(running.path, server.url))
         assert first.take(2) == 2
         wait_for(lambda: running.server()["members"][0]["limit"] >= 4, what="it may open more")
         os.kill(running.pid, signal.SIGSTOP)
         shutil.rmtree(directory)
         directory.mkdir(mode=0o700)
-        second = holder(running.path, server.url, **environ)
+        second = stack.enter_context(Holder(running.path, server.url))
         assert second.take(6) + first.take(6) <= 6
         os.kill(running.pid, signal.SIGCONT)
         assert running.wait(10) == 0, "it notices that it is not the one any more"
         assert server.rejected() == 0
-    finally:
-        running.stop()
 
 
 @pytest.mark.root
@@ -349,13 +311,8 @@ def test_two_supervisors_of_one_host_that_cannot_see_each_other_say_so(
     other = clone(boot=False)
     theirs = other.supervisor(running.path, budget, HASTY="servers.schedule.LIST_EVERY=0.2", POOLMGR_LINGER="60")
     try:
-        with subprocess.Popen(
-            [*other.command, sys.executable, "-c", USES],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "POOLMGR_SOCKET": running.path, "REDIS_URL": server.url},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        ) as guest:  # fmt: skip
-            assert guest.stdout is not None
-            assert "pm1." in guest.stdout.readline()
+        with Program("-c", USES, before=other.command, REDIS_URL=server.url) as guest:
+            assert "pm1." in guest.says()
             for each in (running, theirs):
                 wait_for(lambda each=each: each.events("server.shared"), 10, what="it is said")  # type: ignore[misc]
                 assert len(each.events("server.shared")) == 1

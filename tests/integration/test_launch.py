@@ -23,6 +23,7 @@ from poolmgr.launch.dial import dial, locked
 from tests import fake_supervisor
 from tests.helpers import ROOT, alive, kill, python, wait_for
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls, meanwhile
 
 
 @pytest.fixture(autouse=True)
@@ -302,14 +303,9 @@ def test_one_that_gives_signs_of_life_is_left_alone_though_it_does_not_answer(va
             while not ends.wait(0.05):
                 give_sign(values.socket + ".lock")
 
-        thread = threading.Thread(target=give_signs)
-        thread.start()
-        try:
+        with meanwhile(give_signs, ended=ends):
             wait_for(lambda: silence(values.socket + ".lock") < 1)
             assert launch.replace_hung(values, sock) is False
-        finally:
-            ends.set()
-            thread.join()
     kill(first)
 
 
@@ -379,13 +375,10 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_does_not_count(short_dir):
             assert is_locked(path), "the lock that is held is the one that the name leads to"
             order.append("second")
 
-    threads = [threading.Thread(target=work) for work in (first, second)]
-    for thread in threads:
-        thread.start()
+    both = Calls(first, second)
     inside.wait(5)
     leave.set()
-    for thread in threads:
-        thread.join(5)
+    both.join()
     assert order == ["first", "second"]
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +14,10 @@ from poolmgr import launch, settings
 from poolmgr.exceptions import ConnectionPoolTimeoutError, SupervisorError
 from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
-from tests.helpers import ROOT, RedisServer, free_port, kill, python
+from tests.helpers import RedisServer, free_port, kill, python
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start
+from tests.threads import Calls
 
 
 @pytest.fixture
@@ -83,19 +81,12 @@ def test_a_first_link_that_never_spoke_is_no_line_on_standard_error(isolated: Pa
         os.unlink(isolated)
         listener.close()
 
-    thread = threading.Thread(target=turn_away)
-    thread.start()
+    turning = Calls(turn_away)
     code = """if True:
         import os, poolmgr, redis
         print(redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ['URL'])).ping())"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    thread.join()
+    done = python(code, environ={"URL": server.url}, check=False)
+    turning.join()
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

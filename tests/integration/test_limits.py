@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, free_port, wait_for
+from tests.helpers import ROOT, RedisServer, free_port, tool, wait_for
 from tests.load import Load
 from tests.service import GUNICORN, LOAD_APP, Service
 
@@ -52,9 +52,7 @@ class Told:
 
     def __init__(self, service: Service, what: str = "") -> None:
         def run(*more: str) -> str:
-            environ = {**service.environ, "COLUMNS": "200", "POOLMGR_LOG_LEVEL": "warning"}
-            command = [sys.executable, "-m", "poolmgr.cli", "limits", *more]
-            return subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            return tool("limits", *more, environ={**service.environ, "COLUMNS": "200"})
 
         def told() -> tuple[str, dict[str, Any]] | None:
             """The same from both; a bound that has just risen counts when that has lasted."""

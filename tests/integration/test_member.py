@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 
@@ -16,7 +13,9 @@ import pytest
 from poolmgr import settings, wire
 from poolmgr.kernel.lockfile import holder
 from poolmgr.member.member import Member
-from tests.helpers import ROOT, alive, kill, wait_for
+from tests.helpers import alive, kill, wait_for
+from tests.program import Program
+from tests.threads import meanwhile
 from tests.unit.fake_supervisor import FakePool
 
 BUDGET = 9
@@ -72,7 +71,7 @@ def _fill(pool, most):
         pool.waiting = most - len(pool.lent)
 
 
-class Other:
+class Other(Program):
     """Another process with a member and a pool of its own, which does as it is told."""
 
     def __init__(self, server, code):
@@ -90,33 +89,14 @@ class Other:
                 exec(line)
                 print("done", flush=True)
             """
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(prelude)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("-c", textwrap.dedent(prelude))
 
-    def says(self):
-        assert self.process.stdout
-        assert self.process.stdout.readline() == "done\n"
+    def done(self):
+        assert self.says() == "done"
 
     def does(self, line):
-        assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        self.says()
-
-
-@contextlib.contextmanager
-def other_process(server, code):
-    other = Other(server, code)
-    with other.process:
-        try:
-            yield other
-        finally:
-            other.process.kill()
+        self.tell(line)
+        self.done()
 
 
 def supervisor_pid():
@@ -133,7 +113,7 @@ def test_two_members_share_and_what_one_gives_up_the_other_gets(server, members)
     pool = pool_at(members(), server)
     fill(pool)
     wait_for(lambda: len(pool.lent) == OURS)
-    with other_process(server, "fill(pool); wait_for(lambda: len(pool.lent) >= 4)") as other:
+    with Other(server, "fill(pool); wait_for(lambda: len(pool.lent) >= 4)") as other:
         wait_for(lambda: pool.permits.surplus, 20, what="a fair share is asked for")
         told = threading.Event()
 
@@ -142,13 +122,8 @@ def test_two_members_share_and_what_one_gives_up_the_other_gets(server, members)
                 while pool.permits.surplus:
                     pool.release()
 
-        yielding = threading.Thread(target=yield_what_is_recalled)
-        yielding.start()
-        try:
-            other.says()
-        finally:
-            told.set()
-            yielding.join()
+        with meanwhile(yield_what_is_recalled, ended=told):
+            other.done()
         while pool.lent:
             pool.release()
         pool.waiting = 0
@@ -209,9 +184,9 @@ def test_a_process_that_has_dropped_its_pools_still_tells_the_next_supervisor_th
 
 def test_a_killed_member_returns_its_permits(server, members):
     pool = pool_at(members(), server)
-    with other_process(server, f"fill(pool, {OURS - 2}); wait_for(lambda: len(pool.lent) == {OURS - 2})") as other:
-        other.says()
-        other.process.kill()
+    with Other(server, f"fill(pool, {OURS - 2}); wait_for(lambda: len(pool.lent) == {OURS - 2})") as other:
+        other.done()
+        other.kill()
         fill(pool)
         wait_for(lambda: len(pool.lent) == OURS)
 

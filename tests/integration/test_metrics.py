@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers import RedisServer, alive, free_port, kill, wait_for
 from tests.service import Service
+from tests.threads import Calls
 
 BUDGET = 12
 
@@ -102,11 +103,7 @@ def test_a_new_supervisor_counts_nothing_again(metered: Metered):
 
     def another() -> bool:
         # More at once than the two that are there can serve.
-        asking = [threading.Thread(target=metered.do, args=("BLPOP", "nothing", "0.2")) for _ in range(12)]
-        for thread in asking:
-            thread.start()
-        for thread in asking:
-            thread.join()
+        Calls(lambda: metered.do("BLPOP", "nothing", "0.2"), times=12).join()
         return metered.supervisor() not in (0, old)
 
     wait_for(another, 20, what="a new supervisor", step=0.05)
@@ -120,13 +117,10 @@ def test_a_new_supervisor_counts_nothing_again(metered: Metered):
 def test_gauges_follow_what_happens(metered: Metered):
     metered.do()
     wait_for(lambda: metered.sample("poolmgr_budget_connections") == BUDGET, 10, what="the budget is derived")
-    threads = [threading.Thread(target=metered.do, args=("BLPOP", "nothing", "4")) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = Calls(lambda: metered.do("BLPOP", "nothing", "4"), times=3)
     wait_for(lambda: metered.sample("poolmgr_in_use_connections") == 3, 5)
     assert metered.sample("poolmgr_open_connections") >= 3
-    for thread in threads:
-        thread.join()
+    threads.join()
     wait_for(lambda: metered.sample("poolmgr_in_use_connections") == 0, 5)
     wait_for(lambda: metered.sample("poolmgr_checkout_wait_seconds_count") >= 3, 5)
 
@@ -140,8 +134,7 @@ def test_a_requests_line_carries_its_wait_and_no_other_requests(isolated: Path, 
     service.start()
     try:
         service.do()
-        blocker = threading.Thread(target=service.do, args=("BLPOP", "nothing", "3"))
-        blocker.start()
+        blocker = Calls(lambda: service.do("BLPOP", "nothing", "3"))
         wait_for(lambda: service.sample("poolmgr_in_use_connections") == 1, 5)
         service.do("SET", "waits", "1")
         blocker.join()

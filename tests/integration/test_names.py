@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +12,11 @@ from typing import Any
 import pytest
 
 from poolmgr import wire
+from tests.certificates import able_to_speak_tls, certify, over_tls
 from tests.fake_member import endpoint_of
-from tests.helpers import ROOT, RedisServer, Servers, debian_redis_binary, free_port, wait_for
+from tests.helpers import RedisServer, Servers, free_port, stopped, wait_for
 from tests.names import Names
+from tests.program import Program
 from tests.supervisor_process import Start, SupervisorProcess, joined
 
 BUDGET = 12
@@ -27,44 +25,21 @@ WITHIN = 5.0
 """Seconds within which a name serves again that leads to another server."""
 
 
-class Client:
+class Client(Program):
     """A process of :mod:`tests.apps.named`."""
 
-    def __init__(self, supervisor: SupervisorProcess, names: Names, url: str, threads: int, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.apps.named", url, str(threads), *options],
-            env={
-                **os.environ,
-                **names.environ,
-                "PYTHONPATH": str(ROOT),
-                "POOLMGR_SOCKET": supervisor.path,
-                "POOLMGR_AUTOSTART": "0",
-                "REDIS_CONNECTION_BUDGET": str(BUDGET),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ask())
         return found
 
     def served(self, who: str, count: int = 1, *, timeout: float = WITHIN) -> None:
         """Until that server has answered so many more calls."""
-        goal = self.ask()["answers"].get(who, 0) + count
+        goal = self.state()["answers"].get(who, 0) + count
         try:
-            wait_for(lambda: self.ask()["answers"].get(who, 0) >= goal, timeout, what=f"{who} answers", step=0.05)
+            wait_for(lambda: self.state()["answers"].get(who, 0) >= goal, timeout, what=f"{who} answers", step=0.05)
         except AssertionError:
-            print(self.ask())
+            print(self.state())
             raise
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 Clients = Callable[..., Client]
@@ -77,15 +52,9 @@ def names(short_dir: Path) -> Names:
 
 @pytest.fixture
 def clients(names: Names) -> Iterator[Clients]:
-    made: list[Client] = []
-
-    def start(supervisor: SupervisorProcess, url: str, threads: int, *options: str) -> Client:
-        made.append(Client(supervisor, names, url, threads, *options))
-        return made[-1]
-
-    yield start
-    for client in made:
-        client.stop()
+    environ = {**names.environ, "POOLMGR_AUTOSTART": "0", "REDIS_CONNECTION_BUDGET": str(BUDGET)}
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(Client("-m", "tests.apps.named", *arguments, **environ))
 
 
 def server_at(redis_server: Servers, address: str, port: int, who: str) -> RedisServer:
@@ -94,6 +63,10 @@ def server_at(redis_server: Servers, address: str, port: int, who: str) -> Redis
     with server.observer() as admin:
         admin.set("who", who)
     return server
+
+
+def two_servers(redis_server: Servers, port: int) -> list[RedisServer]:
+    return [server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2"))]
 
 
 def servers(running: SupervisorProcess) -> list[dict[str, Any]]:
@@ -106,13 +79,11 @@ def test_a_name_that_leads_to_a_server_known_by_another_name(
 ) -> None:
     """The primary dies. All permits of the other server are in use, by another name."""
     port = free_port()
-    one, two = (
-        server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2"))
-    )
+    one, two = two_servers(redis_server, port)
     names.lead(cache="127.0.0.2", store="127.0.0.3")
-    running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    cache = [clients(running, f"redis://cache:{port}", 10) for _ in range(2)]
-    store = clients(running, f"redis://store:{port}", 20)
+    supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
+    cache = [clients(f"redis://cache:{port}", 10) for _ in range(2)]
+    store = clients(f"redis://store:{port}", 20)
     for client in cache:
         client.served("1", 100, timeout=20)
     store.served("2", 100, timeout=20)
@@ -122,21 +93,19 @@ def test_a_name_that_leads_to_a_server_known_by_another_name(
     for client in [*cache, store]:
         client.served("2", 100, timeout=WITHIN - (time.time() - at))
     assert two.rejected() == 0
-    time_of_errors = max(client.ask()["failed"] for client in cache)
+    time_of_errors = max(client.state()["failed"] for client in cache)
     assert time_of_errors < at + WITHIN
-    assert store.ask()["errors"] == {}
+    assert store.state()["errors"] == {}
 
 
 def test_two_names_swap_their_servers(supervisor: Start, redis_server: Servers, names: Names, clients: Clients) -> None:
     """Under load, with connections that live for half a second."""
     port = free_port()
-    one, two = (
-        server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2"))
-    )
+    one, two = two_servers(redis_server, port)
     names.lead(cache="127.0.0.2", store="127.0.0.3")
     running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    cache = clients(running, f"redis://cache:{port}", 20, "max_lifetime=0.5")
-    store = clients(running, f"redis://store:{port}", 20, "max_lifetime=0.5")
+    cache = clients(f"redis://cache:{port}", 20, "max_lifetime=0.5")
+    store = clients(f"redis://store:{port}", 20, "max_lifetime=0.5")
     for _ in range(3):
         cache.served("1", 100, timeout=20)
         store.served("2", 100, timeout=20)
@@ -148,7 +117,7 @@ def test_two_names_swap_their_servers(supervisor: Start, redis_server: Servers, 
     assert one.rejected() == two.rejected() == 0
     assert len(servers(running)) == 2
     assert {server["budget"] for server in servers(running)} == {BUDGET}
-    assert cache.ask()["errors"] == store.ask()["errors"] == {}
+    assert cache.state()["errors"] == store.state()["errors"] == {}
 
 
 def test_two_names_of_one_server_have_one_budget(
@@ -158,7 +127,7 @@ def test_two_names_of_one_server_have_one_budget(
     server = server_at(redis_server, "127.0.0.2", port, "1")
     names.lead(cache="127.0.0.2", store="127.0.0.2")
     running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    (cache, store) = (clients(running, f"redis://{name}:{port}", 20) for name in ("cache", "store"))
+    (cache, store) = (clients(f"redis://{name}:{port}", 20) for name in ("cache", "store"))
     cache.served("1", 100, timeout=20)
     store.served("1", 100, timeout=20)
     assert server.rejected() == 0
@@ -172,7 +141,7 @@ def test_a_budget_is_set_by_the_name(supervisor: Start, redis_server: Servers, n
     server_at(redis_server, "127.0.0.2", port, "1")
     names.lead(cache="127.0.0.2")
     running = supervisor(BUDGET, POOLMGR_LINGER="60", REDIS_CONNECTION_BUDGETS=f"cache:{port}=5", **names.environ)
-    client = clients(running, f"redis://cache:{port}", 8)
+    client = clients(f"redis://cache:{port}", 8)
     client.served("1", 20, timeout=20)
     assert running.server()["budget"] == 5
     tool = running.member()
@@ -190,8 +159,7 @@ def test_a_supervisor_that_begins_anew_asks_where_a_name_leads(
 ) -> None:
     """A connection class with a way of its own is known by its host's name; the snapshot has where that led once."""
     port = free_port()
-    for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2")):
-        server_at(redis_server, address, port, who)
+    two_servers(redis_server, port)
     names.lead(cache="127.0.0.2")
     running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
     by_address, one = joined(running, endpoint_of(port=port, host="127.0.0.2"))
@@ -213,9 +181,9 @@ def test_a_name_whose_first_address_nobody_listens_at(
     server = server_at(redis_server, "127.0.0.2", port, "1")
     names.lead(cache=("127.0.0.4", "127.0.0.2"))
     running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    client = clients(running, f"redis://cache:{port}", 20)
+    client = clients(f"redis://cache:{port}", 20)
     client.served("1", 100, timeout=20)
-    assert client.ask()["errors"] == {}
+    assert client.state()["errors"] == {}
     assert server.rejected() == 0
     (found,) = servers(running)
     assert set(found["aliases"]) == {f"tcp://127.0.0.2:{port}", f"tcp://cache:{port}"}
@@ -229,15 +197,13 @@ def test_who_has_gone_on_to_the_next_address_bears_no_witness_for_the_first(
 ) -> None:
     """It has replies, and none of them is the first one's: that is down, and stays so."""
     port = free_port()
-    one, two = (
-        server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2"))
-    )
+    one, two = two_servers(redis_server, port)
     names.lead(cache=("127.0.0.2", "127.0.0.3"))
     running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    cache = [clients(running, f"redis://cache:{port}", 4) for _ in range(2)]
+    cache = [clients(f"redis://cache:{port}", 4) for _ in range(2)]
     for client in cache:
         client.served("1", 20, timeout=20)
-    first = clients(running, f"redis://127.0.0.2:{port}", 4)
+    first = clients(f"redis://127.0.0.2:{port}", 4)
     first.served("1", 20, timeout=20)
     one.stop()
     for client in cache:
@@ -247,7 +213,7 @@ def test_who_has_gone_on_to_the_next_address_bears_no_witness_for_the_first(
         client.served("2", 300, timeout=20)
     assert not running.events("outage.ended")
     assert not running.server_of(f"tcp://127.0.0.2:{port}")["health"]["up"]
-    assert any("ServerDownError" in error for error in first.ask()["errors"])
+    assert any("ServerDownError" in error for error in first.state()["errors"])
     one.start()
     with one.observer() as admin:
         admin.set("who", "1")
@@ -261,19 +227,16 @@ def test_a_name_that_leads_elsewhere_after_every_permit_was_lost(
     """A hung server: each of its connections is given up, and whether it still has them nobody knows. So no process may
     open one more to find out that the name has another server by now."""
     port = free_port()
-    one, _ = (server_at(redis_server, address, port, who) for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2")))
+    one, _ = two_servers(redis_server, port)
     names.lead(cache="127.0.0.2")
     running = supervisor(BUDGET, POOLMGR_LINGER="60", REDIS_SOCKET_TIMEOUT="1", **names.environ)
-    client = clients(running, f"redis://cache:{port}", 20)
+    client = clients(f"redis://cache:{port}", 20)
     client.served("1", 100, timeout=20)
     wait_for(lambda: running.server()["free"] == 0, 10, what="all is in use")
-    os.kill(one.pid, signal.SIGSTOP)
-    try:
+    with stopped(one.pid):
         wait_for(lambda: not running.server()["health"]["up"], 15, what="it is down")
         names.lead(cache="127.0.0.3")
         client.served("2", 100, timeout=15)  # one look over the budget may have to be waited for
-    finally:
-        os.kill(one.pid, signal.SIGCONT)
 
 
 def test_a_name_is_looked_up_again_while_its_server_is_down(
@@ -281,14 +244,13 @@ def test_a_name_is_looked_up_again_while_its_server_is_down(
 ) -> None:
     """All calls fail at once then, so that none of them looks."""
     port = free_port()
-    one = server_at(redis_server, "127.0.0.2", port, "1")
-    server_at(redis_server, "127.0.0.3", port, "2")
+    one, _ = two_servers(redis_server, port)
     names.lead(cache="127.0.0.2")
-    running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
-    client = clients(running, f"redis://cache:{port}", 20)
+    supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
+    client = clients(f"redis://cache:{port}", 20)
     client.served("1", 100, timeout=20)
     one.stop()
-    wait_for(lambda: any("ServerDownError" in error for error in client.ask()["errors"]), 10, what="it is down")
+    wait_for(lambda: any("ServerDownError" in error for error in client.state()["errors"]), 10, what="it is down")
     names.lead(cache="127.0.0.3")
     client.served("2", 100)
 
@@ -297,30 +259,21 @@ def test_tls_verifies_the_name_and_not_the_address(
     short_dir: Path, supervisor: Start, redis_server: Servers, names: Names, clients: Clients
 ) -> None:
     """By the supervisor and by members: the certificate knows the name only."""
-    binary = debian_redis_binary()
-    if binary is None or shutil.which("openssl") is None:
-        pytest.skip("needs redis-server with TLS, and openssl")
-    key, certificate = short_dir / "key.pem", short_dir / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=cache",
-         "-addext", "subjectAltName=DNS:cache", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    port = free_port()
-    secured = {"tls_port": port, "tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_auth_clients": "no"}
+    able_to_speak_tls()
+    certificate, port = certify(short_dir, "cert", "cache"), free_port()
     for address, who in (("127.0.0.2", "1"), ("127.0.0.3", "2")):
-        server = redis_server(binary=binary, bind=address, maxclients=BUDGET + 1, **secured)
+        server = redis_server(bind=address, maxclients=BUDGET + 1, **over_tls(certificate, port))
         with server.observer() as admin:
             admin.set("who", who)
     names.lead(cache="127.0.0.2", store="127.0.0.2")
-    running = supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
+    supervisor(BUDGET, POOLMGR_LINGER="60", **names.environ)
     url = f"rediss://{{}}:{port}?ssl_ca_certs={certificate}"
-    cache = clients(running, url.format("cache"), 4, "max_lifetime=0.5")
+    cache = clients(url.format("cache"), 4, "max_lifetime=0.5")
     cache.served("1", 20, timeout=20)
-    assert cache.ask()["errors"] == {}
+    assert cache.state()["errors"] == {}
     names.lead(cache="127.0.0.3")
     cache.served("2", 20)
-    store = clients(running, url.format("store"), 4)
-    wait_for(lambda: any("ertificate" in error for error in store.ask()["errors"]), 10, what="it is not taken")
-    assert store.ask()["answers"] == {}
-    assert cache.ask()["errors"] == {}
+    store = clients(url.format("store"), 4)
+    wait_for(lambda: any("ertificate" in error for error in store.state()["errors"]), 10, what="it is not taken")
+    assert store.state()["answers"] == {}
+    assert cache.state()["errors"] == {}

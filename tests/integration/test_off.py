@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, Servers, free_port
-from tests.service import Service
+from tests.helpers import ROOT, RedisServer, Servers, free_port, python
+from tests.service import LOAD_APP, Service
 
 Run = Callable[..., dict[str, Any]]
 
@@ -37,19 +37,7 @@ def run(server: RedisServer, isolated: Path) -> Run:
             client = redis.Redis(connection_pool=pool)
         """
         code = "\n".join(textwrap.dedent(part) for part in (head, program, "print(json.dumps(found))"))
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "POOLMGR_SOCKET": str(isolated),
-                "REDIS_CONNECTION_BUDGET": "off",
-                **environ,
-            },
-        )
+        done = python(code, environ={"REDIS_CONNECTION_BUDGET": "off", **environ}, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 
@@ -210,20 +198,12 @@ client.close()
     assert not isolated.exists()
 
 
-def test_gunicorn_serves_without_a_supervisor(server: RedisServer, short_dir: Path) -> None:
-    service = Service(
-        short_dir,
-        app="tests.apps.load:app",
-        redis_url=server.unix_url,
-        environ={"REDIS_CONNECTION_BUDGET": "off"},
-    )
-    try:
-        service.start(path="/get")
-        assert service.get("/get").json["value"] == "value"
-        assert not service.supervisor()
-        assert "budget.off" in service.log
-    finally:
-        service.clean_up()
+def test_gunicorn_serves_without_a_supervisor(server: RedisServer, make: Callable[..., Service]) -> None:
+    service = make(app=LOAD_APP, redis_url=server.unix_url, environ={"REDIS_CONNECTION_BUDGET": "off"})
+    service.start(path="/get")
+    assert service.get("/get").json["value"] == "value"
+    assert not service.supervisor()
+    assert "budget.off" in service.log
 
 
 def test_who_asks_for_its_status_or_starts_one_is_told_why_there_is_none(isolated: Path) -> None:

@@ -12,8 +12,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -21,7 +19,7 @@ import pytest
 import redis
 
 from poolmgr import tags
-from tests.helpers import ROOT, alive, free_port, kill, wait_for
+from tests.helpers import alive, free_port, kill, tool, wait_for
 from tests.load import Load
 from tests.service import Service
 
@@ -39,15 +37,7 @@ def server(redis_server):
 
 def status(service: Service) -> dict:
     """``poolmgr status --json``, the way an operator asks."""
-    done = subprocess.run(
-        [sys.executable, "-m", "poolmgr.cli", "status", "--json"],
-        env=service.environ,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: dict = json.loads(done.stdout)
+    found: dict = json.loads(tool("status", "--json", environ=service.environ))
     return found
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +16,10 @@ from redis.connection import Connection
 from poolmgr import ConnectionPool, ServerDownError
 from poolmgr.member.ports import Outage
 from tests import names as resolver
-from tests.helpers import RedisServer, free_port, wait_for
+from tests.helpers import free_port, wait_for
 from tests.names import Names
 from tests.permits import FakeMember, FakePermits
-from tests.pools import client_of, give, take
+from tests.pools import client_of, give, running_server, take
 
 ONE, TWO, NOWHERE = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 
@@ -38,23 +36,11 @@ def names(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
 def port() -> Iterator[int]:
     """The port of two servers, at two addresses."""
     port = free_port()
-    with contextlib.ExitStack() as stack:
-        for address in (ONE, TWO):
-            directory = Path(stack.enter_context(_directory()))
-            server = RedisServer(directory, port=port, bind=address).start()
-            stack.callback(server.stop)
+    with running_server(port=port, bind=ONE) as one, running_server(port=port, bind=TWO) as two:
+        for server, address in ((one, ONE), (two, TWO)):
             with server.observer() as admin:
                 admin.set("who", address)
         yield port
-
-
-@contextlib.contextmanager
-def _directory() -> Iterator[str]:
-    path = tempfile.mkdtemp(prefix="pm-", dir="/tmp")
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class House:
@@ -79,6 +65,11 @@ class House:
         value = client_of(self.pool).get("who")
         assert isinstance(value, bytes)
         return value.decode()
+
+    def serves(self, address: str) -> bool:
+        with contextlib.suppress(ServerDownError):
+            return self.who() == address
+        return False
 
 
 def test_the_supervisor_is_told_the_address_and_the_name(names: Names, port: int) -> None:
@@ -194,13 +185,7 @@ def test_nothing_is_kept_for_an_address_at_which_nobody_was_ever_reached(names: 
     house.at(TWO).outage = Outage(time.time(), "gone")
     dead.outage, dead.unreached = None, False
     house.pool.drain()
-
-    def served() -> bool:
-        with contextlib.suppress(ServerDownError):
-            return house.who() == ONE
-        return False
-
-    wait_for(served, 5, what="it is tried again when all others are down")
+    wait_for(lambda: house.serves(ONE), 5, what="it is tried again when all others are down")
 
 
 def test_while_it_is_down_the_name_is_looked_up_again(names: Names, port: int) -> None:
@@ -212,13 +197,7 @@ def test_while_it_is_down_the_name_is_looked_up_again(names: Names, port: int) -
     with pytest.raises(ServerDownError):
         house.who()
     names.lead(cache=TWO)
-
-    def served() -> bool:
-        with contextlib.suppress(ServerDownError):
-            return house.who() == TWO
-        return False
-
-    wait_for(served, 5, what="it serves")
+    wait_for(lambda: house.serves(TWO), 5, what="it serves")
 
 
 def test_a_name_that_leads_nowhere_is_redis_pys_error(names: Names, port: int) -> None:

@@ -17,6 +17,7 @@ from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.pools import direct_pool, nothing_is_missing, permits
+from tests.threads import Calls
 
 
 @pytest.mark.parametrize("at", ["socket", "settimeout"])
@@ -30,9 +31,7 @@ def test_no_connection_is_made_without_a_permit(server: RedisServer, at: str, mo
     def other() -> None:
         if armed and threading.current_thread() is threading.main_thread():
             armed.clear()
-            thread = threading.Thread(target=pool.disconnect)
-            thread.start()
-            thread.join()
+            Calls(pool.disconnect).join()
 
     class Socket(socket.socket):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -89,9 +88,7 @@ def test_no_end_is_forged_of_a_socket_that_another_thread_has_handed_over(
     connection._origin = pool._origin
 
     def other() -> None:
-        thread = threading.Thread(target=connection.disconnect)
-        thread.start()
-        thread.join()
+        Calls(connection.disconnect).join()
 
     shut: list[int] = []
 
@@ -135,9 +132,7 @@ def test_no_end_is_forged_of_a_tls_connection_disconnected_during_its_handshake(
     connection._origin = pool._origin
 
     def wrap(self: ssl.SSLContext, sock: socket.socket, **_: Any) -> ssl.SSLSocket:
-        thread = threading.Thread(target=connection.disconnect)
-        thread.start()
-        thread.join()
+        Calls(connection.disconnect).join()
         return wrapped(self, sock, do_handshake_on_connect=False)
 
     wrapped = ssl.SSLContext.wrap_socket

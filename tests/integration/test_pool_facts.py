@@ -31,6 +31,7 @@ from tests.pools import (
     running_sentinel,
     sentinel_pool,
 )
+from tests.threads import Calls
 
 
 class Interrupted(BaseException):
@@ -138,11 +139,7 @@ def test_fact_6_a_double_release_hands_a_connection_to_one_caller(pool: Connecti
             barrier.wait()
             pool.release(connection)
 
-        threads = [threading.Thread(target=release) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        Calls(release, times=8).join()
         assert pool.stats().idle == 1
     first, second = pool.get_connection(), pool.get_connection()
     assert first is not second
@@ -308,8 +305,7 @@ def test_fact_14_opentelemetry_sees_the_pool(server: RedisServer, monkeypatch: p
     pool = direct_pool(server, max_connections=1)
     connection = pool.get_connection()
     assert collector.states == {"idle": 0, "used": 1}
-    waiting = threading.Thread(target=lambda: client_of(pool).ping())
-    waiting.start()
+    waiting = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: pool.stats().waiting == 1)
     pool.release(connection)
     waiting.join()
@@ -323,11 +319,7 @@ def test_fact_14_opentelemetry_sees_the_pool(server: RedisServer, monkeypatch: p
 def test_a_connection_belongs_to_whoever_made_it_after_all_this(server: RedisServer):
     """The answers of many threads on few connections are their own."""
     pool = direct_pool(server, max_connections=3)
-    threads = [threading.Thread(target=answers_are_its_own, args=(pool, 30)) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    Calls(lambda: answers_are_its_own(pool, 30), times=12).join()
     nothing_is_missing(pool)
     assert permits(pool).most <= 3
     assert isinstance(pool._available_connections[0]._sock, socket.socket)

@@ -35,6 +35,7 @@ from tests.pools import (
 )
 from tests.proxy import Proxy
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 
 @pytest.fixture
@@ -148,8 +149,7 @@ def test_loading(said: Callable[[], list[str]]):
         warm(pool, 2)
         server.stop()
         server.options |= {"key-load-delay": "1500", "loading-process-events-interval-bytes": "1024"}
-        starting = threading.Thread(target=server.start)
-        starting.start()
+        starting = Calls(server.start)
 
         def loading() -> bool:
             try:
@@ -172,23 +172,12 @@ def test_loading(said: Callable[[], list[str]]):
 def test_client_kill_of_a_connection_in_use_and_of_an_idle_one(server: RedisServer, said: Callable[[], list[str]]):
     pool = direct_pool(server)
     warm(pool, 2)
-    outcome: list[BaseException] = []
-
-    def block() -> None:
-        try:
-            client_of(pool).blpop(["nothing"], timeout=5)
-        except redis.RedisError as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=block)
-    thread.start()
+    blocked = Calls(lambda: client_of(pool).blpop(["nothing"], timeout=5))
     with server.observer() as observer:
         wait_for(lambda: observer.info("clients")["blocked_clients"] == 1)
         observer.client_kill_filter(_type="normal", skipme=True)
-        thread.join()
+        assert isinstance(blocked.errors()[0], redis.ConnectionError), "whose command it was is told"
         wait_for(lambda: len(observer.client_list(_type="normal")) == 1)
-    assert isinstance(outcome[0], redis.ConnectionError), "whose command it was is told"
-    outcome.clear()
     assert client_of(pool).ping(), "nobody else is"
     assert pool.stats().closed == {"broken": 1, "stale": 1}
     assert said() == []
@@ -200,8 +189,7 @@ def test_busy_is_an_answer(server: RedisServer, said: Callable[[], list[str]]):
     client = client_of(pool)
     with server.observer() as observer:
         observer.config_set("busy-reply-threshold", 10)
-    running = threading.Thread(target=script, args=(server,))
-    running.start()
+    running = Calls(lambda: script(server))
 
     def busy() -> bool:
         try:

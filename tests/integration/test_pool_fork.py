@@ -19,6 +19,7 @@ from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, python, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls, meanwhile
 
 
 @pytest.fixture
@@ -103,17 +104,11 @@ def test_fork_while_another_thread_holds_every_lock_and_the_turn(pool: Connectio
             leave.wait()
             pool._owner.clear()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
+    thread = Calls(hold)
     ready.wait()
 
     def work() -> None:
-        threads = [threading.Thread(target=answers_are_its_own, args=(pool,)) for _ in range(8)]
-        for worker in threads:
-            worker.start()
-        for worker in threads:
-            worker.join(60)
-            assert not worker.is_alive()
+        Calls(lambda: answers_are_its_own(pool), times=8).join()
         with pool._lock:
             pool.disconnect()
 
@@ -127,9 +122,7 @@ def test_fork_while_another_thread_holds_every_lock_and_the_turn(pool: Connectio
 
 def test_fork_while_others_wait_and_connect(pool: ConnectionPool):
     held = [pool.get_connection() for _ in range(4)]
-    waiting = [threading.Thread(target=lambda: client_of(pool).ping()) for _ in range(4)]
-    for thread in waiting:
-        thread.start()
+    waiting = Calls(lambda: client_of(pool).ping(), times=4)
     wait_for(lambda: pool.stats().waiting == 4)
 
     def work() -> None:
@@ -142,8 +135,7 @@ def test_fork_while_others_wait_and_connect(pool: ConnectionPool):
     for connection in held:
         pool.release(connection)
     held.clear()
-    for thread in waiting:
-        thread.join()
+    waiting.join()
     ended_well(child)
     nothing_is_missing(pool)
 
@@ -155,26 +147,14 @@ def nothing_is_missing_in_child(pool: ConnectionPool) -> None:
 
 def test_forks_under_load_at_random_instants(pool: ConnectionPool):
     stop = threading.Event()
-    failures: list[BaseException] = []
 
     def load() -> None:
-        try:
-            while not stop.is_set():
-                answers_are_its_own(pool, 1)
-        except BaseException as error:
-            failures.append(error)
+        while not stop.is_set():
+            answers_are_its_own(pool, 1)
 
-    threads = [threading.Thread(target=load) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    try:
+    with meanwhile(load, ended=stop, times=6):
         for _ in range(25):
             ended_well(in_child(lambda: answers_are_its_own(pool, 2)))
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not failures
     nothing_is_missing(pool)
 
 
@@ -341,8 +321,7 @@ def test_nor_of_one_that_is_being_closed(server: RedisServer):
 
     sock = Slow()
     sock.connect(("127.0.0.1", server.port))
-    closes = threading.Thread(target=closer.end, args=(sock, sock))
-    closes.start()
+    closes = Calls(lambda: closer.end(sock, sock))
     assert begun.wait(30)
 
     def has_no_copy() -> None:
@@ -363,9 +342,7 @@ def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_
 ):
     """An exception of a signal handler can strike between the acquisition of a lock and the block that it guards."""
     monkeypatch.setattr(forklock, "MOMENT", 0.3)
-    torn = threading.Thread(target=forklock.whole().__enter__)
-    torn.start()
-    torn.join()
+    Calls(forklock.whole().__enter__).join()
     start = time.monotonic()
     pool = direct_pool(server)
     if then == "a fork":
@@ -397,17 +374,10 @@ def test_threads_that_make_sockets_one_after_the_other_are_waited_for_and_not_ta
                 while time.monotonic() < end:
                     pass
 
-    makers = [threading.Thread(target=make) for _ in range(4)]
     lock = forklock._noting
-    for maker in makers:
-        maker.start()
-    try:
+    with meanwhile(make, ended=ended, times=4):
         for _ in range(20):
             forklock._before()
             held = forklock._waited[-1]
             forklock._in_parent()
             assert held is lock, "another lock has taken the place of one that is in use"
-    finally:
-        ended.set()
-        for maker in makers:
-            maker.join()

@@ -24,6 +24,7 @@ from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.pools import KINDS, answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_of
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls, meanwhile
 
 OURS = str(Path(poolmgr.pool.__file__).parent)
 
@@ -163,12 +164,7 @@ def test_a_release_to_one_who_waits(server: RedisServer):
         client_of(pool).ping()
         connection = pool.get_connection()
         got: list[bool] = []
-
-        def wait() -> None:
-            got.append(bool(client_of(pool).ping()))
-
-        waiting = threading.Thread(target=wait)
-        waiting.start()
+        waiting = Calls(lambda: got.append(bool(client_of(pool).ping())))
         wait_for(lambda: len(pool._queue) == 1)
         try:
             with at:
@@ -264,7 +260,6 @@ def test_a_thousand_gets_interrupted_by_signals_at_random_instants(kind: str, re
         while not stop.is_set():
             assert client.get("k") == b"mine"
 
-    threads = [threading.Thread(target=others) for _ in range(4)]
     rng = random.Random(7)
 
     armed = False
@@ -277,26 +272,21 @@ def test_a_thousand_gets_interrupted_by_signals_at_random_instants(kind: str, re
 
     before = signal.signal(signal.SIGALRM, handler)
     struck = 0
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in range(1000):
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00002, 0.002))
-                assert client.get("k") == b"mine"
-                armed = False
-            except Struck:
-                struck += 1
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        stop.set()
-        for thread in threads:
-            thread.join(10)
+    with meanwhile(others, ended=stop, times=4):
+        try:
+            for _ in range(1000):
+                try:
+                    armed = True
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00002, 0.002))
+                    assert client.get("k") == b"mine"
+                    armed = False
+                except Struck:
+                    struck += 1
+        finally:
+            armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
     assert struck > 100
-    assert not any(thread.is_alive() for thread in threads)
     gc.collect()
     nothing_is_missing(pool)
     answers_are_its_own(pool)
@@ -308,8 +298,7 @@ def test_a_holder_that_vanishes_gives_its_place_to_one_who_waits(server: RedisSe
     pool: ConnectionPool = direct_pool(server, max_connections=1, timeout=100)
     holder = [pool.get_connection()]
     got: list[bool] = []
-    waiting = threading.Thread(target=lambda: got.append(bool(client_of(pool).ping())))
-    waiting.start()
+    waiting = Calls(lambda: got.append(bool(client_of(pool).ping())))
     wait_for(lambda: len(pool._queue) == 1)
     watch = Stopwatch()
     gc.disable()

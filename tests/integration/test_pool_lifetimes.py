@@ -6,12 +6,12 @@ import threading
 import time
 
 import pytest
-import redis
 
 from poolmgr.exceptions import PoolClosedError
 from tests.helpers import RedisServer, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, give, nothing_is_missing, take
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 
 @pytest.mark.parametrize("order", ["fifo", "lifo"])
@@ -101,8 +101,7 @@ def test_resize(server: RedisServer):
         client_of(pool).ping()
         served.set()
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = Calls(call)
     wait_for(lambda: pool.stats().waiting == 1)
     pool.resize(max_connections=3)
     assert served.wait(30), "a waiter has the new place at once"
@@ -133,29 +132,18 @@ def test_drain(server: RedisServer):
 def test_close_lets_holders_finish(server: RedisServer):
     pool = direct_pool(server, max_connections=2, timeout=5)
     held = take(pool, 2)
-    waiting: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            pool.get_connection()
-        except redis.RedisError as error:
-            waiting.append(error)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
+    waiting = Calls(pool.get_connection)
     wait_for(lambda: pool.stats().waiting == 1)
     giver = threading.Timer(0.1, give, (pool, held[:1]))
     giver.start()
     watch = Stopwatch()
     pool.close(timeout=0.3)
     assert watch.seconds() >= 0.3 and watch.fair() < 3
-    thread.join()
-    assert isinstance(waiting[0], PoolClosedError)
+    assert isinstance(waiting.errors()[0], PoolClosedError)
     with pytest.raises(PoolClosedError):
         pool.get_connection()
     assert not held[1].is_connected, "who did not finish in time is cut off"
     give(pool, held)
-    waiting.clear()
     nothing_is_missing(pool)
     assert pool.stats().idle == 0
 

@@ -14,6 +14,7 @@ from poolmgr.pool import waiting as wait_in_queue
 from tests.helpers import RedisServer, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, permits, running_server
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 ONCE = Retry(NoBackoff(), 0)
 """redis-py would try again until the server has loaded its data, and hide what this is about."""
@@ -30,8 +31,7 @@ def loading() -> Iterator[RedisServer]:
             observer.save()
         server.stop()
         server.options |= {"key-load-delay": "20000", "loading-process-events-interval-bytes": "1024"}
-        starting = threading.Thread(target=server.start)
-        starting.start()
+        starting = Calls(server.start)
         wait_for(lambda: is_loading(server), what="it listens and is loading")
         yield server
         finish(server)
@@ -90,23 +90,14 @@ def test_who_waits_for_a_connection_that_is_closed_instead_is_woken_to_open_one(
     monkeypatch.setattr(wait_in_queue, "SLICE", 60.0)  # it does not look again by itself
     pool = direct_pool(loading, timeout=5, max_connections=1, retry=ONCE)
     connection = pool.get_connection()
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            client_of(pool).get("key:1")
-        except redis.RedisError as error:
-            errors.append(error)
-
-    waiting = threading.Thread(target=ask)
-    waiting.start()
+    waiting = Calls(lambda: client_of(pool).get("key:1"))
     wait_for(lambda: pool.stats().waiting == 1)
     connection.send_command("GET", "key:1")
     with pytest.raises(redis.BusyLoadingError):
         connection.read_response()
     watch = Stopwatch()
     pool.release(connection)
-    waiting.join()
+    errors = waiting.errors()
     assert watch.fair() < 2
     assert [type(error) for error in errors] == [redis.BusyLoadingError], "the server's answer, not the pool's"
     assert pool.stats().created == 2
@@ -127,12 +118,9 @@ def test_whoever_waits_meanwhile_is_served_by_the_first_connection_that_is_well(
             except redis.BusyLoadingError:
                 pass
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = Calls(ask, times=4)
     finish(loading)
-    for thread in threads:
-        thread.join(10)
+    threads.join()
     served.set()
     assert answers == [b"value:1"] * 4
     assert set(pool.stats().closed) == {"broken"}

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
 from poolmgr.member.core import bounds
 from tests.helpers import RedisServer, wait_for
-from tests.pools import client_of, direct_pool, nothing_is_missing, warm
+from tests.pools import client_of, direct_pool, nothing_is_missing, slow_names, warm
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 SLOW = 5.0
 
 
-@contextlib.contextmanager
-def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """No name is resolved before the event is set."""
-    resolve, go = socket.getaddrinfo, threading.Event()
-
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        go.wait(SLOW)
-        return resolve(*args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
-    try:
-        yield go
-    finally:
-        go.set()
-
-
-def test_who_waits_is_served_by_a_release(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_is_served_by_a_release(server: RedisServer) -> None:
     pool = direct_pool(server, timeout=SLOW)
     warm(pool, 2)
     held = [pool.get_connection() for _ in range(2)]
-    with slow_names(monkeypatch):
-        waiting = threading.Thread(target=lambda: client_of(pool).ping())
+    with slow_names():
         watch = Stopwatch()
-        waiting.start()
+        waiting = Calls(lambda: client_of(pool).ping())
         wait_for(lambda: pool.stats().opening == 1, what="a connection is being opened for it")
         pool.release(held.pop())
         waiting.join(SLOW)
@@ -61,7 +39,7 @@ def test_a_caller_that_gives_up_leaves_the_resolution_behind(
     pool = direct_pool(server, timeout=0.2)
     warm(pool, 1)
     held = pool.get_connection()
-    with slow_names(monkeypatch) as go:
+    with slow_names() as go:
         for _ in range(3):
             watch = Stopwatch()
             with pytest.raises(Exception, match="being opened"):

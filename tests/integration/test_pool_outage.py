@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
@@ -20,6 +21,7 @@ from tests.pools import Processes, client_of
 from tests.proxy import Proxy
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, SupervisorProcess
+from tests.threads import Calls
 
 WORKERS = 64
 
@@ -107,13 +109,10 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
                 return
 
     back: dict[Dispatcher, float] = {}
-    threads = [threading.Thread(target=come_back, args=(pool,)) for pool in pools]
-    for thread in threads:
-        thread.start()
+    returning = Calls(*(functools.partial(come_back, pool) for pool in pools))
     ready.wait()
     proxy.restore()
-    for thread in threads:
-        thread.join()
+    returning.join()
     assert len(ends) == len(back) == WORKERS
     assert all(back[dispatcher] >= until for dispatcher, (_, until) in ends.items())
     pauses = sorted(until - at for at, until in ends.values())

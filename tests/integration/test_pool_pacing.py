@@ -4,11 +4,8 @@ hear what is known. Afterwards no place and no permit is missing."""
 from __future__ import annotations
 
 import itertools
-import socket
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import redis
@@ -18,9 +15,20 @@ from poolmgr.member.core import bounds
 from poolmgr.member.ports import Outage
 from poolmgr.pool import admission
 from tests.helpers import RedisServer, free_port, wait_for
-from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, only, permits, pool_on, warm
+from tests.pools import (
+    answers_are_its_own,
+    client_of,
+    direct_pool,
+    nothing_is_missing,
+    only,
+    permits,
+    pool_on,
+    slow_names,
+    warm,
+)
 from tests.proxy import Proxy, proxy_to
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 
 def test_a_refusing_server_is_not_hammered_and_nobody_waits_long(proxy: Proxy, said: Callable[[], list[str]]):
@@ -40,11 +48,7 @@ def test_a_refusing_server_is_not_hammered_and_nobody_waits_long(proxy: Proxy, s
                 errors.add(str(error))
             slowest.append(watch.fair())
 
-    threads = [threading.Thread(target=call) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    Calls(call, times=12).join()
     assert pool.stats().connect_errors < 60
     assert max(slowest) < 1.2
     assert all("refused" in text for text in errors)
@@ -89,19 +93,7 @@ def test_a_server_that_accepts_and_never_answers(proxy: Proxy, said: Callable[[]
     pool = pool_on(proxy, timeout=0.3, socket_timeout=1.5)
     proxy.stalled = True
     watch = Stopwatch()
-    outcomes: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            client_of(pool).ping()
-        except redis.RedisError as error:
-            outcomes.append(error)
-
-    threads = [threading.Thread(target=call) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = Calls(lambda: client_of(pool).ping(), times=5).errors()
     assert watch.fair() < 5
     assert len(outcomes) == 5
     assert all(isinstance(e, redis.TimeoutError) for e in outcomes)
@@ -118,26 +110,14 @@ def test_a_caller_does_not_fail_with_an_attempt_that_began_before_it_came(proxy:
     """As with redis-py's pools, whose callers see errors of their own connections only."""
     pool = pool_on(proxy, timeout=5, socket_timeout=5, max_connecting=1)
     proxy.stalled = True
-    outcomes: dict[str, object] = {}
-
-    def call(name: str) -> None:
-        try:
-            outcomes[name] = client_of(pool).ping()
-        except redis.RedisError as error:
-            outcomes[name] = error
-
-    threads = [threading.Thread(target=call, args=(name,)) for name in ("first", "late")]
-    threads[0].start()
+    first = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: proxy.open == 1)
     proxy.stalled = False
-    threads[1].start()
+    late = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: pool.stats().waiting == 1)
     proxy.cut()
-    for thread in threads:
-        thread.join()
-    assert isinstance(outcomes["first"], redis.ConnectionError)
-    assert outcomes["late"] is True
-    outcomes.clear()
+    assert isinstance(first.errors()[0], redis.ConnectionError)
+    late.join()
     nothing_is_missing(pool)
 
 
@@ -154,8 +134,7 @@ def test_an_attempt_for_the_queue_is_one_attempt(proxy: Proxy, monkeypatch: pyte
     monkeypatch.setattr(admission, "BACKOFF", Long())
     proxy.stalled = True
     tried = proxy.accepted
-    waiting = threading.Thread(target=lambda: client_of(pool).ping())
-    waiting.start()
+    waiting = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: pool.stats().connect_errors)
     assert proxy.accepted == tried + 1
     assert permits(pool).troubles[0][0] == "unreachable"
@@ -165,8 +144,7 @@ def test_an_attempt_for_the_queue_is_one_attempt(proxy: Proxy, monkeypatch: pyte
     monkeypatch.undo()
     pool._core.retry_at = 0.0
     held = pool.get_connection()
-    waiting = threading.Thread(target=lambda: client_of(pool).ping())
-    waiting.start()
+    waiting = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: pool.stats().created == 2)
     waiting.join()
     pool.release(held)
@@ -180,24 +158,16 @@ def test_slow_name_resolution_holds_up_its_own_caller_only(
     """A caller behind it waits for no connection of others, so its bound is not ``timeout`` but the time to connect."""
     monkeypatch.setitem(bounds.LONGEST, "connecting", 0.4)
     pool = direct_pool(server, timeout=0.05, max_connecting=1)
-    resolve = socket.getaddrinfo
-    go = threading.Event()
-
-    def slow(*args: Any) -> Any:
-        go.wait(5)
-        return resolve(*args)
-
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
-    first = threading.Thread(target=lambda: client_of(pool).ping())
-    first.start()
-    wait_for(lambda: pool.stats().opening == 1)
-    watch = Stopwatch()
-    with pytest.raises(ConnectionPoolTimeoutError, match="being opened") as caught:
-        client_of(pool).ping()
-    assert caught.value.reason == "server"
-    assert watch.seconds() >= 0.4 and watch.fair() < 2
-    go.set()
-    first.join()
+    with slow_names() as go:
+        first = Calls(lambda: client_of(pool).ping())
+        wait_for(lambda: pool.stats().opening == 1)
+        watch = Stopwatch()
+        with pytest.raises(ConnectionPoolTimeoutError, match="being opened") as caught:
+            client_of(pool).ping()
+        assert caught.value.reason == "server"
+        assert watch.seconds() >= 0.4 and watch.fair() < 2
+        go.set()
+        first.join()
     assert said() == []
     nothing_is_missing(pool)
 
@@ -206,31 +176,20 @@ def test_while_the_server_is_known_to_be_down_callers_fail_at_once_and_hear_sinc
     pool = pool_on(proxy)
     warm(pool, 3)
     held = [pool.get_connection() for _ in range(3)]
-    waiting: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            pool.get_connection()
-        except redis.RedisError as error:
-            waiting.append(error)
-
     pool.max_connections = 3
-    thread = threading.Thread(target=wait)
-    thread.start()
+    waiting = Calls(pool.get_connection)
     wait_for(lambda: pool.stats().waiting == 1)
     permits(pool).outage = Outage(since=time.time() - 5, error="Connection refused")
     watch = Stopwatch()
     with pytest.raises(ServerDownError, match=r"down since .* \(5 s\): Connection refused"):
         pool.get_connection()
     assert watch.fair() < 1
-    thread.join(1)
-    assert isinstance(waiting[0], ServerDownError), "those who waited already fail too"
+    assert isinstance(waiting.errors()[0], ServerDownError), "those who waited already fail too"
     pool.release(held.pop())
     assert client_of(pool).ping(), "who finds an idle connection tries it"
     permits(pool).outage = None
     while held:
         pool.release(held.pop())
     answers_are_its_own(pool)
-    waiting.clear()
     nothing_is_missing(pool)
     pool.disconnect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.pools import (
     running_server,
     take,
 )
+from tests.threads import Calls
 
 
 def test_connections_carry_the_permits_name_after_the_users_own():
@@ -84,11 +84,7 @@ def test_usage_tells_the_member_how_busy_the_pool_is(server: RedisServer):
 
 def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
     pool = direct_pool(server, member=FakeMember(limit=3), timeout=10)
-    threads = [threading.Thread(target=answers_are_its_own, args=(pool, 20)) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    Calls(lambda: answers_are_its_own(pool, 20), times=10).join()
     assert permits(pool).most == 3
     assert len(server.clients()) <= 3 + 1
     nothing_is_missing(pool)

@@ -21,8 +21,9 @@ from poolmgr.member.core import bounds
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.permits import FakeMember
-from tests.pools import Processes, client_of, direct_pool
+from tests.pools import Processes, client_of, direct_pool, slow_names
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 Make = Callable[..., ConnectionPool]
 
@@ -44,11 +45,7 @@ def all_at_once(pool: ConnectionPool, count: int) -> tuple[list[Any], list[Conne
         except ConnectionPoolTimeoutError as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=call) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    Calls(call, times=count).join()
     return held, refused
 
 
@@ -203,25 +200,16 @@ def test_whom_a_slow_connect_holds_up_waits_for_no_one_else(server: RedisServer,
         pool.release(held.pop())
 
 
-def test_a_caller_that_would_be_one_too_many_for_its_pool_is_refused_while_others_connect(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-):
-    resolve, go = socket.getaddrinfo, threading.Event()
-
-    def slow(*args: Any) -> Any:
-        go.wait(20)
-        return resolve(*args)
-
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
+def test_a_caller_that_would_be_one_too_many_for_its_pool_is_refused_while_others_connect(server: RedisServer):
     pool = direct_pool(server, timeout=0.1, max_connections=1)
-    first = threading.Thread(target=lambda: client_of(pool).ping())
-    first.start()
-    wait_for(lambda: pool.stats().opening == 1)
-    with pytest.raises(ConnectionPoolTimeoutError) as caught:
-        pool.get_connection()
-    assert caught.value.reason == "pool"
-    go.set()
-    first.join()
+    with slow_names() as go:
+        first = Calls(lambda: client_of(pool).ping())
+        wait_for(lambda: pool.stats().opening == 1)
+        with pytest.raises(ConnectionPoolTimeoutError) as caught:
+            pool.get_connection()
+        assert caught.value.reason == "pool"
+        go.set()
+        first.join()
 
 
 def test_retries_of_a_connect_end_with_its_own_bound(monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from tests.permits import FakeMember, FakePermits
 from tests.pools import client_of, direct_pool, give, nothing_is_missing, permits, take
 from tests.proxy import proxy_to
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 
 
 def test_max_connections_and_timeout(server: RedisServer):
@@ -125,8 +126,7 @@ def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypa
         client_of(pool).ping()
         served.set()
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = Calls(call)
     wait_for(lambda: pool._core.starved)
     permits(pool).limit = 2
     pool.grow()
@@ -138,9 +138,7 @@ def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypa
 def test_max_waiting(server: RedisServer):
     pool = direct_pool(server, max_connections=1, max_waiting=2, timeout=5)
     held = take(pool, 1)
-    threads = [threading.Thread(target=lambda: client_of(pool).ping()) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    threads = Calls(lambda: client_of(pool).ping(), times=2)
     wait_for(lambda: pool.stats().waiting == 2)
     watch = Stopwatch()
     with pytest.raises(ConnectionPoolTimeoutError, match="max_waiting") as caught:
@@ -148,8 +146,7 @@ def test_max_waiting(server: RedisServer):
     assert caught.value.reason == "queue"
     assert watch.fair() < 2
     give(pool, held)
-    for thread in threads:
-        thread.join()
+    threads.join()
     nothing_is_missing(pool)
 
 
@@ -186,8 +183,7 @@ def test_nobody_barges(server: RedisServer):
         got.append("waiter")
         pool.release(connection)
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = Calls(call)
     wait_for(lambda: pool.stats().waiting == 1)
     give(pool, held)
     connection = pool.get_connection()
@@ -208,13 +204,11 @@ def test_nobody_takes_a_connection_that_is_about_to_be_handed_over(server: Redis
         got.append(name)
         pool.release(connection)
 
-    waiter = threading.Thread(target=call, args=("waiter",))
-    waiter.start()
+    waiter = Calls(lambda: call("waiter"))
     wait_for(lambda: pool.stats().waiting == 1)
     pool._owner[0] = time.monotonic() + 1000  # as if another thread had the turn
     give(pool, held)
-    newcomer = threading.Thread(target=call, args=("newcomer",))
-    newcomer.start()
+    newcomer = Calls(lambda: call("newcomer"))
     wait_for(lambda: pool.stats().waiting == 2)
     assert pool.stats().idle == 1
     assert got == []
@@ -229,8 +223,7 @@ def test_who_has_the_turn_looks_again_before_it_is_done(server: RedisServer):
     """A release that finds somebody else deciding leaves a note and goes; the note is heeded."""
     pool = direct_pool(server, max_connections=1, timeout=10)
     held = take(pool, 1)
-    thread = threading.Thread(target=lambda: client_of(pool).ping())
-    thread.start()
+    thread = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: pool.stats().waiting == 1)
     decide = pool._core.advance
 
@@ -253,11 +246,7 @@ def test_a_pool_is_attached_once_however_many_come_first(server: RedisServer):
 
     member = Slow()
     pool = direct_pool(server, member=member)
-    threads = [threading.Thread(target=lambda: client_of(pool).ping()) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    Calls(lambda: client_of(pool).ping(), times=10).join()
     assert len(member.endpoints) == 1
 
 
@@ -292,14 +281,11 @@ def test_max_connecting(server: RedisServer):
     with proxy_to(server.port) as proxy:
         proxy.frozen = True
         pool = ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), max_connecting=3, timeout=10)
-        threads = [threading.Thread(target=lambda: client_of(pool).ping()) for _ in range(8)]
-        for thread in threads:
-            thread.start()
+        threads = Calls(lambda: client_of(pool).ping(), times=8)
         wait_for(lambda: pool.stats().waiting == 7, what="one connects itself, and all others wait")
         wait_for(lambda: proxy.open == 3)
         pool.grow()  # whoever looks again finds the same
         assert (pool.stats().opening, proxy.accepted) == (3, 3)
         proxy.restore()
-        for thread in threads:
-            thread.join()
+        threads.join()
         nothing_is_missing(pool)

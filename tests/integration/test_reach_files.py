@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, Servers, debian_redis_binary, free_port, wait_for
+from tests.certificates import able_to_speak_tls, certify, over_tls
+from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.program import Program
 from tests.supervisor_process import Start, SupervisorProcess
 
 CLIENT = """
@@ -36,42 +35,18 @@ for line in sys.stdin:
 """
 
 
-class Client:
+class Client(Program):
     """A process with a pool, which connects anew when asked to."""
-
-    def __init__(self, arguments: str, cwd: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
     def ping(self) -> Any:
         """True, or the error's words."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        return json.loads(self.ask())
 
 
 @pytest.fixture
 def client() -> Iterator[Callable[[str, Path], Client]]:
-    made: list[Client] = []
-
-    def make(arguments: str, cwd: Path) -> Client:
-        made.append(Client(arguments, cwd))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.end()
+    with contextlib.ExitStack() as stack:
+        yield lambda arguments, cwd: stack.enter_context(Client("-c", CLIENT, arguments, cwd=cwd))
 
 
 @pytest.fixture
@@ -79,36 +54,13 @@ def running(supervisor: Start) -> SupervisorProcess:
     return supervisor(12, POOLMGR_LINGER="20", HASTY="servers.schedule.LOOK_EVERY=0.3")
 
 
-def _certificate(directory: Path, name: str) -> Path:
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-            "-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return directory / f"{name}.pem"
-
-
 @pytest.fixture
 def secured(short_dir: Path, redis_server: Servers) -> Iterator[tuple[RedisServer, int, Path]]:
     """A server over TLS, its port there, and the directory in which ``ca.pem`` is right and ``other.pem`` is not."""
-    if shutil.which("openssl") is None or debian_redis_binary() is None:
-        pytest.skip("openssl and redis-server are not both installed")
-    ca = _certificate(short_dir, "ca")
-    _certificate(short_dir, "other")
-    port = free_port()
-    server = redis_server(
-        binary=debian_redis_binary() or "",
-        maxclients=20,
-        tls_port=port,
-        tls_cert_file=str(ca),
-        tls_key_file=str(ca.with_suffix(".key")),
-        tls_ca_cert_file=str(ca),
-        tls_auth_clients="no",
-    )
+    able_to_speak_tls()
+    ca, port = certify(short_dir, "ca"), free_port()
+    certify(short_dir, "other")
+    server = redis_server(maxclients=20, **over_tls(ca, port))
     yield server, port, short_dir
     assert server.rejected() == 0
 
@@ -152,7 +104,7 @@ def test_a_wrong_file_is_its_clients_and_is_named(
         assert "ServerDown" not in words
     wait_for(lambda: not running.server()["health"]["unseen"], 10)
     assert len(running.server()["members"]) == 2
-    broken.end()
+    broken.stop()
     for _ in range(3):
         running.cut_off(server)
         assert healthy.ping() is True
@@ -200,7 +152,7 @@ def test_what_only_the_client_can_use_leaves_it_alone_with_its_error(
     assert healthy.ping() is True
     broken = client(f'dict(host="localhost", port={port}, ssl_ca_certs="nowhere.pem")', directory)
     assert "nowhere.pem" in broken.ping()
-    healthy.end()
+    healthy.stop()
     wait_for(lambda: len(running.server()["members"]) == 1 and not running.server()["quarantine"], 20)
     running.cut_off(server)
     wait_for(lambda: running.server()["health"]["unseen"], 20, what="it has no way in")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
+from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.program import Program, Programs
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, SupervisorProcess
 
@@ -35,8 +33,6 @@ for line in sys.stdin:
     print(len(held), flush=True)
 """
 
-Make = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture
 def token(short_dir: Path) -> Path:
@@ -60,32 +56,13 @@ def running(supervisor: Start) -> SupervisorProcess:
 
 
 @pytest.fixture
-def client(server: RedisServer, token: Path) -> Iterator[Make]:
-    made: list[subprocess.Popen[str]] = []
-
-    def make(hold: int, kind: str = "provider", takes: float = 0.0) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, str(server.port), str(token), kind, str(takes)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        made.append(process)
-        tell(process, str(hold))
+def client(server: RedisServer, token: Path, program: Programs) -> Programs:
+    def make(hold: int, kind: str = "provider", takes: float = 0.0) -> Program:
+        process = program("-c", CLIENT, server.port, token, kind, takes)
+        assert process.ask(hold)
         return process
 
-    yield make
-    for process in made:
-        process.kill()
-        process.communicate()
-
-
-def tell(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    print(word, file=process.stdin, flush=True)
-    assert process.stdout.readline()
+    return make
 
 
 def rotates(server: RedisServer, token: Path, text: str) -> None:
@@ -95,10 +72,9 @@ def rotates(server: RedisServer, token: Path, text: str) -> None:
     token.write_text(text)
 
 
-def dies(running: SupervisorProcess, process: subprocess.Popen[str], within: float) -> None:
+def dies(running: SupervisorProcess, process: Program, within: float) -> None:
     """It is killed, and its permits are back in time."""
     process.kill()
-    process.wait()
     watch = Stopwatch()
     wait_for(lambda: process.pid not in [m["pid"] for m in running.server()["members"]], 10)
     wait_for(lambda: running.server()["quarantine"] == 0, 20, what="its permits are back")
@@ -107,7 +83,7 @@ def dies(running: SupervisorProcess, process: subprocess.Popen[str], within: flo
 
 @pytest.mark.parametrize("kind", ["provider", "slow provider", "arguments"])
 def test_after_a_rotation_the_proofs_go_on_with_the_new_token(
-    server: RedisServer, running: SupervisorProcess, client: Make, token: Path, kind: str
+    server: RedisServer, running: SupervisorProcess, client: Programs, token: Path, kind: str
 ) -> None:
     takes = 0.5 if kind == "slow provider" else 0.0
     word = "arguments" if kind == "arguments" else "provider"
@@ -116,7 +92,7 @@ def test_after_a_rotation_the_proofs_go_on_with_the_new_token(
         victim = client(3, "provider", 0.0)
         rotates(server, token, text)
         if kind == "arguments":
-            tell(stays, "rotate")
+            assert stays.ask("rotate")
         dies(running, victim, 5)
         assert running.server()["unproven"] == 0, "it was proven"
     wait_for(lambda: not running.server()["health"]["unseen"], 10)
@@ -128,7 +104,7 @@ def test_after_a_rotation_the_proofs_go_on_with_the_new_token(
 
 
 def test_where_nobody_has_a_new_one_a_wait_stands_in_and_it_is_shown(
-    server: RedisServer, running: SupervisorProcess, client: Make, token: Path
+    server: RedisServer, running: SupervisorProcess, client: Programs, token: Path
 ) -> None:
     client(1, "arguments")
     victim = client(3, "arguments")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,8 +11,9 @@ import pytest
 from redis.connection import Connection
 
 from poolmgr.pool.sync.pool import ConnectionPool
-from tests.helpers import ROOT, RedisServer, Servers, free_port, wait_for
+from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.pools import Processes, client_of, give, take
+from tests.program import Program
 from tests.supervisor_process import IMPATIENT, Start, SupervisorProcess
 
 BUDGET = 8
@@ -100,11 +98,8 @@ def killed_with_permits(running: SupervisorProcess, tunnel: int, host: str, port
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "POOLMGR_SOCKET": running.path, "POOLMGR_AUTOSTART": "0"}
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    with Program("-c", script, POOLMGR_AUTOSTART="0") as process:
+        assert process.says() == "ready"
         assert running.server()["charged"] >= 5
         process.kill()
     killed = time.monotonic()

@@ -16,7 +16,6 @@ from poolmgr.pool.options import PARSERS
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.settings.table import VARIABLES
 from tests.helpers import ROOT, free_port, python
-from tests.service import Service
 
 README = (ROOT / "README.md").read_text()
 
@@ -27,10 +26,8 @@ def blocks(language: str, containing: str) -> str:
 
 
 @pytest.fixture
-def service(isolated):
-    started = Service(isolated.parent).start()
-    yield started
-    started.clean_up()
+def service(make):
+    return make().start()
 
 
 def test_the_first_requests_answer_as_shown(service):

@@ -10,8 +10,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,7 +20,7 @@ from typing import Any
 import pytest
 
 from poolmgr import tags
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.helpers import RedisServer, alive, free_port, kill, tool, wait_for
 from tests.load import Load
 from tests.service import Serve, Service
 
@@ -41,15 +39,7 @@ def server(redis_server) -> Iterator[RedisServer]:
 
 def status(service: Service) -> dict[str, Any]:
     """What the supervisor says of the only server, the way an operator asks."""
-    done = subprocess.run(
-        [sys.executable, "-m", "poolmgr.cli", "status", "--json"],
-        env={**service.environ, "POOLMGR_LOG_LEVEL": "warning"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (found,) = json.loads(done.stdout)["servers"]
+    (found,) = json.loads(tool("status", "--json", environ=service.environ))["servers"]
     return dict(found)
 
 

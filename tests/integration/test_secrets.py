@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,16 +67,14 @@ def server(redis_server) -> RedisServer:
 
 
 @pytest.fixture
-def service(isolated: Path, server: RedisServer, metrics: int) -> Iterator[Service]:
-    found = Service(
-        isolated.parent, workers=2, redis_url=f"redis://:{WRITTEN}@127.0.0.1:{server.port}/0",
+def service(make: Callable[..., Service], server: RedisServer, metrics: int) -> Service:
+    return make(
+        workers=2, redis_url=f"redis://:{WRITTEN}@127.0.0.1:{server.port}/0",
         environ={
             "WORKER_TOKEN": TOKEN, "REDIS_CONNECTION_BUDGET": "12", "POOLMGR_LOG_LEVEL": "debug",
             "POOLMGR_METRICS": f"127.0.0.1:{metrics}", "REDIS_POOL_TIMEOUT": "0.5",
         },
     )  # fmt: skip
-    yield found
-    found.clean_up()
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -47,11 +47,10 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def run(server: RedisServer, tmp_path: Path) -> Callable[..., None]:
-    def run(code: str, **environ: str) -> None:
-        script = tmp_path / "script.py"
-        script.write_text(BEGIN + "if __name__ == '__main__':\n    " + code.strip().replace("\n", "\n    "))
-        run_script(script, **{"URL": server.url, **environ})
+def run(server: RedisServer) -> Callable[[str], None]:
+    def run(code: str) -> None:
+        main = "if __name__ == '__main__':\n" + textwrap.indent(code.strip(), "    ")
+        run_script(BEGIN + main, URL=server.url)
 
     return run
 

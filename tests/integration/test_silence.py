@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import pytest
 
 from poolmgr.kernel.lockfile import holder, silence
 from tests.debugger import held
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, python, wait_for
+from tests.helpers import RedisServer, alive, free_port, python, wait_for
+from tests.program import Programs
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start
 
@@ -34,7 +33,7 @@ import os, sys
 import poolmgr, redis
 import poolmgr.member.member
 client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
-os.write(1, b".")
+print(".", flush=True)
 sys.stdin.readline()
 client.ping()
 """
@@ -49,7 +48,7 @@ STOPPED_STARTER = """
 import os, signal, sys, time
 from poolmgr.launch.dial import locked
 with locked(sys.argv[1] + ".launch", time.monotonic() + 5):
-    os.write(1, b"has it")
+    print("has it", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 
@@ -71,8 +70,7 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 @pytest.fixture
 def call(server: RedisServer) -> Callable[..., bool]:
     def call(life: str = LIFE) -> bool:
-        environ = {**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), "LIFE": life}
-        return subprocess.run([sys.executable, "-c", CALLER], env=environ, check=False).returncode == 0
+        return python(CALLER, environ={"URL": server.url, "LIFE": life}, check=False).returncode == 0
 
     return call
 
@@ -118,41 +116,22 @@ def test_one_that_is_frozen_is_named_while_nobody_can_replace_it(supervisor: Sta
     assert server.rejected() == 0
 
 
-def test_whoever_was_stopped_while_it_started_one_keeps_nobody_out(isolated: Path, call) -> None:
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STOPPED_STARTER, isolated],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-    )
-    assert starter.stdout is not None
-    with starter.stdout:
-        assert starter.stdout.read(6) == b"has it"
-        try:
-            wait_for(call, PATIENCE, what="a caller that is served")
-            assert alive(starter.pid)
-        finally:
-            kill(starter.pid)
-            starter.wait()
+def test_whoever_was_stopped_while_it_started_one_keeps_nobody_out(isolated: Path, call, program: Programs) -> None:
+    starter = program("-c", STOPPED_STARTER, isolated)
+    assert starter.says() == "has it"
+    wait_for(call, PATIENCE, what="a caller that is served")
+    assert alive(starter.pid)
 
 
-def test_scripts_one_after_the_other_find_the_same_one_and_nothing_is_left(isolated: Path, server) -> None:
+def test_scripts_one_after_the_other_find_the_same_one_and_nothing_is_left(
+    isolated: Path, server, program: Programs
+) -> None:
     """All are loaded before the first one begins: on a busy machine that takes longer than a supervisor lingers."""
     found = set()
-    scripts = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT],
-            env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]
+    scripts = [program("-c", SCRIPT, URL=server.url) for _ in range(4)]
+    assert all(script.says() == "." for script in scripts)
     for script in scripts:
-        assert script.stdout is not None
-        assert script.stdout.read(1) == b"."
-    for script in scripts:
-        script.communicate(b"\n", timeout=60)
-        assert script.returncode == 0
+        script.ends("\n")
         found.add(holder(f"{isolated}.lock"))
     assert len(found) == 1 and 0 not in found, "each pays for a start"
     (pid,) = found

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import pytest
 from poolmgr.kernel.lockfile import holder
 from poolmgr.launch import standing
 from poolmgr.launch.standing import ENOUGH_BYTES as BYTES, Standing
-from tests.helpers import ROOT, RedisServer, alive, free_port, wait_for
+from tests.helpers import RedisServer, alive, free_port, wait_for
+from tests.program import Program, Programs
 
 STARTER = """
 import os, resource, sys
@@ -21,7 +20,7 @@ exec(sys.argv[1])
 import poolmgr, redis
 client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
 client.ping()
-os.write(1, b".")
+print(".", flush=True)
 sys.stdin.readline()
 client.ping()
 """
@@ -33,33 +32,13 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 
 
 @pytest.fixture
-def member(server: RedisServer) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+def member(server: RedisServer, program: Programs) -> Callable[..., Program]:
     """Starts a process that first does something to itself, then uses a pool, and stays."""
-    made: list[subprocess.Popen[bytes]] = []
-
-    def start(first: str = "") -> subprocess.Popen[bytes]:
-        made.append(
-            subprocess.Popen(
-                [sys.executable, "-c", STARTER, first],
-                env={**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT), "REDIS_CONNECTION_BUDGET": "32"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        )
-        return made[-1]
-
-    yield start
-    for process in made:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
+    return lambda first="": program("-c", STARTER, first, URL=server.url, REDIS_CONNECTION_BUDGET="32")
 
 
-def served(process: subprocess.Popen[bytes]) -> bool:
-    assert process.stdout is not None
-    return process.stdout.read(1) == b"."
+def served(process: Program) -> bool:
+    return process.says() == "."
 
 
 def test_a_low_limit_of_open_files_refuses_nobody(isolated: Path, server: RedisServer, member) -> None:
@@ -75,8 +54,7 @@ def test_a_low_limit_of_open_files_refuses_nobody(isolated: Path, server: RedisS
     assert found is not None
     assert found.files > 80
     for process in (first, *others):
-        process.communicate(b"\n", timeout=60)
-        assert process.returncode == 0
+        process.ends("\n")
     assert server.rejected() == 0
 
 

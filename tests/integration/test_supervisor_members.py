@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from poolmgr import wire
 from tests.debugger import held
 from tests.fake_member import FakeMember, Members, endpoint_of
-from tests.helpers import ROOT, Servers, alive, free_port, kill, wait_for
+from tests.helpers import Servers, alive, free_port, kill, stopped, wait_for
+from tests.program import Programs
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Pair, Start, joined
 
@@ -145,24 +142,15 @@ print(len(talk), flush=True)
 """A member that says a lot and then goodbye, and ends."""
 
 
-def test_a_goodbye_is_heard_though_the_process_has_ended_since(pair: Pair, members: Members) -> None:
+def test_a_goodbye_is_heard_though_the_process_has_ended_since(pair: Pair, members: Members, program: Programs) -> None:
     """The end of a process is seen at once, its last words only after all that came before them."""
     running, server = pair()
     members(server, 1).has(1)
     at_once = 256 * 1024  # what the event loop reads at a time
-    with subprocess.Popen(
-        [sys.executable, "-c", TALKS, running.path, server.path, str(at_once + 4096)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as leaves:
-        assert leaves.stdout is not None
-        assert leaves.stdout.readline() == "holds\n"
-        os.kill(running.pid, signal.SIGSTOP)
-        said, _ = leaves.communicate("go\n", timeout=60)
-        assert int(said) > at_once
-        os.kill(running.pid, signal.SIGCONT)
+    leaves = program("-c", TALKS, running.path, server.path, at_once + 4096)
+    assert leaves.says() == "holds"
+    with stopped(running.pid):
+        assert int(leaves.ends("go\n")) > at_once
     wait_for(lambda: running.events("member.left") or running.events("member.gone"))
     assert [event["member"] for event in running.events("member.left")] == [leaves.pid]
     assert not running.events("member.gone")
@@ -185,19 +173,17 @@ HOLDS_THREE = """if True:
     import os, time, poolmgr
     pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
     connections = [pool.get_connection() for _ in range(3)]
-    os.write(1, b"has them")
+    print("has them", flush=True)
     time.sleep(1000)
 """
 
 
-def test_one_that_is_killed_in_a_debuggers_hands_holds_nothing(pair: Pair) -> None:
+def test_one_that_is_killed_in_a_debuggers_hands_holds_nothing(pair: Pair, program: Programs) -> None:
     """The debugger has not taken note of its end, so its pidfd says that it is there."""
     running, server = pair(8, maxclients=10, port=free_port(), POOLMGR_LINGER="60")
-    environ = {**os.environ, "URL": server.url, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", HOLDS_THREE], env=environ, stdout=subprocess.PIPE) as member:
-        assert member.stdout is not None
-        assert member.stdout.read(8) == b"has them"
-        with held(member.pid):
-            kill(member.pid)
-            wait_for(lambda: running.server()["charged"] + running.server()["quarantine"] == 0, 20, what="all is free")
+    member = program("-c", HOLDS_THREE, URL=server.url)
+    assert member.says() == "has them"
+    with held(member.pid):
+        kill(member.pid)
+        wait_for(lambda: running.server()["charged"] + running.server()["quarantine"] == 0, 20, what="all is free")
     assert server.rejected() == 0

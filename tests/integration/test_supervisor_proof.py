@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from tests.fake_member import Members, endpoint_of
 from tests.helpers import RedisServer, wait_for
 from tests.supervisor_process import Pair, Start, joined
+from tests.threads import meanwhile
 
 
 def raw(server: RedisServer) -> socket.socket:
@@ -88,20 +90,12 @@ def test_clients_that_come_and_go_without_a_name_do_not_hold_up_a_proof(pair: Pa
                 sock.recv(100)
                 ended.wait(0.4)
 
-    churning = [threading.Thread(target=churn, args=(0.04 * number,)) for number in range(10)]
-    try:
-        stays, name = joined(running, server)
-        for thread in churning:
-            thread.start()
+    stays, name = joined(running, server)
+    with meanwhile(*(functools.partial(churn, 0.04 * number) for number in range(10)), ended=ended):
         wait_for(lambda: len(server.clients()) >= 18, what="they are there")
         dies.kill()
         stays.report(name, waiting=11)
         stays.until(lambda m: m.limit(name) == 11, 4, what="all is proven, before any of them could be too old")
-    finally:
-        ended.set()
-        for thread in churning:
-            if thread.ident:
-                thread.join()
     assert running.events("quarantine.unproven") == []
 
 

@@ -150,13 +150,9 @@ def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_
     late.until(lambda m: m.limit(name) + first.limit(name) == 11, what="nothing is left")
     for _ in range(first.limit(name)):
         first.dial(endpoint)
-    running.kill()
-    for suffix in (".snapshot", ".lock"):
-        Path(running.path + suffix).unlink()
-    running.start()
-    first.close()
+    running.forgets(".snapshot", ".lock")
     began = time.monotonic()
-    first.connect().hello(endpoint)
+    first.comes_back(endpoint)
     other, _ = joined(running, server)
     other.report(name, waiting=11)
     assert other.ask(wire.Query("status")).ok, "the report has been read"
@@ -164,8 +160,7 @@ def test_where_everything_was_lost_a_member_that_holds_something_has_the_others_
         late.dial(endpoint)
     held = other.limit(name) + len(server.clients())
     assert held <= 12 or time.monotonic() - began > GRACE, "the wait is bounded, and this machine was slower"
-    late.close()
-    late.connect().hello(endpoint)
+    late.comes_back(endpoint)
     (event,) = running.events("snapshot.unusable")
     assert event["reason"] == "missing"
     first.until(lambda m: m.limit(name) < len(m.open[name]), what="a recall")
@@ -182,15 +177,12 @@ def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(pair:
     endpoint = endpoint_of(server.path)
     late, name = joined(running, server)
     late.grow(name, 8)
-    running.kill()
-    Path(running.path + ".snapshot").unlink()
-    running.start()
+    running.forgets()
     greedy, _ = joined(running, server)
     running.kill()
     began = time.monotonic()
     running.start()
-    greedy.close()
-    greedy.connect().hello(endpoint)
+    greedy.comes_back(endpoint)
     greedy.report(name, waiting=11)
     assert greedy.ask(wire.Query("status")).ok, "the report has been read"
     for _ in range(late.limit(name)):  # it has not noticed yet that its supervisor is gone
@@ -201,8 +193,7 @@ def test_a_successor_of_one_that_waits_for_whom_it_does_not_know_waits_too(pair:
         "the wait is bounded, and this machine was slower"
     )
     assert [event["reason"] for event in running.events("snapshot.unusable")] == ["missing"]
-    late.close()
-    late.connect().hello(endpoint)
+    late.comes_back(endpoint)
     greedy.until(lambda m: m.limit(name) == 11 - late.limit(name) > 0, what="what is left comes after the wait")
 
 
@@ -212,11 +203,8 @@ def test_what_somebody_opened_and_left_behind_while_others_were_waited_for_is_fo
     """Nobody had ever heard of it: not the snapshot, which is lost, nor the census, nor by a registration."""
     running, server = pair(POOLMGR_LINGER="60")
     first, name = joined(running, server)
-    running.kill()
-    Path(running.path + ".snapshot").unlink()
-    running.start()
-    first.close()
-    first.connect().hello(endpoint_of(server.path))
+    running.forgets()
+    first.comes_back(endpoint_of(server.path))
     first.until(lambda m: m.numbered and m.limit(name) == 0, what="it is left what it has open")
     first.report(name)
     wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
@@ -247,11 +235,8 @@ def test_a_search_is_put_off_until_there_is_a_password_that_the_server_takes(
     good, bad = endpoint_of(server.path, password="right"), endpoint_of(server.path, password="wrong")
     running = supervisor(12, POOLMGR_LINGER="60")
     first, name = joined(running, good)
-    running.kill()
-    Path(running.path + ".snapshot").unlink()
-    running.start()
-    first.close()
-    first.connect().hello(good)
+    running.forgets()
+    first.comes_back(good)
     wait_for(lambda: len(running.events("server.resolved")) == 2, what="the first census is done")
     first.send(wire.Bye())
     wait_for(lambda: running.events("member.left"), what="it holds nothing")
@@ -285,11 +270,8 @@ def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(pair: Pair) 
         other = endpoint_of(port=hole.port)
         first.attach(other)
         first.until(lambda m: m.resolved.get(other.key) == name, what="the other way is known")
-        running.kill()
-        Path(running.path + ".snapshot").unlink()
-        running.start()
-        first.close()
-        first.connect().hello(endpoint_of(server.path), other)
+        running.forgets()
+        first.comes_back(endpoint_of(server.path), other)
         wait_for(lambda: len(running.events("server.resolved")) == 3, what="the first census is done")
         hole.frozen = True
         first.until(lambda m: m.numbered, what="it is left what it has open")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import textwrap
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from poolmgr import wire
 from tests.fake_member import Connection, endpoint_of
-from tests.helpers import ROOT, RedisServer, Servers, wait_for
+from tests.helpers import RedisServer, Servers, wait_for
+from tests.program import Programs
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 BACK = 5.0
@@ -99,6 +96,11 @@ def test_where_INFO_is_not_allowed_the_room_is_tried_out(supervisor: Start, redi
 # ---- what is used stays ------------------------------------------------------------------------------------
 
 
+BEGIN = """
+import os, redis, sys, threading, time, poolmgr
+pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
+"""
+
 HOLDS = """
     held = [pool.get_connection() for _ in range(6)]
     print("ready", flush=True)
@@ -131,45 +133,21 @@ WORKS = """
 
 
 @pytest.mark.parametrize("code", [HOLDS, WORKS], ids=["held", "used for half of the time"])
-def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, code: str) -> None:
+def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, program: Programs, code: str) -> None:
     """Six connections of ours, the supervisor's, and 54 of others at a server that takes 61."""
     running, server = pair("auto", maxclients=61, HASTY="servers.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
-    with process(server, code) as ours:
-        assert ours.stdin is not None
-        assert ours.stdout is not None
-        assert ours.stdout.readline() == "ready\n"
-        others = crowd(server, 54)
-        wait_for(lambda: "54 other clients" in running.server()["derivation"], 10, what="others are counted")
-        lasts = time.monotonic() + 1.0
-        while time.monotonic() < lasts:
-            assert running.server()["members"][0]["limit"] >= 6
-        assert "what is open and used, which stays" in running.server()["derivation"]
-        ours.stdin.write("\n")
-        ours.stdin.flush()
-        same, created = ours.stdout.readline().split()
-        assert (same, int(created)) == ("True", 6), "not one was closed and made again"
-        leave(others)
-        assert back_after(running, 61 - 8) < BACK
-
-
-@contextlib.contextmanager
-def process(server: RedisServer, code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that does this with its ``pool``."""
-    begin = (
-        f"import redis, sys, threading, time, poolmgr\npool = poolmgr.ConnectionPool.from_url({server.unix_url!r})\n"
-    )
-    code = f"{begin}{textwrap.dedent(code)}\nsys.stdin.readline()\n"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
+    ours = program("-c", f"{BEGIN}{textwrap.dedent(code)}\nsys.stdin.readline()\n", URL=server.unix_url)
+    assert ours.says() == "ready"
+    others = crowd(server, 54)
+    wait_for(lambda: "54 other clients" in running.server()["derivation"], 10, what="others are counted")
+    lasts = time.monotonic() + 1.0
+    while time.monotonic() < lasts:
+        assert running.server()["members"][0]["limit"] >= 6
+    assert "what is open and used, which stays" in running.server()["derivation"]
+    same, created = ours.ask().split()
+    assert (same, int(created)) == ("True", 6), "not one was closed and made again"
+    leave(others)
+    assert back_after(running, 61 - 8) < BACK
 
 
 @pytest.mark.timing

@@ -21,6 +21,7 @@ from poolmgr.supervisor.supervisor import TICK
 from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, RedisServer, Servers, alive, kill, wait_for
 from tests.integration.test_supervisor_systemd import ACTIVATE
+from tests.program import Programs
 from tests.supervisor_process import SupervisorProcess
 
 
@@ -174,56 +175,29 @@ for line in sys.stdin:
 """
 
 
-class Holder:
-    """A process with a real pool that takes connections and keeps them."""
-
-    def __init__(self, server: RedisServer, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDS, server.unix_url],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def take(self, count: int) -> None:
-        """Have it take so many more, and wait until it has them."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "holds\n"
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.communicate(timeout=60)
-
-
 def test_a_directory_that_was_removed_ends_it_and_a_successor_loses_nothing(
-    short_dir: Path, redis_server: Servers, monkeypatch: pytest.MonkeyPatch
+    short_dir: Path, redis_server: Servers, program: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the lock's file gone it cannot know whether another one runs; its members find or start one."""
     server = redis_server(maxclients=13)
     directory = short_dir / "d"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("POOLMGR_SOCKET", str(directory / "s"))
-    holders = [Holder(server, REDIS_CONNECTION_BUDGET="12") for _ in range(2)]
+    one, two = (program("-c", HOLDS, server.unix_url, REDIS_CONNECTION_BUDGET="12") for _ in range(2))
     try:
-        holders[0].take(4)
-        holders[1].take(3)
+        assert one.ask(4) == two.ask(3) == "holds"
         with launch.connect(settings.load(), start=False) as sock:
             first = peer(sock)
         assert first is not None
         shutil.rmtree(directory)
         directory.mkdir(mode=0o700)
         wait_for(lambda: not alive(first.pid), what="the first one has ended")
-        holders[0].take(4)  # all that is left: 4 + 4 + 3 and the supervisor's own
+        assert one.ask(4) == "holds"  # all that is left: 4 + 4 + 3 and the supervisor's own
         assert len(server.clients()) >= 11
         assert server.rejected() == 0
     finally:
-        for one in holders:
-            one.stop()
+        one.stop()
+        two.stop()
         successor = holder(str(directory / "s.lock"))
         if successor > 1:
             kill(successor)

@@ -13,17 +13,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poolmgr import wire
-from tests.helpers import ROOT, RedisServer, alive, free_port, kill, wait_for
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, tool, wait_for
 from tests.load import Load
-from tests.service import Service
+from tests.service import LOAD_APP, Service
 
 BUDGET = 12
 
@@ -116,22 +115,16 @@ def server(redis_server) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def service(isolated: Path, server: RedisServer, tree: Tree) -> Iterator[Service]:
-    found = Service(
-        isolated.parent, app="tests.apps.load:app", redis_url=server.url, workers=2, threads=8, cwd=tree.path,
-        conf=str(tree.path / "deploy" / "conf.py"),
-        environ={"REDIS_CONNECTION_BUDGET": str(BUDGET), "PYTHONPATH": None},
-    )  # fmt: skip
-    yield found.start(path="/pid")
-    found.clean_up()
+def service(make: Callable[..., Service], server: RedisServer, tree: Tree) -> Service:
+    environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET), "PYTHONPATH": None}
+    conf = str(tree.path / "deploy" / "conf.py")
+    found = make(app=LOAD_APP, redis_url=server.url, workers=2, threads=8, cwd=tree.path, conf=conf, environ=environ)
+    return found.start(path="/pid")
 
 
 def status(service: Service) -> dict[str, Any]:
     """As this version's tool is told by a supervisor of either."""
-    command = [sys.executable, "-m", "poolmgr.cli", "status", "--json"]
-    environ = {**os.environ, "POOLMGR_SOCKET": service.socket}
-    found = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return dict(json.loads(found))
+    return dict(json.loads(tool("status", "--json")))
 
 
 def test_members_and_supervisors_of_two_versions_share_one_budget(

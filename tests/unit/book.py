@@ -47,6 +47,11 @@ class Book:
         acked = account.seq if acked is None else acked
         self.ledger.report(tag, link or self.links[tag], Report(R, acked, **busy), self.now)
 
+    def pins(self, tag: str, count: int, waiting: int = 0) -> None:
+        """It joins with so many connections, all of them pinned."""
+        self.join(tag, holds=count)
+        self.report(tag, open=count, in_use=count, pinned=count, waiting=waiting)
+
     def settle(self, later: float = 0.0) -> Turn:
         self.now += later
         turn = self.ledger.settle(self.now)

@@ -7,10 +7,9 @@ from tests.unit.book import Book, limits
 
 def test_what_is_pinned_is_recalled_for_who_waits_so_that_it_comes_at_its_release():
     book = Book(budget=2)
-    book.join("subscriber", "blocked", holds=1)
+    book.pins("subscriber", 1)
+    book.pins("blocked", 1)
     book.join("waiter")
-    book.report("subscriber", open=1, in_use=1, pinned=1)
-    book.report("blocked", open=1, in_use=1, pinned=1)
     book.settle()
     book.report("waiter", waiting=1)
     told = limits(book.settle())
@@ -23,10 +22,9 @@ def test_what_is_pinned_is_recalled_for_who_waits_so_that_it_comes_at_its_releas
 
 def test_nobody_who_waits_in_vain_for_more_is_recalled_what_is_pinned_twice():
     book = Book(budget=2)
-    book.join("subscriber", "blocked", holds=1)
+    book.pins("subscriber", 1)
+    book.pins("blocked", 1)
     book.join("waiter")
-    book.report("subscriber", open=1, in_use=1, pinned=1)
-    book.report("blocked", open=1, in_use=1, pinned=1)
     book.report("waiter", waiting=1)
     book.settle()
     for _ in range(20):
@@ -52,8 +50,7 @@ def test_the_rest_of_a_recall_is_free_although_what_is_pinned_does_not_come():
 
 def test_a_process_whose_pinned_connection_is_recalled_still_waits_for_its_other_callers():
     book = Book(budget=1)
-    book.join("a", holds=1)
-    book.report("a", open=1, in_use=1, pinned=1, waiting=2)
+    book.pins("a", 1, waiting=2)
     book.settle()
     since = book.server.accounts["a"].waiting
     assert since is not None
@@ -80,8 +77,7 @@ def test_who_has_given_back_what_was_pinned_is_last():
 
 def test_what_is_pinned_no_longer_is_owed_from_then_on():
     book = Book(budget=1)
-    book.join("a", holds=1)
-    book.report("a", open=1, in_use=1, pinned=1)
+    book.pins("a", 1)
     book.settle()
     book.tell("a", 0)
     account = book.server.accounts["a"]
@@ -94,8 +90,7 @@ def test_what_is_pinned_no_longer_is_owed_from_then_on():
 
 def test_who_waits_beside_its_own_pinned_connection_is_not_recalled_for_itself():
     book = Book(budget=1)
-    book.join("a", holds=1)
-    book.report("a", open=1, in_use=1, pinned=1, waiting=2)
+    book.pins("a", 1, waiting=2)
     for _ in range(20):
         assert limits(book.settle(0.1)).get("a") != 0
 
@@ -113,10 +108,8 @@ def test_two_with_fair_parts_that_are_pinned_keep_them():
 
 def test_who_has_more_than_its_fair_part_pinned_gives_up_the_difference():
     book = Book(budget=6)
-    book.join("a", holds=5)
-    book.join("b", holds=1)
-    book.report("a", open=5, in_use=5, pinned=5, waiting=4)
-    book.report("b", open=1, in_use=1, pinned=1, waiting=4)
+    book.pins("a", 5, waiting=4)
+    book.pins("b", 1, waiting=4)
     book.settle()
     book.settle(0.1)
     assert book.limit("a") == 3

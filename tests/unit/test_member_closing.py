@@ -8,7 +8,6 @@ import selectors
 import socket
 import ssl
 import struct
-import subprocess
 import termios
 import threading
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from poolmgr.member import closer
 from poolmgr.member.closer import Closer
+from tests.certificates import certify
 from tests.helpers import free_port, wait_for
 
 
@@ -196,19 +196,13 @@ def test_a_socket_that_somebody_closed_before_is_lost(closings, listener):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", str(path / "key"), "-out", str(path / "cert")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return path
+    return certify(tmp_path_factory.mktemp("tls"))
 
 
 def tls(listener, certificate):
     """Both ends of a TLS connection; neither of them blocks."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate / "cert", certificate / "key")
+    server.load_cert_chain(certificate, certificate.with_suffix(".key"))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE

@@ -154,9 +154,9 @@ class Pool:
 
 
 class World:
-    """A core with a pool at each of two servers, whose supervisor grants what it is asked for."""
+    """A core with a pool at each of two servers, whose supervisor has granted it ``limits``."""
 
-    def __init__(self, descriptors: int) -> None:
+    def __init__(self, descriptors: int, *limits: int) -> None:
         self.now = 100.0
         self.core = MemberCore("tag", rng=random.Random(7))
         self.core.descriptors = descriptors
@@ -169,12 +169,8 @@ class World:
         self.core.register(self.now)
         for pool in self.pools:
             self.core.received(1, wire.Resolved(pool.server, pool.server), self.now)
-        self.seq = 0
-
-    def grant(self, *limits: int) -> None:
-        for pool, limit in zip(self.pools, limits, strict=True):
-            self.seq += 1
-            self.core.received(1, wire.Limit(pool.server, self.seq, limit), self.now)
+        for seq, (pool, limit) in enumerate(zip(self.pools, limits, strict=True), 1):
+            self.core.received(1, wire.Limit(pool.server, seq, limit), self.now)
         self.turn()
 
     def turn(self, seconds: float = 0.0) -> None:
@@ -204,6 +200,10 @@ class World:
             while self.closing:
                 self.core.gone(self.closing.pop())
 
+    def both_ask(self, callers: int) -> None:
+        for pool in self.pools:
+            pool.ask(callers)
+
     def pass_time(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
             self.turn(0.05)
@@ -214,18 +214,15 @@ class World:
 
 
 def test_two_servers_together_open_no_more_than_descriptors_leave() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
-    for pool in world.pools:
-        pool.ask(20)
+    world = World(20, 20, 20)
+    world.both_ask(20)
     world.pass_time(2)
     assert world.most <= 21, "one to get the second server going"
     assert sum(world.held) <= 21
 
 
 def test_each_supervisor_is_told_what_its_server_could_use() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, second = world.pools
     first.ask(16)
     second.ask(1)
@@ -235,18 +232,15 @@ def test_each_supervisor_is_told_what_its_server_could_use() -> None:
 
 
 def test_while_limits_fit_each_supervisor_is_told_all_that_descriptors_leave() -> None:
-    world = World(descriptors=20)
-    world.grant(10, 10)
-    world.pools[0].ask(10)
-    world.pools[1].ask(10)
+    world = World(20, 10, 10)
+    world.both_ask(10)
     world.pass_time(1)
     assert world.held == (10, 10)
     assert [world.reports[pool.server].ceiling for pool in world.pools] == [20, 20]
 
 
 def test_both_want_all_of_it_and_come_to_an_even_division_without_flapping() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, second = world.pools
     first.ask(30)
     assert world.held == (20, 0)
@@ -270,8 +264,7 @@ def test_both_want_all_of_it_and_come_to_an_even_division_without_flapping() -> 
 
 
 def test_who_waits_gets_what_is_idle_at_the_other_server_at_once() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, second = world.pools
     first.ask(20)
     first.release(20)
@@ -285,8 +278,7 @@ def test_who_waits_gets_what_is_idle_at_the_other_server_at_once() -> None:
 
 
 def test_what_has_become_idle_since_is_seen_at_once() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, second = world.pools
     first.ask(20)
     world.pass_time(0.2)
@@ -299,8 +291,7 @@ def test_what_has_become_idle_since_is_seen_at_once() -> None:
 
 
 def test_a_new_limit_is_no_more_than_descriptors_from_its_first_instant() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 0)
+    world = World(20, 20, 0)
     first, second = world.pools
     first.ask(20)
     world.core.received(1, wire.Limit(second.server, 9, 20), world.now)
@@ -309,8 +300,7 @@ def test_a_new_limit_is_no_more_than_descriptors_from_its_first_instant() -> Non
 
 
 def test_who_needs_more_than_an_even_part_of_unused_descriptors_does_not_wait_for_it() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, _ = world.pools
     first.ask(15)
     assert world.held == (15, 0)
@@ -320,8 +310,7 @@ def test_who_needs_more_than_an_even_part_of_unused_descriptors_does_not_wait_fo
 
 
 def test_a_server_whose_connections_are_never_released_does_not_shut_the_other_out() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
+    world = World(20, 20, 20)
     first, second = world.pools
     first.ask(20)
     second.ask(2)
@@ -335,10 +324,8 @@ def test_a_server_whose_connections_are_never_released_does_not_shut_the_other_o
 
 
 def test_permits_that_descriptors_are_missing_for_are_called_spare_though_somebody_waits() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
-    for pool in world.pools:
-        pool.ask(20)
+    world = World(20, 20, 20)
+    world.both_ask(20)
     world.pass_time(1)
     second = world.reports[world.pools[1].server]
     assert second.waiting
@@ -347,8 +334,7 @@ def test_permits_that_descriptors_are_missing_for_are_called_spare_though_somebo
 
 def test_a_refused_caller_is_reported_at_once_with_what_it_could_use() -> None:
     """Its server has a limit of one, and the other one all descriptors as headroom that nobody uses."""
-    world = World(descriptors=20)
-    world.grant(20, 1)
+    world = World(20, 20, 1)
     world.pools[1].ask(1)
     world.pass_time(1)
     world.core.outgoing()
@@ -359,19 +345,15 @@ def test_a_refused_caller_is_reported_at_once_with_what_it_could_use() -> None:
 
 
 def test_acknowledgements_do_not_depend_on_descriptors() -> None:
-    world = World(descriptors=20)
-    world.grant(20, 20)
-    world.pools[0].ask(20)
-    world.pools[1].ask(20)
+    world = World(20, 20, 20)
+    world.both_ask(20)
     world.pass_time(1)
     assert [world.reports[pool.server].acked for pool in world.pools] == [1, 2]
 
 
 @pytest.mark.parametrize("descriptors", [0, 1000])
 def test_nothing_is_divided_where_there_is_no_bound_or_a_far_one(descriptors: int) -> None:
-    world = World(descriptors)
-    world.grant(20, 20)
-    for pool in world.pools:
-        pool.ask(20)
+    world = World(descriptors, 20, 20)
+    world.both_ask(20)
     world.pass_time(1)
     assert world.held == (20, 20)

@@ -64,42 +64,39 @@ def test_lost_connections_are_told_to_the_next_supervisor_again(member, supervis
     assert supervisor.of(wire.Hello)[-1].holds[0].stated == 2
 
 
-def test_the_need_to_grow_has_a_supervisor_started_and_idleness_has_not(isolated, monkeypatch):
-    starts = []
+@pytest.fixture
+def no_other(monkeypatch):
+    """Called where a member has a supervisor started, in whose place nothing comes."""
+    dialled = launch.connect
 
     def connect(found, *, start=True, timeout=10.0):
         if start:
-            starts.append(time.monotonic())
+            starting()
         return dialled(found, start=False, timeout=timeout)
 
-    dialled = launch.connect
+    starting = Mock()
     monkeypatch.setattr(launch, "connect", connect)
-    supervisor = FakeSupervisor(isolated)
-    member = Member(settings.load())
+    return starting
+
+
+def test_the_need_to_grow_has_a_supervisor_started_and_idleness_has_not(no_other, isolated):
+    supervisor, member = FakeSupervisor(isolated), Member(settings.load())
     try:
         pool = filled(FakePool(member, ENDPOINT), 1)
         supervisor.stop()
         wait_for(lambda: not account(pool).seq)
         time.sleep(0.2)
-        assert not starts
+        assert not no_other.called
         assert not pool.open()
-        wait_for(lambda: starts)
+        wait_for(lambda: no_other.called)
     finally:
         member.stop()
 
 
-def test_starting_a_supervisor_does_not_hold_up_closing(isolated, monkeypatch):
+def test_starting_a_supervisor_does_not_hold_up_closing(no_other, isolated):
     release = threading.Event()
-
-    def connect(found, *, start=True, timeout=10.0):
-        if start:
-            release.wait(10)
-        return dialled(found, start=False, timeout=timeout)
-
-    dialled = launch.connect
-    monkeypatch.setattr(launch, "connect", connect)
-    supervisor = FakeSupervisor(isolated)
-    member = Member(settings.load())
+    no_other.side_effect = lambda: release.wait(10)
+    supervisor, member = FakeSupervisor(isolated), Member(settings.load())
     try:
         pool = filled(FakePool(member, ENDPOINT), 2)
         supervisor.stop()

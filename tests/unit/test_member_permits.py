@@ -17,6 +17,7 @@ from poolmgr.member.member import Member
 from poolmgr.member.waker import Parker
 from tests.helpers import wait_for
 from tests.stopwatch import Stopwatch
+from tests.threads import Calls
 from tests.unit.fake_supervisor import ENDPOINT, KEY, FakePool, account, filled
 
 
@@ -202,8 +203,7 @@ def test_release_in_a_garbage_collection_below_our_lock_does_not_deadlock(member
 def test_waiting_without_a_pool_comes_before_growth(member, supervisor):
     pool = filled(FakePool(member, ENDPOINT), 2)
     got = []
-    thread = threading.Thread(target=lambda: got.append(pool.permits.wait(5)))
-    thread.start()
+    thread = Calls(lambda: got.append(pool.permits.wait(5)))
     wait_for(lambda: supervisor.report.waiting)
     supervisor.tell(3)
     thread.join(5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 
 from poolmgr import wire
@@ -11,6 +10,7 @@ from poolmgr.exceptions import ServerDownError
 from poolmgr.member import permits
 from poolmgr.member.core import dispatcher
 from tests.helpers import have_lines_written, wait_for
+from tests.threads import Calls
 from tests.unit.fake_supervisor import ALIAS, ENDPOINT, KEY, FakePool, filled
 
 # ---- sharing a limit ---------------------------------------------------------------------------
@@ -151,25 +151,16 @@ def test_counters_are_sent_while_they_change(member, supervisor):
 def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monkeypatch):
     monkeypatch.setattr(permits, "LOOK_AGAIN", 30.0)
     pool = filled(FakePool(member, ENDPOINT), 2)
-    failed = []
-
-    def wait():
-        try:
-            pool.permits.wait(10)
-        except ServerDownError as error:
-            failed.append(str(error))
-
-    thread = threading.Thread(target=wait)
-    thread.start()
+    waiting = Calls(lambda: pool.permits.wait(10))
     wait_for(lambda: pool.permits.dispatcher.waiters)
     supervisor.say(wire.Health(KEY, up=False, since=1.0, error="connection refused"))
-    wait_for(lambda: failed)
-    assert "connection refused" in failed[0]
+    (failed,) = waiting.errors()
+    assert isinstance(failed, ServerDownError)
+    assert "connection refused" in str(failed)
     assert pool.permits.outage.since == 1.0
     assert pool.permits.explain().reason == "server"
     later = FakePool(member, ENDPOINT)
     wait_for(lambda: later.permits.outage)
-    thread.join()
 
 
 def test_the_end_of_an_outage_is_paced(member, supervisor, monkeypatch):

@@ -60,6 +60,12 @@ class Registry(module.Registry):
             self.ledger.dissolve(upstream.id, target.id)
         return target
 
+    def unites(self, other: Upstream, known: Upstream) -> None:
+        """The other one says that it is the known one."""
+        other.run_id = known.run_id
+        self.unite(other, known)
+        self.ledger.dissolve(other.id, known.id)
+
     def leaves(self, tag: str, key: str) -> None:
         """It uses that address no more, and nobody else does."""
         upstream = self.by_key[key]
@@ -77,11 +83,8 @@ def test_an_id_that_is_given_again_is_the_new_servers_only() -> None:
     means what it leads to by now."""
     registry = Registry()
     registry.registers("m")
-    known = registry.says(registry.comes("m", A), "x")
-    other = registry.says(registry.comes("m", B), "y")
-    other.run_id = "x"
-    registry.unite(other, known)
-    registry.ledger.dissolve(other.id, known.id)
+    known, other = registry.says(registry.comes("m", A), "x"), registry.says(registry.comes("m", B), "y")
+    registry.unites(other, known)
     registry.leaves("m", B)
     assert registry.says(registry.comes("m", B), "x") is known
     registry.leaves("m", B)
@@ -107,9 +110,7 @@ def test_an_id_that_was_told_is_not_given_again() -> None:
     known, other = registry.says(registry.comes("m", A), "x"), registry.says(registry.comes("m", B), "y")
     core.received(2, wire.Resolved(B, other.id, 1), 0.0)
     core.received(2, wire.Limit(other.id, 1, 3), 0.0)
-    other.run_id = "x"
-    registry.unite(other, known)
-    registry.ledger.dissolve(other.id, known.id)
+    registry.unites(other, known)
     core.received(2, wire.Resolved(B, known.id, 1), 0.0)
     core.detach(one)
     for now in (0.0, FORGET_AFTER):
@@ -126,11 +127,8 @@ def test_an_id_with_a_number_is_found_by_the_name_of_those_who_have_a_way_of_the
     """The next process that comes by it would be given a server of its own."""
     registry, name = Registry(), "tcp://cache:1"
     registry.registers("m")
-    known = registry.says(registry.comes("m", A), "x")
-    other = registry.says(registry.comes("m", name), "y")
-    other.run_id = "x"
-    registry.unite(other, known)
-    registry.ledger.dissolve(other.id, known.id)
+    known, other = registry.says(registry.comes("m", A), "x"), registry.says(registry.comes("m", name), "y")
+    registry.unites(other, known)
     registry.leaves("m", name)
     again = registry.comes("m", name)
     assert again.id == f"{name}#2"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 import redis
@@ -11,6 +10,7 @@ import redis
 import poolmgr
 from poolmgr.pool import request_wait
 from tests.permits import FakeMember
+from tests.threads import Calls
 
 
 def test_taking_begins_anew():
@@ -25,9 +25,7 @@ def test_each_thread_has_its_own():
     request_wait.take()
     request_wait.add(1.0)
     seen: list[float] = []
-    thread = threading.Thread(target=lambda: seen.append(request_wait.take()))
-    thread.start()
-    thread.join()
+    Calls(lambda: seen.append(request_wait.take())).join()
     assert seen == [0.0]
     assert request_wait.take() == 1.0
 
