@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock clean
+.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -78,6 +78,12 @@ bench-report: $(VENV)/.have-bench ## charts and docs/benchmarks.md anew from the
 
 lock: $(VENV)/.have-lock ## locks/*.txt from pyproject.toml: versions and hashes of what is installed here (ARGS=--upgrade: the newest)
 	@$(BIN)/python .ci/lock.py $(ARGS)
+
+release: $(VENV)/.have-release ## dist/: wheel, sdist, bill of materials and checksums of what is committed; the same bytes each time
+	@$(BIN)/python .ci/release.py $(ARGS)
+
+release-check: $(VENV)/.have-release ## the sdist by itself, without git: it installs, passes its unit tests and makes the same wheel
+	@$(BIN)/python .ci/release.py --check
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from poolmgr.pool.sync.pool import ConnectionPool as ConnectionPool
     from poolmgr.pool.sync.sentinel import SentinelConnectionPool as SentinelConnectionPool
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ConnectionPool": "poolmgr.pool.sync.pool",
