@@ -135,7 +135,7 @@ class Registrar:
                 self._registry.heard(message.server, link.tag, message.replied)
                 self._committer.touch()
             case wire.Attach():
-                self._registry.asked(link.tag, message.endpoint.key, message.number)
+                self._registry.addresses.asked(link.tag, message.endpoint.key, message.number)
                 if not self._attach(link.tag, message.endpoint):
                     link.refuse(TOO_MANY)
             case wire.Detach():
@@ -208,7 +208,7 @@ class Registrar:
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
-        self._registry.asks_again(hello.tag)
+        self._registry.addresses.asks_again(hello.tag)
         self._registry.unknown_permits(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member

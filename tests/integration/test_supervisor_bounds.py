@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolmgr import wire
-from poolmgr.supervisor.servers import registry
+from poolmgr.supervisor.servers import addresses, registry
 from tests.fake_member import FakeMember, endpoint_of
 from tests.supervisor_process import Start, SupervisorProcess, joined
 
@@ -31,9 +31,9 @@ def test_a_member_that_holds_something_at_any_number_of_servers(supervisor: Star
     server = redis_server()
     other, known = joined(running, server)
     held = wire.Hold(known, (known,), 3, 3)
-    member = stating(running, *made_up(registry.MOST_SITES + 500), held)
+    member = stating(running, *made_up(registry.MOST_SERVERS + 500), held)
     found = servers(running)
-    assert len(found) == registry.MOST_SITES
+    assert len(found) == registry.MOST_SERVERS
     assert known in found
     (line,) = running.events("member.holds_too_much")
     assert line["dropped"] == 501
@@ -52,5 +52,5 @@ def test_one_server_by_any_number_of_names(supervisor: Start) -> None:
         member = stating(running, wire.Hold("tcp://name:1", names, 1, 1), link=link)
     (server,) = running.status()["servers"]
     assert "tcp://name0.1:1" in server["aliases"]
-    assert registry.MOST_NAMES - 1 <= len(server["aliases"]) <= registry.MOST_NAMES
+    assert addresses.MOST_NAMES - 1 <= len(server["aliases"]) <= addresses.MOST_NAMES
     member.close()

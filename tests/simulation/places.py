@@ -285,7 +285,7 @@ class Looks:
         if self._asking or self._over:
             return
         if self.upstream.resolved:
-            self.clerk.registry.forget_unused(self.upstream)
+            self.clerk.registry.addresses.forget_unused(self.upstream)
         keys = sorted(self.upstream.ways)
         if keys:
             self._asking = True
@@ -315,7 +315,7 @@ class Looks:
         run_id = said[max(said)]
         if not upstream.resolved:
             met = self._meetings.met(run_id, now)
-            others = registry.doubtful(upstream, run_id, met, min(met, since[max(said)]))
+            others = registry.twins.doubtful(upstream, run_id, met, min(met, since[max(said)]))
             if others and now < met + DOUBT:
                 for other in others:
                     registry.probes[other.id].ask_again()
@@ -335,7 +335,7 @@ class Looks:
             for group in upstream.sameness.apart(upstream.id):
                 registry.part(upstream, group)
             self.world.jumps |= registry.upstreams.keys() - known
-            twin = registry.twin_of(upstream)
+            twin = registry.twins.of(upstream)
             if twin is not None:
                 self.clerk.unite(upstream, twin)
         self.clerk.after(ASKED if settled else 0.0, self.ask)
@@ -419,14 +419,14 @@ class Clerk:
                 if older is not None and older is not link:
                     older.close_supervisor()
                 self.links[tag] = link
-                registry.asks_again(tag)
+                registry.addresses.asks_again(tag)
                 link.to_member(wire.Welcome(1, 1, parts=True))
                 for endpoint in message.endpoints:
                     self._attach(tag, endpoint)
             case _ if self.links.get(tag) is not link:
                 pass
             case wire.Attach(endpoint=endpoint, number=number):
-                registry.asked(tag, endpoint.key, number)
+                registry.addresses.asked(tag, endpoint.key, number)
                 self._attach(tag, endpoint)
             case wire.Detach(endpoint=key, server=server, seq=seq):
                 if key:
@@ -720,7 +720,7 @@ class World:
 
     def check_known(self, attachment: Attachment) -> None:
         """Nothing is opened at a server of which it is not known which one it is."""
-        upstream = None if self.clerk is None else self.clerk.registry.by_key.get(attachment.endpoint.key)
+        upstream = None if self.clerk is None else self.clerk.registry.addresses.by_key.get(attachment.endpoint.key)
         if upstream is not None and not upstream.resolved and attachment.dispatcher.account.server == upstream.id:
             self.violated(f"something is opened at {upstream.id} before it is known which server that is")
 
@@ -739,7 +739,7 @@ class World:
             account = dispatcher.account
             for states in (account.live, account.closing, account.lost):
                 for owner in states.values():
-                    upstream = clerk.registry.by_key.get(owner.endpoint.key)
+                    upstream = clerk.registry.addresses.by_key.get(owner.endpoint.key)
                     id = upstream.id if upstream is not None else owner.endpoint.key
                     counts[id] = counts.get(id, 0) + 1
         for id, count in counts.items():
@@ -763,7 +763,7 @@ class World:
         assert self.clerk is not None
         used = {key for process in self.processes.values() for key in process.attachments}
         for one, two in itertools.combinations(sorted(used), 2):
-            a, b = self.clerk.registry.by_key.get(one), self.clerk.registry.by_key.get(two)
+            a, b = self.clerk.registry.addresses.by_key.get(one), self.clerk.registry.addresses.by_key.get(two)
             if a is None or b is None:
                 self.violated(f"{one} or {two} is not known")
             alike = self.addresses[one] == self.addresses[two] and len(self.addresses[one]) == 1

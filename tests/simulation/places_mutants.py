@@ -14,9 +14,11 @@ from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger, Turn
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.core.process import MemberCore
-from poolmgr.supervisor.servers import registry
+from poolmgr.supervisor.servers import twins
+from poolmgr.supervisor.servers.addresses import Addresses
 from poolmgr.supervisor.servers.registry import Registry
 from poolmgr.supervisor.servers.sameness import Meetings, Sameness
+from poolmgr.supervisor.servers.twins import Twins
 from poolmgr.supervisor.servers.upstream import Upstream
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places import Looks, failure
@@ -54,7 +56,7 @@ def _recalls_at_unknown(self: Ledger, now: float) -> Turn:
     return turn
 
 
-def _asks_nobody(self: Registry, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
+def _asks_nobody(self: Twins, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
     return []
 
 
@@ -99,10 +101,10 @@ def _the_same_id(self: Registry, key: str) -> str:
 
 
 def _leaves_the_id_to_the_other(self: Registry, server: str, keys: Iterable[str]) -> Upstream:
-    other = self.by_key.get(server)
+    other = self.addresses.by_key.get(server)
     upstream = _new(self, server, keys)
     if other is not None and server not in keys:
-        self.by_key[server] = other
+        self.addresses.by_key[server] = other
     return upstream
 
 
@@ -159,12 +161,12 @@ MUTANTS = (
         "it is opened once more before the others have gone along",
         ((MemberCore, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
     ),
-    Mutant("unites by an older answer", "they are two by now", ((Registry, "doubtful", _asks_nobody),)),
+    Mutant("unites by an older answer", "they are two by now", ((Twins, "doubtful", _asks_nobody),)),
     Mutant("a balancer is no balancer", "its servers get a budget by each address", ((Sameness, "_one", _one_answer),)),
     Mutant(
         "a balancer is alone",
         "who goes straight to its servers has another budget",
-        ((registry, "same", _only_alike),),
+        ((twins, "same", _only_alike),),
     ),
     Mutant(
         "the charge is not taken along", "what is open is not charged", ((Ledger, "dissolve", _dissolves_the_charge),)
@@ -203,7 +205,7 @@ MUTANTS = (
     Mutant(
         "forgets addresses before all have registered",
         "what is open by them belongs to no server",
-        ((Registry, "_have_registered", lambda self, tags: True),),
+        ((Addresses, "_have_registered", lambda self, tags: True),),
     ),
     Mutant(
         "a balancer is met anew each time",
@@ -248,7 +250,7 @@ SEEDS = {
 }
 """A seed that is known to find it. What is not here no seed has found yet: ids that are given again, goodbyes while it
 is not known where addresses lead, and what is opened by an address that has not been placed. These have tests of their
-own (``tests/unit/test_book.py``, ``test_member_addresses.py``)."""
+own (``tests/unit/test_registry.py``, ``test_member_addresses.py``)."""
 
 
 def hunt(mutant: Mutant, seeds: int, first: int = 0) -> tuple[int, str] | None:

@@ -15,6 +15,7 @@ from poolmgr.member.core.process import FORGET_AFTER, Attachment, MemberCore
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.servers import registry as module
+from poolmgr.supervisor.servers.addresses import UNUSED
 from poolmgr.supervisor.servers.upstream import Upstream
 
 A, B = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
@@ -68,10 +69,10 @@ class Registry(module.Registry):
 
     def leaves(self, tag: str, key: str) -> None:
         """It uses that address no more, and nobody else does."""
-        upstream = self.by_key[key]
+        upstream = self.addresses.by_key[key]
         self.detached(tag, key)
-        self.forget_unused(upstream)
-        assert key not in self.by_key
+        self.addresses.forget_unused(upstream)
+        assert key not in self.addresses.by_key
 
     def registers(self, tag: str, link: int = 1, **holds: int) -> None:
         assert self.ledger.register(Identity(tag, 2), link, holds, self.now)
@@ -149,13 +150,13 @@ def test_who_has_not_registered_again_may_go_by_any_address() -> None:
     after.registers("m")
     after.comes("m", A)
     after.detached("o", B)
-    after.forget_unused(after.upstreams[A])
-    assert after.by_key[B] is after.upstreams[A], "n may go by it"
+    after.addresses.forget_unused(after.upstreams[A])
+    assert after.addresses.by_key[B] is after.upstreams[A], "n may go by it"
     assert B not in after.upstreams[A].ways, "a process that is stopped for days has no dead address asked"
     after.registers("n", **{A: 3})
-    after.now += module.UNUSED + 1
-    after.forget_unused(after.upstreams[A])
-    assert B not in after.by_key
+    after.now += UNUSED + 1
+    after.addresses.forget_unused(after.upstreams[A])
+    assert B not in after.addresses.by_key
 
 
 def test_an_address_of_the_snapshot_that_nobody_names_again_is_forgotten() -> None:
@@ -170,17 +171,19 @@ def test_an_address_of_the_snapshot_that_nobody_names_again_is_forgotten() -> No
     upstream = after.upstreams[A]
     after.registers("m")
     after.comes("m", A)
-    after.forget_unused(upstream)
-    assert after.by_key[B] is upstream, "n had nothing open, so the snapshot does not name it: it may be about to come"
-    after.now += module.UNUSED + 1
-    after.forget_unused(upstream)
-    assert B not in after.by_key
+    after.addresses.forget_unused(upstream)
+    assert after.addresses.by_key[B] is upstream, (
+        "n had nothing open, so the snapshot does not name it: it may be about to come"
+    )
+    after.now += UNUSED + 1
+    after.addresses.forget_unused(upstream)
+    assert B not in after.addresses.by_key
     assert B not in after.ledger.servers[A].aliases
-    assert after.by_key[A] is upstream
+    assert after.addresses.by_key[A] is upstream
     assert "tcp://h:1" in after.ledger.servers[A].aliases
     for address in (A, B):
         after.comes("m", address)
     for began in (1.0, 2.0):
         upstream.sameness.asked({A: "x", B: "y"}, began, {})
-        after.forget_unused(upstream)
+        after.addresses.forget_unused(upstream)
     assert upstream.sameness.apart(A) == [[B]], "where nothing is forgotten, what its addresses say is not either"

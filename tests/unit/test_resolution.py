@@ -153,7 +153,7 @@ def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_wit
             return True
 
         probe._session.permit = permit
-        assert await probe._resolution._own_permit()
+        assert await probe._resolution._loan.own_permit()
         for other in house.registry.probes.values():
             other.cancel()
         return free

@@ -18,8 +18,10 @@ import msgspec
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.census import Census
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
+from poolmgr.supervisor.servers.loan import Loan
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.ports import RegistryPort
 from poolmgr.supervisor.servers.reclaim import Reclaimer
@@ -63,6 +65,7 @@ class Probe:
             schedule=self._schedule,
             waits=self._waits,
         )
+        self._census = Census(upstream, context, registry, self._schedule)
         self._resolution = Resolution(
             upstream,
             context,
@@ -72,7 +75,8 @@ class Probe:
             allowance=self.allowance,
             schedule=self._schedule,
             reconciler=self._reconciler,
-            no_permit=lambda now: self._waits.no_permit(self._reclaimer.targets(), now),
+            loan=Loan(upstream, context, registry, self._session, self._schedule, self._no_permit),
+            census=self._census,
             end=self._merged,
         )
         self.outages = self._reconciler.outages
@@ -120,12 +124,12 @@ class Probe:
 
     def exited(self, tag: str) -> None:
         """A process is gone."""
-        self._resolution.heard(tag)
+        self._census.heard(tag)
         self._schedule.prove_at = 0.0
         self._event.set()
 
     def registered(self, tag: str) -> None:
-        self._resolution.heard(tag)
+        self._census.heard(tag)
         self._event.set()
 
     def recalculate(self, *, at_once: bool = False) -> None:
@@ -201,6 +205,9 @@ class Probe:
         self._context.ledger.search_again(self.upstream.id)
         self._committer.touch()
 
+    def _no_permit(self, now: float) -> None:
+        self._waits.no_permit(self._reclaimer.targets(), now)
+
     def _descriptors(self, tag: str) -> int:
         member = self._context.roster.known.get(tag)
         return member.descriptors if member is not None else 0
@@ -209,7 +216,7 @@ class Probe:
         """The kept connection ended. This shows an outage at once, and also its end if the server had stalled."""
         self._schedule.renew = True
         self._schedule.retry_at = 0.0
-        self._registry.compare_again(self.upstream)
+        self._registry.twins.compare_again(self.upstream)
         self.hurry()
 
     # ---- the task -----------------------------------------------------------------------------------
@@ -218,7 +225,7 @@ class Probe:
         while not self._ended:
             self._event.clear()
             now = self._committer.clock()
-            self._resolution.release_held_raises(now)
+            self._census.release_held_raises(now)
             self._keep()
             work = self._due(now)
             if work is None:
@@ -252,7 +259,7 @@ class Probe:
         upstream = self.upstream
         targets = self._reclaimer.targets()
         if upstream.resolved:
-            self._registry.forget_unused(upstream)
+            self._registry.addresses.forget_unused(upstream)
         if upstream.hidden and upstream.resolved:  # no look can prove anything: waits replace all proofs
             self._waits.looked(targets, now, fresh=True, blind=True)
             targets = self._reclaimer.targets()
@@ -274,7 +281,7 @@ class Probe:
         return self._registry.stopping or self.unwanted
 
     async def _sleep(self, now: float) -> None:
-        later = min(self._resolution.held_until(now), self._reclaimer.due_at(now))
+        later = min(self._census.held_until(now), self._reclaimer.due_at(now))
         until = self._schedule.until(now, self._reclaimer.targets(), stopping=self._stopping, held_until=later)
         if self.upstream.hidden and self._reclaimer.targets():
             until = min(until, now + 0.5)
@@ -314,9 +321,9 @@ class Probe:
             self._reconciler.feed(work, found, now)
             if searching:
                 self._schedule.search_at = now + (BUSY if found.busy else AGAIN)
-                self._resolution.search_again(found, now, began)
+                self._census.again(found, now, began)
         self._resolution.part()
-        twin = self._registry.twin_of(self.upstream) or await self._resolution.twin_by_likeness(found)
+        twin = self._registry.twins.of(self.upstream) or await self._resolution.twin_by_likeness(found)
         if twin is not None:
             await self._session.shut()
             if not self._ended:

@@ -74,7 +74,7 @@ class Reconciler:
         kind, text = found.error or ("", "")
         if found.answered or kind == "refused":
             if self.outages.seen(now, f"it does not let us in: {text}" if kind == "auth" else ""):
-                self._registry.compare_again(upstream)
+                self._registry.twins.compare_again(upstream)
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:
                 self._schedule.looked(now)

@@ -1,53 +1,37 @@
-"""The servers: which endpoint is which server, and what members report about reaching them.
+"""The servers: when each is met, merged, parted and forgotten, and what members report about reaching them.
 
-A server is its ``run_id``: ``localhost``, an address, a name and a Unix path of one server share one ledger. So the
-supervisor first *resolves* a new endpoint: it asks the server behind it. Until the answer, no member gets the server's
-id and no process opens a connection there. The question uses a permit borrowed from every server that this one might
-turn out to be, so that even the question stays within the budget. Only members that want that endpoint wait for the
-answer.
+Which address leads where is in :mod:`poolmgr.supervisor.servers.addresses`, and which servers are one in
+:mod:`poolmgr.supervisor.servers.twins`. A server is its ``run_id``: ``localhost``, an address, a name and a Unix path
+of one server share one ledger. So the supervisor first *resolves* a new endpoint: it asks the server behind it. Until
+the answer, no member gets the server's id and no process opens a connection there. The question uses a permit borrowed
+from every server that this one might turn out to be, so that even the question stays within the budget. Only members
+that want that endpoint wait for the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import itertools
 from collections.abc import Iterable, Mapping
 
 from poolmgr import wire
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.servers.addresses import UNUSED, Addresses
 from poolmgr.supervisor.servers.ports import ProbePort
 from poolmgr.supervisor.servers.probe import Probe
-from poolmgr.supervisor.servers.sameness import same
+from poolmgr.supervisor.servers.twins import Twins
 from poolmgr.supervisor.servers.upstream import Upstream
 
-MOST_SITES = 1024
+MOST_SERVERS = 1024
 """Servers known at the same time: each has a task and a thread."""
 
-MOST_NAMES = 8 * MOST_SITES
-"""Names of all of them together: one server can have many, and their origin is not known."""
-
-MOST_OF_ONE = 64
-"""Host names noted for one server, beside its addresses: each of them can set a budget."""
-
-UNUSED, UNREACHED = 60.0, 5.0
-"""Seconds after which an unused server is forgotten, and one that was never reached."""
+UNREACHED = 5.0
+"""Seconds after which a server that was never reached is forgotten."""
 
 GRACE = 2.0
 """Seconds for which no limit is raised after a snapshot was lost, so that the previous supervisor's members can
 register. The wait replaces a proof: those members are not known."""
-
-
-def is_name(key: str) -> bool:
-    """Whether the endpoint's key contains a host name, which may lead elsewhere by now."""
-    if not key.startswith("tcp://"):
-        return False
-    try:
-        ipaddress.ip_address(key.removeprefix("tcp://").rpartition(":")[0].partition("%")[0])
-    except ValueError:
-        return True
-    return False
 
 
 class Registry:
@@ -60,17 +44,13 @@ class Registry:
         self._roster = context.roster
         self.upstreams: dict[str, Upstream] = {}
         self.probes: dict[str, Probe] = {}
-        self.by_key: dict[str, Upstream] = {}
+        self.addresses = Addresses(context, self.upstreams)
+        self.twins = Twins(context, self.upstreams, self.probes, self.addresses)
         self.unplaced: set[ProbePort] = set()
         """Probes with a connection whose server is not known yet."""
-        self.apart: set[frozenset[str]] = set()
-        """Pairs of servers that were compared and found to differ. Used where one of them does not give its run_id."""
-        self._questions: dict[str, dict[str, int]] = {}
-        """By member and endpoint: the number of the member's last question on its link."""
         self._spent: set[str] = set()
         """Ids under which members received limits and which no server has any more."""
         self.stopping = False
-        self._began = context.committer.clock()
         self._waited = False
         """Whether it has waited for unknown members after a lost snapshot."""
         self.whole_since = context.committer.clock()
@@ -96,10 +76,7 @@ class Registry:
         upstream = self.upstreams[server] = Upstream(server)
         self.ledger.server(server, aliases=keys)
         upstream.used = self.committer.clock()
-        self.by_key[server] = upstream  # another server may have had this id, never announced
-        for key in keys:
-            if not is_name(key):
-                self.by_key.setdefault(key, upstream)
+        self.addresses.new(upstream, keys)
         self.probes[server] = self._probe(upstream)
         self.probes[server].start()
         return upstream
@@ -115,16 +92,16 @@ class Registry:
 
     def _full(self) -> bool:
         """Whether there is no room for another server."""
-        return len(self.upstreams) >= MOST_SITES or len(self.by_key) >= MOST_NAMES
+        return len(self.upstreams) >= MOST_SERVERS or self.addresses.full
 
     def upstream_for(self, endpoint: wire.Endpoint, tag: str = "") -> Upstream | None:
         """The upstream behind an endpoint that a process has named. An unknown endpoint gets a new one, to be resolved.
         None: there are too many already."""
-        upstream = self.by_key.get(endpoint.key)
+        upstream = self.addresses.by_key.get(endpoint.key)
         if upstream is None:
             if self._full():
                 return None
-            upstream = self.by_key[endpoint.key] = self._new(self._id_for(endpoint.key), (endpoint.key,))
+            upstream = self.addresses.by_key[endpoint.key] = self._new(self._id_for(endpoint.key), (endpoint.key,))
             log.info("server.new", extra={"server": upstream.id})
         upstream.used = self.committer.clock()
         if self.probes[upstream.id].unwanted:
@@ -138,63 +115,29 @@ class Registry:
             self.probes[upstream.id].hurry()
         if upstream.ways.learn(endpoint, tag) or not upstream.resolved:
             self.probes[upstream.id].wake()
-        self._note_name(upstream, endpoint)
+        if self.addresses.note_name(upstream, endpoint):
+            self.probes[upstream.id].recalculate(at_once=True)
         if not known and (upstream.health.unseen or not upstream.health.up):
             self.probes[upstream.id].try_again()
         return upstream
 
-    def _note_name(self, upstream: Upstream, endpoint: wire.Endpoint) -> None:
-        """Note the name by which a member reached that address. It serves people and budgets only: a name can lead
-        elsewhere at any moment, so nothing that a permit depends on is ever looked up by it."""
-        known = self.ledger.servers[upstream.id].aliases
-        if endpoint.named not in known and len(known) < len(upstream.ways) + MOST_OF_ONE:
-            self.ledger.server(upstream.id, aliases=(endpoint.named,))
-            self.probes[upstream.id].recalculate(at_once=True)
-
     def held(self, hold: wire.Hold) -> dict[Upstream, tuple[int, int]]:
-        """The upstreams of what a member states it holds: how much it states at each, and how much of that is open.
-        Some of the addresses may be another server's by now. Empty: there are too many upstreams already, and the
-        statement is dropped. That overspends nothing: no limit is raised at an unknown server, and once known it is
-        first searched for our connections."""
-        upstream = self.by_key.get(hold.server)
-        for key in hold.endpoints:
-            upstream = upstream or self.by_key.get(key)
+        """The upstreams of what a member states it holds (:meth:`Addresses.stated`). Empty: there are too many
+        upstreams already, and the statement is dropped. That overspends nothing: no limit is raised at an unknown
+        server, and once known it is first searched for our connections."""
+        known = map(self.addresses.by_key.get, (hold.server, *hold.endpoints))
+        upstream = next((upstream for upstream in known if upstream is not None), None)
         if upstream is None:
             if self._full():
                 return {}
             upstream = self._new(hold.server, ())
-        room = max(0, MOST_NAMES - len(self.by_key))
-        new = [key for key in hold.endpoints if key not in self.by_key][:room]
-        self.by_key.update(dict.fromkeys(new, upstream))
-        self.ledger.server(upstream.id, aliases=[key for key in hold.endpoints if self.by_key.get(key) is upstream])
-        found = {upstream: (max(0, hold.stated), max(0, hold.open))}
-        for key in hold.endpoints:
-            other = self.by_key.get(key, upstream)
-            if other is not upstream:  # it opens nothing there before it receives a limit
-                there = hold.by.get(key, 0) if hold.by else max(hold.stated, hold.open)
-                before = found.get(other, (0, 0))[0] if hold.by else 0
-                found[other] = before + there, before + there
-        return found
-
-    def find(self, name: str) -> Upstream | None:
-        """The upstream that a person means: an id, another key, or ``host:port``. A host name means the server last
-        reached by it."""
-        keys = name, f"tcp://{name}", f"unix://{name}"
-        for key in keys:
-            if key in self.by_key:
-                return self.by_key[key]
-        named = [
-            upstream
-            for upstream in self.upstreams.values()
-            if not self.ledger.servers[upstream.id].aliases.isdisjoint(keys)
-        ]
-        return max(named, key=lambda upstream: (upstream.health.up, upstream.used), default=None)
+        return self.addresses.stated(hold, upstream)
 
     def is_resolved(self, upstream: Upstream, run_id: str, twin: Upstream | None = None) -> Upstream:
         """``upstream`` has given its run_id, or ``twin`` has turned out to be the same server. Returns the upstream it
         turned out to be: itself, or one known by another key."""
         upstream.run_id = run_id
-        twin = twin or self.twin_of(upstream)
+        twin = twin or self.twins.of(upstream)
         waiting, upstream.waiting = upstream.waiting, []
         if twin is not None:
             self._merge(upstream, twin)
@@ -213,69 +156,11 @@ class Registry:
         """The server's identity is known: send it to the member and give it its share."""
         if tag not in self._roster.known:
             return
-        self._roster.send(tag, self.placed(tag, key, upstream.id))
+        self._roster.send(tag, self.addresses.placed(tag, key, upstream.id))
         self.ledger.attach(tag, upstream.id, self.committer.clock())
         if not upstream.health.up:
             self._roster.send(tag, self.health_of(upstream))
         self.committer.touch()
-
-    def twin_of(self, upstream: Upstream) -> Upstream | None:
-        """The resolved upstream that is the same server. They are matched by run_id, or by address if one of them has
-        not given its run_id or cannot be asked yet. Two resolved upstreams are one only if both say so now: addresses
-        change hands, and what one said earlier may now name the other's server."""
-        run_id, address = upstream.run_id, upstream.address
-        key = f"tcp://{address[0]}:{address[1]}" if address else ""
-        for other in self.upstreams.values():
-            if other is upstream or not other.resolved:
-                continue
-            if same(run_id, upstream.sameness.several, other.run_id, other.sameness.several):
-                if upstream.sameness.again:
-                    continue
-                if other.sameness.again or (upstream.resolved and other.fresh_at < upstream.changed_at):
-                    self.probes[other.id].ask_again()  # its last answer may be out of date: it asks again
-                    continue
-                return other
-            if address and not (run_id and other.run_id) and other.address == address:
-                return other
-            if key and not other.endpoints and self.by_key.get(key) is other:
-                return other
-        return None
-
-    def comparable(self, upstream: Upstream) -> list[ProbePort]:
-        """Probes of servers that only a comparison can tell apart from ``upstream``."""
-        return [
-            self.probes[other.id]
-            for other in self.upstreams.values()
-            if other is not upstream
-            and other.resolved
-            and other.endpoints
-            and not (upstream.run_id and other.run_id)
-            and frozenset((upstream.id, other.id)) not in self.apart
-        ]
-
-    def compare_again(self, upstream: Upstream) -> None:
-        """The server may have changed since it was compared."""
-        self.apart = {pair for pair in self.apart if upstream.id not in pair}
-
-    def doubtful(self, upstream: Upstream, run_id: str, met: float, since: float) -> list[Upstream]:
-        """Upstreams that may be the same server as ``upstream``, or may no longer be. Either they may have been
-        restarted since they last gave their run_id; or they gave the same one before ``upstream`` was ``met``, and may
-        lead elsewhere by now. Upstreams without an endpoint count while a living member holds something."""
-        several = upstream.sameness.several
-        return [
-            other
-            for other in self.upstreams.values()
-            if other is not upstream
-            and other.resolved
-            and other.run_id
-            and (
-                ((other.fresh_at <= met or other.sameness.again > 0) and bool(other.endpoints))
-                if same(run_id, several, other.run_id, other.sameness.several)
-                else other.asked_at <= since
-            )
-            and (other.endpoints or self.ledger.servers[other.id].charged)
-            and not self.probes[other.id].still_runs
-        ]
 
     def unite(self, upstream: Upstream, twin: Upstream) -> None:
         """Both are resolved and turn out to be one server. Their members receive the new id."""
@@ -296,45 +181,29 @@ class Registry:
         self.ledger.servers[upstream.id].aliases -= set(keys)
         new = self._new(id, ())
         new.ways, new.lost, new.sameness = ways, dict(upstream.lost), sameness
-        self.by_key.update(dict.fromkeys(keys, new))
+        self.addresses.by_key.update(dict.fromkeys(keys, new))
         for way in ways.all():
             for tag in sorted(way.tags):
                 new.waiting.append((tag, way.endpoint.key))
-                self._roster.send(tag, self.placed(tag, way.endpoint.key, id))
+                self._roster.send(tag, self.addresses.placed(tag, way.endpoint.key, id))
         self.committer.touch()
 
     def _merge(self, upstream: Upstream, twin: Upstream) -> None:
         """``upstream`` is another name of ``twin``."""
         twin.ways.take(upstream.ways)
-        for key, other in list(self.by_key.items()):
-            if other is upstream:
-                self.by_key[key] = twin
+        self.addresses.merge(upstream, twin)
         self.ledger.server(twin.id, aliases=upstream.ways)
         twin.run_id = upstream.run_id or twin.run_id
         twin.lost.update(upstream.lost)
         twin.sameness.several |= upstream.sameness.several
-        self.compare_again(upstream)
+        self.twins.compare_again(upstream)
         del self.upstreams[upstream.id]
         del self.probes[upstream.id]
         if self.ledger.servers[upstream.id].accounts:
             self._spent.add(upstream.id)
         for tag in self.ledger.servers[upstream.id].accounts:
             for key in upstream.ways:
-                self._roster.send(tag, self.placed(tag, key, twin.id))
-
-    # ---- questions of members ---------------------------------------------------------------------
-
-    def asked(self, tag: str, key: str, number: int) -> None:
-        """A member has asked where an endpoint leads."""
-        self._questions.setdefault(tag, {})[key] = number
-
-    def asks_again(self, tag: str) -> None:
-        """A member begins a link, or has left."""
-        self._questions.pop(tag, None)
-
-    def placed(self, tag: str, key: str, server: str) -> wire.Resolved:
-        """The answer to the member's last question about that endpoint."""
-        return wire.Resolved(key, server, self._questions.get(tag, {}).get(key, 0))
+                self._roster.send(tag, self.addresses.placed(tag, key, twin.id))
 
     # ---- events -----------------------------------------------------------------------------------
 
@@ -357,10 +226,10 @@ class Registry:
     def _forget(self, upstream: Upstream) -> None:
         """No process uses it and nothing is charged there."""
         log.info("server.forgotten", extra={"server": upstream.id})
-        self.compare_again(upstream)
+        self.twins.compare_again(upstream)
         self.probes.pop(upstream.id).cancel()
         del self.upstreams[upstream.id]
-        self.by_key = {key: other for key, other in self.by_key.items() if other is not upstream}
+        self.addresses.forget(upstream)
         self.ledger.strike(upstream.id)
         self._roster.totals.forget(upstream.id)
 
@@ -406,35 +275,9 @@ class Registry:
 
     def detached(self, tag: str, key: str) -> None:
         """A member no longer has or wants anything at that address."""
-        self._questions.get(tag, {}).pop(key, None)
-        upstream = self.by_key.get(key)
-        if upstream is None:
-            return
-        upstream.waiting = [(other, its) for other, its in upstream.waiting if (other, its) != (tag, key)]
-        upstream.ways.leave(key, tag)
-        self.probes[upstream.id].wake()
-
-    def forget_unused(self, upstream: Upstream) -> None:
-        """Forget a resolved server's unused addresses: they may lead elsewhere when a process names them again. A
-        process of the snapshot that has not registered may be using any of them. Until it registers they are no longer
-        asked, but not forgotten."""
-        server = self.ledger.servers[upstream.id]
-        users = server.accounts.keys() | server.quarantine.keys() | {tag for tag, _ in upstream.waiting}
-        keys = upstream.ways.keep(users)
-        if keys:
-            upstream.sameness.leave(keys)
-        if not self._have_registered(server.accounts):
-            return
-        if upstream.ways and self.committer.clock() > self._began + UNUSED:  # earlier members are back
-            keys = [key for key in server.aliases if key not in upstream.ways]
-        for key in keys:
-            if key != upstream.id and self.by_key.get(key) is upstream:
-                del self.by_key[key]
-                server.aliases.discard(key)
-
-    def _have_registered(self, tags: Iterable[str]) -> bool:
-        """Whether all these members have sent this supervisor their addresses."""
-        return all(self.ledger.members[tag].link for tag in tags)
+        upstream = self.addresses.detached(tag, key)
+        if upstream is not None:
+            self.probes[upstream.id].wake()
 
     def goes_to(self, tag: str, server: str) -> bool:
         """Whether a process has named an address of that server."""
@@ -452,14 +295,14 @@ class Registry:
 
     def departed(self, tag: str) -> None:
         """A member has left."""
-        self.asks_again(tag)
+        self.addresses.asks_again(tag)
         for probe in self.probes.values():
             probe.outages.gone(tag)
         for upstream in self.upstreams.values():
             upstream.waiting = [(other, key) for other, key in upstream.waiting if other != tag]
 
     def lost(self, server: str, tag: str, serials: Iterable[int]) -> None:
-        upstream = self.by_key.get(server)
+        upstream = self.addresses.by_key.get(server)
         if upstream is not None:
             now = self.committer.clock()
             upstream.lost.update((f"{tag}-{serial}", now) for serial in serials)
@@ -467,7 +310,7 @@ class Registry:
 
     def trouble(self, tag: str, said: wire.Trouble) -> None:
         """A member could not connect, so we look ourselves; or its connections bear no name."""
-        upstream = self.by_key.get(said.server)
+        upstream = self.addresses.by_key.get(said.server)
         if upstream is None:
             return
         if said.kind == "nameless" and tag not in upstream.nameless:
@@ -488,9 +331,9 @@ class Registry:
 
     def set_budget(self, name: str, word: str) -> tuple[bool, str]:
         """Apply the operator's word. Returns whether it was accepted, and a sentence."""
-        upstream = self.find(name)
+        upstream = self.addresses.find(name)
         if upstream is None:
-            known = self.by_key.keys() | {
+            known = self.addresses.by_key.keys() | {
                 key for upstream in self.upstreams for key in self.ledger.servers[upstream].aliases
             }
             return False, f"no server is known as {name!r}; known are {', '.join(sorted(known)) or 'none'}"

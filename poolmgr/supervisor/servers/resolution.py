@@ -1,55 +1,39 @@
 """Which server this is: a new one, or one known by another name.
 
 The supervisor *resolves* an endpoint by asking the server behind it for its run_id. It uses a permit borrowed from
-every server that this one might turn out to be, so that even the question stays within the budget. A new server is
-searched for existing connections (:mod:`poolmgr.supervisor.servers.census`), and no limit is raised before their
-holders have had time to register. Two upstreams that turn out to be one server become one: the twin takes what is left.
-Several upstreams can be resolved at the same time: each decision is made between two waits, from what is known then, so
-no upstream waits for another's server.
+every server that this one might turn out to be (:mod:`poolmgr.supervisor.servers.loan`). A new server is searched for
+existing connections (:mod:`poolmgr.supervisor.servers.census`). Two upstreams that turn out to be one server become
+one: the twin takes what is left. Several upstreams can be resolved at the same time: each decision is made between two
+waits, from what is known then, so no upstream waits for another's server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable
 
 import msgspec
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers import census, unproven
 from poolmgr.supervisor.servers.admin import Place
 from poolmgr.supervisor.servers.allowance import Allowance
+from poolmgr.supervisor.servers.census import Census
 from poolmgr.supervisor.servers.comparison import alike
 from poolmgr.supervisor.servers.findings import Findings, Work
 from poolmgr.supervisor.servers.likeness import NoPermitError
+from poolmgr.supervisor.servers.loan import ROUND, Loan
 from poolmgr.supervisor.servers.own_permits import OwnPermits
 from poolmgr.supervisor.servers.ports import ProbePort, RegistryPort
 from poolmgr.supervisor.servers.reconcile import Reconciler
 from poolmgr.supervisor.servers.sameness import Meetings
 from poolmgr.supervisor.servers.schedule import BUSY, Schedule
 from poolmgr.supervisor.servers.session import AdminSession
-from poolmgr.supervisor.servers.summary import Summary
 from poolmgr.supervisor.servers.upstream import Upstream
-
-UNHEARD = 2.0
-"""Seconds for which no limit is raised at a newly met server where living processes hold connections of ours and have
-not registered."""
-
-PATIENCE, ROUND = 5.0, 1.0
-"""Seconds to wait for the permits of all servers that an address may lead to; and for one attempt to hold all of them
-at once. After the attempt they are given back, because others may need them."""
-
-OVER_EVERY = 30.0
-"""Seconds between two looks at unknown addresses without a server's permit."""
 
 STILL = 0.05
 """Seconds until the next check whether a hanging server has answered, unless an event shows it before."""
-
-SHORT = 0.5
-"""Seconds to wait for a permit to look at a server whose budget is not known yet."""
 
 MEETINGS = 2
 """How often an unknown address is asked again, since it may lead to several servers in turn."""
@@ -62,7 +46,6 @@ class Resolution:
     """See the module's docstring. One for each upstream; used in the event loop.
 
     Args:
-        no_permit: called when no permit to look with was free.
         end: called when this upstream was another name of a known one: its probe ends.
     """
 
@@ -77,7 +60,8 @@ class Resolution:
         allowance: Allowance,
         schedule: Schedule,
         reconciler: Reconciler,
-        no_permit: Callable[[float], object],
+        loan: Loan,
+        census: Census,
         end: Callable[[], None],
     ) -> None:
         self._upstream = upstream
@@ -90,18 +74,10 @@ class Resolution:
         self._allowance = allowance
         self._schedule = schedule
         self._reconciler = reconciler
-        self._no_permit = no_permit
+        self._loan = loan
+        self._census = census
         self._end = end
-        self._unheard: set[str] = set()
-        """Living processes that hold connections here and have not registered."""
-        self._unheard_until = 0.0
         self._meetings = Meetings()
-        self._over: set[ProbePort] = set()
-        """Servers whose budget this look exceeds."""
-
-    def heard(self, tag: str) -> None:
-        """A process has registered, or is gone."""
-        self._unheard.discard(tag)
 
     async def resolve(self, work: Work) -> None:
         """Learn the run_id, with a permit of every server that this one might turn out to be."""
@@ -118,21 +94,18 @@ class Resolution:
             self._reconciler.note(found, now, now)
             self._take_its_word(found, now)
             return
-        self._over.clear()
-        borrowed: list[ProbePort] = []
         probe = self._registry.probes[upstream.id]
         try:
-            if not await self._permits(borrowed):
+            if not await self._loan.take():
                 return
             self._registry.unplaced.add(probe)
             self._schedule.hurry = False
             began = self._committer.clock()
-            await self._look(work, began, borrowed)
+            await self._look(work, began)
         finally:
             if not self._session.stalled:
                 self._registry.unplaced.discard(probe)
-            for lender in borrowed:
-                lender.permits.release()
+            self._loan.give_back()
             self._committer.touch()
 
     async def _located(self, work: Work) -> Work:
@@ -149,93 +122,9 @@ class Resolution:
         known = tuple(ways for ways in work.endpoints if ways[0].key in places)
         return msgspec.structs.replace(work, endpoints=known, places=places)
 
-    # ---- permits for it ---------------------------------------------------------------------------
-
-    async def _permits(self, borrowed: list[ProbePort]) -> bool:
-        """Get a permit of our own, and one of each server that this one may be. A permit that does not come in
-        :data:`PATIENCE` seconds is overdrawn, seldom, and counted as unproven: otherwise a process that has pinned all
-        permits of one server would keep all others from using another one."""
-        until = self._committer.clock() + PATIENCE
-        while not self._room():
-            if self._committer.clock() >= until:
-                break
-            await asyncio.sleep(0.02)
-        while True:
-            missing = await self._borrow(borrowed, ROUND)
-            if not missing:
-                break
-            if self._committer.clock() >= until:
-                if not all(self._may_overdraw(lender) for lender in missing):
-                    self._schedule.retry_at = self._committer.clock() + ROUND
-                    return False
-                await asyncio.gather(*(self._overdraw(lender, borrowed) for lender in missing))
-                break
-            self._return(borrowed)  # others may need them meanwhile
-            await asyncio.sleep(0.02)
-        return await self._own_permit()
-
-    def _room(self) -> bool:
-        """Whether one more connection to an unknown destination would be within the budget of a server that is not
-        known yet."""
-        word = self._context.settings.budget_of(self._ledger.servers[self._upstream.id].aliases)
-        others = len(self._registry.unplaced - {self._registry.probes[self._upstream.id]})
-        return word == "auto" or others < int(word)
-
-    def _lenders(self) -> list[ProbePort]:
-        return [p for p in self._registry.probes.values() if p.upstream is not self._upstream and p.upstream.resolved]
-
-    async def _borrow(self, borrowed: list[ProbePort], patience: float) -> list[ProbePort]:
-        """Borrow a permit of each lender. Returns the lenders that had none."""
-        missing: list[ProbePort] = []
-
-        async def borrow(lender: ProbePort) -> None:
-            (borrowed if await lender.lend(patience) else missing).append(lender)
-
-        await asyncio.gather(*map(borrow, self._lenders()))
-        return [lender for lender in missing if lender.upstream.id in self._registry.upstreams]
-
-    def _return(self, borrowed: list[ProbePort]) -> None:
-        for lender in borrowed:
-            lender.permits.release()
-        borrowed.clear()
-
-    def _may_overdraw(self, lender: ProbePort) -> bool:
-        return not self._ledger.stuck and self._committer.clock() >= lender.upstream.overdrawn_at + OVER_EVERY
-
-    async def _overdraw(self, lender: ProbePort, borrowed: list[ProbePort]) -> None:
-        self._count_over(lender)
-        self._over.add(lender)
-        if await lender.permits.acquire(SHORT):
-            borrowed.append(lender)
-
-    def _count_over(self, lender: ProbePort) -> None:
-        """The lender's next permit is granted although it exceeds the budget."""
-        upstream = lender.upstream
-        upstream.overdrawn_at = self._committer.clock()
-        upstream.unproven += 1
-        log.warning("look.unproven", extra={"server": upstream.id, "endpoint": self._upstream.id})
-        self._ledger.overdraw_own(upstream.id)
-
-    async def _own_permit(self) -> bool:
-        upstream = self._upstream
-        server = self._ledger.servers[upstream.id]
-        new = upstream.governor.budget is None
-        # After a parting no limit is sent before the server is known, so no permit comes back.
-        needed = max(1, server.outstanding + int(server.unknown and not server.own))
-        if new and server.budget < needed:
-            self._ledger.set_budget(upstream.id, needed, self._committer.clock())
-        if await self._session.permit(SHORT if new else PATIENCE):
-            return True
-        now = self._committer.clock()
-        if new:  # members' statements fill all we know of: there must be one more
-            self._ledger.set_budget(upstream.id, server.outstanding + 1, now)
-        else:
-            self._no_permit(now)
-        return False
-
     # ---- what it says -----------------------------------------------------------------------------
 
-    async def _look(self, work: Work, began: float, borrowed: list[ProbePort]) -> None:
+    async def _look(self, work: Work, began: float) -> None:
         upstream = self._upstream
         found = await self._session.look(work)
         now = self._committer.clock()
@@ -246,39 +135,39 @@ class Resolution:
                 self._schedule.retry_at = now + BUSY
             if not self._session.stalled or upstream.own:
                 await self._session.shut()
-            self._doubt(borrowed)
+            self._loan.doubt()
             if not found.answered:
                 self._take_its_word(found, now)
             return
         if self._in_doubt(found, now):
             await self._session.shut()
-            self._doubt(borrowed)
+            self._loan.doubt()
             self._schedule.retry_at = now + 0.02
             return
-        several = await self._says_several(work, found, borrowed)
+        several = await self._says_several(work, found)
         now = self._committer.clock()
         if several is None or (several and self._are_apart(several, found, now)):
             if not self._session.stalled:
                 await self._session.shut()
-            self._doubt(borrowed)
+            self._loan.doubt()
             self._schedule.retry_at = self._committer.clock() + STILL
             return
         if several:
             upstream.sameness.several |= several
             log.warning("server.several", extra={"server": upstream.id, "run_ids": len(several)})
         twin = None
-        if self._registry.twin_of(upstream) is None:
+        if self._registry.twins.of(upstream) is None:
             twin, waits = await self._compared(found)
             if waits:
                 await self._session.shut()
-                self._doubt(borrowed)
+                self._loan.doubt()
                 self._schedule.retry_at = self._committer.clock() + STILL
                 return
             now = self._committer.clock()
         upstream.asked_at = upstream.fresh_at = began
         upstream.sameness.asked(found.said, began, started(found, now))
         upstream.run_id = found.run_id
-        if twin is not None or self._registry.twin_of(upstream) is not None:
+        if twin is not None or self._registry.twins.of(upstream) is not None:
             # Shut first, because nothing may come between the merge in the registry and the one in the ledger: a member
             # that registered in between would state more than is charged, as if a snapshot were lost.
             await self._session.shut()
@@ -294,14 +183,14 @@ class Resolution:
         if found.error is not None or self._schedule.sparing:
             await self._session.shut()
 
-    async def _says_several(self, work: Work, found: Findings, borrowed: list[ProbePort]) -> set[str] | None:
+    async def _says_several(self, work: Work, found: Findings) -> set[str] | None:
         """The run_ids of a balancer that leads to several servers in turn; empty: one server. If other processes use
         those servers directly, the balancer's first connection may be one too many for one of them. So we ask a few
         times more, with the same permits. None: no answer, so ask again; for :data:`DOUBT` seconds at most, since a
         caller that wants to connect there may succeed. If the end of one connection is not proven there is no permit
         for the next, and the first answer has to do."""
         direct = all(ways[0].path for ways in work.endpoints)
-        if not found.run_id or self._over or direct:
+        if not found.run_id or self._loan.over or direct:
             return set()
         said, restarted = [found.run_id], False
         for _ in range(MEETINGS):
@@ -313,7 +202,7 @@ class Resolution:
                     return None
                 if self._session.stalled:
                     await self._session.shut()
-                    self._doubt(borrowed)
+                    self._loan.doubt()
                 break
             if not again.run_id:
                 break
@@ -327,7 +216,7 @@ class Resolution:
 
     def _are_apart(self, several: set[str], found: Findings, now: float) -> bool:
         """Whether servers behind one balancer still have a budget each. They are marked as one."""
-        upstreams = [probe for probe in self._lenders() if probe.upstream.run_id in several]
+        upstreams = [probe for probe in self._loan.lenders() if probe.upstream.run_id in several]
         if len(upstreams) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
             return False
         for probe in upstreams:
@@ -346,34 +235,20 @@ class Resolution:
         upstream.remark = "the supervisor has no way to it"
         self._allowance.apply(now, at_once=True)
 
-    def _doubt(self, borrowed: list[ProbePort]) -> None:
-        """A connection that is open, or was not closed properly, may lead to any lender. Its permit stays charged there
-        until that server is seen not to have the connection."""
-        names = set(self._upstream.unclosed)
-        if self._session.stalled_name:
-            names.add(self._session.stalled_name)
-        for lender in list(borrowed) if names else ():
-            if lender.upstream.id not in self._registry.upstreams:
-                continue
-            fresh = names - lender.upstream.unclosed.keys()
-            for name in sorted(fresh)[:1]:  # one permit was lent, and one connection made with it
-                borrowed.remove(lender)
-                lender.doubt(name)
-
     async def _compared(self, found: Findings) -> tuple[Upstream | None, bool]:
         """The server that this one is, if it or the other one does not give its run_id; and whether to try again
         because no permit was free. A comparison takes two connections to the other server at once: if the first
         exceeded its budget, the second may too."""
         upstream = self._upstream
         upstream.run_id = found.run_id
-        others = self._registry.comparable(upstream) if found.error is None else []
+        others = self._registry.twins.comparable(upstream) if found.error is None else []
         try:
             return await self._twin_among(others), False
         except NoPermitError as error:
             lender = self._registry.probes.get(str(error))
-            if lender is None or lender not in self._over:
+            if lender is None or lender not in self._loan.over:
                 return None, True
-            self._count_over(lender)
+            self._loan.count_over(lender)
             with contextlib.suppress(NoPermitError):
                 return await self._twin_among(others), False
             return None, True
@@ -384,29 +259,29 @@ class Resolution:
         if found.error is not None or upstream.id not in self._registry.upstreams:
             return None
         # Only one of the two asks: each needs the other's session.
-        others = [other for other in self._registry.comparable(upstream) if other.upstream.id < upstream.id]
+        others = [other for other in self._registry.twins.comparable(upstream) if other.id < upstream.id]
         if others:
             with contextlib.suppress(NoPermitError):
                 return await self._twin_among(others)
         return None
 
-    async def _twin_among(self, others: list[ProbePort]) -> Upstream | None:
+    async def _twin_among(self, others: list[Upstream]) -> Upstream | None:
         """Ask all at the same time, so that a hanging server delays none of the others.
 
         Raises:
             NoPermitError: no match was found, and at least one could not be compared.
         """
-        turn = asyncio.Lock()
-        asked = (alike(self._session, other, ROUND, turn) for other in others)
+        turn, probes = asyncio.Lock(), self._registry.probes
+        asked = (alike(self._session, probes[other.id], ROUND, turn) for other in others)
         verdicts = await asyncio.gather(*asked, return_exceptions=True)
         failure: BaseException | None = None
         for other, verdict in zip(others, verdicts, strict=True):
             if isinstance(verdict, BaseException):
                 failure = failure or verdict
-            elif verdict and other.upstream.id in self._registry.upstreams:
-                return other.upstream
+            elif verdict and other.id in self._registry.upstreams:
+                return other
             elif verdict is False:
-                self._registry.apart.add(frozenset((self._upstream.id, other.upstream.id)))
+                self._registry.twins.differ(self._upstream, other)
         if failure is not None:
             raise failure
         return None
@@ -417,8 +292,8 @@ class Resolution:
         if self._upstream.resolved or not found.run_id:
             return False
         met = self._meetings.met(found.run_id, now)
-        doubtful = self._registry.doubtful(self._upstream, found.run_id, met, min(met, _started(found, now)))
-        overdrawn = [probe.upstream for probe in self._over]  # no permit for this look, so none to ask with
+        doubtful = self._registry.twins.doubtful(self._upstream, found.run_id, met, min(met, _started(found, now)))
+        overdrawn = [probe.upstream for probe in self._loan.over]  # no permit for this look, so none to ask with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
             self._registry.probes[other.id].ask_again()
@@ -427,10 +302,7 @@ class Resolution:
     def _met_again(self, found: Findings, now: float, began: float) -> None:
         """It is a new server: count the connections there, and derive what may be opened."""
         upstream = self._upstream
-        self._unheard = self._count(found, now)
-        if self._has_seen_all(found, now, began):
-            self._ledger.searched(upstream.id)
-        self._unheard_until = now + UNHEARD
+        self._census.begin(found, now, began)
         upstream.forbidden = dict(found.forbidden)
         for what, words in found.forbidden.items():
             log.warning("server.forbids", extra={"server": upstream.id, "command": what, "error": words})
@@ -441,45 +313,7 @@ class Resolution:
         self._schedule.asked(now)
         if found.info.get("rejected_connections", "").isdecimal():
             upstream.rejected = int(found.info["rejected_connections"])
-        self.release_held_raises(now)
-
-    def _count(self, found: Findings, now: float) -> set[str]:
-        """Charge connections that bear our tags. Returns their living holders that have not registered."""
-        if found.shown is not None:
-            self._context.scope.searched(self._ledger.servers[self._upstream.id].aliases)
-        return census.take(
-            found.shown or Summary(),
-            self._upstream.id,
-            self._ledger,
-            self._context.watch,
-            self._context.belonging,
-            now,
-        )
-
-    def search_again(self, found: Findings, now: float, began: float) -> None:
-        """All members of the previous supervisor have had time to register (:meth:`Ledger.whole`), so this search is
-        complete. Members that have not registered are charged with what it finds. Without a password that the server
-        accepts the search is put off: a process that cannot log in has no use for a permit."""
-        if self._has_seen_all(found, now, began):
-            self._count(found, now)
-            self._ledger.searched(self._upstream.id)
-            self.release_held_raises(now)
-
-    def _has_seen_all(self, found: Findings, now: float, began: float) -> bool:
-        """Whether a look begun then cannot have missed anything opened before :meth:`Ledger.whole`.
-
-        This is known from a list made after a fresh connection by every way, in which every connection of that time has
-        a name. If there can be no such list, bounded waits replace it, as for a proof
-        (:mod:`poolmgr.supervisor.servers.unproven`).
-        """
-        waited = began - self._registry.whole_since
-        if waited < 0:
-            return False
-        if "CLIENT LIST" in found.forbidden or self._upstream.hidden:
-            return True
-        if found.shown is None or not (found.fresh or (found.silent and waited > unproven.WAIT)):
-            return False
-        return not found.suspects or waited > self._schedule.handshake + 1  # ages are whole seconds
+        self._census.release_held_raises(now)
 
     def part(self) -> None:
         """Split off addresses that now lead to other servers."""
@@ -507,20 +341,6 @@ class Resolution:
         for _ in twice:  # one connection, for which both held a permit
             twin.permits.release()
         twin.permits.granted()
-
-    def release_held_raises(self, now: float) -> None:
-        """Release raises after the census, once the processes it found have had time to register."""
-        server = self._ledger.servers.get(self._upstream.id)
-        if server is None or not server.held or not self._upstream.resolved:
-            return
-        if not self._unheard or now >= self._unheard_until:
-            self._ledger.hold_raises(self._upstream.id, False)
-            if not server.held:
-                self._committer.touch()
-
-    def held_until(self, now: float) -> float:
-        """When to check again whether raises may be released; infinity: no process is waited for."""
-        return max(self._unheard_until, now + 0.1) if self._unheard else math.inf
 
 
 def _started(found: Findings, now: float) -> float:
