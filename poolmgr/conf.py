@@ -22,7 +22,7 @@ from typing import Any
 from poolmgr.errors import SettingsError
 from poolmgr.gunicorn import callers, install, workers_user
 from poolmgr.gunicorn.checks import StartError, check_worker_class
-from poolmgr.gunicorn.hooks import bound_quick_shutdown
+from poolmgr.gunicorn.quick_shutdown import bound_quick_shutdown
 from poolmgr.gunicorn.workers_user import as_workers
 from poolmgr.settings import Settings, load
 

@@ -23,11 +23,8 @@ import functools
 import logging
 import os
 import queue
-import select
 import signal
-import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -35,33 +32,13 @@ from typing import Any
 import gunicorn as real_gunicorn
 from gunicorn.config import validate_callable
 
-from poolmgr import embedded, launch, settings, spawn, wire
+from poolmgr import embedded, settings, spawn
 from poolmgr.errors import PoolmgrError, SupervisorError
-from poolmgr.gunicorn import checks, interrupts, workers_user
+from poolmgr.gunicorn import checks, interrupts, master_link, workers_user
 from poolmgr.gunicorn.workers_user import as_workers
-from poolmgr.kernel.peer import peer
 from poolmgr.logs.redaction import printable
 
 log = logging.getLogger("poolmgr.gunicorn")
-
-LINK_TIMEOUT = launch.STARTING
-"""Seconds a master waits for a supervisor at its start."""
-
-PONG_TIMEOUT = 5.0
-"""Seconds a master waits for that supervisor's first word."""
-
-ATTEMPTS = 3
-"""How many supervisors a master tries. Each may hang or go away."""
-
-LAST_WORDS = 5.0
-"""Seconds that a failed start waits for the end of the supervisor that it started: longer than that supervisor tries
-to reach a server."""
-
-PARTING = 0.5
-"""Seconds that a master waits for that at its own end. A supervisor that other processes use does not end."""
-
-QUICK = 2.0
-"""Seconds that a quick shutdown leaves to requests in flight."""
 
 _ONLY_ASYNCIO = (
     r"(?s)Monkey-patching ssl after ssl .*\(NOT patched\): \['redis\.asyncio\.connection \([^,]*\)'\]\.?\s*$"
@@ -70,128 +47,6 @@ _ONLY_ASYNCIO = (
 _inherited: queue.SimpleQueue[int] | None = None
 """In a worker: its copy of the master's queue of signals."""
 
-_link: socket.socket | None = None
-"""The master's connection to the supervisor, which keeps it alive while no worker has a pool yet.
-Only a master has one; children close their copy right after the fork, exec closes it."""
-
-
-# ---- the master's hold on what the service needs -----------------------------------------------
-
-
-def _connect(found: settings.Settings, *, start: bool, timeout: float) -> None:
-    """Keep an open link, or open one. Where no budget is enforced there is no supervisor.
-
-    Raises:
-        SupervisorError: there is no supervisor, or it does not speak our protocol.
-    """
-    global _link
-    if settings.unenforced() or (_link is not None and _is_open(_link)):
-        return
-    _disconnect()
-    sock = launch.connect(found, start=start, timeout=timeout)
-    try:
-        sock.settimeout(min(timeout, PONG_TIMEOUT))
-        _ping(sock)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    _link = sock
-
-
-class _GoneError(SupervisorError):
-    """The supervisor ended, or was replaced, before it answered."""
-
-
-def _ping(sock: socket.socket) -> None:
-    """Wait for the supervisor's answer to a ping.
-
-    Raises:
-        SupervisorError: the supervisor refuses, does not answer in time or is not a supervisor.
-    """
-    decoder = wire.Decoder(wire.FromSupervisor)
-    kind: type[SupervisorError] = _GoneError
-    why = "it closed the connection"
-    try:
-        with contextlib.suppress(BrokenPipeError):  # a supervisor that closed at once may have said why
-            sock.sendall(wire.encode(wire.Ping(nonce=1)))
-        while data := sock.recv(65536):
-            for message in decoder.feed(data):
-                if isinstance(message, wire.Pong):
-                    return
-                if isinstance(message, wire.Refused):
-                    raise SupervisorError(message.reason)
-    except TimeoutError:
-        kind, why = SupervisorError, "it is silent"
-    except OSError as error:
-        why = error.strerror or str(error)
-    except wire.WireError as error:
-        kind, why = SupervisorError, str(error)
-    who = peer(sock)
-    number = who.pid if who is not None else "PID"
-    raise kind(
-        f"the supervisor (process {number}) does not answer: {why}; restart it (systemctl restart poolmgr), "
-        f"or run: kill {number}"
-    )
-
-
-def _connect_at_start(found: settings.Settings) -> None:
-    """Have a live link, to a new supervisor if need be: like a member, this replaces a supervisor that hangs.
-
-    Raises:
-        SupervisorError: no supervisor answers after all attempts.
-    """
-    for _ in range(ATTEMPTS - 1):
-        began = time.monotonic()
-        try:
-            _connect(found, start=True, timeout=LINK_TIMEOUT)
-            return
-        except _GoneError:
-            pass  # the process that replaced it has started another, or else we do
-        except SupervisorError:
-            if time.monotonic() - began < PONG_TIMEOUT:
-                raise  # it refuses, or cannot be started
-            launch.replace_hung(found)
-    _connect(found, start=True, timeout=LINK_TIMEOUT)
-
-
-def _is_open(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-
-
-def _disconnect() -> None:
-    global _link
-    if _link is not None:
-        _link.close()
-    _link = None
-
-
-def _leave(timeout: float) -> None:
-    """Say goodbye, and wait for the end of a supervisor that logs where we do, so that nothing comes after our
-    own last line. A supervisor that other processes use lives on."""
-    if _link is not None:
-        with contextlib.suppress(OSError):
-            _link.send(wire.encode(wire.Bye()))
-    who = peer(_link) if _link is not None else None
-    pidfd = -1
-    with contextlib.suppress(OSError, AttributeError):
-        if who is not None and os.path.samestat(os.stat(f"/proc/{who.pid}/fd/2"), os.fstat(2)):
-            pidfd = os.pidfd_open(who.pid)
-    _disconnect()
-    if pidfd >= 0:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)  # readable once the process has ended (pidfd_open(2))
-        poll.poll(timeout * 1000)
-        os.close(pidfd)
-
-
-os.register_at_fork(after_in_child=_disconnect)
-
 
 def _hold_on() -> None:
     """From a running master: renew what was lost. This is quick, and does not start a supervisor (workers do)."""
@@ -199,7 +54,7 @@ def _hold_on() -> None:
     if found.redis_url is None:
         embedded.ensure(found)
     with contextlib.suppress(SupervisorError):
-        _connect(found, start=False, timeout=0.5)
+        master_link.connect(found, start=False, timeout=0.5)
 
 
 # ---- the hooks ---------------------------------------------------------------------------------
@@ -213,7 +68,9 @@ def on_starting(server: Any) -> None:
     """
     _mend_path()
     spawn.show_output()
-    atexit.register(_leave, PARTING)  # gunicorn ends without on_exit as long as it does not serve
+    atexit.register(
+        master_link.leave, master_link.PARTING
+    )  # gunicorn ends without on_exit as long as it does not serve
     try:
         with interrupts.held_back():
             found = settings.load()
@@ -230,12 +87,12 @@ def on_starting(server: Any) -> None:
                 if found.redis_url is None:
                     embedded.ensure(found)
                 interrupts.check()
-                _connect_at_start(found)
+                master_link.connect_at_start(found)
                 interrupts.check()
                 if found.redis_url is not None:
                     checks.check_server(found.redis_url)
     except (PoolmgrError, checks.StartError) as error:
-        _leave(LAST_WORDS)
+        master_link.leave(master_link.LAST_WORDS)
         raise SystemExit(f"Error: {printable(str(error))}") from None
 
 
@@ -309,35 +166,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    _leave(PARTING)
-
-
-def bound_quick_shutdown() -> None:
-    """In a worker: have SIGINT and SIGQUIT, gunicorn's quick shutdown, end it within :data:`QUICK` seconds.
-
-    Otherwise a gthread worker ends only when its threads have finished their requests. It never ends if the signal
-    arrives while its main thread holds the executor's lock, which gunicorn's handler takes too. Ctrl-C sends a second
-    signal, which would interrupt that very handler. The kernel's timer ends the process without any lock of Python's.
-    """
-    for number in _QUIT:
-        theirs = signal.getsignal(number)
-        if callable(theirs):
-            signal.signal(number, functools.partial(_quit_in_time, theirs))
-
-
-_QUIT = signal.SIGINT, signal.SIGQUIT
-
-
-def _quit_in_time(theirs: Callable[..., Any], number: int, frame: Any) -> None:
-    for another in _QUIT:  # Ctrl-C reaches the worker, and the master, which sends it SIGQUIT: once is enough
-        signal.signal(another, _is_quitting)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, QUICK)
-    theirs(number, frame)
-
-
-def _is_quitting(number: int, frame: Any) -> None:
-    """Not SIG_IGN: Python would complain that a signal that has already arrived is ignored."""
+    master_link.leave(master_link.PARTING)
 
 
 Hook = Callable[..., Any]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from poolmgr.gunicorn.hooks import PARTING
+from poolmgr.gunicorn.master_link import PARTING
 from tests.helpers import alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import GUNICORN, Service, children_of, has_workers, nothing_is_left, renewed

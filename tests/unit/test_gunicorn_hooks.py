@@ -119,7 +119,7 @@ def test_a_second_signal_does_not_strike_the_quick_shutdown_that_the_first_began
     """gunicorn's handler takes a lock of the executor's: within itself it would wait for ever."""
     code = """if True:
         import os, signal
-        from poolmgr.gunicorn.hooks import bound_quick_shutdown
+        from poolmgr.gunicorn.quick_shutdown import bound_quick_shutdown
         def quits(number, frame):
             print("quits", number, flush=True)
             os.kill(os.getpid(), signal.SIGQUIT)
