@@ -317,13 +317,13 @@ def test_a_line_of_json_has_none_either() -> None:
 
 
 def test_an_error_that_ends_a_start_has_none(monkeypatch: Any) -> None:
-    from poolmgr.gunicorn import hooks
+    from poolmgr.gunicorn import hooks, master_link
 
     def fail(*_: Any) -> None:
         raise checks.StartError(f"the server says {HOSTILE}")
 
     monkeypatch.setattr(checks, "check_worker_class", fail)
-    monkeypatch.setattr(hooks, "_leave", lambda _: None)
+    monkeypatch.setattr(master_link, "leave", lambda _: None)
     with pytest.raises(SystemExit) as caught:
         hooks.on_starting(SimpleNamespace(cfg=None))
     assert not [c for c in OBEYED if c in str(caught.value)]
