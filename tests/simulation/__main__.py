@@ -22,7 +22,8 @@ from multiprocessing import get_context
 
 import msgspec
 
-from tests.simulation import places, witnesses
+from tests.simulation import witnesses
+from tests.simulation.places import world as addresses
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.shrink import failure, shorter
 from tests.simulation.world import Violation, World
@@ -70,10 +71,10 @@ def run(seeds: Iterable[int]) -> Tally:
 
 
 def _run_addresses(seeds: Iterable[int]) -> Tally:
-    logging.disable(logging.CRITICAL)  # the real book logs
+    logging.disable(logging.CRITICAL)  # the real registry logs
     tally = Tally()
     for seed in seeds:
-        world = places.World(seed)
+        world = addresses.World(seed)
         try:
             world.run()
         except Exception as error:

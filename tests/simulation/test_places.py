@@ -10,8 +10,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from tests.simulation import places, places_mutants, witnesses, witnesses_mutants
+from tests.simulation import witnesses, witnesses_mutants
 from tests.simulation.mutants import applied
+from tests.simulation.places import mutants, world
 
 SEEDS = max(10, int(os.environ.get("SIMULATION_SEEDS", "100")) // 50)
 """Of addresses: each takes a tenth of a second where nothing else runs."""
@@ -27,17 +28,17 @@ def quiet() -> Iterator[None]:
 @pytest.mark.timeout(3000)
 def test_no_seed_breaks_a_rule_of_addresses():
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        found = list(pool.map(places.failure, range(SEEDS)))
+        found = list(pool.map(world.failure, range(SEEDS)))
     assert [(seed, text) for seed, text in enumerate(found) if text] == []
 
 
-KNOWN = [mutant for mutant in places_mutants.MUTANTS if mutant.name in places_mutants.SEEDS]
+KNOWN = [mutant for mutant in mutants.MUTANTS if mutant.name in mutants.SEEDS]
 
 
 @pytest.mark.parametrize("mutant", KNOWN, ids=lambda mutant: mutant.name)
 def test_a_rule_of_addresses_switched_off_is_found(mutant):
-    seed = places_mutants.SEEDS[mutant.name]
-    assert places_mutants.hunt(mutant, 1, first=seed), "another seed: python -m tests.simulation.places_mutants"
+    seed = mutants.SEEDS[mutant.name]
+    assert mutants.hunt(mutant, 1, first=seed), "another seed: python -m tests.simulation.places.mutants"
 
 
 def test_no_seed_breaks_a_rule_of_outages():

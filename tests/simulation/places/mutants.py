@@ -1,6 +1,6 @@
 """Every rule of addresses switched off: the world of :mod:`tests.simulation.places` must notice each one.
 
-``python -m tests.simulation.places_mutants`` shows for each how many seeds it took.
+``python -m tests.simulation.places.mutants`` shows for each how many seeds it took.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from poolmgr.supervisor.servers.sameness import Meetings, Sameness
 from poolmgr.supervisor.servers.twins import Twins
 from poolmgr.supervisor.servers.upstream import Upstream
 from tests.simulation.mutants import Mutant, applied
-from tests.simulation.places import Looks, failure
+from tests.simulation.places.supervisor import Looks
+from tests.simulation.places.world import failure
 
 _part, _dissolve, _settle = Ledger.part, Ledger.dissolve, Ledger.settle
 
