@@ -1,6 +1,6 @@
 """The supervisor with shorter waits, for tests of what takes seconds otherwise.
 
-``HASTY`` in its environment: ``views.audit.EVERY=0.3 servers.unproven.WAIT=0.5``, names of constants in
+``HASTY`` in its environment: ``views.audit.EVERY=0.3 upstreams.unproven.WAIT=0.5``, names of constants in
 :mod:`poolmgr.supervisor`. Everything else is the real program, but for
 where names lead (:mod:`tests.names`).
 """

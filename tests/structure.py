@@ -3,7 +3,8 @@
 import-linter checks which room may use which. It leaves out what only types need, and does not see
 :func:`poolmgr.lazy.load`; here both count, and so does an import inside a function. A file is pure if its docstring has
 a sentence that begins with "Pure": neither it nor anything of ours that it imports may import what does I/O, tells the
-time, or starts threads. Where a package's docstring says so, all its files are.
+time, or starts threads. Where a package's docstring says so, all its files are. A package whose docstring is a map of
+its files ("- ``name``: what it is for") names all of them, and nothing else.
 
 ``make lint`` runs it: ``python -m tests.structure [DIRECTORY]``.
 """
@@ -106,6 +107,17 @@ class Tree:
                 wrong.extend(f"{name} is called pure and imports {found}{where}" for found in sorted(bad))
         return wrong
 
+    def off_the_map(self) -> list[str]:
+        """One line for each package whose map and files differ."""
+        wrong: list[str] = []
+        for package, parsed in self.parsed.items():
+            lines = (ast.get_docstring(parsed) or "").splitlines()
+            mapped = {word for line in lines if line[:2] in ("- ", "  ") for word in re.findall(r"``([a-z_]+)``", line)}
+            files = {name.rpartition(".")[2] for name in self.parsed if name.rpartition(".")[0] == package}
+            if files and mapped and mapped != files - {"__main__"}:
+                wrong.append(f"{package}: its map and its files differ in {sorted(mapped ^ (files - {'__main__'}))}")
+        return wrong
+
 
 def _reached(name: str, imports: dict[str, set[str]]) -> set[str]:
     found: set[str] = set()
@@ -123,9 +135,10 @@ def main(arguments: list[str]) -> int:
     for knot in tree.circles():
         lines = (f"{name} -> {', '.join(sorted(tree.ours[name] & {*knot}))}" for name in knot)
         print("a circle of imports:", *lines, sep="\n  ")
-    for line in tree.impure():
+    wrong = [*tree.impure(), *tree.off_the_map()]
+    for line in wrong:
         print(line)
-    return 1 if tree.circles() or tree.impure() else 0
+    return 1 if tree.circles() or wrong else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from poolmgr.supervisor.__main__ import main
-from poolmgr.supervisor.servers import schedule, throttle
+from poolmgr.supervisor.upstreams import schedule, throttle
 from poolmgr.supervisor.views import audit
 
 EVERY = 0.25

@@ -1,6 +1,6 @@
 """The effective budget of one server, and how it came about in words.
 
-Pure: facts in, a number with its derivation out. :mod:`poolmgr.supervisor.servers.inspection` finds the facts;
+Pure: facts in, a number with its derivation out. :mod:`poolmgr.supervisor.upstreams.inspection` finds the facts;
 the ledger acts on the number.
 
 The operator's number is taken as it is, unless the server itself allows less. ``auto`` is what is left

@@ -14,7 +14,7 @@ look up their descriptor for each system call, so it can be closed below them. O
 and would go on with the next file that gets it. So a descriptor below TLS is shut down, which gets its
 users out, and closed once the TLS object, which all its users refer to, is freed (:func:`end`).
 
-The agent's thread and selector drive this; callers only hand sockets over. It must never count
+The member's thread and selector drive this; callers only hand sockets over. It must never count
 anything itself: it reports what happened, and the core counts.
 """
 
@@ -61,7 +61,7 @@ class Closer:
     """All sockets of this process that are on their way out.
 
     Args:
-        selector: the agent's; a key's ``data`` is called with the events and the time.
+        selector: the member's thread's; a key's ``data`` is called with the events and the time.
         gone: called with the serial number of a socket whose end is certain.
         lost: called with the serial number of a socket whose end is not.
     """

@@ -1,4 +1,4 @@
-"""Finds the supervisor, or has one started, without ever holding up the agent's thread.
+"""Finds the supervisor, or has one started, without ever holding up the member's thread.
 
 Looking is cheap (a Unix socket connects at once or not at all) and done on the spot. Starting takes
 as long as a Python takes to start, and replacing a hung supervisor longer: a helper thread does that.
@@ -46,11 +46,11 @@ NEVER = float("inf")
 
 
 class Finder:
-    """One process's search for its supervisor. All methods are the agent thread's.
+    """One process's search for its supervisor. All methods are the member's thread's.
 
     Args:
         settings: where the supervisor is, and whether it may be started.
-        wake: wakes the agent when a helper has a result.
+        wake: wakes the member's thread when a helper has a result.
     """
 
     def __init__(self, settings: Settings, wake: Callable[[], None]) -> None:
@@ -108,7 +108,7 @@ class Finder:
         return None
 
     def next(self, needed: bool) -> float:
-        """When to search again; a helper's result wakes the agent itself."""
+        """When to search again; a helper's result wakes the member's thread itself."""
         if self._helper is not None:
             return NEVER
         return min(self._look_at, self._start_at) if needed and self._settings.autostart else self._look_at

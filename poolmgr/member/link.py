@@ -1,7 +1,7 @@
 """One connection to the supervisor: frames out, messages in.
 
-Any thread may send: a thread that waits for a permit writes its report itself, since waking the agent
-first would cost more than the supervisor's answer takes. Only the agent reads. The core knows what
+Any thread may send: a thread that waits for a permit writes its report itself, since waking the member's thread
+first would cost more than the supervisor's answer takes. Only the member's thread reads. The core knows what
 messages mean.
 """
 
@@ -36,7 +36,7 @@ class Link:
     """A link under its number (rule M4).
 
     Attributes:
-        blocked: the kernel takes no more for now; the agent must :meth:`unblock` when it does.
+        blocked: the kernel takes no more for now; the member's thread must :meth:`unblock` when it does.
     """
 
     def __init__(self, sock: socket.socket, number: int) -> None:

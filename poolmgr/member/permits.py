@@ -2,7 +2,7 @@
 
 Thin: the core defines what a permit means, and every call here ends at the process's
 :class:`~poolmgr.member.locked.LockedCore`. Methods that the garbage collector may call (``Permit.close``, ``gone``, the
-finalizer) append to a deque and poke the agent, and do nothing else: the collector may have
+finalizer) append to a deque and poke the member's thread, and do nothing else: the collector may have
 interrupted a thread that holds any lock of ours.
 """
 

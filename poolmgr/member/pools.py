@@ -1,4 +1,4 @@
-"""The pools of a process, as the agent's thread deals with them.
+"""The pools of a process, as the member's thread deals with them.
 
 A pool promises not to raise and not to block; this module keeps a pool that raises from harming the
 others. The core decides what pools must do.
@@ -41,7 +41,7 @@ class AttachedPool:
 
 
 class Pools:
-    """All pools. Only the agent's thread calls the methods, except :meth:`adopt` and :meth:`prefer`.
+    """All pools. Only the member's thread calls the methods, except :meth:`adopt` and :meth:`prefer`.
 
     Args:
         locked: calls a function under the member's lock.

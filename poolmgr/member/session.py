@@ -45,7 +45,7 @@ STUCK = 1.0
 
 class Session:
     """One process's session to its supervisor. Any thread may call :meth:`post` and :meth:`flush`, only the
-    agent's the rest."""
+    member's thread the rest."""
 
     def __init__(self, member: LockedCore, selector: selectors.BaseSelector, waker: Waker) -> None:
         self.link: Link | None = None
@@ -95,7 +95,7 @@ class Session:
             if link.blocked:
                 self._waker.poke()
 
-    # ---- the agent's thread --------------------------------------------------------------------------
+    # ---- the member's thread --------------------------------------------------------------------------
 
     def mind(self, now: float, *, idle: bool) -> float:
         """Look for a supervisor if there is none, else look after it; when to come again.

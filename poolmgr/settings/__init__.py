@@ -6,6 +6,9 @@ worker imports it.
 
 A variable that is set to an empty text counts as not set, so that a line ``NAME=`` in an environment
 file means the default.
+
+- ``table``: every variable, declared once; ``variable``: its text and its errors
+- ``parsers``: text to values, and secrets hidden; ``paths``: where files lie
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.disk.scope import Scope
-from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.upstreams.belonging import Belonging
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from poolmgr.supervisor.clients.link import Link, limited
 from poolmgr.supervisor.clients.roster import Member
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.registry import Registry
+from poolmgr.supervisor.upstreams.registry import Registry
 
 SILENT_STRANGER = 10.0
 """Seconds after which a silent client is dropped."""

@@ -33,8 +33,8 @@ from poolmgr.supervisor.disk.singleton import Singleton, UnfitError
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.notify import Notify
 from poolmgr.supervisor.registrar import Registrar
-from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.registry import Registry
+from poolmgr.supervisor.upstreams.belonging import Belonging
+from poolmgr.supervisor.upstreams.registry import Registry
 from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.queries import Queries
 

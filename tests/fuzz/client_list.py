@@ -7,8 +7,8 @@ socket, decides in each row of a reply.
 
 from __future__ import annotations
 
-from poolmgr.supervisor.servers import proof
-from poolmgr.supervisor.servers.proof import Row, UnreadableError
+from poolmgr.supervisor.upstreams import proof
+from poolmgr.supervisor.upstreams.proof import Row, UnreadableError
 
 OURS = "pm1.0123abcd.00ff11.41.1000.abcdef"
 PLAIN = bytes(range(ord("!"), ord("~") + 1))

@@ -19,7 +19,7 @@ from poolmgr.kernel import peer
 from poolmgr.supervisor import supervisor as server_of
 from poolmgr.supervisor.clients import link
 from poolmgr.supervisor.disk.singleton import Singleton
-from poolmgr.supervisor.servers.probe import Probe
+from poolmgr.supervisor.upstreams.probe import Probe
 
 BUDGET = 12
 ENDPOINT = wire.Endpoint(key="tcp://127.0.0.1:1", host="127.0.0.1", port=1)

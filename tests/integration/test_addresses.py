@@ -28,7 +28,7 @@ from tests.threads import Calls
 
 BUDGET = 12
 
-QUICK = "servers.schedule.ASK_EVERY=0.5 servers.schedule.LOOK_EVERY=0.5"
+QUICK = "upstreams.schedule.ASK_EVERY=0.5 upstreams.schedule.LOOK_EVERY=0.5"
 
 
 def at(port: int) -> wire.Endpoint:
@@ -153,7 +153,7 @@ class Balancer(Proxy):
 
 
 def test_a_balancer_is_one_server_and_says_so(supervisor: Start, two: list[RedisServer], process: Processes) -> None:
-    running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
+    running = supervisor(BUDGET, HASTY=QUICK + " upstreams.unproven.WAIT=1")
     balancer = Balancer(*(server.port for server in two))
     try:
         pool = process().pool(balancer.port, timeout=5)
@@ -175,7 +175,7 @@ def test_a_balancer_before_servers_that_are_known_is_resolved(
     supervisor: Start, two: list[RedisServer], process: Processes
 ) -> None:
     """It says something else each time, and each of the two is asked whether it is the one that was heard."""
-    running = supervisor(BUDGET, HASTY=QUICK + " servers.unproven.WAIT=1")
+    running = supervisor(BUDGET, HASTY=QUICK + " upstreams.unproven.WAIT=1")
     ours = process()
     for server in two:
         assert client_of(ours.pool(server.port, timeout=5)).ping()

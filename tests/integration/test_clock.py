@@ -177,7 +177,7 @@ def test_nothing_but_what_people_are_told_looks_at_the_wall_clock() -> None:
         "poolmgr/native.py",
         "poolmgr/pool/membership.py",
         "poolmgr/supervisor/views/audit.py",
-        "poolmgr/supervisor/servers/outages.py",
+        "poolmgr/supervisor/upstreams/outages.py",
     }
 
 

@@ -380,7 +380,7 @@ def test_the_user_of_the_documents_does_what_the_service_needs_and_scripts_admin
         assert app.ask("FLUSHALL").json["error"].startswith("NOPERM")
         with redis.Redis.from_url(
             url, protocol=2
-        ) as supervisor:  # what it asks: see poolmgr/supervisor/servers/inspection.py
+        ) as supervisor:  # what it asks: see poolmgr/supervisor/upstreams/inspection.py
             assert supervisor.info("server")["run_id"]
             assert "maxclients" in supervisor.config_get("maxclients")
             assert supervisor.client_list()

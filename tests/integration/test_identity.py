@@ -302,14 +302,14 @@ def test_two_supervisors_of_one_host_that_cannot_see_each_other_say_so(
     supervisor: Start, pair: Pair, clone: Callable[..., Clone], budget: str
 ) -> None:
     """systemd's PrivateTmp=: the same path leads each of them elsewhere."""
-    running, server = pair(budget, maxclients=48, port=free_port(), HASTY="servers.schedule.LIST_EVERY=0.2")
+    running, server = pair(budget, maxclients=48, port=free_port(), HASTY="upstreams.schedule.LIST_EVERY=0.2")
     endpoint = endpoint_of(port=server.port)
     member, name = joined(running, endpoint)
     for _ in range(3):
         member.dial(endpoint)
     member.report(name, open=3, in_use=3)
     other = clone(boot=False)
-    theirs = other.supervisor(running.path, budget, HASTY="servers.schedule.LIST_EVERY=0.2", POOLMGR_LINGER="60")
+    theirs = other.supervisor(running.path, budget, HASTY="upstreams.schedule.LIST_EVERY=0.2", POOLMGR_LINGER="60")
     try:
         with Program("-c", USES, before=other.command, REDIS_URL=server.url) as guest:
             assert "pm1." in guest.says()

@@ -28,7 +28,7 @@ def server(redis_server: Servers) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def running(supervisor: Start) -> SupervisorProcess:
-    hasty = "servers.schedule.LOOK_EVERY=0.3 servers.admin.CLOSE_BOUND=0.3 servers.unproven.WAIT=1.5"
+    hasty = "upstreams.schedule.LOOK_EVERY=0.3 upstreams.admin.CLOSE_BOUND=0.3 upstreams.unproven.WAIT=1.5"
     return supervisor(BUDGET, **IMPATIENT, POOLMGR_LINGER="20", HASTY=hasty)
 
 

@@ -51,7 +51,7 @@ def client() -> Iterator[Callable[[str, Path], Client]]:
 
 @pytest.fixture
 def running(supervisor: Start) -> SupervisorProcess:
-    return supervisor(12, POOLMGR_LINGER="20", HASTY="servers.schedule.LOOK_EVERY=0.3")
+    return supervisor(12, POOLMGR_LINGER="20", HASTY="upstreams.schedule.LOOK_EVERY=0.3")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def server(redis_server: Servers) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def running(supervisor: Start) -> SupervisorProcess:
-    hasty = "servers.unproven.WAIT=1.5 servers.reconcile.HIDDEN_AGAIN=0.5"
+    hasty = "upstreams.unproven.WAIT=1.5 upstreams.reconcile.HIDDEN_AGAIN=0.5"
     return supervisor(BUDGET, **IMPATIENT, POOLMGR_LINGER="20", HASTY=hasty)
 
 

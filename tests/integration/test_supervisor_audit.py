@@ -33,7 +33,7 @@ def test_the_audit_finds_a_pool_that_bypasses_the_budget(pair: Pair) -> None:
 
 
 def test_a_server_with_many_clients_does_not_hold_up_the_loop(pair: Pair) -> None:
-    running, server = pair(maxclients=5000, HASTY="servers.schedule.LIST_EVERY=0.2 servers.schedule.LOOK_EVERY=0.2")
+    running, server = pair(maxclients=5000, HASTY="upstreams.schedule.LIST_EVERY=0.2 upstreams.schedule.LOOK_EVERY=0.2")
     member, _ = joined(running, endpoint_of(server.path))
     crowd = [Connection(endpoint_of(server.path), f"crowd-{i}") for i in range(2000)]
     try:

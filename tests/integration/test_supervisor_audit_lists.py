@@ -13,7 +13,7 @@ from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.supervisor_process import Pair, SupervisorProcess, joined
 
-QUICK = "views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=1.5"
+QUICK = "views.audit.EVERY=0.2 upstreams.schedule.LIST_EVERY=1.5"
 
 
 def holding(running: SupervisorProcess, server: RedisServer, count: int) -> tuple[FakeMember, str]:
@@ -72,7 +72,7 @@ def test_nor_is_one_from_before_a_restart_that_nobody_noticed(pair: Pair) -> Non
 def test_connections_that_a_process_has_closed_since_are_not_missed(pair: Pair) -> None:
     """With a small budget the list is asked for five times more seldom, and two audits see the same one."""
     running, server = pair(
-        6, maxclients=8, port=free_port(), HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_EVERY=0.4"
+        6, maxclients=8, port=free_port(), HASTY="views.audit.EVERY=0.2 upstreams.schedule.LIST_EVERY=0.4"
     )
     member, name = holding(running, server, 4)
     is_listed(running, server)
@@ -82,7 +82,7 @@ def test_connections_that_a_process_has_closed_since_are_not_missed(pair: Pair) 
 
 
 def test_a_process_that_comes_and_goes_with_the_list_is_not_suspected(pair: Pair) -> None:
-    running, server = pair(port=free_port(), HASTY="views.audit.EVERY=0.1 servers.schedule.LIST_EVERY=0.3")
+    running, server = pair(port=free_port(), HASTY="views.audit.EVERY=0.1 upstreams.schedule.LIST_EVERY=0.3")
     member, name = holding(running, server, 4)
 
     def anew() -> None:

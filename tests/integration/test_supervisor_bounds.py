@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolmgr import wire
-from poolmgr.supervisor.servers import addresses, registry
+from poolmgr.supervisor.upstreams import addresses, registry
 from tests.fake_member import FakeMember, endpoint_of
 from tests.supervisor_process import Start, SupervisorProcess, joined
 

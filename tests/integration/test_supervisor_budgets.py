@@ -63,7 +63,7 @@ def test_descriptors_of_the_members_bound_it(supervisor: Start, redis_server: Se
 
 
 def test_other_clients_shrink_it_within_seconds(pair: Pair) -> None:
-    running, server = pair("auto", maxclients=200, HASTY="servers.schedule.LOOK_EVERY=0.3")
+    running, server = pair("auto", maxclients=200, HASTY="upstreams.schedule.LOOK_EVERY=0.3")
     member, name = joined(running, endpoint_of(server.path))
     member.report(name)
     assert running.server()["budget"] == 180

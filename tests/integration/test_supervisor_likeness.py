@@ -136,7 +136,7 @@ def test_where_no_permit_comes_back_it_is_compared_over_the_budget_once_and_that
 ) -> None:
     server = redis_server(maxclients=6, port=free_port())
     restrict(server, "-@dangerous")
-    running = supervisor(2, HASTY="servers.loan.PATIENCE=1 servers.loan.OVER_EVERY=600")
+    running = supervisor(2, HASTY="upstreams.loan.PATIENCE=1 upstreams.loan.OVER_EVERY=600")
     way, alias = app(endpoint_of(server.path)), app(endpoint_of(port=server.port))
     member, name = joined(running, way)
     member.report(name, waiting=2)

@@ -67,7 +67,7 @@ def test_what_a_dead_process_has_left_is_looked_for_by_number(
 
 def test_a_difference_on_a_list_is_borne_out_soon_and_not_after_a_minute(pair: Pair, members: Members) -> None:
     """A further case: the second list that it takes to accuse anybody comes out of turn. The first was a proof's."""
-    running, server = pair(20, maxclients=100, HASTY="views.audit.EVERY=0.2 servers.schedule.LIST_AGAIN=0.5")
+    running, server = pair(20, maxclients=100, HASTY="views.audit.EVERY=0.2 upstreams.schedule.LIST_AGAIN=0.5")
     member, name = joined(running, server)
     member.report(name)
     dies = members(server, 1).has(1)

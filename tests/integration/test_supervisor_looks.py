@@ -190,7 +190,7 @@ def test_a_budget_that_grows_keeps_one_back_before_members_get_the_rest(
 
 
 def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(pair: Pair) -> None:
-    running, server = pair(3, port=free_port(), HASTY="servers.loan.PATIENCE=8")
+    running, server = pair(3, port=free_port(), HASTY="upstreams.loan.PATIENCE=8")
     member, name, connections = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     member.attach(alias)
@@ -205,7 +205,7 @@ def test_where_none_can_be_kept_back_an_alias_waits_for_a_permit_by_recall(pair:
 
 
 def test_where_no_permit_comes_back_there_is_one_look_over_the_budget_and_it_is_counted(pair: Pair) -> None:
-    running, server = pair(3, port=free_port(), HASTY="servers.loan.PATIENCE=1 servers.loan.OVER_EVERY=600")
+    running, server = pair(3, port=free_port(), HASTY="upstreams.loan.PATIENCE=1 upstreams.loan.OVER_EVERY=600")
     member, name, _ = filled(running, server, 3)
     alias = endpoint_of(port=server.port)
     with server.observer():  # with its one connection the server is full

@@ -15,7 +15,7 @@ from tests.proxy import proxy_to
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import IMPATIENT, Pair, Start, joined
 
-ENDS_SOON = "servers.unproven.WAIT=0.5 servers.admin.CLOSE_BOUND=0.3"
+ENDS_SOON = "upstreams.unproven.WAIT=0.5 upstreams.admin.CLOSE_BOUND=0.3"
 
 
 def test_an_outage_is_told_to_everyone_when_it_begins_and_when_it_ends(pair: Pair) -> None:
@@ -146,7 +146,7 @@ def test_the_end_of_a_server_proves_nothing_of_its_successor(pair: Pair, members
 
 
 def test_a_supervisor_ends_although_the_server_has_ended_first(pair: Pair, members: Members) -> None:
-    running, server = pair(port=free_port(), POOLMGR_LINGER="1", HASTY="servers.unproven.WAIT=0.5")
+    running, server = pair(port=free_port(), POOLMGR_LINGER="1", HASTY="upstreams.unproven.WAIT=0.5")
     dies = members(server, 5).has(5)
     server.stop()
     dies.kill()
@@ -170,7 +170,7 @@ def test_what_was_given_up_when_nobody_was_left_is_searched_for_before_the_next_
         port=free_port(),
         POOLMGR_LINGER="1",
         **IMPATIENT,
-        HASTY="servers.unproven.WAIT=60 servers.unproven.ALONE=0.2 servers.admin.CLOSE_BOUND=0.3",
+        HASTY="upstreams.unproven.WAIT=60 upstreams.unproven.ALONE=0.2 upstreams.admin.CLOSE_BOUND=0.3",
     )
     with proxy_to(server.port) as way:
         dies = members(endpoint_of(port=way.port), 5).has(5)
@@ -208,7 +208,7 @@ def test_a_supervisor_ends_although_a_server_that_it_has_never_met_hangs(supervi
 
 
 def test_a_server_that_nobody_uses_is_forgotten(pair: Pair) -> None:
-    running, server = pair(HASTY="servers.registry.UNREACHED=0.3")
+    running, server = pair(HASTY="upstreams.registry.UNREACHED=0.3")
     member, name = joined(running, endpoint_of(server.path))
     lost = running.member()
     lost.tag = member.tag[:-6] + "abcdef"
@@ -222,7 +222,7 @@ def test_a_server_that_nobody_uses_is_forgotten(pair: Pair) -> None:
 
 def test_a_name_that_no_longer_answers_is_no_outage_of_the_server(pair: Pair, members: Members) -> None:
     """One of two ways has become a black hole: the other still shows the server alive."""
-    running, server = pair(maxclients=20, port=free_port(), **IMPATIENT, HASTY="servers.unproven.WAIT=0.5")
+    running, server = pair(maxclients=20, port=free_port(), **IMPATIENT, HASTY="upstreams.unproven.WAIT=0.5")
     member, name = joined(running, endpoint_of(server.path))
     with proxy_to(server.port) as hole:
         other = endpoint_of(port=hole.port)

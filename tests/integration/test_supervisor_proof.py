@@ -45,7 +45,7 @@ def busy(server: RedisServer) -> Iterator[None]:
 
 def test_a_busy_server_has_not_forbidden_to_look(pair: Pair, members: Members) -> None:
     """A child keeps the connections of a member that was killed: they are there, and cannot be seen just now."""
-    running, server = pair(maxclients=15, busy_reply_threshold=50, HASTY="servers.unproven.WAIT=0.3")
+    running, server = pair(maxclients=15, busy_reply_threshold=50, HASTY="upstreams.unproven.WAIT=0.3")
     dies = members(server, 8, "fork").has(8)
     stays, name = joined(running, server)
     with busy(server):

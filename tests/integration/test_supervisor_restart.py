@@ -16,7 +16,7 @@ from poolmgr import own_tag, tags, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
-from poolmgr.supervisor.servers.registry import GRACE
+from poolmgr.supervisor.upstreams.registry import GRACE
 from tests.fake_member import Connection, Members, endpoint_of
 from tests.helpers import Servers, free_port, kill, wait_for
 from tests.proxy import proxy_to
@@ -263,7 +263,7 @@ def test_a_name_that_is_silent_does_not_hold_up_the_search_for_ever(pair: Pair) 
         port=free_port(),
         POOLMGR_LINGER="60",
         **IMPATIENT,
-        HASTY="servers.unproven.WAIT=1",
+        HASTY="upstreams.unproven.WAIT=1",
     )
     with proxy_to(server.port) as hole:
         first, name = joined(running, server)

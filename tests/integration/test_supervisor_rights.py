@@ -21,7 +21,7 @@ def test_without_the_right_to_list_a_bounded_wait_stands_in_and_is_counted(
     with server.observer() as admin:
         admin.execute_command("ACL", "SETUSER", "default", "-client|list", "-client|kill")
     endpoint = endpoint_of(server.path)
-    running = supervisor(12, HASTY="servers.unproven.WAIT=1.5")
+    running = supervisor(12, HASTY="upstreams.unproven.WAIT=1.5")
     stays, name = joined(running, endpoint)
     stays.obey(name)
     dies = members(server, 6).has(6)
@@ -84,7 +84,7 @@ def test_what_the_user_of_one_name_may_not_do_does_not_stop_the_proofs_of_the_se
     server = redis_server(port=free_port(), maxclients=13)
     with server.observer() as admin:
         admin.execute_command("ACL", "SETUSER", "other", "on", ">other", "~*", "+@all")
-    running = supervisor(12, HASTY="servers.unproven.WAIT=60")
+    running = supervisor(12, HASTY="upstreams.unproven.WAIT=60")
     path, port = endpoint_of(server.path), endpoint_of(port=server.port)
     good, bad = (port, path) if by == "unix" else (path, port)
     bad = msgspec.structs.replace(bad, username="other", password="other")
@@ -107,7 +107,7 @@ def test_of_two_users_by_one_name_the_one_that_may_list_proves(
     server = redis_server(maxclients=13)
     with server.observer() as admin:
         admin.execute_command("ACL", "SETUSER", "other", "on", ">other", "~*", "+@all", *FAULTS[fault])
-    running = supervisor(12, HASTY="servers.unproven.WAIT=60")
+    running = supervisor(12, HASTY="upstreams.unproven.WAIT=60")
     good = endpoint_of(server.path)
     first, name = joined(running, msgspec.structs.replace(good, username="other", password="other"))
     second, _ = joined(running, good)

@@ -135,7 +135,7 @@ WORKS = """
 @pytest.mark.parametrize("code", [HOLDS, WORKS], ids=["held", "used for half of the time"])
 def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, program: Programs, code: str) -> None:
     """Six connections of ours, the supervisor's, and 54 of others at a server that takes 61."""
-    running, server = pair("auto", maxclients=61, HASTY="servers.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
+    running, server = pair("auto", maxclients=61, HASTY="upstreams.schedule.LOOK_EVERY=0.3", POOLMGR_LINGER="60")
     ours = program("-c", f"{BEGIN}{textwrap.dedent(code)}\nsys.stdin.readline()\n", URL=server.unix_url)
     assert ours.says() == "ready"
     others = crowd(server, 54)
@@ -153,7 +153,7 @@ def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, program: Progra
 @pytest.mark.timing
 def test_growth_of_our_own_does_not_look_foreign(pair: Pair) -> None:
     """A member opens within its limit and reports that late: the budget stays."""
-    running, server = pair("auto", maxclients=200, HASTY="servers.schedule.LOOK_EVERY=1")
+    running, server = pair("auto", maxclients=200, HASTY="upstreams.schedule.LOOK_EVERY=1")
     member, name = joined(running, server)
     member.grow(name, 100)
     member.report(name, open=0)

@@ -1,7 +1,7 @@
 """How a supervisor proves at one server that connections are gone (rules S3 to S5), in virtual time.
 
-The order of doing is that of :mod:`poolmgr.supervisor.servers.inspection`; the verdict is the real
-:func:`poolmgr.supervisor.servers.proof.judge`. Every list here is a whole one and costs nothing.
+The order of doing is that of :mod:`poolmgr.supervisor.upstreams.inspection`; the verdict is the real
+:func:`poolmgr.supervisor.upstreams.proof.judge`. Every list here is a whole one and costs nothing.
 That what is asked for by number proves the same is a property in ``tests/unit/test_proof.py``, and what lists may cost
 is one in ``tests/unit/test_throttle.py``.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from poolmgr import tags, wire
 from poolmgr.budget import recovery
 from poolmgr.budget.accounts import TO_REGISTER
-from poolmgr.supervisor.servers.proof import Row, judge
+from poolmgr.supervisor.upstreams.proof import Row, judge
 from tests.simulation.server import HERE, Connection, Server
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ KEPT_BACK_FROM, KEEPS_FROM = 4, 8
 
 BOUNDED_WAIT = 1.0
 """Seconds after which, when no permit is left to look with, one is taken over the budget. In reality it is
-longer (:data:`poolmgr.supervisor.servers.unproven.WAIT`); nothing depends on that but the length of a run."""
+longer (:data:`poolmgr.supervisor.upstreams.unproven.WAIT`); nothing depends on that but the length of a run."""
 
 PLACE = "0000000a"
 """Of our tags. A clone's has another scope and boot, which count for another place here."""
@@ -318,7 +318,7 @@ class Inspection:
         self._done(0.0)
 
     def _possible(self, tag: tags.Tag) -> bool:
-        """Whether it may be of a supervisor before this one (:mod:`poolmgr.supervisor.servers.belonging`)."""
+        """Whether it may be of a supervisor before this one (:mod:`poolmgr.supervisor.upstreams.belonging`)."""
         return tag.place == PLACE
 
     def release_held_raises(self) -> None:

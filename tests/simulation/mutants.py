@@ -23,7 +23,7 @@ from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core.account import Account as MemberAccount
 from poolmgr.member.core.process import MemberCore
-from poolmgr.supervisor.servers.proof import Verdict, judge
+from poolmgr.supervisor.upstreams.proof import Verdict, judge
 from tests.simulation import inspection
 from tests.simulation.__main__ import legible
 from tests.simulation.inspection import Inspection

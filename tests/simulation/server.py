@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.upstreams.proof import Row
 
 HERE = "10.0.0.1"
 """Our address as servers see it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.supervisor.servers import proof
+from poolmgr.supervisor.upstreams import proof
 from tests.simulation.exhaustive import SMALL, describe, explore
 from tests.simulation.mutants import MUTANTS, applied
 

@@ -1,5 +1,5 @@
 """A world of witnesses: a server that is up or down, members of whom one may have no way to it, and a supervisor that
-may have none either. The real :class:`poolmgr.supervisor.servers.verdict.Verdict`.
+may have none either. The real :class:`poolmgr.supervisor.upstreams.verdict.Verdict`.
 
 While the server is up no outage may begin, whoever cannot reach it; while it is down one must, soon; and it must be
 over once somebody has had a reply. That of all members only one has no way, and that somebody who has one uses it now
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from poolmgr.supervisor.servers.verdict import Failure, Verdict
+from poolmgr.supervisor.upstreams.verdict import Failure, Verdict
 
 KNOWN = 6.0
 """Seconds within which it is known that a server is down."""

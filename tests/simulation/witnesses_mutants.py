@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from poolmgr.supervisor.servers.verdict import Failure, Verdict
+from poolmgr.supervisor.upstreams.verdict import Failure, Verdict
 from tests.simulation.mutants import Mutant
 
 _accused, _not_seen = Verdict.accused, Verdict.not_seen

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.supervisor.servers.proof import Row
-from poolmgr.supervisor.servers.summary import summed
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.proof import Row
+from poolmgr.supervisor.upstreams.summary import summed
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.supervisor.views.audit import Listed, Seen
 
 TAG = "pm1.0a0a0a0a.0b0b0b.7.8.0c0c0c"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from poolmgr.supervisor.servers.comparison import alike
-from poolmgr.supervisor.servers.likeness import Seen, Sign
+from poolmgr.supervisor.upstreams.comparison import alike
+from poolmgr.supervisor.upstreams.likeness import Seen, Sign
 
 
 class Server:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
 
 
 class Upstream:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from poolmgr.supervisor.servers import proof
-from poolmgr.supervisor.servers.proof import Row, UnreadableError, judge, parse
+from poolmgr.supervisor.upstreams import proof
+from poolmgr.supervisor.upstreams.proof import Row, UnreadableError, judge, parse
 
 DEAD = "pm1.0123abcd.00ff11.41.1000.abcdef"
 LIVE = "pm1.0123abcd.00ff11.42.1001.abcdef"

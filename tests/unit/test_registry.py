@@ -14,9 +14,9 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core.process import FORGET_AFTER, Attachment, MemberCore
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers import registry as module
-from poolmgr.supervisor.servers.addresses import UNUSED
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams import registry as module
+from poolmgr.supervisor.upstreams.addresses import UNUSED
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 A, B = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
 

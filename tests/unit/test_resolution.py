@@ -18,10 +18,10 @@ from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.registry import Registry
-from poolmgr.supervisor.servers.summary import Summary
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.registry import Registry
+from poolmgr.supervisor.upstreams.summary import Summary
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
 

@@ -7,8 +7,8 @@ import pytest
 from poolmgr import wire
 from poolmgr.budget.ceilings import Facts, derive
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.schedule import LIST_AGAIN, LIST_EVERY, LOOK_EVERY, Schedule
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.schedule import LIST_AGAIN, LIST_EVERY, LOOK_EVERY, Schedule
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 R = "tcp://r:6379"
 GONE = frozenset({"pm1.0123abcd.00ff11.41.1000.abcdef"})

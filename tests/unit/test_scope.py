@@ -12,7 +12,7 @@ from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk.scope import Scope
-from poolmgr.supervisor.servers.belonging import Belonging
+from poolmgr.supervisor.upstreams.belonging import Belonging
 
 PLACE, BOOT = "0123abcd", "00ff11"
 

@@ -10,10 +10,10 @@ import pytest
 
 from poolmgr import settings
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.findings import Work
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.session import AdminSession
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.findings import Work
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.session import AdminSession
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 FRESH = Work(endpoints=((Endpoint("tcp://server:1", host="server", port=1),),), fresh=True)

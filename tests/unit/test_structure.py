@@ -56,6 +56,22 @@ def test_what_a_pure_file_may_not_import(tmp_path: Path, files: dict[str, str], 
     assert len(tree(tmp_path, **files).impure()) == count
 
 
+@pytest.mark.parametrize(
+    ("docstring", "differ"),
+    [
+        ("- ``first``: this; ``second``: that", []),
+        ("- ``first``: this\n  and ``second``", []),
+        ("- ``first``: this", ["second"]),
+        ("- ``first``: this; ``second``: that; ``third``: gone", ["third"]),
+        ("Only words of ``first``.", []),
+    ],
+)
+def test_a_map_of_files_that_lies(tmp_path: Path, docstring: str, differ: list[str]) -> None:
+    found = tree(tmp_path, __init__=f'"""A house.\n\n{docstring}\n"""', first="", second="", __main__="")
+    wrong = [f"house: its map and its files differ in {differ}"] if differ else []
+    assert found.off_the_map() == wrong
+
+
 def test_the_pure_rooms_say_so() -> None:
     """Else nothing would be checked of them."""
     house = Tree(Path("poolmgr"))

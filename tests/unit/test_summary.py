@@ -21,13 +21,13 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.committer import Committer
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers import census
-from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.inspection import Inspector
-from poolmgr.supervisor.servers.proof import FOREIGN, Row, parse
-from poolmgr.supervisor.servers.registry import Registry
-from poolmgr.supervisor.servers.summary import summed
+from poolmgr.supervisor.upstreams import census
+from poolmgr.supervisor.upstreams.belonging import Belonging
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.inspection import Inspector
+from poolmgr.supervisor.upstreams.proof import FOREIGN, Row, parse
+from poolmgr.supervisor.upstreams.registry import Registry
+from poolmgr.supervisor.upstreams.summary import summed
 from poolmgr.supervisor.views.audit import Listed
 from tests.helpers import python
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from poolmgr.supervisor.servers import throttle
-from poolmgr.supervisor.servers.throttle import BURST, SAMPLES, SHARE, Throttle
+from poolmgr.supervisor.upstreams import throttle
+from poolmgr.supervisor.upstreams.throttle import BURST, SAMPLES, SHARE, Throttle
 
 
 def test_the_first_one_is_made_at_once_and_the_next_when_it_is_paid_for() -> None:

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers import unproven
-from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams import unproven
+from poolmgr.supervisor.upstreams.unproven import Waits
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.supervisor.servers.verdict import ALONE, Failure, Verdict
+from poolmgr.supervisor.upstreams.verdict import ALONE, Failure, Verdict
 
 
 def fails(verdict: Verdict, tag: str, at: float, began: float | None = None) -> None:

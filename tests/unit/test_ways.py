@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from poolmgr.supervisor.servers.ways import KEPT, Ways
+from poolmgr.supervisor.upstreams.ways import KEPT, Ways
 from poolmgr.wire import Endpoint
 
 LIST = frozenset({"CLIENT LIST"})

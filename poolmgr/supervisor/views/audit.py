@@ -19,8 +19,8 @@ from poolmgr.supervisor.executor import DaemonExecutor
 from poolmgr.supervisor.logs import log
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.registry import Registry
-    from poolmgr.supervisor.servers.upstream import Upstream
+    from poolmgr.supervisor.upstreams.registry import Registry
+    from poolmgr.supervisor.upstreams.upstream import Upstream
 
 EVERY = 5.0
 """Seconds between two audits."""

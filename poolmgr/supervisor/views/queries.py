@@ -16,9 +16,9 @@ from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.listener import Listener
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.committer import Committer
-from poolmgr.supervisor.servers.allowance import ONE_SOCKET
-from poolmgr.supervisor.servers.registry import Registry
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.allowance import ONE_SOCKET
+from poolmgr.supervisor.upstreams.registry import Registry
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.supervisor.views.audit import Audit
 from poolmgr.supervisor.views.metrics import Counted, Reading
 

@@ -17,8 +17,8 @@ from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedM
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger, Member
 from poolmgr.member.core.process import Attachment, MemberCore
-from poolmgr.supervisor.servers import proof
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.upstreams import proof
+from poolmgr.supervisor.upstreams.proof import Row
 from tests.simulation.exhaustive.states import Disk, Process, Record, Supervisor
 
 SERVER = "r"

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, NoReturn
 
 from poolmgr.member.core.process import Attachment
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from tests.simulation.places.process import Process
 from tests.simulation.places.supervisor import Clerk
 

@@ -14,12 +14,12 @@ from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger, Turn
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.core.process import MemberCore
-from poolmgr.supervisor.servers import twins
-from poolmgr.supervisor.servers.addresses import Addresses
-from poolmgr.supervisor.servers.registry import Registry
-from poolmgr.supervisor.servers.sameness import Meetings, Sameness
-from poolmgr.supervisor.servers.twins import Twins
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams import twins
+from poolmgr.supervisor.upstreams.addresses import Addresses
+from poolmgr.supervisor.upstreams.registry import Registry
+from poolmgr.supervisor.upstreams.sameness import Meetings, Sameness
+from poolmgr.supervisor.upstreams.twins import Twins
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places.supervisor import Looks
 from tests.simulation.places.world import failure

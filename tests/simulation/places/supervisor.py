@@ -12,10 +12,10 @@ from poolmgr.budget import recovery, views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.registry import Registry
-from poolmgr.supervisor.servers.resolution import DOUBT
-from poolmgr.supervisor.servers.sameness import Meetings
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.registry import Registry
+from poolmgr.supervisor.upstreams.resolution import DOUBT
+from poolmgr.supervisor.upstreams.sameness import Meetings
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from tests.simulation.link import Link
 
 if TYPE_CHECKING:

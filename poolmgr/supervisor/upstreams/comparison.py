@@ -1,13 +1,13 @@
 """Whether another server is this one: a connection open to one is searched for at the other
-(:mod:`poolmgr.supervisor.servers.likeness`)."""
+(:mod:`poolmgr.supervisor.upstreams.likeness`)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from poolmgr.supervisor.servers.likeness import Seen
-from poolmgr.supervisor.servers.ports import ProbePort
-from poolmgr.supervisor.servers.session import AdminSession
+from poolmgr.supervisor.upstreams.likeness import Seen
+from poolmgr.supervisor.upstreams.ports import ProbePort
+from poolmgr.supervisor.upstreams.session import AdminSession
 
 
 async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: asyncio.Lock) -> bool | None:

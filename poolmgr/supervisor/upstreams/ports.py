@@ -7,15 +7,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from poolmgr import wire
-from poolmgr.supervisor.servers.addresses import Addresses
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.session import AdminSession
-from poolmgr.supervisor.servers.twins import Twins
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.addresses import Addresses
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.session import AdminSession
+from poolmgr.supervisor.upstreams.twins import Twins
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 
 class ProbePort(Protocol):
-    """Another server's :class:`poolmgr.supervisor.servers.probe.Probe`."""
+    """Another server's :class:`poolmgr.supervisor.upstreams.probe.Probe`."""
 
     upstream: Upstream
     permits: OwnPermits
@@ -29,7 +29,7 @@ class ProbePort(Protocol):
 
 
 class RegistryPort(Protocol):
-    """:class:`poolmgr.supervisor.servers.registry.Registry`."""
+    """:class:`poolmgr.supervisor.upstreams.registry.Registry`."""
 
     upstreams: dict[str, Upstream]
     addresses: Addresses

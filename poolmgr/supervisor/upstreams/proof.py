@@ -2,7 +2,7 @@
 
 Pure: lists in, verdicts out. The list must have been asked for *after* a fresh connection by the same endpoint was
 answered, and that connection opened after the exit: it queued behind all of the dead process's for accept, so none of
-them can appear later. :mod:`poolmgr.supervisor.servers.inspection` asks.
+them can appear later. :mod:`poolmgr.supervisor.upstreams.inspection` asks.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 WAIT = 5.0
 """Seconds after the server last answered."""

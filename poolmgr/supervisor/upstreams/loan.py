@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.ports import ProbePort, RegistryPort
-from poolmgr.supervisor.servers.schedule import Schedule
-from poolmgr.supervisor.servers.session import AdminSession
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.ports import ProbePort, RegistryPort
+from poolmgr.supervisor.upstreams.schedule import Schedule
+from poolmgr.supervisor.upstreams.session import AdminSession
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 PATIENCE, ROUND = 5.0, 1.0
 """Seconds to wait for the permits of all servers that an address may lead to; and for one attempt to hold all of them

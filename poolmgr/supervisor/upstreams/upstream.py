@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from poolmgr.budget.ceilings import Derivation, Governor
-from poolmgr.supervisor.servers.sameness import Sameness
-from poolmgr.supervisor.servers.summary import Summary
-from poolmgr.supervisor.servers.ways import Ways
+from poolmgr.supervisor.upstreams.sameness import Sameness
+from poolmgr.supervisor.upstreams.summary import Summary
+from poolmgr.supervisor.upstreams.ways import Ways
 from poolmgr.wire import Endpoint
 
 

@@ -1,8 +1,8 @@
 """Outages: every member learns when one begins and ends; while it lasts, one member at a time tries to connect.
 
-:mod:`poolmgr.supervisor.servers.verdict` gives the verdict; this module chooses whom to ask and whom to inform. Before
-an outage begins, all members with connections are asked for their last reply, so that warm pools contradict at once. If
-no permit of the server is handed out, or all are lost, only the supervisor can look, and its own look decides.
+:mod:`poolmgr.supervisor.upstreams.verdict` gives the verdict; this module chooses whom to ask and whom to inform.
+Before an outage begins, all members with connections are asked for their last reply, so that warm pools contradict at
+once. If no permit of the server is handed out, or all are lost, only the supervisor can look, and its own look decides.
 
 Looks are spaced by exponential backoff with full jitter, so that many hosts do not come back in one herd. The code is
 our own: loading redis-py's would stop the event loop for longer than any pause.
@@ -20,9 +20,9 @@ import msgspec
 from poolmgr import wire
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.upstream import Health, Upstream
-from poolmgr.supervisor.servers.verdict import ALONE, Failure, Verdict
+from poolmgr.supervisor.upstreams.ports import RegistryPort
+from poolmgr.supervisor.upstreams.upstream import Health, Upstream
+from poolmgr.supervisor.upstreams.verdict import ALONE, Failure, Verdict
 
 LONGEST = 1.0
 """Seconds between two looks at a server that is down, at most."""

@@ -1,10 +1,10 @@
 """The task that looks after one server: its identity, its health, and which permits can be freed.
 
-It runs the parts, each of which is one idea. :mod:`~poolmgr.supervisor.servers.schedule` says *when* to look and what
-for. :class:`poolmgr.supervisor.servers.session.AdminSession` does the looking.
-:mod:`~poolmgr.supervisor.servers.reconcile` takes the findings. :mod:`~poolmgr.supervisor.servers.resolution` finds out
-which server it is. The task must never block the event loop, and no fault of its server may end it. With a small budget
-no connection stays open between two looks.
+It runs the parts, each of which is one idea. :mod:`~poolmgr.supervisor.upstreams.schedule` says *when* to look and what
+for. :class:`poolmgr.supervisor.upstreams.session.AdminSession` does the looking.
+:mod:`~poolmgr.supervisor.upstreams.reconcile` takes the findings. :mod:`~poolmgr.supervisor.upstreams.resolution` finds
+out which server it is. The task must never block the event loop, and no fault of its server may end it. With a small
+budget no connection stays open between two looks.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import msgspec
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.census import Census
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.likeness import NoPermitError
-from poolmgr.supervisor.servers.loan import Loan
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.reclaim import Reclaimer
-from poolmgr.supervisor.servers.reconcile import Reconciler
-from poolmgr.supervisor.servers.resolution import Resolution, started
-from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, Schedule
-from poolmgr.supervisor.servers.session import UNCLOSED, AdminSession
-from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.allowance import Allowance
+from poolmgr.supervisor.upstreams.census import Census
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.likeness import NoPermitError
+from poolmgr.supervisor.upstreams.loan import Loan
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.ports import RegistryPort
+from poolmgr.supervisor.upstreams.reclaim import Reclaimer
+from poolmgr.supervisor.upstreams.reconcile import Reconciler
+from poolmgr.supervisor.upstreams.resolution import Resolution, started
+from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, Schedule
+from poolmgr.supervisor.upstreams.session import UNCLOSED, AdminSession
+from poolmgr.supervisor.upstreams.unproven import Waits
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 KEPT_BACK_FROM = 4
 """From this budget on, one permit is kept for the supervisor, whether or not a connection is open."""

@@ -1,8 +1,8 @@
 """Which server this is: a new one, or one known by another name.
 
 The supervisor *resolves* an endpoint by asking the server behind it for its run_id. It uses a permit borrowed from
-every server that this one might turn out to be (:mod:`poolmgr.supervisor.servers.loan`). A new server is searched for
-existing connections (:mod:`poolmgr.supervisor.servers.census`). Two upstreams that turn out to be one server become
+every server that this one might turn out to be (:mod:`poolmgr.supervisor.upstreams.loan`). A new server is searched for
+existing connections (:mod:`poolmgr.supervisor.upstreams.census`). Two upstreams that turn out to be one server become
 one: the twin takes what is left. Several upstreams can be resolved at the same time: each decision is made between two
 waits, from what is known then, so no upstream waits for another's server.
 """
@@ -17,20 +17,20 @@ import msgspec
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.admin import Place
-from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.census import Census
-from poolmgr.supervisor.servers.comparison import alike
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.likeness import NoPermitError
-from poolmgr.supervisor.servers.loan import ROUND, Loan
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.ports import ProbePort, RegistryPort
-from poolmgr.supervisor.servers.reconcile import Reconciler
-from poolmgr.supervisor.servers.sameness import Meetings
-from poolmgr.supervisor.servers.schedule import BUSY, Schedule
-from poolmgr.supervisor.servers.session import AdminSession
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.admin import Place
+from poolmgr.supervisor.upstreams.allowance import Allowance
+from poolmgr.supervisor.upstreams.census import Census
+from poolmgr.supervisor.upstreams.comparison import alike
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.likeness import NoPermitError
+from poolmgr.supervisor.upstreams.loan import ROUND, Loan
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.ports import ProbePort, RegistryPort
+from poolmgr.supervisor.upstreams.reconcile import Reconciler
+from poolmgr.supervisor.upstreams.sameness import Meetings
+from poolmgr.supervisor.upstreams.schedule import BUSY, Schedule
+from poolmgr.supervisor.upstreams.session import AdminSession
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 STILL = 0.05
 """Seconds until the next check whether a hanging server has answered, unless an event shows it before."""

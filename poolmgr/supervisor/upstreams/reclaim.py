@@ -1,9 +1,9 @@
 """Connections whose end has to be proven at one server, and what the proof frees (rule S3).
 
 There are three kinds: those of ended processes (quarantine), those that members could not close properly, and our own
-that were not closed properly. An inspection proves the end with :mod:`poolmgr.supervisor.servers.proof`; this module
+that were not closed properly. An inspection proves the end with :mod:`poolmgr.supervisor.upstreams.proof`; this module
 lists what needs a proof and informs the holders. It must never free anything on less: where a proof is impossible,
-:mod:`poolmgr.supervisor.servers.unproven` replaces it.
+:mod:`poolmgr.supervisor.upstreams.unproven` replaces it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from poolmgr import wire
 from poolmgr.budget.accounts import TO_REGISTER
 from poolmgr.kernel import processes
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 
 class Reclaimer:

@@ -6,7 +6,7 @@ a second permit, which would have to be recalled from a member first, and it wor
 permit.
 
 This module blocks, so the event loop must never call it; and it must never touch the ledger: it takes a
-:class:`~poolmgr.supervisor.servers.findings.Work` and returns :class:`Findings`.
+:class:`~poolmgr.supervisor.upstreams.findings.Work` and returns :class:`Findings`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from poolmgr.supervisor.servers.admin import Admin, AdminError, Place, ReplyError
-from poolmgr.supervisor.servers.findings import Findings, Tried, Work
-from poolmgr.supervisor.servers.proof import Row, UnreadableError, Verdict, judge, merged, parse
-from poolmgr.supervisor.servers.summary import summed
+from poolmgr.supervisor.upstreams.admin import Admin, AdminError, Place, ReplyError
+from poolmgr.supervisor.upstreams.findings import Findings, Tried, Work
+from poolmgr.supervisor.upstreams.proof import Row, UnreadableError, Verdict, judge, merged, parse
+from poolmgr.supervisor.upstreams.summary import summed
 from poolmgr.wire import Endpoint
 
 PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
@@ -26,7 +26,7 @@ PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 
 class Inspector:
-    """Does :class:`~poolmgr.supervisor.servers.findings.Work` at one server. Called by one thread at a time.
+    """Does :class:`~poolmgr.supervisor.upstreams.findings.Work` at one server. Called by one thread at a time.
 
     Args:
         tag: the supervisor's own.

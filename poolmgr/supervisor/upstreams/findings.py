@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolmgr.supervisor.servers.summary import Summary
+from poolmgr.supervisor.upstreams.summary import Summary
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
-    from poolmgr.supervisor.servers.admin import Place
+    from poolmgr.supervisor.upstreams.admin import Place
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,8 +24,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         fresh: open a new connection by every endpoint first.
         facts: ask for limits and counts.
         listing: return the whole list; with ``fresh`` one in which every connection has its name, if possible.
-        handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
-        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.servers.throttle`); each way's
+        handshake: see :func:`poolmgr.supervisor.upstreams.proof.judge`.
+        paid: seconds of the server's time that lists may take (:mod:`poolmgr.supervisor.upstreams.throttle`); each
+        way's
             first list is made in any case.
         places: where the endpoints' names lead, by key; missing ones are looked up.
     """

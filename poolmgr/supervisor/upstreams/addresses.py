@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from poolmgr import wire
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 MOST_NAMES = 8192
 """Names of all servers together: one server can have many, and their origin is not known."""

@@ -13,12 +13,12 @@ from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
 from poolmgr.supervisor.executor import DaemonExecutor
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.admin import AdminError, Place, locate
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.inspection import Inspector
-from poolmgr.supervisor.servers.likeness import Seen, Sign, listen, sees
-from poolmgr.supervisor.servers.own_permits import OwnPermits
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.admin import AdminError, Place, locate
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.inspection import Inspector
+from poolmgr.supervisor.upstreams.likeness import Seen, Sign, listen, sees
+from poolmgr.supervisor.upstreams.own_permits import OwnPermits
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 PATIENCE = 5.0

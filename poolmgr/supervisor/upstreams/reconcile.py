@@ -1,8 +1,8 @@
 """What follows from a look at a server: its health, the next look, freed permits, the budget.
 
-An inspection's :class:`Findings` go to the upstream, to the ledger (by :mod:`poolmgr.supervisor.servers.reclaim` and
-:mod:`poolmgr.supervisor.servers.allowance`), to the schedule, and to the members when an outage begins or ends. It must
-never look itself: nothing here waits.
+An inspection's :class:`Findings` go to the upstream, to the ledger (by :mod:`poolmgr.supervisor.upstreams.reclaim` and
+:mod:`poolmgr.supervisor.upstreams.allowance`), to the schedule, and to the members when an outage begins or ends. It
+must never look itself: nothing here waits.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from poolmgr import wire
 from poolmgr.kernel import processes
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.allowance import Allowance
-from poolmgr.supervisor.servers.findings import Findings, Work
-from poolmgr.supervisor.servers.inspection import questions
-from poolmgr.supervisor.servers.outages import Outages
-from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.reclaim import Reclaimer
-from poolmgr.supervisor.servers.schedule import AGAIN, BUSY, STRANGE, Schedule
-from poolmgr.supervisor.servers.unproven import Waits
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.allowance import Allowance
+from poolmgr.supervisor.upstreams.findings import Findings, Work
+from poolmgr.supervisor.upstreams.inspection import questions
+from poolmgr.supervisor.upstreams.outages import Outages
+from poolmgr.supervisor.upstreams.ports import RegistryPort
+from poolmgr.supervisor.upstreams.reclaim import Reclaimer
+from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, STRANGE, Schedule
+from poolmgr.supervisor.upstreams.unproven import Waits
+from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.wire import Endpoint
 
 ASK_EVERY = 1.0

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.servers.addresses import Addresses
-from poolmgr.supervisor.servers.sameness import same
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.addresses import Addresses
+from poolmgr.supervisor.upstreams.sameness import same
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 
 class _Asked(Protocol):

@@ -1,7 +1,7 @@
 """Count the connections that are already there when a supervisor meets a server (rule S4).
 
 After a lost snapshot, and always when a server is met for the first time, the list shows connections that may come from
-an earlier supervisor (:mod:`poolmgr.supervisor.servers.belonging`). Nothing else identifies their owners, so they are
+an earlier supervisor (:mod:`poolmgr.supervisor.upstreams.belonging`). Nothing else identifies their owners, so they are
 charged while a list shows them: those of living processes until they have registered.
 """
 
@@ -21,13 +21,13 @@ from poolmgr.kernel.processes import lives
 from poolmgr.supervisor.clients.watch import Watch
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers import unproven
-from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.findings import Findings
-from poolmgr.supervisor.servers.ports import RegistryPort
-from poolmgr.supervisor.servers.schedule import Schedule
-from poolmgr.supervisor.servers.summary import Summary
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams import unproven
+from poolmgr.supervisor.upstreams.belonging import Belonging
+from poolmgr.supervisor.upstreams.findings import Findings
+from poolmgr.supervisor.upstreams.ports import RegistryPort
+from poolmgr.supervisor.upstreams.schedule import Schedule
+from poolmgr.supervisor.upstreams.summary import Summary
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 UNHEARD = 2.0
 """Seconds for which no limit is raised at a newly met server where living processes hold connections of ours and have
@@ -126,7 +126,7 @@ class Census:
 
         This is known from a list made after a fresh connection by every way, in which every connection of that time has
         a name. If there can be no such list, bounded waits replace it, as for a proof
-        (:mod:`poolmgr.supervisor.servers.unproven`).
+        (:mod:`poolmgr.supervisor.upstreams.unproven`).
         """
         waited = began - self._registry.whole_since
         if waited < 0:

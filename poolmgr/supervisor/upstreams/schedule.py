@@ -1,8 +1,8 @@
 """When to look at a server, and what for.
 
 Pure: from the time and what has to be proven it computes what to do (:class:`Work`), or until when nothing is due. It
-must never look itself, and never wait: :mod:`poolmgr.supervisor.servers.probe` does. The result of the previous look
-moves its times (:mod:`poolmgr.supervisor.servers.reconcile`).
+must never look itself, and never wait: :mod:`poolmgr.supervisor.upstreams.probe` does. The result of the previous look
+moves its times (:mod:`poolmgr.supervisor.upstreams.reconcile`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Set
 
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.servers.findings import Work
-from poolmgr.supervisor.servers.throttle import Throttle
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.findings import Work
+from poolmgr.supervisor.upstreams.throttle import Throttle
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 SMALL = 8
 """Below this budget no connection is kept."""
@@ -47,7 +47,7 @@ class Schedule:
     """One upstream's. Times are monotonic seconds.
 
     Args:
-        handshake: see :func:`poolmgr.supervisor.servers.proof.judge`.
+        handshake: see :func:`poolmgr.supervisor.upstreams.proof.judge`.
 
     Attributes:
         retry_at: no look before, unless ``hurry`` is set and the server was reached.

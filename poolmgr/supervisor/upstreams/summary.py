@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from poolmgr import tags
-from poolmgr.supervisor.servers.proof import Row
+from poolmgr.supervisor.upstreams.proof import Row
 
 
 class Summary(msgspec.Struct, frozen=True):

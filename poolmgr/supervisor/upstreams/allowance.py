@@ -10,10 +10,10 @@ from poolmgr.budget.foreign_clients import Others
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.belonging import Belonging
-from poolmgr.supervisor.servers.findings import Findings
-from poolmgr.supervisor.servers.summary import Summary
-from poolmgr.supervisor.servers.upstream import Neighbour, Upstream
+from poolmgr.supervisor.upstreams.belonging import Belonging
+from poolmgr.supervisor.upstreams.findings import Findings
+from poolmgr.supervisor.upstreams.summary import Summary
+from poolmgr.supervisor.upstreams.upstream import Neighbour, Upstream
 
 NEIGHBOURS_KEPT = 180.0
 """Seconds for which another supervisor of this host is remembered without open connections: three lists."""

@@ -9,7 +9,7 @@ Two servers that were started together give the same numbers, also to the connec
 third one with them. So numbers are asked of one server after the other, once it is known which of them may match.
 
 :class:`Sign` is what can be searched for. Nothing here decides what follows:
-:mod:`poolmgr.supervisor.servers.resolution` does.
+:mod:`poolmgr.supervisor.upstreams.resolution` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import Enum
 
 import msgspec
 
-from poolmgr.supervisor.servers.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.upstreams.admin import Admin, AdminError, ReplyError
 
 
 class Seen(Enum):

@@ -1,7 +1,7 @@
 """The servers: when each is met, merged, parted and forgotten, and what members report about reaching them.
 
-Which address leads where is in :mod:`poolmgr.supervisor.servers.addresses`, and which servers are one in
-:mod:`poolmgr.supervisor.servers.twins`. A server is its ``run_id``: ``localhost``, an address, a name and a Unix path
+Which address leads where is in :mod:`poolmgr.supervisor.upstreams.addresses`, and which servers are one in
+:mod:`poolmgr.supervisor.upstreams.twins`. A server is its ``run_id``: ``localhost``, an address, a name and a Unix path
 of one server share one ledger. So the supervisor first *resolves* a new endpoint: it asks the server behind it. Until
 the answer, no member gets the server's id and no process opens a connection there. The question uses a permit borrowed
 from every server that this one might turn out to be, so that even the question stays within the budget. Only members
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping
 from poolmgr import wire
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.servers.addresses import UNUSED, Addresses
-from poolmgr.supervisor.servers.ports import ProbePort
-from poolmgr.supervisor.servers.probe import Probe
-from poolmgr.supervisor.servers.twins import Twins
-from poolmgr.supervisor.servers.upstream import Upstream
+from poolmgr.supervisor.upstreams.addresses import UNUSED, Addresses
+from poolmgr.supervisor.upstreams.ports import ProbePort
+from poolmgr.supervisor.upstreams.probe import Probe
+from poolmgr.supervisor.upstreams.twins import Twins
+from poolmgr.supervisor.upstreams.upstream import Upstream
 
 MOST_SERVERS = 1024
 """Servers known at the same time: each has a task and a thread."""

@@ -1,1 +1,0 @@
-"""The Redis servers: how each is reached, asked, and what it proves."""
