@@ -13,7 +13,7 @@ from poolmgr.settings import parsers
 
 
 class Variable(msgspec.Struct, frozen=True):
-    """What :class:`poolmgr.settings.table.Settings` says about a field, beside its type and its default.
+    """A variable, as :func:`setting` declares it.
 
     Attributes:
         name: in the environment.
@@ -42,21 +42,8 @@ class Variable(msgspec.Struct, frozen=True):
     attribute: str = ""
     default: Any = None
 
-    @staticmethod
-    def of(field: msgspec.structs.FieldInfo) -> Variable:
-        """The variable of a field, with what follows from the field's name, type and default."""
-        kind, declared = get_args(field.type)
-        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory
-        found: Variable = msgspec.structs.replace(declared, attribute=field.name, default=default)
-        if found.parse is None:
-            parse, allowed = found._by_type(kind)
-            found = msgspec.structs.replace(found, parse=parse, allowed=allowed)
-        if not found.default_text:
-            shown = found.show(found.default_value())
-            found = msgspec.structs.replace(found, default_text=f"`{shown}`" if isinstance(default, str) else shown)
-        return found
-
-    def _by_type(self, kind: Any) -> tuple[Callable[[str], Any], str]:
+    def by_type(self, kind: Any) -> tuple[Callable[[str], Any], str]:
+        """The parser of a type, and the values that it allows."""
         if get_origin(kind) in (Union, types.UnionType):
             (kind,) = (one for one in get_args(kind) if one is not type(None))
         if kind is bool:
@@ -109,3 +96,24 @@ class Variable(msgspec.Struct, frozen=True):
             raise SettingsError(
                 f"{self.name}={shown!r} is not allowed{detail}; set it to {self.allowed}, or unset it"
             ) from None
+
+
+_declared: dict[str, Variable] = {}
+
+
+def setting(default: Any, name: str, meaning: str, **more: Any) -> Any:
+    """A field of the settings for the variable of that name: its default, or a function if that depends on the machine;
+    ``more`` is what :class:`Variable` has."""
+    _declared[name] = Variable(name, meaning, default=default, **more)
+    if callable(default):
+        return msgspec.field(default_factory=default, name=name)
+    return msgspec.field(default=default, name=name)
+
+
+def declared(field: msgspec.structs.FieldInfo) -> Variable:
+    """The variable of a field, with what follows from the field's name, type and default."""
+    found = _declared[field.encode_name]
+    parse, allowed = (found.parse, found.allowed) if found.parse else found.by_type(field.type)
+    shown = found.show(found.default_value())
+    text = found.default_text or (f"`{shown}`" if isinstance(found.default, str) else shown)
+    return msgspec.structs.replace(found, attribute=field.name, parse=parse, allowed=allowed, default_text=text)
