@@ -91,7 +91,7 @@ class Supervisor:
             Identity(self._tag, found.pid, found.start, processes.program(found.pid), "supervisor")
         )
         self.ledger.scopes = dict.fromkeys((self._scope(), *self.ledger.scopes))
-        self.turns = Committer(
+        self.committer = Committer(
             self.ledger,
             self._writer,
             deliver=self.roster.deliver,
@@ -100,7 +100,7 @@ class Supervisor:
         )
         context = Context(
             self.ledger,
-            self.turns,
+            self.committer,
             settings,
             self.roster,
             self.watch,
@@ -109,9 +109,9 @@ class Supervisor:
             serial=itertools.count(1),
         )
         self.registry = Registry(context)
-        self.turns.granted = self.registry.granted
+        self.committer.granted = self.registry.granted
         self.audit = Audit(self.registry)
-        self.members = Registrar(
+        self.registrar = Registrar(
             context,
             self.registry,
             boot=found.boot,
@@ -119,15 +119,15 @@ class Supervisor:
             budget=str(settings.budget),
             closed=self._link_closed,
         )
-        self.watch.gone = self.members.gone
-        self.door = Listener(listener, self.members, descriptors=limit, group=group, came=self._link_came)
+        self.watch.gone = self.registrar.gone
+        self.listener = Listener(listener, self.registrar, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = self.started + FIRST_CLIENT
         self.footprints = Footprints()
         self._queries = Queries(
-            self.path, self.ledger, self.turns, self.registry, self.roster, self.footprints, self.door, self.audit,
-            notes=lambda: [self.astray, *self.notes],
+            self.path, self.ledger, self.committer, self.registry, self.roster, self.footprints, self.listener,
+            self.audit, lambda: [self.astray, *self.notes],
         )  # fmt: skip
-        self.members.answer = self._queries.answer
+        self.registrar.answer = self._queries.answer
         self._notify = Notify()
         self._exposition: MetricsServer | None = None
         self._signs = 0.0
@@ -174,9 +174,9 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until the end."""
         self.registry.restore()
-        self.turns.touch()
+        self.committer.touch()
         self._give_sign()
-        self.door.open()
+        self.listener.open()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._ended.set)
         ticking = self._loop.create_task(self._tick())
@@ -203,26 +203,26 @@ class Supervisor:
         self.registry.resume()
 
     def _link_closed(self, link: Link) -> None:
-        self.door.links.discard(link)
-        if not self.door.links and self._alone_since is None:
-            linger = min(self.settings.linger, BRIEFLY) if self.members.left else self.settings.linger
-            if self.members.service_left:
+        self.listener.links.discard(link)
+        if not self.listener.links and self._alone_since is None:
+            linger = min(self.settings.linger, BRIEFLY) if self.registrar.left else self.settings.linger
+            if self.registrar.service_left:
                 linger = 0.0
             self._alone_since = self._loop.time() + linger
             self._loop.call_later(linger + 0.001, self._perhaps_end)
 
     def _perhaps_end(self) -> None:
         """End if no client is left and nothing is charged; first close the kept connections and prove the open ends."""
-        if self._alone_since is None or self.door.links or self._loop.time() < self._alone_since:
+        if self._alone_since is None or self.listener.links or self._loop.time() < self._alone_since:
             return
         self.registry.stop()
-        if self.ledger.idle and not self.door.knocks():
+        if self.ledger.idle and not self.listener.knocks():
             self._ended.set()
 
     def _settled(self) -> None:
         """A turn is over: refuse members that got less than they asked for; an obstacle to our end may be gone."""
-        self.members.stuck(self.turns.unwritten)
-        self.members.refuse()
+        self.registrar.stuck(self.committer.unwritten)
+        self.registrar.refuse()
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()
 
@@ -233,23 +233,23 @@ class Supervisor:
 
     async def _end(self) -> None:
         if self._superseded:
-            self.turns.close()
+            self.committer.close()
             return
         self._notify(STOPPING="1")
         self.footprints.close()
         if self._exposition is not None:
             self._exposition.stop()
-        self.door.close()
+        self.listener.close()
         await self.registry.close(LAST_CLOSE)
         if self.ledger.idle:
-            self.turns.close()
+            self.committer.close()
             self._writer.remove()
             self.scope.remove()
             self._singleton.remove()
             log.info("supervisor.ended", extra={"charged": 0})
         else:
-            self.turns.run()
-            self.turns.close()
+            self.committer.run()
+            self.committer.close()
             charged = sum(server.outstanding for server in self.ledger.servers.values())
             log.info("supervisor.ended", extra={"charged": charged})
         self._writer.close()
@@ -264,7 +264,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(TICK)
             self.watch.tick()
-            self.members.tick(self.door.links)
+            self.registrar.tick(self.listener.links)
             self.registry.tick()
             now = self._loop.time()
             self._perhaps_end()
@@ -291,7 +291,7 @@ class Supervisor:
         try:
             if self._singleton.passed:
                 raise UnfitError(f"{self.path} is systemd's, and {why}: systemctl restart poolmgr.socket")
-            self.door.move(self._singleton.listen())
+            self.listener.move(self._singleton.listen())
         except UnfitError as error:
             if not self.astray:
                 log.warning("socket.astray", extra={"socket": self.path, "reason": why, "remedy": str(error)})

@@ -104,14 +104,14 @@ class Target:
 
     async def _play(self, data: bytes) -> None:
         """Pieces: a byte for the link, one for the length, a body; the topmost bit of the first: it registers."""
-        members = self.supervisor.members
+        registrar = self.supervisor.registrar
         wires = [Wire() for _ in range(LINKS)]
         stated, budget = False, BUDGET
         while len(data) > 1:
             number, body, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
             one = wires[number % LINKS]
             if one.link is None:
-                one.link = link.Link(peer.Peer(os.getpid(), os.getuid(), os.getgid()), members, 0.0)
+                one.link = link.Link(peer.Peer(os.getpid(), os.getuid(), os.getgid()), registrar, 0.0)
                 one.link.connection_made(one)
             if number & 0x80:
                 self.born += 1
@@ -130,8 +130,8 @@ class Target:
             one.close()
         await asyncio.sleep(0)
         for tag in [*self.supervisor.roster.known]:
-            members.gone(tag)
+            registrar.gone(tag)
         for entry in self.supervisor.ledger.quarantined():
-            self.supervisor.ledger.proven(entry.server, entry.tag, self.supervisor.turns.clock())
+            self.supervisor.ledger.proven(entry.server, entry.tag, self.supervisor.committer.clock())
         self.supervisor.registry.set_budget(ENDPOINT.key, "reset")
-        self.supervisor.turns.run()
+        self.supervisor.committer.run()

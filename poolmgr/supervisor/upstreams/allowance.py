@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from poolmgr import tags
 from poolmgr.budget import ceilings
@@ -24,6 +25,7 @@ ONE_SOCKET = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class Allowance:
     """One upstream's budget.
 
@@ -32,19 +34,13 @@ class Allowance:
         descriptors: what a member's limit of open files leaves, by its tag; 0: not known.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        ledger: Ledger,
-        settings: Settings,
-        belonging: Belonging,
-        descriptors: Callable[[str], int],
-    ) -> None:
-        self._upstream = upstream
-        self._ledger = ledger
-        self._settings = settings
-        self._belonging = belonging
-        self._descriptors = descriptors
+    _upstream: Upstream
+    _ledger: Ledger
+    _settings: Settings
+    _belonging: Belonging
+    _descriptors: Callable[[str], int]
+
+    def __post_init__(self) -> None:
         self._others = Others()
         self._bus = 0
         """Connections of the server's cluster bus."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
@@ -24,6 +25,7 @@ SHORT = 0.5
 """Seconds to wait for a permit to look at a server whose budget is not known yet."""
 
 
+@dataclass(eq=False, repr=False)
 class Loan:
     """See the module's docstring. One for each upstream; used in the event loop.
 
@@ -34,23 +36,16 @@ class Loan:
         over: servers whose budget this look exceeds.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        context: Context,
-        registry: RegistryPort,
-        session: AdminSession,
-        schedule: Schedule,
-        no_permit: Callable[[float], object],
-    ) -> None:
-        self._upstream = upstream
-        self._context = context
-        self._registry = registry
-        self._ledger = context.ledger
-        self._clock = context.committer.clock
-        self._session = session
-        self._schedule = schedule
-        self._no_permit = no_permit
+    _upstream: Upstream
+    _context: Context
+    _registry: RegistryPort
+    _session: AdminSession
+    _schedule: Schedule
+    _no_permit: Callable[[float], object]
+
+    def __post_init__(self) -> None:
+        self._ledger = self._context.ledger
+        self._clock = self._context.committer.clock
         self._borrowed: list[ProbePort] = []
         self.over: set[ProbePort] = set()
 

@@ -57,28 +57,14 @@ class Probe:
             upstream, context.ledger, self.permits.release, self._reclaimer.let_go, self._search, context.scope.unproven
         )
         self._reconciler = Reconciler(
-            upstream,
-            context,
-            registry,
-            allowance=self.allowance,
-            reclaimer=self._reclaimer,
-            schedule=self._schedule,
-            waits=self._waits,
+            upstream, context, registry, self.allowance, self._reclaimer, self._schedule, self._waits
         )
         self._census = Census(upstream, context, registry, self._schedule)
+        loan = Loan(upstream, context, registry, self._session, self._schedule, self._no_permit)
         self._resolution = Resolution(
-            upstream,
-            context,
-            registry,
-            session=self._session,
-            own=self.permits,
-            allowance=self.allowance,
-            schedule=self._schedule,
-            reconciler=self._reconciler,
-            loan=Loan(upstream, context, registry, self._session, self._schedule, self._no_permit),
-            census=self._census,
-            end=self._merged,
-        )
+            upstream, context, registry, self._session, self.permits, self.allowance, self._schedule, self._reconciler,
+            loan, self._census, self._merged,
+        )  # fmt: skip
         self.outages = self._reconciler.outages
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()

@@ -7,6 +7,8 @@ must never look itself: nothing here waits.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from poolmgr import wire
 from poolmgr.kernel import processes
 from poolmgr.supervisor.context import Context
@@ -30,29 +32,21 @@ HIDDEN_AGAIN = 10.0
 """Seconds between two looks at a server that only its users can reach: each takes one of their permits."""
 
 
+@dataclass(eq=False, repr=False)
 class Reconciler:
     """See the module's docstring. One for each upstream; used in the event loop."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        context: Context,
-        registry: RegistryPort,
-        *,
-        allowance: Allowance,
-        reclaimer: Reclaimer,
-        schedule: Schedule,
-        waits: Waits,
-    ) -> None:
-        self._upstream = upstream
-        self._context = context
-        self._registry = registry
-        self._ledger = context.ledger
-        self._allowance = allowance
-        self._reclaimer = reclaimer
-        self._schedule = schedule
-        self._waits = waits
-        self.outages = Outages(upstream, context, registry)
+    _upstream: Upstream
+    _context: Context
+    _registry: RegistryPort
+    _allowance: Allowance
+    _reclaimer: Reclaimer
+    _schedule: Schedule
+    _waits: Waits
+
+    def __post_init__(self) -> None:
+        self._ledger = self._context.ledger
+        self.outages = Outages(self._upstream, self._context, self._registry)
         self._asked: dict[tuple[str, str | None, str | None], float] = {}
         """The ways for which other credentials were requested, and when."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -42,6 +43,7 @@ DOUBT = 2.0
 """Seconds for which a server that was just restarted waits until the others say that they are not it."""
 
 
+@dataclass(eq=False, repr=False)
 class Resolution:
     """See the module's docstring. One for each upstream; used in the event loop.
 
@@ -49,34 +51,21 @@ class Resolution:
         end: called when this upstream was another name of a known one: its probe ends.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        context: Context,
-        registry: RegistryPort,
-        *,
-        session: AdminSession,
-        own: OwnPermits,
-        allowance: Allowance,
-        schedule: Schedule,
-        reconciler: Reconciler,
-        loan: Loan,
-        census: Census,
-        end: Callable[[], None],
-    ) -> None:
-        self._upstream = upstream
-        self._context = context
-        self._registry = registry
-        self._ledger = context.ledger
-        self._committer = context.committer
-        self._session = session
-        self._own = own
-        self._allowance = allowance
-        self._schedule = schedule
-        self._reconciler = reconciler
-        self._loan = loan
-        self._census = census
-        self._end = end
+    _upstream: Upstream
+    _context: Context
+    _registry: RegistryPort
+    _session: AdminSession
+    _own: OwnPermits
+    _allowance: Allowance
+    _schedule: Schedule
+    _reconciler: Reconciler
+    _loan: Loan
+    _census: Census
+    _end: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._ledger = self._context.ledger
+        self._committer = self._context.committer
         self._meetings = Meetings()
 
     async def resolve(self, work: Work) -> None:

@@ -10,6 +10,7 @@ unreachable server, so none of them could find out whether it is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.logs import log
@@ -24,6 +25,7 @@ not needed, because a search replaces the proof. This supervisor searches before
 client come after all; its successor searches because it meets the server for the first time."""
 
 
+@dataclass(eq=False, repr=False)
 class Waits:
     """One upstream's bounded waits. Times are monotonic seconds.
 
@@ -34,21 +36,14 @@ class Waits:
         note: takes the keys of the server at which connections may be left.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        ledger: Ledger,
-        release: Callable[[], None],
-        let_go: Callable[[str], None],
-        search: Callable[[], None],
-        note: Callable[[Collection[str]], None],
-    ) -> None:
-        self._upstream = upstream
-        self._ledger = ledger
-        self._release = release
-        self._let_go = let_go
-        self._search = search
-        self._note = note
+    _upstream: Upstream
+    _ledger: Ledger
+    _release: Callable[[], None]
+    _let_go: Callable[[str], None]
+    _search: Callable[[], None]
+    _note: Callable[[Collection[str]], None]
+
+    def __post_init__(self) -> None:
         self._answered = -1e9
         self._began: dict[str, float] = {}
         self._let_one_go = -1e9

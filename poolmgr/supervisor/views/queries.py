@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import poolmgr
 from poolmgr import status as schema, wire
@@ -41,6 +42,7 @@ def _health(upstream: Upstream) -> schema.HealthStatus:
     )
 
 
+@dataclass(eq=False, repr=False)
 class Queries:
     """Answers of one supervisor.
 
@@ -50,28 +52,18 @@ class Queries:
         notes: further notes for people, as of now.
     """
 
-    def __init__(
-        self,
-        path: str,
-        ledger: Ledger,
-        committer: Committer,
-        registry: Registry,
-        roster: Roster,
-        footprints: Footprints,
-        listener: Listener,
-        audit: Audit,
-        notes: Callable[[], list[str]],
-    ) -> None:
-        self._path = path
-        self._ledger = ledger
-        self._committer = committer
-        self._registry = registry
-        self._roster = roster
-        self._footprints = footprints
-        self._listener = listener
-        self._audit = audit
-        self._more_notes = notes
-        self._started = committer.clock()
+    _path: str
+    _ledger: Ledger
+    _committer: Committer
+    _registry: Registry
+    _roster: Roster
+    _footprints: Footprints
+    _listener: Listener
+    _audit: Audit
+    _more_notes: Callable[[], list[str]]
+
+    def __post_init__(self) -> None:
+        self._started = self._committer.clock()
         self._kept: dict[str, tuple[float, wire.Answer]] = {}
         self._questions: dict[str, Callable[[], str]] = {
             "status": lambda: schema.dump(self.status()),

@@ -217,7 +217,7 @@ class Clerk:
     def _attach(self, tag: str, endpoint: wire.Endpoint) -> None:
         upstream = self.registry.upstream_for(endpoint, tag)
         if upstream is None:
-            self.world.checks.violated("the books are full")
+            self.world.checks.violated("there are too many servers")
         elif upstream.resolved:
             self.registry.resolved(upstream, tag, endpoint.key)
         else:
