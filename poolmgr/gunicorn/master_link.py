@@ -133,7 +133,7 @@ def leave(timeout: float) -> None:
             _link.send(wire.encode(wire.Bye()))
     who = peer(_link) if _link is not None else None
     pidfd = -1
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError):
         if who is not None and os.path.samestat(os.stat(f"/proc/{who.pid}/fd/2"), os.fstat(2)):
             pidfd = os.pidfd_open(who.pid)
     _disconnect()

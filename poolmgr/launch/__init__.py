@@ -109,7 +109,7 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
     path = settings.socket
     who = peer(sock) if sock is not None else None
     pid = who.pid if who is not None else holder(path + ".lock")
-    if pid <= 0 or not hasattr(os, "pidfd_open"):
+    if pid <= 0:
         raise SupervisorError(
             f"the supervisor at {path} does not answer, and its process is unknown; restart the service that started it"
         )
@@ -160,7 +160,7 @@ def succeed(settings: Settings, pid: int) -> bool:
         SupervisorError: the successor cannot be started; the next process that needs one tries again.
     """
     path, mine = settings.socket, standing.of()
-    if mine is None or not hasattr(os, "pidfd_open"):
+    if mine is None:
         return False
     deadline = monotonic() + STARTING
     with locked(path + ".launch", deadline):

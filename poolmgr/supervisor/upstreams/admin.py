@@ -26,7 +26,8 @@ CLOSE_BOUND = 1.0
 """Seconds to wait for the server's end-of-file (rule M3)."""
 
 SWALLOWED = 20_000
-"""Milliseconds until unacknowledged data ends a connection (TCP_USER_TIMEOUT, tcp(7))."""
+"""Milliseconds until unacknowledged data ends a connection (TCP_USER_TIMEOUT, tcp(7)), in a network that swallows
+all."""
 
 REFUSAL = "max number of clients"
 
@@ -174,8 +175,7 @@ class Admin:
         self.address = sock.getpeername()[:2]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a network that swallows everything ends it, late
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SWALLOWED)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SWALLOWED)
         self._dialled = True
         if endpoint.tls is None:
             return sock
