@@ -17,7 +17,22 @@ import sys
 import threading
 from pathlib import Path
 
-from poolmgr import spawn, wire
+from poolmgr import settings, spawn, wire
+
+
+def starts(values: settings.Settings) -> list[int]:
+    """The pids of all that were started."""
+    try:
+        return [int(line) for line in Path(values.socket + ".starts").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def pings(sock: socket.socket) -> bool:
+    """Whether what it is connected to answers."""
+    sock.settimeout(5)
+    sock.sendall(wire.encode(wire.Ping(7)))
+    return list(wire.Decoder(wire.FromSupervisor).feed(sock.recv(100))) == [wire.Pong(7)]
 
 
 def serve(path: str) -> None:

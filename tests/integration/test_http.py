@@ -1,4 +1,6 @@
-"""The worker service over HTTP: what is answered, refused and bounded, by every style and status."""
+"""The worker service over HTTP: what is answered, refused and bounded, by every style and status.
+
+More than 400 lines: one service, started once, answers all of it."""
 
 from __future__ import annotations
 

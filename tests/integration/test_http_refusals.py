@@ -1,4 +1,6 @@
-"""What walked around the policy of the HTTP service once, on both real servers: it is refused, and does nothing."""
+"""What walked around the policy of the HTTP service once, on both real servers: it is refused, and does nothing.
+
+More than 400 lines, as a list by kind: names, renames, tokens, numbers, scripts, rights."""
 
 from __future__ import annotations
 
