@@ -32,6 +32,8 @@ whatever it says. Nothing here does I/O, reads a clock or starts a thread: every
 (monotonic seconds), and :meth:`Ledger.settle` returns what must be done, in a :class:`Turn`. The
 shell (:mod:`poolmgr.supervisor.supervisor`) must write the snapshot *before* it acts on a turn that says
 ``persist``; if it cannot, it calls :meth:`Ledger.abandon`.
+
+More than 400 lines, so that all that can move a permit is read in one file.
 """
 
 from __future__ import annotations

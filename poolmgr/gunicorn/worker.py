@@ -13,6 +13,8 @@ show that *it* is alive.
 
 The class is for the worker service only, over plain HTTP/1. Any other application, TLS, HTTP/2, uWSGI and the PROXY
 protocol are served as gunicorn does it. ``WORKER_CLASS=gthread`` chooses this class (:mod:`poolmgr.conf`).
+
+More than 400 lines: gunicorn calls one class, and each of its methods moves a connection between the same few states.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A mutant replaces a few small methods of the real code, or of the shells that the simulation puts
 around it where the rule is the shell's. ``breaks`` says what its absence leads to.
 
-``python -m tests.simulation.mutants`` shows for each how many seeds it took.
+``python -m tests.simulation.mutants`` shows for each how many seeds it took. More than 400 lines, as one table by rule.
 """
 
 from __future__ import annotations

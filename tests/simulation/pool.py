@@ -15,52 +15,11 @@ from poolmgr.member.core.process import Attachment
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.pool.queue import LEFT, Failed, Granted, Open, PoolCore, Served, Ticket, Waiter
 from poolmgr.pool.waiting import SLICE
+from tests.simulation.load import Load
 from tests.simulation.server import Connection, Server
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
-
-
-class Load:
-    """What one caller thread does all day: thinks, checks out, uses, releases.
-
-    Attributes:
-        threads: how many there are.
-        think, service: mean seconds without and with a connection.
-        on, off: seconds of work and of rest in turn; 0 off: no rest.
-        phase: seconds by which that is shifted.
-        kept: how many threads keep a connection for long.
-        keep: mean seconds of that.
-    """
-
-    __slots__ = ("keep", "kept", "off", "on", "phase", "service", "think", "threads")
-
-    def __init__(
-        self,
-        threads: int,
-        service: float,
-        think: float,
-        on: float = 1.0,
-        off: float = 0.0,
-        phase: float = 0.0,
-        kept: int = 0,
-        keep: float = 1.0,
-    ) -> None:
-        self.threads = threads
-        self.service = service
-        self.think = think
-        self.on = on
-        self.off = off
-        self.phase = phase
-        self.kept = kept
-        self.keep = keep
-
-    def rests_for(self, now: float) -> float:
-        """Seconds until there is work again; 0: now."""
-        if not self.off:
-            return 0.0
-        at = (now + self.phase) % (self.on + self.off)
-        return 0.0 if at < self.on else self.on + self.off - at
 
 
 class Caller:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from poolmgr import wire
 from poolmgr.member.core.process import Grow, MemberCore, Shed, Wake
 from tests.simulation.link import Link
-from tests.simulation.pool import Caller, Load, Pool
+from tests.simulation.load import Load
+from tests.simulation.pool import Caller, Pool
 from tests.simulation.server import Connection, Server
 
 if TYPE_CHECKING:

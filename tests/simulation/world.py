@@ -15,6 +15,8 @@ Checked at the end, when faults have ceased:
 * from a budget of 4 on nothing was looked at over the budget, however many have died;
 * one hot process then gets the whole budget but what the supervisor keeps: no permit is lost;
 * when all have gone, the supervisor finds nothing charged and exits.
+
+Some 400 lines: what exists and what must hold of it are read together.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from poolmgr.budget.accounts import Identity, Saved, Server as Known
 from tests.simulation import wild
 from tests.simulation.clock import Clock
 from tests.simulation.faults import Faults
-from tests.simulation.pool import Load
+from tests.simulation.load import Load
 from tests.simulation.process import Process
 from tests.simulation.scenario import Scenario, Worker
 from tests.simulation.server import Server

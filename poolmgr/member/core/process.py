@@ -39,6 +39,8 @@ The shell's loop, after every event and at ``wake``::
         core.observe(attachment, pool.usage(reset=True), now)
     settled = core.settle(now)
     send(core.outgoing()); carry out settled.effects; sleep until settled.wake
+
+More than 400 lines, as one state machine: each message of the supervisor meets each of the states above.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ bears the supervisor's tag. It must never be used in the event loop's thread, an
 
 It speaks RESP2 itself, in some sixty lines, instead of through redis-py: a supervisor must be there within some hundred
 milliseconds, and importing redis alone takes that long; and each step of its handshake and close must be its own. For
-TLS it asks redis-py to wrap the socket, so that a pool's ``ssl_*`` arguments mean the same here.
+TLS it asks redis-py to wrap the socket, so that a pool's ``ssl_*`` arguments mean the same here. More than 400 lines:
+each step must leave known whether the server can still see the connection, so all steps are one class.
 """
 
 from __future__ import annotations
