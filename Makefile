@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check clean
+.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -85,6 +85,12 @@ release: $(VENV)/.have-release ## dist/: wheel, sdist, bill of materials and che
 release-check: $(VENV)/.have-release ## the sdist by itself, without git: it installs, passes its unit tests and makes the same wheel
 	@$(BIN)/python .ci/release.py --check
 
+docs: $(VENV)/.have-docs ## build/site/: the documents and the reference of all public names, with every link checked
+	@$(BIN)/python .ci/site.py
+
+audit: $(VENV)/.have-audit ## known vulnerabilities of what is locked; says so where advisories cannot be had
+	@$(BIN)/python .ci/audit.py
+
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -108,7 +114,7 @@ $(VENV)/.have-agents: locks/agents.txt | $(VENV)/.whole
 	@$(PIP) install --require-hashes --no-deps --upgrade --target $(VENV)/agents -r $<
 	@touch $@
 
-$(VENV)/.have-lock: locks/lock.txt | $(VENV)/.whole
+$(VENV)/.have-lock $(VENV)/.have-audit: $(VENV)/.have-%: locks/%.txt | $(VENV)/.whole
 	@$(PIP) install --require-hashes --no-deps -r $<
 	@touch $@
 

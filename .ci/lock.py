@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "locks"
 HEAD = "# Made by `make lock`.\n"
 
-APART = ("agents", "lock")
+APART = ("agents", "audit", "lock")
 """Extras that are installed without the package."""
 
 ENTRY = re.compile(r"^(?!-r )[^\s#].*\n(?:[ \t].*\n)*", re.MULTILINE)

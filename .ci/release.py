@@ -119,7 +119,7 @@ def check() -> int:
                     link.unlink(missing_ok=True)
                     link.symlink_to(program)
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "MAKE", "PYTHON"))}
-        environ.update(PATH=str(work / "bin"), HOME=str(work), TMPDIR="/tmp")
+        environ.update(PATH=str(work / "bin"), HOME=str(work))
         tree = unpack(sdist, work / "unpacked")
 
         def run(*command: str) -> None:

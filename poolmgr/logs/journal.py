@@ -139,7 +139,7 @@ class Journal:
                 return
             try:
                 line.write()
-            except Exception:  # a filter's, or a record factory's
+            except Exception:  # noqa: S110 (a filter's, or a record factory's)
                 pass
             del line
             lost, self._lost = self._lost, 0

@@ -22,7 +22,7 @@ WANTED = {
     "build": PROJECT["build-system"]["requires"],
     **EXTRAS,
 }
-APART = {"agents", "lock", "build"}
+APART = {"agents", "audit", "lock", "build"}
 """What is installed without the package."""
 
 

@@ -306,7 +306,7 @@ class Pooled(Handshake, Named, PoolEntry):
                 close_copy(copy)
         try:
             self._parser.on_disconnect()
-        except Exception:  # the parser of a thread that does not exist here may be in any state
+        except Exception:  # noqa: S110 (the parser of a thread that does not exist here may be in any state)
             pass
         self._settle()
         self._since = 0.0
