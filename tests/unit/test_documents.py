@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.helpers import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMED = re.compile(r"\((docs/\w+\.md), ([A-Z][\w ]+)\)")
 """A section, as messages name it."""
 
@@ -28,6 +29,9 @@ def test_every_link_leads_somewhere(path: Path):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://", "mailto:")):
+            parts = urlsplit(target)
+            assert parts.scheme in ("https", "mailto"), target
+            assert parts.scheme == "mailto" or re.fullmatch(r"([a-z0-9-]+\.)+[a-z]+", parts.netloc), target
             continue
         file, _, name = target.partition("#")
         found = path.parent / file if file else path
@@ -52,3 +56,17 @@ def test_the_security_policy_is_where_people_look_for_it():
         from poolmgr.settings.table import BY_NAME
 
         assert setting in BY_NAME
+
+
+def test_the_workflow_does_what_the_script_does_and_may_nothing_else():
+    """Actions are pinned by commit, and their token only reads."""
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.MULTILINE)
+    assert text.count("permissions:") == 1
+    assert "bash .ci/run\n" in text
+    used = re.findall(r"uses: (.*)$", text, re.MULTILINE)
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[0-9.]+", action), action
+    assert text.count("persist-credentials: false") == sum("checkout@" in action for action in used)
+    assert "${{ github.event" not in text, "what others write is put into no command"
