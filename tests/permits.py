@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from typing import Any
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member.core.bounds import Cause
-from poolmgr.member.ports import Outage, PoolPort, Shortage
+from poolmgr.member.ports import Bell, Outage, PoolPort, Shortage
 from poolmgr.wire import Endpoint
 
 
@@ -93,6 +94,9 @@ class FakePermits:
             threading.Event().wait(0.002)
         raise ConnectionPoolTimeoutError("no permit", reason="budget")
 
+    def claimant(self, timeout: float | None, bell: Bell) -> FakeClaimant:
+        return FakeClaimant(self, timeout)
+
     def prefer(self) -> None:
         pass
 
@@ -134,6 +138,23 @@ class FakePermits:
                 sock.close()
                 permit.ended = True
                 self.out.pop(permit.serial, None)
+
+
+class FakeClaimant:
+    def __init__(self, permits: FakePermits, timeout: float | None) -> None:
+        self.permits = permits
+        self.until = time.monotonic() + min(60 if timeout is None else timeout, 60)
+
+    def look(self) -> FakePermit | float:
+        if self.permits.outage is not None:
+            raise ServerDownError("down")
+        permit = self.permits.take()
+        if permit is None and time.monotonic() >= self.until:
+            raise ConnectionPoolTimeoutError("no permit", reason="budget")
+        return 0.002 if permit is None else permit
+
+    def leave(self) -> None:
+        pass
 
 
 class FakeMember:

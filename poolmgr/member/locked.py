@@ -22,7 +22,8 @@ from poolmgr.member.closer import Below
 from poolmgr.member.core.dispatcher import Attachment
 from poolmgr.member.core.process import MemberCore
 from poolmgr.member.link import Link
-from poolmgr.member.waker import Parker, Waker
+from poolmgr.member.ports import Bell
+from poolmgr.member.waker import Waker
 from poolmgr.settings import Settings
 
 P = ParamSpec("P")
@@ -86,7 +87,7 @@ class LockedCore:
         """By permit: every socket that may be connected, until it is closed; and ``Permit.hold``'s ``below``."""
         self.held: dict[int, weakref.ref[object]] = {}
         """Permits by serial, for the audit of those whose finalizer was interrupted."""
-        self.waiters: weakref.WeakValueDictionary[int, Parker] = weakref.WeakValueDictionary()
+        self.waiters: weakref.WeakValueDictionary[int, Bell] = weakref.WeakValueDictionary()
         """Callers that wait without a pool. Weak: a caller that an exception has torn away is dropped."""
         self.vanished: deque[Attachment] = deque()
         """Attachments whose pool has been collected."""

@@ -15,23 +15,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from poolmgr import tags, wire
-from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member import closer
-from poolmgr.member.core.bounds import OTHERS, SUPERVISOR, Wait
 from poolmgr.member.core.dispatcher import Attachment
 from poolmgr.member.link import Link
 from poolmgr.member.locked import Interrupted, LockedCore
-from poolmgr.member.ports import SERVES_HERE, Permit, PoolPort, Shortage
+from poolmgr.member.ports import Bell, Permit, PoolPort, Shortage
+from poolmgr.member.waiting import Claimant
 from poolmgr.member.waker import Parker
 from poolmgr.native import monotonic
 
 if TYPE_CHECKING:
     import socket
-LOOK_AGAIN = 1.0
-"""Seconds after which a waiting caller looks for itself, in case a wake-up was lost."""
-
-LOOK_SOON = 0.05
-"""The same while it waits for something other than a connection in use: no wake-up comes when that changes."""
 
 
 class SocketPermit:
@@ -136,7 +130,7 @@ class ServerPermits(Attachment):
         if session is not None and session.link is link:
             self._locked.core.unlinked()
 
-    def queue(self, bell: Parker) -> int:
+    def queue(self, bell: Bell) -> int:
         """``bell`` rings when a permit may be free; the number is for :meth:`take` and :meth:`unqueue`."""
         waiter = self._locked.core.serial()
         self._locked.waiters[waiter] = bell
@@ -164,36 +158,22 @@ class ServerPermits(Attachment):
     def attend(self, seconds: float) -> bool:
         return self._locked.attend(seconds)
 
+    def claimant(self, timeout: float | None, bell: Bell) -> Claimant:
+        return Claimant(self, timeout, bell)
+
     def wait(self, timeout: float | None) -> Permit | None:
         permit = self.take()
         if permit is not None:
             return permit
-        if self.serves_here:
-            raise ConnectionPoolTimeoutError(f"no permit to reconnect: {SERVES_HERE}", reason="supervisor")
-        bell = Parker()
-        began = monotonic()
-        wait = Wait(timeout, began)
-        waiter = self.queue(bell)
+        parker = Parker()
+        claimant = self.claimant(timeout, parker)
         try:
-            while True:
-                outage = self.outage
-                if outage is not None:
-                    raise ServerDownError(f"{self.endpoint} is down: {outage.error}")
-                permit = self.take(waiter)
-                if permit is not None or self.over:
-                    return permit
-                now, cause = monotonic(), self.pending
-                left = wait.left(cause, now)
-                if left <= 0 or (cause == SUPERVISOR and self.obstacle):
-                    shortage = self.explain()
-                    raise ConnectionPoolTimeoutError(
-                        f"no permit to reconnect within {now - began:.3g} s: {shortage}", reason=shortage.reason
-                    )
-                pause = min(left, LOOK_AGAIN if cause == OTHERS else LOOK_SOON)
-                if not self.attend(pause):
-                    bell.wait(pause)
+            while isinstance(found := claimant.look(), float):
+                if not self.attend(found):
+                    parker.wait(found)
+            return found
         finally:
-            self.unqueue(waiter)
+            claimant.leave()
 
     @property
     def unreached(self) -> bool:

@@ -139,6 +139,32 @@ class Shortage(msgspec.Struct, frozen=True):
         return f"{self.text}. {self.remedy}" if self.remedy else self.text
 
 
+class Bell(Protocol):
+    """Wakes a waiting caller."""
+
+    def ring(self) -> None:
+        """Does not block; any thread may call it."""
+
+
+class Claimant(Protocol):
+    """A caller that waits for a permit without a pool's queue. It has a place among those that wait until it leaves.
+
+    Raises:
+        ConnectionPoolTimeoutError: it must not wait here.
+    """
+
+    def look(self) -> Permit | float | None:
+        """A permit; or seconds to sleep, unless woken, before the next look; None: the permits are over.
+
+        Raises:
+            ConnectionPoolTimeoutError: no permit came in time.
+            ServerDownError: the server is known to be down.
+        """
+
+    def leave(self) -> None:
+        """It does not wait any more, whatever it has got."""
+
+
 class Permits(Protocol):
     """All permits of this process at one address, as one pool sees them."""
 
@@ -187,6 +213,9 @@ class Permits(Protocol):
             ConnectionPoolTimeoutError: no permit came in time.
             ServerDownError: the server is known to be down.
         """
+
+    def claimant(self, timeout: float | None, bell: Bell) -> Claimant:
+        """The steps of :meth:`wait`, for a caller that sleeps in a way of its own. ``timeout``: as there."""
 
     @property
     def unreached(self) -> bool:

@@ -69,10 +69,10 @@ class BasePool(Host):
         ceiling = options.max_connections or self._default_ceiling(connection_class, member)
         self._core = core = PoolCore(ceiling=ceiling, lifo=options.order == "lifo", max_opening=options.max_connecting)
         core.min_idle = options.min_idle
-        core.on_lost = _teller(self)
+        core.on_lost = teller(self)
         self._idle = core.idle
         self._queue = core.queue
-        self._lifo = core.lifo
+        self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
         self._owner = {}
         self._dirty = False
         self._origin = PermitSource(self, member, way_of)
@@ -219,6 +219,9 @@ class BasePool(Host):
             housekeeping.find_leaks(self, now)
         return housekeeping.pause(self, now)
 
+    def _forget_refusal(self) -> None:
+        self._core.starved = False
+
     # ---- what its user sets ----------------------------------------------------------------------
 
     @property
@@ -356,7 +359,7 @@ class BasePool(Host):
         self.pid = os.getpid()
 
 
-def _teller(pool: BasePool) -> Callable[[], None]:
+def teller(pool: BasePool) -> Callable[[], None]:
     """A function that the garbage collector calls when it has found a lost connection."""
     reference = weakref.ref(pool)
     ending = sys.is_finalizing  # at the end of the interpreter modules are emptied before objects go

@@ -13,7 +13,6 @@ from typing import Any
 from poolmgr.logs.journal import Log
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.native import monotonic
-from poolmgr.pool.entry import lent_at
 from poolmgr.pool.host import Host
 from poolmgr.pool.stats import Tally
 
@@ -62,11 +61,11 @@ def replied(pool: Host, permits: Any) -> float:
 def pinned(pool: Host) -> int:
     """Connections out with callers for longer than :data:`PINNED_AFTER`."""
     since = monotonic() - PINNED_AFTER
-    return sum(1 for c in pool._connections() if (at := lent_at(c)) is not None and at <= since)
+    return sum(1 for connection in pool._connections() for at in connection._loan[:1] if at <= since)
 
 
 def quiet(pool: Host) -> float:
-    last = max((c._rested if (at := lent_at(c)) is None else at for c in pool._connections()), default=0.0)
+    last = max((c._loan[-1] if c._loan else c._rested for c in pool._connections()), default=0.0)
     return monotonic() - last if last else float("inf")
 
 
@@ -149,9 +148,12 @@ def longest(pool: Host) -> tuple[float, str]:
     """Seconds for which the longest holder has had its connection, and its name if known."""
     now, held, by = monotonic(), 0.0, ""
     for connection in pool._connections():
-        at = lent_at(connection)
-        if at is not None and now - at > held:
-            held = now - at
+        try:
+            seconds = now - connection._loan[-1]
+        except IndexError:
+            continue
+        if seconds > held:
+            held = seconds
             by = f" in {connection._trace[0]}" if connection._trace else ""
     return held, by
 
@@ -168,8 +170,8 @@ def note_checkout(pool: Host, connection: Any) -> None:
 def find_leaks(pool: Host, now: float) -> None:
     """Report each connection held too long, once, with the stack of its checkout."""
     for connection in pool._connections():
-        trace, at = connection._trace, lent_at(connection)
-        if trace is None or len(trace) != 2 or at is None or now - at < pool.leak_after:
+        trace, loan = connection._trace, connection._loan
+        if trace is None or len(trace) != 2 or not loan or now - loan[-1] < pool.leak_after:
             continue
         name, stack = trace
         connection._trace = (name, stack, "reported")
@@ -178,7 +180,7 @@ def find_leaks(pool: Host, now: float) -> None:
             "pool.leak",
             extra={
                 "pool": pool.name,
-                "seconds": round(now - at, 3),
+                "seconds": round(now - loan[-1], 3),
                 "holder": name,
                 "stack": "".join(traceback.format_list(stack)),
             },
@@ -195,13 +197,22 @@ def resize(pool: Host, max_connections: int | None, min_idle: int | None) -> Non
         ValueError: a number is not allowed.
     """
     core = pool._core
-    ceiling = core.ceiling if max_connections is None else max_connections
-    warm = core.min_idle if min_idle is None else min_idle
+    core.ceiling, core.min_idle = bounds(core.ceiling, core.min_idle, max_connections, min_idle)
+
+
+def bounds(ceiling: int, warm: int, max_connections: int | None, min_idle: int | None) -> tuple[int, int]:
+    """The ceiling and the connections kept ready, from the present ones and those given.
+
+    Raises:
+        ValueError: a number is not allowed.
+    """
+    ceiling = ceiling if max_connections is None else max_connections
+    warm = warm if min_idle is None else min_idle
     if not isinstance(ceiling, int) or ceiling < 1:
         raise ValueError(f'"max_connections" must be 1 or more, not {max_connections!r}')
     if not isinstance(warm, int) or not 0 <= warm <= ceiling:
         raise ValueError(f'"min_idle" must be from 0 to max_connections ({ceiling}), not {min_idle!r}')
-    core.ceiling, core.min_idle = ceiling, warm
+    return ceiling, warm
 
 
 def above_ceiling(pool: Host) -> list[Any]:

@@ -23,7 +23,6 @@ from poolmgr.native import monotonic
 from poolmgr.pool.endpoints import Way, arguments_of, endpoint_of, is_name, key_of, opens_no_socket
 from poolmgr.pool.membership import Member, outage_error, process_member, tell_failure, tell_nameless
 from poolmgr.pool.names import Found, Name, addresses_of, look_up
-from poolmgr.pool.queue import PoolCore
 
 ending = sys.is_finalizing
 
@@ -40,9 +39,11 @@ class Pool(PoolPort, Protocol):
     timeout: float | None
     connection_class: Any
     connection_kwargs: dict[str, Any]
-    _core: PoolCore
 
     def _connections(self) -> list[Any]: ...
+
+    def _forget_refusal(self) -> None:
+        """A refused permit says nothing any more: the next one is another address's."""
 
 
 class _Later:
@@ -133,6 +134,13 @@ class PermitSource:
         self._own = own = self._permits(host, port, address=address)
         return own
 
+    def is_ready(self) -> bool:
+        """Whether :meth:`attach` and :meth:`look_up` do not block: the member has started, and a name was looked up."""
+        pool, own = self._pool(), self._own
+        if pool is None or not self.fixed:
+            return True
+        return own is not None and self._is_next(own, pool) and not self._is_over(own)
+
     def _is_next(self, own: Permits, pool: Pool) -> bool:
         """Whether these are still for the pool's next address. Asked each time: nothing else ensures that, when
         two threads change it, the later one has the last word."""
@@ -201,7 +209,7 @@ class PermitSource:
             own, pool = self.attach(), self._pool()
             if own is not None and pool is not None:
                 own.prefer()
-                pool._core.starved = False
+                pool._forget_refusal()
         for permits in self.known:
             known = permits.endpoint
             if known.host == name.host and name.leaves(known.address, unreached=permits.unreached):
@@ -261,15 +269,33 @@ class PermitSource:
         """
         ticket = connection._ticket
         prepared: Permit | None = ticket.claim() if ticket is not None else None
-        host, port = getattr(connection, "host", None), getattr(connection, "port", None)
-        address = place[0] if isinstance(place, tuple) and is_name(host) else ""
-        permits = self._permits(host, port, getattr(connection, "path", None), connection, address)
-        connection._draws = permits
+        connection._draws = permits = self.attached(connection, place)
         if prepared is not None and prepared is not LATER:
             if prepared.permits is permits:
                 return prepared
             prepared.gone()
         return permits.take()
+
+    def attached(self, connection: Any, place: Any = None) -> Permits:
+        """The permits of the address to which a connection is about to go. Unless :meth:`is_attached` it may block: the
+        member starts, a provider of credentials is called."""
+        host, port, path, address = self._target(connection, place)
+        return self._permits(host, port, path, connection, address)
+
+    def is_attached(self, connection: Any, place: Any = None) -> bool:
+        """Whether :meth:`attached` and :meth:`drawn` do not block."""
+        pool = self._pool()
+        if pool is None:
+            return True
+        host, port, path, address = self._target(connection, place)
+        permits = self._all.get(key_of(address or host, port, path or self._path(pool)))
+        return permits is not None and not self._is_over(permits)
+
+    @staticmethod
+    def _target(connection: Any, place: Any) -> tuple[str | None, int | None, str | None, str]:
+        host, port = getattr(connection, "host", None), getattr(connection, "port", None)
+        address = str(place[0]) if isinstance(place, tuple) and is_name(host) else ""
+        return host, port, getattr(connection, "path", None), address
 
     def must_be_over(self, permits: Permits) -> None:
         """After a wait that gave no permit: whether it is worth drawing again.

@@ -56,6 +56,7 @@ REASONS = {
     "drained": "replaced because of drain()",
     "expired": "older than max_lifetime",
     "idle": "it was not needed during idle_timeout",
+    "loop": "its event loop was closed",
     "lost": "its holder vanished without releasing it",
     "marked": "redis-py wanted it reconnected (maintenance, a node moved)",
     "misdirected": "its server said that it is the wrong one now (READONLY and the like), after a failover",

@@ -7,7 +7,7 @@ import time
 
 from poolmgr import wire
 from poolmgr.exceptions import ServerDownError
-from poolmgr.member import permits
+from poolmgr.member import waiting as waits
 from poolmgr.member.core import dispatcher
 from tests.helpers import have_lines_written, wait_for
 from tests.threads import Calls
@@ -149,7 +149,7 @@ def test_counters_are_sent_while_they_change(member, supervisor):
 
 
 def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monkeypatch):
-    monkeypatch.setattr(permits, "LOOK_AGAIN", 30.0)
+    monkeypatch.setattr(waits, "LOOK_AGAIN", 30.0)
     pool = filled(FakePool(member, ENDPOINT), 2)
     waiting = Calls(lambda: pool.permits.wait(10))
     wait_for(lambda: pool.permits.dispatcher.waiters)

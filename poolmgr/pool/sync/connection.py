@@ -99,8 +99,8 @@ class Pooled(Handshake, Named, PoolEntry):
         if pool is not None:
             pool.release(self)
         raise TypeError(
-            "this pool is for threads, and redis.asyncio cannot use it: give it to redis.Redis(connection_pool=...), "
-            "or make redis.asyncio.Redis a pool of its own, which no budget bounds"
+            "this pool is for threads: give it to redis.Redis(connection_pool=...); "
+            "for redis.asyncio.Redis(connection_pool=...) use poolmgr.asyncio.ConnectionPool"
         )
 
     # ---- connecting ------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 """From a connection class, or a function that makes connections, to the class of pooled connections.
 
-A derived class is kept on the class that it derives from, and so lives as long as that one: kombu makes a connection
-class for every channel. It bears its base's name and module, since it stands for it in messages and to agents.
+A derived class bears its base's name and module, since it stands for it in messages and to agents.
 """
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,9 +16,8 @@ from redis.connection import (
     SSLConnection as RedisSSLConnection,
     UnixDomainSocketConnection as RedisUnixConnection,
 )
-from redis.driver_info import DriverInfo
 
-from poolmgr.lazy import load
+from poolmgr.pool.derived import kept, with_driver
 from poolmgr.pool.endpoints import opens_no_socket
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync.adapters import Bare, Cached
@@ -35,9 +32,6 @@ from poolmgr.pool.sync.overrides import (
 )
 from poolmgr.pool.sync.replies import Accounted, Counted
 from poolmgr.pool.sync.sockets import Ended, Tcp, Unix
-
-_KEPT = "_poolmgr_derived"
-"""The attribute of a connection class that holds the classes derived from it, by shape."""
 
 
 class _Quick(Pooled, Accounted):
@@ -79,18 +73,7 @@ def derive(base: type) -> type:
     """
     if issubclass(base, PoolEntry):
         return base
-    shape = _shape(base)
-    kept: dict[_Shape, type] | None = base.__dict__.get(_KEPT)  # its own, not an ancestor's
-    if kept is None:
-        kept = {}
-        try:
-            setattr(base, _KEPT, kept)
-        except (AttributeError, TypeError):  # it takes no attributes: derive for each connection, and keep nothing
-            return _made(base, shape)
-    made = kept.get(shape)
-    if made is None:
-        made = kept.setdefault(shape, _made(base, shape))
-    return made
+    return kept(base, _shape(base), _made)
 
 
 class _Shape(NamedTuple):
@@ -148,7 +131,8 @@ def _made(base: type, shape: _Shape) -> type:
 def create(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """A connection from a connection class, or from any function that makes them; :func:`pooled` makes it ours."""
     if isinstance(factory, type):
-        return derive(factory)(**with_driver(factory, arguments))
+        redis_own = issubclass(factory, AbstractConnection)
+        return derive(factory)(**(with_driver(arguments) if redis_own else arguments))
     return factory(**arguments)
 
 
@@ -177,20 +161,3 @@ def pooled(made: Any) -> Any:
             f"({error}): pass the class itself as connection_class"
         ) from None
     return made
-
-
-@functools.cache
-def _driver() -> DriverInfo:
-    load("email.parser")  # reading a package's metadata loads it
-    return DriverInfo()
-
-
-def with_driver(base: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a connection, the driver's name and version among them.
-
-    redis-py looks its own version up in the package's metadata for every connection, which takes longer
-    than a connect on this host; here it happens once.
-    """
-    if not issubclass(base, AbstractConnection) or arguments.keys() & {"driver_info", "lib_name", "lib_version"}:
-        return arguments
-    return {**arguments, "driver_info": _driver()}

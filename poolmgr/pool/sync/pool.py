@@ -110,13 +110,12 @@ class ConnectionPool(RedisInterface):
             redis.exceptions.RedisError: a connection could not be opened.
         """
         if not self._queue and not self._watched and recorder._metrics_collector is None:
-            idle = self._idle
             try:
-                connection = idle.pop() if self._lifo else idle.popleft()
+                connection = self._pop()
             except IndexError:
                 pass
             else:
-                left = len(idle)
+                left = len(self._idle)
                 if left < self._low:
                     self._low = left
                 now = monotonic()

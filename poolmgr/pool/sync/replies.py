@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 from redis.utils import SENTINEL
 
-from poolmgr.commands import KINDS, kind
+from poolmgr.commands import KINDS, PLAIN, kind
 from poolmgr.pool.owed import Counts, Packed
 
 
@@ -42,14 +42,11 @@ class Accounted(Counts):
             self.connect_check_health(check_health=False)
         if self.health_check_interval and kwargs.get("check_health", True):
             self.check_health()
-        try:
-            special = KINDS[args[0]]
-        except (KeyError, TypeError):  # not seen before; a bytearray
-            special = kind(args[0])
-        if special:
-            self._record((args,))
-        else:
+        name = args[0]
+        if (KINDS.get(name) if name.__class__ is str else kind(name)) == PLAIN:
             self._owed += 1
+        else:
+            self._record((args,))
         try:
             for item in packed:
                 self._sock.sendall(item)
