@@ -1,0 +1,8 @@
+"""poolmgr for asyncio: a pool for ``redis.asyncio.Redis`` under the same budget, and this process's default one."""
+
+from __future__ import annotations
+
+from poolmgr.pool.aio.default import get_client, get_pool
+from poolmgr.pool.aio.pool import ConnectionPool
+
+__all__ = ["ConnectionPool", "get_client", "get_pool"]

@@ -1,0 +1,17 @@
+"""redis-py's parser for hiredis, fed by its stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis._parsers import _AsyncHiredisParser
+
+
+class Parser(_AsyncHiredisParser):
+    """What comes goes into its reader without a copy in between."""
+
+    _reader: Any
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)  # type: ignore[no-untyped-call]
+        connection._stream.attach(self._reader.feed)

@@ -1,0 +1,430 @@
+"""The pool for tasks: a ``redis.asyncio.ConnectionPool`` in every way that others rely on.
+
+:mod:`poolmgr.pool.queue` decides, :mod:`poolmgr.pool.base` carries out; this module and its neighbours add how a task
+waits and how an event loop connects. The paths:
+
+- **Warm** (:meth:`ConnectionPool.get_connection`, :meth:`ConnectionPool.release`): one deque operation each. They do
+  not suspend, so no other task runs and no cancellation comes in between.
+- **Cold** (:meth:`ConnectionPool._checkout`): the task queues, and waits for its fate.
+
+Each loop in which the pool is used has its own :class:`~poolmgr.pool.aio.shard.Shard`. The member knows the pool only:
+what it asks is asked of all shards together. A loop that is closed without a goodbye is found at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+from redis.asyncio.connection import Connection as RedisConnection
+from redis.asyncio.observability import recorder
+from redis.event import AsyncAfterConnectionReleasedEvent, EventDispatcher
+
+from poolmgr.exceptions import PoolClosedError
+from poolmgr.logs import journal
+from poolmgr.member.ports import Usage
+from poolmgr.native import monotonic
+from poolmgr.pool import fork, housekeeping, options, request_wait
+from poolmgr.pool.aio import connector, waiting
+from poolmgr.pool.aio.aside import aside
+from poolmgr.pool.aio.lease import Lease
+from poolmgr.pool.aio.overrides import way_of
+from poolmgr.pool.aio.redis_interface import RedisInterface
+from poolmgr.pool.aio.shard import Shard
+from poolmgr.pool.base import BasePool
+from poolmgr.pool.host import UNBOUNDED
+from poolmgr.pool.membership import Member
+from poolmgr.pool.options import DEFAULT, Options, documented
+from poolmgr.pool.permit_source import PermitSource
+from poolmgr.pool.stats import Hooks, Stats, Tally
+from poolmgr.wire import Counters
+
+FOR_THREADS = (
+    "this pool is for tasks of an event loop: give it to redis.asyncio.Redis(connection_pool=...) and await it there; "
+    "for redis.Redis(connection_pool=...), in threads, use poolmgr.ConnectionPool"
+)
+
+
+@documented
+class ConnectionPool(RedisInterface):
+    """A pool of Redis connections for tasks, first come first served, under the budget of its host.
+
+    It takes the arguments of ``redis.asyncio``'s pools, and these. Times are in seconds. Used in several loops, it has
+    one ceiling for all; ``min_idle`` and ``max_connecting`` hold in each.
+
+    Args:
+        connection_class: redis.asyncio's, one derived from it, or a function that makes such connections. The pool's
+            connections derive from it.
+        OPTIONS
+        member: the source of permits; default: the process's own.
+
+    Raises:
+        ValueError: an argument has a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        connection_class: Any = RedisConnection,
+        max_connections: int | None = DEFAULT.max_connections,
+        maint_notifications_config: Any = None,
+        *,
+        timeout: float | None = DEFAULT.timeout,
+        min_idle: int = DEFAULT.min_idle,
+        max_waiting: int = DEFAULT.max_waiting,
+        idle_timeout: float = DEFAULT.idle_timeout,
+        max_lifetime: float = DEFAULT.max_lifetime,
+        order: str = DEFAULT.order,
+        leak_after: float = DEFAULT.leak_after,
+        name: str | None = DEFAULT.name,
+        max_connecting: int = DEFAULT.max_connecting,
+        max_reply: int = DEFAULT.max_reply,
+        hooks: Hooks | None = DEFAULT.hooks,
+        member: Member | None = None,
+        **connection_kwargs: Any,
+    ) -> None:
+        given = Options.of(locals())
+        if max_reply:
+            raise ValueError('"max_reply" is not available in poolmgr.asyncio yet')
+        self._ceiling = max_connections or BasePool._default_ceiling(connection_class, member)
+        self.name = name or f"pool-{secrets.token_hex(3)}"
+        self.timeout = timeout
+        self.hooks = hooks or Hooks()
+        self.min_idle, self.max_connecting, self.max_waiting = given.min_idle, given.max_connecting, given.max_waiting
+        self.idle_timeout, self.max_lifetime, self.leak_after = idle_timeout, max_lifetime, leak_after
+        self.order = order
+        self.closed: PoolClosedError | None = None
+        self._shards: list[Shard] = []
+        self._shard: Shard | None = None
+        """The one used last."""
+        self._origin = PermitSource(self, member, way_of)
+        self._tally = Tally()
+        self._past = 0
+        """Checkouts in loops that are closed."""
+        self._misdirected_at, self._misdirected_by = float("-inf"), ""
+        super().__init__(
+            connection_class=connection_class,
+            max_connections=self._ceiling,
+            maint_notifications_config=maint_notifications_config,
+            **connection_kwargs,
+        )
+        self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
+        self._usual = self._listeners.get(AsyncAfterConnectionReleasedEvent)
+        if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
+            self._usual = None  # there are other listeners
+        self._watched = bool(leak_after or self.hooks.checked_out)
+        self._strict = self._usual is None
+        fork.watch(self)
+
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> ConnectionPool:
+        """A pool for a URL, as redis-py's; all options of the constructor that have a plain value may
+        stand in the query, which overrides keyword arguments: ``redis://host/0?min_idle=2&order=lifo``.
+
+        Raises:
+            ValueError: the URL or one of its options is not valid.
+        """
+        url, ours = options.split(url)
+        pool: ConnectionPool = super().from_url(url, **{**kwargs, **ours})
+        return pool
+
+    # ---- warm ------------------------------------------------------------------------------------
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """To be awaited: a connection; waits at most ``timeout`` for one that others hold. Give it back with
+        :meth:`release`.
+
+        Raises:
+            ConnectionPoolTimeoutError: no connection came in time; says why.
+            ServerDownError: the server is known to be down.
+            PoolClosedError: the pool was closed.
+            redis.exceptions.RedisError: a connection could not be opened.
+            TypeError: there is no event loop here.
+        """
+        if asyncio._get_running_loop() is None:
+            raise TypeError(FOR_THREADS)
+        return self._taken()
+
+    async def _taken(self) -> Any:
+        shard = self._shard
+        if shard is None or shard.loop is not asyncio._get_running_loop():
+            shard = self._here()
+        if not shard._queue and not self._watched and recorder._async_metrics_collector is None:
+            try:
+                connection = shard._pop()
+            except IndexError:
+                pass
+            else:
+                left = len(shard._idle)
+                if left < shard._low:
+                    shard._low = left
+                now = monotonic()
+                if connection._stream is None or connection._stream.stirred or now >= connection._expires:
+                    connection = await connector.inspected(shard, connection, now)
+                connection._loan.append(now)
+                shard._checkouts += 1
+                return connection
+        return await self._checkout(self.timeout)
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back. Never suspends; a second release, and one of a connection that is not
+        this pool's, does nothing."""
+        try:
+            if connection._origin is not self._origin:
+                return
+            connection._loan.pop()
+        except (IndexError, AttributeError):
+            return
+        shard = connection._shard
+        listened = self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
+        if (
+            connection._owed
+            or connection._special
+            or connection._stream is None
+            or connection._draws.surplus > 0
+            or self._strict
+            or listened
+            or recorder._async_metrics_collector is not None
+        ):
+            connector.take_back(shard, connection, listened=listened or self._usual is None)
+            return
+        connection._since = monotonic()
+        shard._idle.append(connection)
+        if shard._queue:
+            shard._advance(may_open=False)
+
+    def connection(self, timeout: float | None = -1) -> Lease:
+        """For ``async with pool.connection() as c:``. Gives the connection back at the end of the block.
+
+        Args:
+            timeout: how long to wait for others; default: the pool's; None: for ever.
+        """
+        return Lease(self, self.timeout if timeout is not None and timeout < 0 else timeout)
+
+    # ---- cold ------------------------------------------------------------------------------------
+
+    async def _checkout(self, timeout: float | None) -> Any:
+        journal.catch_up()
+        started = monotonic()
+        shard = self._here()
+        if not self._origin.is_ready():
+            await aside(self._origin.look_up)  # the member starts; a name is looked up
+        connection = shard._found_idle()
+        if connection is not None:
+            connection = await connector.inspected(shard, connection, started)
+        else:
+            shard._must_be_up()
+            shard._low = 0
+            try:
+                connection, used = await waiting.queue_up(shard, started, timeout)
+                if used:
+                    connection = await connector.inspected(shard, connection, monotonic())
+            finally:
+                request_wait.add(monotonic() - started)
+        shard._lend(connection)
+        if self._watched:
+            housekeeping.note_checkout(shard, connection)
+        return connection
+
+    # ---- loops -----------------------------------------------------------------------------------
+
+    def _here(self) -> Shard:
+        """The shard of the running loop."""
+        loop = asyncio.get_running_loop()
+        for shard in tuple(self._shards):
+            if shard.loop is loop:
+                self._shard = shard
+                return shard
+        self._bury_closed()
+        shard = Shard(self, loop, connector.open_offered)
+        self._shards.append(shard)
+        self._shard = shard
+        return shard
+
+    def _bury_closed(self) -> None:
+        """End what is left in loops that were closed without a goodbye."""
+        for shard in tuple(self._shards):
+            if shard.loop.is_closed():
+                try:
+                    self._shards.remove(shard)
+                except ValueError:  # another thread does it
+                    continue
+                shard.bury()
+                self._past += shard._checkouts
+                if self._shard is shard:
+                    self._shard = None
+
+    def _make_room(self, shard: Shard) -> None:
+        """The pool is used in other loops as well: the ceiling is for all, and what lies idle in one is closed for a
+        task that waits in another."""
+        self._bury_closed()
+        core = shard._core
+        others = [other for other in tuple(self._shards) if other is not shard]
+        if shard._queue and not shard._idle and not core.opening:
+            full = core.size + sum(other._core.size for other in others) >= self._ceiling
+            if full or core.starved:
+                any(other.shed(1) for other in others)
+        core.ceiling = max(0, self._ceiling - sum(other._core.size for other in others))
+
+    # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) -----------------------------
+
+    def usage(self, *, reset: bool) -> Usage:
+        self._bury_closed()
+        found = [housekeeping.usage(shard, reset=reset) for shard in tuple(self._shards)]
+        return Usage(
+            lent=sum(usage.lent for usage in found),
+            idle=sum(usage.idle for usage in found),
+            waiting=sum(usage.waiting for usage in found),
+            low=sum(usage.low for usage in found),
+            quiet=min((usage.quiet for usage in found), default=float("inf")),
+            ceiling=self._ceiling,
+            timeout=float("inf") if self.timeout is None else self.timeout,
+            pinned=sum(usage.pinned for usage in found),
+            replied=max((usage.replied for usage in found), default=0.0),
+        )
+
+    def replied(self, permits: Any) -> float:
+        return max((housekeeping.replied(shard, permits) for shard in tuple(self._shards)), default=0.0)
+
+    def counters(self) -> Counters:
+        """Counters since the pool was made, for metrics."""
+        return self._tally.counters(self._checkouts)
+
+    @property
+    def _checkouts(self) -> int:
+        return self._past + sum(shard._checkouts for shard in tuple(self._shards))
+
+    def grow(self) -> None:
+        """A permit may be free now: open a connection for a waiting task."""
+        for shard in tuple(self._shards):
+            shard.grow()
+
+    def attempt(self) -> None:
+        """Open a connection in the background although the server is believed to be down, if that is possible."""
+        for shard in tuple(self._shards)[:1]:
+            shard.attempt()
+
+    def tell_login(self, key: str) -> None:
+        """Find out the present credentials, and report them to the member, in a thread for this only."""
+        for shard in tuple(self._shards)[:1]:
+            shard.tell_login(key)
+
+    def shed(self, count: int) -> int:
+        """Close up to ``count`` idle connections; how many were closed."""
+        self._bury_closed()
+        closed = 0
+        for shard in tuple(self._shards):
+            closed += shard.shed(count - closed)
+        return closed
+
+    def tick(self, now: float) -> float:
+        """Do what is due now; seconds until the next tick."""
+        self._bury_closed()
+        return min((shard.tick(now) for shard in tuple(self._shards)), default=60.0)
+
+    def _forget_refusal(self) -> None:
+        for shard in tuple(self._shards):
+            shard._forget_refusal()
+
+    def _connections(self) -> list[Any]:
+        return [connection for shard in tuple(self._shards) for connection in shard._connections()]
+
+    # ---- what its user sets ----------------------------------------------------------------------
+
+    @property
+    def max_connections(self) -> int:
+        """This pool's own ceiling; 2**31 if only the budget bounds it. May be set, as by :meth:`resize`."""
+        return self._ceiling
+
+    @max_connections.setter
+    def max_connections(self, value: int) -> None:
+        if value != self._ceiling:
+            self.resize(max_connections=value)
+
+    def resize(self, *, max_connections: int | None = None, min_idle: int | None = None) -> None:
+        """Change the pool while it is in use. Connections above a lower ceiling are closed: idle ones now,
+        lent ones when they come back.
+
+        Raises:
+            ValueError: a number is not allowed.
+        """
+        self._ceiling, self.min_idle = housekeeping.bounds(self._ceiling, self.min_idle, max_connections, min_idle)
+        for shard in tuple(self._shards):
+            shard.resize(max_connections=self._ceiling, min_idle=self.min_idle)
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones are closed now, lent ones when they come back. For a
+        failover, or new credentials in ``connection_kwargs``."""
+        for shard in tuple(self._shards):
+            shard.drain()
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Close the pool.
+
+        Args:
+            timeout: None, as redis-py's: all connections are closed at once, even those in use; the pool
+                can be used again. A number: no task gets a connection any more, holders have that many
+                seconds to finish, and connections still out are then closed. The pool stays closed.
+        """
+        await self._on_close()
+        if timeout is not None:
+            self.closed = PoolClosedError(f"the pool {self.name} was closed")
+            for shard in tuple(self._shards):
+                shard._shut()
+            deadline = monotonic() + timeout
+            while self._lent_ones() and monotonic() < deadline:
+                await asyncio.sleep(0.005)
+        for shard in tuple(self._shards):
+            shard.stop()
+        await self.disconnect()
+
+    # ---- a look inside ---------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
+        self._bury_closed()
+        found = [shard.stats() for shard in tuple(self._shards)]
+        tally = self._tally
+        return Stats(
+            in_use=sum(stats.in_use for stats in found),
+            idle=sum(stats.idle for stats in found),
+            opening=sum(stats.opening for stats in found),
+            waiting=sum(stats.waiting for stats in found),
+            max_connections=None if self._ceiling >= UNBOUNDED else self._ceiling,
+            checkouts=self._checkouts,
+            waits=tally.waits,
+            wait_seconds=tally.wait_seconds,
+            wait_buckets=tuple(tally.wait_buckets),
+            timeouts=dict(tally.timeouts),
+            created=tally.created,
+            closed=dict(tally.closed),
+            connect_errors=tally.connect_errors,
+            leaks=tally.leaks,
+            longest_held=max((stats.longest_held for stats in found), default=0.0),
+        )
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        size = stats.in_use + stats.idle + stats.opening
+        ceiling = "" if stats.max_connections is None else f" of {stats.max_connections}"
+        state = "closed" if self.closed else "ready" if size else "empty"
+        return (
+            f"{self._described()} [{self.name} {state}: {stats.in_use} in use, {stats.idle} idle, "
+            f"{stats.opening} opening{ceiling}, {stats.waiting} waiting]"
+        )
+
+    def _after_fork(self) -> None:
+        """In the child: no shard. The parent's sockets are closed, and its loop is not touched."""
+        for shard in self._shards:
+            shard._after_fork()
+        _inherited.extend(self._shards)
+        self._shards, self._shard = [], None
+        self._origin.forget()
+        self._tally, self._past = Tally(), 0
+
+
+_inherited: list[Shard] = []
+"""The parent's, kept in a child: their tasks and futures are the parent's, and are not finalised there."""
+
+
+__all__ = ["ConnectionPool", "Hooks", "Lease"]

@@ -1,0 +1,190 @@
+"""The part of a pool that lives in one event loop: its connections, its queue and its core.
+
+A connection belongs to the loop of its transport, so a pool that is used in several loops has a shard in each. Most
+have one. What a user sets and what is counted is the pool's (:class:`poolmgr.pool.aio.pool.ConnectionPool`), to which a
+shard refers weakly: no cycle keeps sockets alive.
+
+Any thread may advance a shard's core, as any thread's pool (:class:`poolmgr.pool.base.BasePool`): tasks are woken and
+started in their own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from redis.asyncio.observability import recorder
+from redis.observability.attributes import ConnectionState, get_pool_name
+
+from poolmgr.pool import admission, housekeeping
+from poolmgr.pool.aio.finish import finish
+from poolmgr.pool.base import BasePool, teller
+from poolmgr.pool.queue import PoolCore, Ticket
+
+
+class _Of:
+    """An attribute of the pool. A destructor that uses the pool may run after the garbage collector has cut all weak
+    references to it: then it has the value that it had in the beginning."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, shard: Shard, owner: type) -> Any:
+        pool = shard.home()
+        return shard.first[self._name] if pool is None else getattr(pool, self._name)
+
+    def __set__(self, shard: Shard, value: Any) -> None:
+        pool = shard.home()
+        if pool is not None:
+            setattr(pool, self._name, value)
+
+
+class Shard(BasePool):
+    """See the module's docstring.
+
+    Args:
+        pool: the :class:`poolmgr.pool.aio.pool.ConnectionPool`.
+        opener: opens a connection for the queue, with the ticket that it is offered.
+    """
+
+    name: Any = _Of()
+    timeout: Any = _Of()
+    max_waiting: Any = _Of()
+    idle_timeout: Any = _Of()
+    max_lifetime: Any = _Of()
+    leak_after: Any = _Of()
+    hooks: Any = _Of()
+    connection_class: Any = _Of()
+    connection_kwargs: Any = _Of()
+    _misdirected_at: Any = _Of()
+    _misdirected_by: Any = _Of()
+    _watched: Any = _Of()
+    _strict: Any = _Of()
+
+    def __init__(
+        self,
+        pool: Any,
+        loop: asyncio.AbstractEventLoop,
+        opener: Callable[[Shard, list[Ticket]], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.loop = loop
+        self._opener = opener
+        self.home = weakref.ref(pool)
+        self.first = {name: getattr(pool, name) for name, kind in vars(Shard).items() if isinstance(kind, _Of)}
+        self._owner = {}
+        self._dirty = False
+        self._core = core = PoolCore(
+            ceiling=pool.max_connections, lifo=pool.order == "lifo", max_opening=pool.max_connecting
+        )
+        core.min_idle = pool.min_idle
+        core.closed = pool.closed
+        core.on_lost = teller(self)
+        self._idle, self._queue = core.idle, core.queue
+        self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
+        self._origin = pool._origin
+        self.pid = os.getpid()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        housekeeping.restart_counting(self)
+        self._tally = pool._tally
+
+    def _advance(self, may_open: bool = True) -> None:
+        pool = self.home()
+        if pool is not None and (len(pool._shards) > 1 or self._core.ceiling != pool._ceiling):
+            pool._make_room(self)
+        super()._advance(may_open)
+
+    # ---- the base's questions --------------------------------------------------------------------
+
+    def _open(self, ticket: Ticket) -> None:
+        offered = [ticket]
+        del ticket
+        if asyncio._get_running_loop() is self.loop:
+            self._begin(offered)
+            return
+        try:
+            self.loop.call_soon_threadsafe(self._begin, offered)
+        except RuntimeError:  # it is closed, and so is the shard soon
+            self._core.drop(offered.pop())
+
+    def _begin(self, offered: list[Ticket]) -> None:
+        if not self.start(self._opener(self, offered), lambda: self._take_back(offered)):
+            self._take_back(offered)
+
+    def _take_back(self, offered: list[Ticket]) -> None:
+        if offered:  # its task was cancelled before it began
+            self._core.drop(offered.pop())
+            if self._queue:
+                self._advance(may_open=False)
+
+    def start(self, work: Coroutine[Any, Any, Any], after: Callable[[], object] | None = None) -> bool:
+        """Run it in a task of this loop, which is the running one. False: there can be none any more.
+
+        Args:
+            after: to be called when the task has ended, however it did.
+        """
+        try:
+            task = self.loop.create_task(work)
+        except RuntimeError:
+            work.close()
+            return False
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop may be closed with it
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if after is not None:
+                after()
+
+        task.add_done_callback(done)
+        return True
+
+    def soon(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+        """The same from any thread."""
+        if asyncio._get_running_loop() is self.loop:
+            return self.start(work())
+        try:
+            self.loop.call_soon_threadsafe(lambda: self.start(work()))
+        except RuntimeError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Cancel what goes on in the background: it gives back what it holds at the loop's next turn."""
+        for task in tuple(self._tasks):
+            if asyncio._get_running_loop() is self.loop:
+                task.cancel()
+                continue
+            try:
+                self.loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:  # the loop is closed
+                return
+
+    def _end(self, connection: Any) -> None:
+        finish(connection.disconnect())
+
+    def _give_back(self, connection: Any) -> None:
+        if connection._loan:
+            connection._loan.pop()
+            admission.keep(self, connection, admission.flaw(self, connection))
+
+    def _count(self, state: ConnectionState, change: int) -> None:
+        pool = self.home()
+        if pool is not None and recorder._async_metrics_collector is not None:
+            finish(recorder.record_connection_count(get_pool_name(pool), state, change))
+
+    # ---- its end ---------------------------------------------------------------------------------
+
+    def bury(self) -> None:
+        """The loop was closed: its tasks are gone, and so is what they held. The permits are the process's again."""
+        for waiter in tuple(self._queue):
+            self._core.leave(waiter)
+        self._core.min_idle = 0
+        for connection in self._connections():
+            housekeeping.take_out(self, connection)
+            connection._loan.clear()
+            self._dispose(connection, "loop")
+        for ticket in self._core.tickets():
+            self._core.drop(ticket)

@@ -1,0 +1,211 @@
+"""Programs of tests whose process must be its own: its member, its loops, its children.
+
+``python -X dev -m tests.aio_programs NAME LOOP`` runs one of them; what it asserts is the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import redis
+import redis.asyncio
+
+import poolmgr
+from poolmgr.asyncio import ConnectionPool, get_client, get_pool
+from tests.helpers import wait_for
+from tests.walker import run
+
+URL = os.environ.get("REDIS_URL", "")
+BUDGET = int(os.environ.get("REDIS_CONNECTION_BUDGET") or 0)
+
+AT_IMPORT = ConnectionPool.from_url(URL or "redis://127.0.0.1:1", timeout=20)
+"""Made before there is a loop, as applications do."""
+
+
+def ours() -> int:
+    """Connections of pools that the server has."""
+    with redis.Redis.from_url(URL, client_name="observer") as client:
+        return sum(1 for one in client.client_list() if one["name"] != "observer" and one["lib-name"].count(":"))
+
+
+async def echo(client: redis.asyncio.Redis, *words: str) -> None:
+    found = await asyncio.gather(*(client.echo(word) for word in words))
+    assert found == [word.encode() for word in words], (found, words)
+
+
+# ---- threads and tasks -------------------------------------------------------------------------------
+
+
+def a_permit_goes_from_threads_to_tasks_and_back(loop: str) -> None:
+    threads = poolmgr.ConnectionPool.from_url(URL, timeout=20)
+    client = redis.Redis(connection_pool=threads)
+    for _ in range(3):
+        held = [threads.get_connection() for _ in range(BUDGET - 1)]  # one is the supervisor's to look with
+        for connection in held:
+            threads.release(connection)
+        assert threads.stats().idle == BUDGET - 1
+
+        async def use() -> None:
+            await echo(redis.asyncio.Redis(connection_pool=AT_IMPORT), *(str(number) for number in range(30)))
+            assert AT_IMPORT.stats().idle >= 1
+
+        run(loop, use())
+        assert threads.stats().closed.get("recalled"), threads.stats()
+        assert client.ping()
+    assert sum(1 for thread in threading.enumerate() if thread.name == "poolmgr") <= 1
+    threads.close()
+
+
+def the_default_client(loop: str) -> None:
+    assert get_client() is get_client() and get_client().connection_pool is get_pool()
+
+    async def use() -> None:
+        assert await get_client().set("k", "v")
+        assert await get_client().get("k") == b"v"
+        assert ours() == 1
+        await get_pool().aclose()
+
+    run(loop, use())
+    run(loop, use())
+
+
+def the_loop_is_not_held_up_by_the_first_use(loop: str) -> None:
+    """The member's start, and a supervisor that has to be started first, happen elsewhere."""
+    worked: list[float] = []
+
+    async def main() -> None:
+        async def beat() -> None:
+            last = time.thread_time()
+            while True:
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                worked.append(now - last)
+                last = now
+
+        heart = asyncio.ensure_future(beat())
+        await asyncio.sleep(0.01)
+        worked.clear()
+        assert await redis.asyncio.Redis(connection_pool=AT_IMPORT).ping()
+        heart.cancel()
+        await AT_IMPORT.aclose()
+
+    run(loop, main())
+    assert max(worked) < 0.02, f"the loop's thread worked for {max(worked):.3f} s at one go"
+
+
+# ---- loops -------------------------------------------------------------------------------------------
+
+
+def a_loop_that_is_closed_without_a_goodbye(loop: str) -> None:
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+    kept: list[Any] = []
+
+    async def use() -> None:
+        await echo(client, *(str(number) for number in range(10)))
+        kept.append(await AT_IMPORT.get_connection())
+
+    for _ in range(8):  # more than the budget has permits
+        run(loop, use())
+    wait_for(lambda: ours() == 0, 20)
+    assert AT_IMPORT._shards == []
+    stats = AT_IMPORT.stats()
+    assert stats.closed["loop"] >= 8 and stats.checkouts == 8 * 11, stats
+    assert stats.in_use == stats.idle == stats.opening == 0, stats
+
+
+def one_pool_in_several_loops_at_once(loop: str) -> None:
+    AT_IMPORT.resize(max_connections=2)
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+    wrong: list[BaseException] = []
+
+    async def use(name: str) -> None:
+        for number in range(30):
+            await echo(client, *(f"{name}-{number}-{task}" for task in range(6)))
+
+    def serve(name: str) -> None:
+        try:
+            run(loop, use(name))
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=serve, args=(name,)) for name in ("a", "b", "c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [], wrong
+
+
+def many_short_loops(loop: str) -> None:
+    """As asgiref's async_to_sync makes them."""
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+    for number in range(60):
+        run(loop, echo(client, str(number)))
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(60):
+        run(loop, echo(client, str(number)))
+    assert len(os.listdir("/proc/self/fd")) <= before + 8
+
+
+# ---- forks -------------------------------------------------------------------------------------------
+
+
+def a_child_does_not_touch_its_parent_s_transports(loop: str) -> None:
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+
+    def child() -> None:
+        stats = AT_IMPORT.stats()
+        assert (stats.in_use, stats.idle, stats.checkouts) == (0, 0, 0), stats
+        run(loop, echo(client, "child"))
+        os._exit(0)
+
+    async def main() -> None:
+        await client.set("k", "v")
+        held = await AT_IMPORT.get_connection()
+        await held.send_command("BLPOP", "list", "0")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                # A loop cannot run inside another one; a thread of the child has none.
+                thread = threading.Thread(target=child)
+                thread.start()
+                thread.join()
+            finally:
+                os._exit(1)
+        _, status = await asyncio.get_running_loop().run_in_executor(None, os.waitpid, pid, 0)
+        assert status == 0, status
+        await client.lpush("list", "x")
+        assert await asyncio.wait_for(held.read_response(), 10) == [b"list", b"x"]
+        await AT_IMPORT.release(held)
+        await echo(client, "parent", "still", "there")
+        assert AT_IMPORT.stats().closed == {}
+        await AT_IMPORT.aclose()
+
+    run(loop, main())
+
+
+def _in_child(loop: str, number: int) -> None:
+    run(loop, echo(redis.asyncio.Redis(connection_pool=AT_IMPORT), str(number)))
+
+
+def children_of_multiprocessing(loop: str) -> None:
+    run(loop, echo(redis.asyncio.Redis(connection_pool=AT_IMPORT), "parent"))
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_in_child, args=(loop, number)) for number in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0, child.exitcode
+    run(loop, echo(redis.asyncio.Redis(connection_pool=AT_IMPORT), "parent"))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2])
+    print("done", flush=True)

@@ -1,0 +1,211 @@
+"""A task that is cancelled anywhere loses nothing, crosses nothing, and is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from poolmgr.asyncio import ConnectionPool
+from tests.helpers import RedisServer
+from tests.permits import FakeMember
+from tests.walker import HOWS, LOOPS, How, run, walk, walk_to_the_end
+
+DATABASE = 5
+"""Not redis-py's default: a connection whose handshake was cut short is on 0."""
+
+
+class World:
+    """A pool, and its user."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.member = FakeMember(prompt=True)
+        self.pool = ConnectionPool(db=DATABASE, member=self.member, timeout=5, **arguments)
+        self.client = redis.asyncio.Redis(connection_pool=self.pool)
+
+    async def check(self) -> list[str]:
+        """What is wrong, and the end of it."""
+        await asyncio.sleep(0.01)
+        gc.collect()
+        self.pool.resize(max_connections=100)
+        stats = self.pool.stats()
+        wrong = [
+            f"{name} {value}"
+            for name, value in (("lent", stats.in_use), ("opening", stats.opening), ("waiting", stats.waiting))
+            if value
+        ]
+        try:
+            found = await asyncio.wait_for(asyncio.gather(*(self.client.get(key) for key in ("a", "b", "a", "b"))), 5)
+            if found != [b"A", b"B", b"A", b"B"]:
+                wrong.append(f"crossed: {found}")
+        except Exception as error:
+            wrong.append(repr(error))
+        await self.pool.aclose()
+        await asyncio.sleep(0.005)
+        gc.collect()
+        left = [permits.out for permits in self.member.all.values() if permits.out]
+        if left:
+            wrong.append(f"permits never given back: {left}")
+        return wrong
+
+
+async def get(client: redis.asyncio.Redis) -> Any:
+    return await client.get("a")
+
+
+async def set_(client: redis.asyncio.Redis) -> Any:
+    return await client.set("c", "C")
+
+
+async def pipeline(client: redis.asyncio.Redis) -> Any:
+    async with client.pipeline(transaction=True) as pipe:
+        pipe.get("a")
+        pipe.get("b")
+        return await pipe.execute()
+
+
+async def watch(client: redis.asyncio.Redis) -> Any:
+    async with client.pipeline() as pipe:
+        await pipe.watch("a")
+        value: Any = await pipe.get("a")
+        pipe.multi()
+        pipe.set("a", value)
+        return await pipe.execute()
+
+
+async def lock(client: redis.asyncio.Redis) -> Any:
+    async with client.lock("lock", timeout=0.05, blocking_timeout=1):
+        pass
+
+
+async def pubsub(client: redis.asyncio.Redis) -> Any:
+    async with client.pubsub() as subscriber:
+        await subscriber.subscribe("channel")
+        await subscriber.get_message(timeout=0.02)
+        await subscriber.get_message(timeout=0.02)
+
+
+async def blpop(client: redis.asyncio.Redis) -> Any:
+    return await client.blpop("nothing", timeout=0.05)
+
+
+async def lease(client: redis.asyncio.Redis) -> Any:
+    pool: Any = client.connection_pool
+    async with pool.connection(timeout=3) as connection:
+        await connection.send_command("GET", "a")
+        assert await connection.read_response() == b"A"
+
+
+OPERATIONS: dict[str, Callable[[redis.asyncio.Redis], Coroutine[Any, Any, Any]]] = {
+    "get": get, "set": set_, "pipeline": pipeline, "watch": watch, "lock": lock, "pubsub": pubsub, "blpop": blpop,
+    "lease": lease,
+}  # fmt: skip
+
+
+@pytest.fixture
+def filled(server: RedisServer) -> RedisServer:
+    with redis.Redis(port=server.port, db=DATABASE) as client:
+        client.flushall()
+        client.mset({"a": "A", "b": "B"})
+    with redis.Redis(port=server.port, db=0) as client:
+        client.mset({"a": "of another database", "b": "of another database"})
+    return server
+
+
+def in_world(operation: Callable[[redis.asyncio.Redis], Coroutine[Any, Any, Any]]) -> Any:
+    return lambda world: operation(world.client)
+
+
+def address(way: str, server: RedisServer) -> dict[str, Any]:
+    if way == "unix":
+        return {"connection_class": redis.asyncio.UnixDomainSocketConnection, "path": server.path}
+    return {"host": "127.0.0.1" if way == "tcp" else "localhost", "port": server.port}
+
+
+def maker(where: dict[str, Any], state: str) -> Callable[[], Coroutine[Any, Any, World]]:
+    """Makes a world in which the pool has an idle connection, none, or one that comes back soon."""
+
+    async def make() -> World:
+        world = World(**where)
+        if state != "cold":
+            await world.client.get("a")
+        if state == "queued":
+            world.pool.resize(max_connections=1)
+            held = await world.pool.get_connection()
+
+            def give_back() -> None:
+                asyncio.ensure_future(world.pool.release(held))  # noqa: RUF006
+
+            asyncio.get_running_loop().call_later(0.005, give_back)
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("state", ["warm", "cold", "queued"])
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("way", ["tcp", "name", "unix"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_at_every_suspension(filled: RedisServer, loop: str, way: str, how: How, state: str):
+    if way != "tcp" and state != "cold":
+        pytest.skip("what is connected does not matter any more")
+    make = maker(address(way, filled), state)
+
+    async def walk_all() -> dict[str, Any]:
+        found = {}
+        for name, operation in OPERATIONS.items():
+            count, wrong = await walk(make, in_world(operation), World.check, how)
+            assert count >= 1, name
+            if wrong:
+                found[name] = wrong
+        return found
+
+    assert run(loop, walk_all()) == {}
+
+
+@pytest.mark.parametrize("state", ["warm", "cold", "queued"])
+@pytest.mark.parametrize("name", ["get", "blpop", "lease"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_when_the_loop_ends_at_any_suspension(filled: RedisServer, loop: str, name: str, state: str):
+    make = maker(address("tcp", filled), state)
+    count, wrong = walk_to_the_end(loop, make, in_world(OPERATIONS[name]), World.check)
+    assert count >= 1 and wrong == []
+
+
+def test_the_walker_finds_what_redis_py_does_wrong(filled: RedisServer):
+    """The check that it can fail: on Python 3.11 ``asyncio.wait_for`` swallows a cancellation at each send, and a
+    cancelled handshake leaves a connection on database 0."""
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str]:
+            return ("",)
+
+        async def get_credentials_async(self) -> tuple[str, str]:
+            await asyncio.sleep(0)
+            return ("default", "")
+
+    async def make() -> redis.asyncio.Redis:
+        return redis.asyncio.Redis(port=filled.port, db=DATABASE, max_connections=2, credential_provider=Provider())
+
+    async def check(client: redis.asyncio.Redis) -> list[str]:
+        wrong = []
+        if client.connection_pool._in_use_connections:
+            wrong.append("lent")
+        try:
+            found = await client.get("a")
+            if found != b"A":
+                wrong.append(f"crossed: {found!r}")
+        except Exception as error:
+            wrong.append(repr(error))
+        await client.aclose()
+        return wrong
+
+    count, wrong = run("asyncio", walk(make, get, check))
+    assert count > 3
+    assert any("swallowed" in one for one in wrong), wrong
+    assert any("another database" in one for one in wrong), wrong
