@@ -50,6 +50,8 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
     singleton.give_sign()  # on a busy machine this takes seconds, and must not look hung
     from poolmgr import settings as settings_of
     from poolmgr.errors import PoolmgrError
+
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it if it is there: a fifth of the start
     from poolmgr.logs import structured
 
     singleton.give_sign()

@@ -64,6 +64,21 @@ def test_the_supervisor_and_the_command_load_neither_a_pool_nor_redis(module):
     assert not {"poolmgr.pool", "poolmgr.member", "redis"} & set(json.loads(printed))
 
 
+def test_a_supervisor_that_serves_has_loaded_nothing_that_draws(short_dir):
+    """structlog loads rich where it is installed, which takes longer than all that is structlog's own."""
+    code = """if True:
+    import asyncio, sys
+    from poolmgr.supervisor.__main__ import main
+    def run(serving):
+        serving.close()
+        print([name for name, found in sys.modules.items() if found and name.split(".")[0] in ("rich", "pygments")])
+        print("structlog.dev" in sys.modules)
+    asyncio.run = run
+    sys.exit(main(["--socket", sys.argv[0]]))"""
+    done = python(code.replace("sys.argv[0]", repr(str(short_dir / "s"))))
+    assert done.stdout.split() == ["[]", "True"], done.stderr
+
+
 def test_the_first_fork_says_nothing():
     """It loads what a pool's first use loads. A module that begins to hold a lock over forks in the middle of one would
     release what it has not taken."""
