@@ -27,10 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.002) -> T:
-    """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` fair seconds, saying what for."""
+    """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` fair seconds, saying what for.
+
+    A predicate that takes long (a look at all processes, a request) is asked less often: who waits for a process leaves
+    it the processor.
+    """
     watch = Stopwatch()
     while True:
+        asked = time.monotonic()
         value = predicate()
+        took = time.monotonic() - asked
         if value:
             return value
         if watch.seconds() > timeout and watch.fair() > timeout:
@@ -38,7 +44,7 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
             raise AssertionError(
                 f"not within {timeout:g} s, which took {watch.seconds():.1f}: {name} (last value: {value!r})"
             )
-        time.sleep(step)
+        time.sleep(max(step, min(3 * took, 0.05)))
 
 
 def status_of(process: subprocess.Popen[Any], timeout: float = 10.0) -> int:
