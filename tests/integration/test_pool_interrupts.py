@@ -66,16 +66,20 @@ class At:
         self.last: dict[int, str] = {}
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(self.where) or finalizing(frame):
+        """For each call. What it finds holds for all instructions of a frame, and there are millions of these."""
+        if self.struck or not frame.f_code.co_filename.startswith(self.where) or finalizing(frame):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
+        return self.instruction
+
+    def instruction(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "opcode" and not self.struck and (self.where == OURS or self.looks_for_signals(frame)):
             self.left -= 1
             if self.left <= 0:
                 self.struck = True
                 self.strike()
-        return self.trace
+        return self.instruction
 
     def looks_for_signals(self, frame: FrameType) -> bool:
         before = self.last.get(id(frame), "")
