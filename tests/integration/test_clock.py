@@ -144,7 +144,7 @@ def test_the_wall_clock_may_jump_by_a_day_and_back(
     def checkouts() -> int:
         return counted(metrics, "poolmgr_checkouts_total").get("", 0)
 
-    with Load(gunicorn, "/hold?ms=4", callers=6) as load:
+    with Load(gunicorn, "/hold?ms=40", callers=6) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         for offset in (DAY, -DAY, 0):
             wait_for(checkouts, 10, step=0.1)

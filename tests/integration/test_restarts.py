@@ -198,7 +198,7 @@ def test_three_reloads_under_long_requests_have_four_generations_alive(server: R
         assert len(held(server)) >= 7, "four generations hold connections"
         begin, newest = time.monotonic(), service.workers()[-2:]
         wait_for(
-            lambda: all(sum(o.pid == pid for o in load.between(begin, time.monotonic())) >= 50 for pid in newest),
+            lambda: all(sum(o.pid == pid for o in load.between(begin, time.monotonic())) >= 20 for pid in newest),
             10,
             what="both of them have had many turns",
         )
@@ -213,7 +213,7 @@ def test_three_reloads_under_long_requests_have_four_generations_alive(server: R
 def test_an_upgrade_that_is_taken_back_under_load(server: RedisServer, serve: Serve) -> None:
     service = serve(server)
     before = set(service.workers())
-    with Load(service, "/hold?ms=4", callers=12) as load:
+    with Load(service, "/hold?ms=40", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         second = service.upgrade()
         theirs = set(service.workers(second))
@@ -238,7 +238,7 @@ def test_a_new_gunicorn_beside_the_orphans_of_a_killed_master_shares_the_budget(
     second = serve(server, workers=2)
     assert all(alive(pid) for pid in orphans)
     assert second.supervisor() == first.supervisor()
-    with Load(second, "/hold?ms=4", callers=12) as load:
+    with Load(second, "/hold?ms=40", callers=12) as load:
         load.wait_for_answers(100)
         assert sum(count for pid, count in held(server).items() if pid in orphans) >= 8
         unblock(server)

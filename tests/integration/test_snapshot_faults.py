@@ -89,13 +89,21 @@ class Mount:
                 file.write(bytes(4096))
 
     def remount_read_only(self, workers: list[int], supervisor: int) -> None:
-        """Not while a supervisor has its files open to write. So it is killed, and nobody starts one meanwhile."""
+        """Not while a supervisor has its files open to write. So it is killed, and no worker starts one meanwhile. One
+        that a worker had begun to start, because the first one hung, is killed as well."""
+        assert self.service is not None
+        service, command = self.service, ("mount", "-o", "remount,ro", str(self.directory))
+
+        def read_only() -> bool:
+            if successor := service.supervisor():
+                kill(successor)
+            return not self.inside(*command, check=False).returncode
+
         for pid in workers:
             kill(pid, signal.SIGSTOP)
         try:
             kill(supervisor)
-            command = ("mount", "-o", "remount,ro", str(self.directory))
-            wait_for(lambda: not self.inside(*command, check=False).returncode, 10, what="it is read-only")
+            wait_for(read_only, 10, what="it is read-only")
         finally:
             for pid in workers:
                 kill(pid, signal.SIGCONT)
@@ -178,7 +186,7 @@ def test_a_snapshot_that_cannot_be_used_is_replaced_by_a_look_at_the_server(
 ) -> None:
     """A worker dies meanwhile, and only the server knows of its connections."""
     service = serve()
-    with Load(service, "/hold?ms=4", callers=18) as load:
+    with Load(service, "/hold?ms=40", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         former = service.supervisor()
         kill(former, signal.SIGSTOP)
@@ -200,7 +208,7 @@ def test_a_snapshot_that_cannot_be_used_is_replaced_by_a_look_at_the_server(
 
 def test_a_full_disk_stops_growth_and_nothing_else(serve: Serve, server: RedisServer, mount: Mount) -> None:
     service = mount.service = serve_in(serve, mount)
-    with Load(service, "/hold?ms=4", callers=18) as load:
+    with Load(service, "/hold?ms=40", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         mount.fill()
         # The running supervisor's file has its room: a killed worker's permits are somebody's again.
@@ -279,7 +287,7 @@ def test_a_directory_that_becomes_read_only_stops_growth_and_nothing_else(
     serve: Serve, server: RedisServer, mount: Mount
 ) -> None:
     service = mount.service = serve_in(serve, mount)
-    with Load(service, "/hold?ms=4", callers=18) as load:
+    with Load(service, "/hold?ms=40", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         mount.remount_read_only(service.workers(), stop_supervisor(service, load))
         load.wait_for_answers(100)
@@ -308,7 +316,7 @@ def test_a_directory_whose_mode_forbids_writing_stops_growth_and_nothing_else(
     serve: Serve, server: RedisServer
 ) -> None:
     service = serve()
-    with Load(service, "/hold?ms=4", callers=18) as load:
+    with Load(service, "/hold?ms=40", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         service.directory.chmod(0o500)
         try:

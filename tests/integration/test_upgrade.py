@@ -145,7 +145,7 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         return {event["version"] for event in service.events("member.joined") if event["pid"] == supervisor}
 
     supervisors: dict[str, int] = {}
-    with Load(service, "/hold?ms=4", callers=12) as load:
+    with Load(service, "/hold?ms=40", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 2, 10, what="both workers answer")
         this = status(service)["version"]
         assert this != tree.version
