@@ -16,6 +16,10 @@ import time
 
 TOKEN, THREADS, STOP = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
+HOLD = 0.1
+"""Seconds for which half of the requests hold their Redis connection, and between the others: a crowd at the permits
+that leaves the processors to what is tested."""
+
 lock = threading.Lock()
 done = 0
 slowest = 0.0
@@ -23,7 +27,7 @@ failed: list[str] = []
 
 
 def ask(number: int) -> str:
-    body = json.dumps(["BLPOP", f"nothing-{number}", "0.02"] if number % 2 else ["INCR", "count"])
+    body = json.dumps(["BLPOP", f"nothing-{number}", str(HOLD)] if number % 2 else ["INCR", "count"])
     connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=15)
     try:
         connection.request("POST", "/", body, {"Authorization": f"Bearer {TOKEN}", "Connection": "close"})
@@ -47,6 +51,8 @@ def run(number: int) -> None:
             slowest = max(slowest, took)
             if problem:
                 failed.append(f"after {took:.2f} s: {problem[:300]}")
+        if not number % 2:
+            time.sleep(HOLD)
 
 
 threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
