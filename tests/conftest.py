@@ -23,14 +23,21 @@ hypothesis.settings.register_profile("poolmgr", deadline=None)
 hypothesis.settings.load_profile("poolmgr")
 
 LONGEST = (
-    "simulation/test_simulation", "systemd/test_services", "integration/test_gunicorn", "integration/test_http_slow",
-    "integration/test_http_memory", "integration/test_http_refusals", "simulation/test_conserving",
-    "integration/test_gunicorn_settings", "integration/test_supervisor_restart", "integration/test_reach",
-    "integration/test_identity", "integration/test_http_properties", "integration/test_launch_path",
-    "integration/test_upgrade", "integration/test_limits", "integration/test_snapshot_faults",
+    "systemd/test_services", "integration/test_http_slow", "integration/test_gunicorn",
+    "integration/test_gunicorn_settings", "integration/test_reach_files", "simulation/test_simulation",
+    "integration/test_upgrade", "integration/test_http_memory", "integration/test_snapshot_faults",
+    "integration/test_runtime_threads", "integration/test_http_token", "integration/test_restarts",
+    "integration/test_http_refusals", "integration/test_upstash", "simulation/test_places",
+    "simulation/test_conserving", "integration/test_runtime_clocks", "integration/test_runtime_logging",
+    "integration/test_secrets", "integration/test_supervisor_trust", "integration/test_supervisor_outages",
+    "integration/test_pool_nameless", "integration/test_goodbye", "integration/test_http_properties",
+    "integration/test_names", "integration/test_reach_logins", "integration/test_limits",
+    "integration/test_supervisor_restart", "integration/test_silence", "integration/test_pool_interrupts",
+    "integration/test_identity", "integration/test_reach", "integration/test_launch_path",
+    "integration/test_gunicorn_addresses", "integration/test_gunicorn_interrupts",
 )  # fmt: skip
-"""Files that take most, by their own time. Where files run beside each other these begin first: who begins one of them
-last keeps all others waiting."""
+"""Files that take most (``python -m tests.slices``). Where files run beside each other these begin first: whoever
+begins one of them last keeps all others waiting."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

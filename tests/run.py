@@ -7,6 +7,8 @@
    is unsteady, and wants a bound that tells two behaviours apart. One that fails alone too has failed. If others kept
    the processors busy meanwhile it was not alone, and runs again, three times at most.
 
+In the end it says how long each slice took (:mod:`tests.slices`).
+
 Variables: ``LOAD=8`` runs as many busy processes beside the suite; ``AGAIN=0`` leaves phase 3 out.
 """
 
@@ -20,10 +22,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from tests import slices
 from tests.helpers import ROOT
+from tests.slices import CACHE
 from tests.stopwatch import Stopwatch
-
-CACHE = ROOT / ".pytest_cache"
 
 MOST = 100
 """Tests that run again, of some five thousand. More are no accident of scheduling, and take long alone."""
@@ -46,7 +48,7 @@ class Phase:
         self._cache = CACHE / name
 
     def run(self, arguments: list[str]) -> int:
-        return self._pytest(*self._options, *arguments)
+        return self._pytest("-p", "tests.slices", *self._options, *arguments)
 
     def again(self, arguments: list[str]) -> int:
         """Only what has failed, and alone."""
@@ -60,7 +62,8 @@ class Phase:
         return []
 
     def forget(self) -> None:
-        (self._cache / "v/cache/lastfailed").unlink(missing_ok=True)
+        for name in ("cache/lastfailed", slices.KEPT):
+            (self._cache / "v" / name).unlink(missing_ok=True)
 
     def _pytest(self, *options: str) -> int:
         command = [sys.executable, "-m", "pytest", "-o", f"cache_dir={self._cache}", *options]
@@ -72,8 +75,8 @@ def main(arguments: list[str]) -> int:
     # A shell's ``&`` has SIGINT ignored, and all that is started from there inherits it: the tests send some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     phases = [
-        Phase("beside", "-n5", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
-        Phase("alone", "-mtiming"),
+        Phase(slices.PHASES[0], "-n5", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
+        Phase(slices.PHASES[1], "-mtiming"),
     ]
     with busy(int(os.environ.get("LOAD") or 0)):
         watch, times = Stopwatch(), 0
@@ -81,6 +84,7 @@ def main(arguments: list[str]) -> int:
         for phase in phases:
             phase.forget()
             statuses.append(phase.run(arguments))
+        print(slices.table(slices.of_phases([slices.kept(CACHE / name) for name in slices.PHASES])), flush=True)
         share = watch.shortage()
         failed = [phase.failed() for phase in phases]
         again = os.environ.get("AGAIN") != "0" and 0 < sum(map(len, failed)) <= MOST
