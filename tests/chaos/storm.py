@@ -66,6 +66,8 @@ class Storm:
     seed: int
     seconds: float
     budget: int = 12
+    least: int = 0
+    """Faults that there are at least: on a busy machine the storm takes longer."""
     every: float = 1.0
     workers_wanted: int = 4
     callers: int = 24
@@ -98,7 +100,7 @@ class Storm:
         try:
             self.service.start(path="/get")
             self.master = self.service.pid
-            with Load(self.service, "/hold?ms=4", callers=self.callers, timeout=60) as load:
+            with Load(self.service, "/hold?ms=40", callers=self.callers, timeout=60) as load:
                 load.wait_for_answers(20)
                 self._rage(rng)
                 self._calm()
@@ -130,7 +132,9 @@ class Storm:
     def _rage(self, rng: random.Random) -> None:
         kinds, weights = list(self.chosen), list(self.chosen.values())
         following = time.monotonic()
-        while self.remaining > 0:
+        while self.remaining > 0 or len(self.done) < self.least:
+            if len(self.done) < self.least:
+                self.end = max(self.end, time.monotonic() + self.every)
             fault = rng.choices(kinds, weights)[0]
             try:
                 what = fault(self, rng)
