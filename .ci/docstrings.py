@@ -10,6 +10,6 @@ import griffe
 
 class Completed(griffe.Extension):
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        if any(str(decorator.value) == "options.documented" for decorator in cls.decorators) and cls.docstring:
+        if any(str(decorator.value).endswith("documented") for decorator in cls.decorators) and cls.docstring:
             made = griffe.dynamic_import(cls.path)
             cls.docstring.value = inspect.cleandoc(made.__doc__)
