@@ -44,7 +44,7 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
             raise AssertionError(
                 f"not within {timeout:g} s, which took {watch.seconds():.1f}: {name} (last value: {value!r})"
             )
-        time.sleep(max(step, min(3 * took, 0.05)))
+        time.sleep(max(step, min(3 * took, 0.3)))
 
 
 def status_of(process: subprocess.Popen[Any], timeout: float = 10.0) -> int:

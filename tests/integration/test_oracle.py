@@ -22,8 +22,7 @@ from poolmgr import tags
 from tests.helpers import alive, free_port, kill, tool, wait_for
 from tests.load import Load
 from tests.service import Service
-
-pytestmark = pytest.mark.timing
+from tests.stopwatch import Stopwatch
 
 BUDGET = 12
 OBSERVERS = 1
@@ -57,7 +56,7 @@ class Storm:
             # A request is excused if it was open between these two; the process is gone by the second.
             self.kills.append(time.monotonic())
             kill(pid)
-            wait_for(lambda: not alive(pid), 2)
+            wait_for(lambda: not alive(pid), 5)
             self.kills.append(time.monotonic())
 
     def kill_the_supervisor(self) -> None:
@@ -75,7 +74,8 @@ class Storm:
 
 
 def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
-    service = serve(server, workers=4, threads=16)
+    """It measures no time: callers and pools are patient, and on a busy machine it lasts until all has happened."""
+    service = serve(server, workers=4, threads=16, environ={"REDIS_POOL_TIMEOUT": "30"})
     storm = Storm(service, seed=20)
     # One of each at its time; between them, a worker is killed every second.
     plan = {
@@ -86,11 +86,13 @@ def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
         0.60: storm.upgrade,
         0.85: lambda: storm.signal(signal.SIGHUP),
     }
-    with Load(service, "/hold?ms=4", callers=24) as load:
+    wanted = 2 * int(SECONDS) - 4
+    with Load(service, "/hold?ms=40", callers=24, timeout=90) as load:
         load.wait_for_answers(50)
+        watch = Stopwatch()
         begun = time.monotonic()
         next_kill = 0.5
-        while (now := time.monotonic() - begun) < SECONDS:
+        while (now := time.monotonic() - begun) < SECONDS or len(storm.kills) < wanted:
             for at in [at for at in plan if at * SECONDS <= now]:
                 plan.pop(at)()
             if now >= next_kill:
@@ -104,11 +106,12 @@ def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
     assert set(load.by_worker()) & set(service.workers(storm.master)), "the second master's workers have served"
     failures = load.failures(storm.kills)
     assert failures == [], f"{len(failures)} of {len(load.outcomes)} requests failed\n{service.log[-4000:]}"
-    assert len(storm.kills) >= 2 * int(SECONDS) - 4
+    assert load.slowest() * watch.fair() / watch.seconds() < 8, "a pool's own patience is five seconds"
+    assert len(storm.kills) >= wanted
     assert len(server.clients()) <= BUDGET
     # The old master has gone, and so has every permit of those who died.
     wait_for(lambda: not alive(service.pid), 30, what="the old master ends")
-    wait_for(lambda: status(service)["servers"][0]["quarantine"] == 0, 5, what="all quarantine is proven")
+    wait_for(lambda: status(service)["servers"][0]["quarantine"] == 0, 10, what="all quarantine is proven")
     assert "hook.failed" not in service.log
 
 
@@ -127,6 +130,7 @@ def connections(observer: redis.Redis) -> Counter[int]:
     return Counter(tag.pid for tag in found if tag is not None)
 
 
+@pytest.mark.timing
 def test_a_hot_worker_gets_what_its_idle_siblings_do_not_use_and_gives_it_back_when_they_do(server, serve):
     """What is measured is the second best of some rounds, so that a machine that is busy with other things for a while
     has its say in the others. (Three on a quiet one; from the second on, pools remember having been refused.)"""
@@ -183,6 +187,7 @@ def seconds_until_shared(service: Service, observer: redis.Redis, workers: list[
     return took if in_time else None
 
 
+@pytest.mark.timing
 def test_a_budget_of_two_keeps_six_busy_workers_going(redis_server, serve):
     server = redis_server(port=free_port(), maxclients=2 + OBSERVERS)
     service = serve(server, budget=2, workers=6, threads=4)
