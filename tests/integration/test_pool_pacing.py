@@ -113,11 +113,13 @@ def test_a_caller_does_not_fail_with_an_attempt_that_began_before_it_came(proxy:
     first = Calls(lambda: client_of(pool).ping())
     wait_for(lambda: proxy.open == 1)
     proxy.stalled = False
-    late = Calls(lambda: client_of(pool).ping())
+    answers: list[object] = []
+    late = Calls(lambda: answers.append(client_of(pool).ping()))
     wait_for(lambda: pool.stats().waiting == 1)
     proxy.cut()
     assert isinstance(first.errors()[0], redis.ConnectionError)
     late.join()
+    assert answers == [True]
     nothing_is_missing(pool)
 
 
