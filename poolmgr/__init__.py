@@ -3,6 +3,18 @@
 The public names, loaded on first use. So the supervisor and the command line, which are in this package too, do not
 load a pool, and ``import poolmgr`` costs next to nothing. Of packages from outside the public names may load
 only redis and msgspec.
+
+Behind them:
+
+- ``pool``: the pools, and who of a pool's callers gets the next connection; ``asyncio``: the public names for tasks
+- ``member``: a process's permits, its thread, and which of its pools gets the next permit
+- ``supervisor``: who is connected, the Redis servers, what is on disk, what is seen from outside
+- ``budget``: the rules by which processes share a budget, and how large it is
+- ``wire``: the messages; ``tags``, ``own_tag``: the name of a process at a server; ``status``: the schema of its JSON
+- ``settings``, ``logs``, ``errors``, ``exceptions``; ``cli``: the command; ``gunicorn``, ``conf``: under gunicorn
+- ``launch``, ``spawn``: how a supervisor is found or started; ``embedded``: the Valkey server if you name none
+- ``kernel``: what Linux says; ``certificates``; what the interpreter needs: ``forklock``, ``lazy``, ``native``,
+  ``threads``
 """
 
 from __future__ import annotations

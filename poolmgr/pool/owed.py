@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from poolmgr.commands import IDENTITY, PLAIN, STRANGE, effect, kind, unpack
+from poolmgr.pool.session_state import IDENTITY, PLAIN, STRANGE, effect, kind, unpack
 
 if TYPE_CHECKING:
     _Base: Any  # the connection class that it is mixed into; redis-py's have few types

@@ -18,7 +18,7 @@ import redis
 from redis.connection import Connection, SSLConnection
 from redis.credentials import CredentialProvider
 
-from poolmgr.commands import KINDS
+from poolmgr.pool.session_state import KINDS
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync.derivation import derive
 from poolmgr.pool.sync.pool import ConnectionPool

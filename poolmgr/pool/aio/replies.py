@@ -18,9 +18,9 @@ import hiredis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
-from poolmgr.commands import KINDS, PLAIN, kind
 from poolmgr.pool.aio.stream import CLOSED, Stream
 from poolmgr.pool.owed import Counts, Packed
+from poolmgr.pool.session_state import KINDS, PLAIN, kind
 
 Push: Any = getattr(hiredis, "PushNotification", ())
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
-from poolmgr.commands import STRANGE
 from poolmgr.pool.owed import Counts
+from poolmgr.pool.session_state import STRANGE
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only

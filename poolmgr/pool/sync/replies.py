@@ -14,8 +14,8 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 from redis.utils import SENTINEL
 
-from poolmgr.commands import KINDS, PLAIN, kind
 from poolmgr.pool.owed import Counts, Packed
+from poolmgr.pool.session_state import KINDS, PLAIN, kind
 
 
 class Accounted(Counts):

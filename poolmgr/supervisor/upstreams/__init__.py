@@ -4,8 +4,7 @@ Which there are:
 
 - ``registry``: all of them: when one is met, merged, parted, forgotten
 - ``addresses``: which address leads to which server
-- ``twins``, ``sameness``, ``likeness``, ``comparison``: which servers are one: among all; by what one's addresses say;
-by
+- ``twins``: which servers are one, among all; ``sameness``: by what its addresses say; ``likeness``, ``comparison``: by
   a connection that both show, and the steps of that
 - ``resolution``: which server a new address is; ``loan``: the permits for that look
 - ``upstream``: all that is known of one server; ``ways``: how to reach it; ``ports``: what parts know of each other
@@ -13,14 +12,16 @@ by
 How one is asked:
 
 - ``probe``: its task; ``schedule`` and ``throttle``: when it is asked, and what that may cost
-- ``session``, ``inspection``, ``admin``: the one connection for that, what a thread asks on it, its commands
+- ``inspection``: which questions are asked (INFO, maxclients, CLIENT LIST); ``session``: the connection for that;
+  ``admin``: its bytes
 - ``findings``, ``summary``: the answers; ``reconcile``: what follows from them
 - ``outages``, ``verdict``: whether it is down
-- ``allowance``: the budget that it leaves; ``own_permits``: the permits of our own connections
+- ``allowance``: the budget that it leaves (why so large: ``budget.ceilings``); ``own_permits``: those of our own
+  connections
 
 Where a dead process's permits are freed:
 
 - ``belonging``: whose a connection is; ``census``: those that were there before us
-- ``proof``: whether connections are gone; ``reclaim``: what needs a proof, and what it frees; ``unproven``: waits
-instead
+- ``proof``: whether connections are gone; ``reclaim``: what needs a proof, and what it frees;
+  ``unproven``: waits instead
 """
