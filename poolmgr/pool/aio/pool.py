@@ -40,6 +40,8 @@ from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.stats import Hooks, Stats, Tally
 from poolmgr.wire import Counters
 
+_running = asyncio._get_running_loop
+
 FOR_THREADS = (
     "this pool is for tasks of an event loop: give it to redis.asyncio.Redis(connection_pool=...) and await it there; "
     "for redis.Redis(connection_pool=...), in threads, use poolmgr.ConnectionPool"
@@ -141,14 +143,15 @@ class ConnectionPool(RedisInterface):
             redis.exceptions.RedisError: a connection could not be opened.
             TypeError: there is no event loop here.
         """
-        if asyncio._get_running_loop() is None:
-            raise TypeError(FOR_THREADS)
-        return self._taken()
-
-    async def _taken(self) -> Any:
+        loop = _running()
         shard = self._shard
-        if shard is None or shard.loop is not asyncio._get_running_loop():
+        if shard is None or shard.loop is not loop:
+            if loop is None:
+                raise TypeError(FOR_THREADS)
             shard = self._here()
+        return self._taken(shard)
+
+    async def _taken(self, shard: Shard) -> Any:
         if not shard._queue and not self._watched and recorder._async_metrics_collector is None:
             try:
                 connection = shard._pop()
@@ -159,7 +162,8 @@ class ConnectionPool(RedisInterface):
                 if left < shard._low:
                     shard._low = left
                 now = monotonic()
-                if connection._stream is None or connection._stream.stirred or now >= connection._expires:
+                stream = connection._stream
+                if stream is None or stream.stirred or now >= connection._expires:
                     connection = await connector.inspected(shard, connection, now)
                 connection._loan.append(now)
                 shard._checkouts += 1
