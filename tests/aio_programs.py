@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import time
@@ -97,6 +98,26 @@ def the_loop_is_not_held_up_by_the_first_use(loop: str) -> None:
 
     run(loop, main())
     assert max(worked) < 0.02, f"the loop's thread worked for {max(worked):.3f} s at one go"
+
+
+def each_connection_counts_as_two_descriptors(loop: str) -> None:
+    """Not even a burst meets the limit of open files, whose hard bound is 150 here."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 150))
+    most = 0
+
+    async def use() -> None:
+        nonlocal most
+        client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+        await client.ping()
+        for _ in range(30):
+            await asyncio.gather(*(client.blpop("none", timeout=0.05) for _ in range(120)))
+            most = max(most, len(os.listdir("/proc/self/fd")))
+        await AT_IMPORT.aclose()
+
+    run(loop, use())
+    stats = AT_IMPORT.stats()
+    assert stats.connect_errors == 0, stats
+    assert 110 < most <= 150 - 16, (most, stats)
 
 
 # ---- loops -------------------------------------------------------------------------------------------

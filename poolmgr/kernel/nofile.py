@@ -21,21 +21,22 @@ _refused = False
 """The system does not let us raise the soft limit, so the soft limit holds."""
 
 
-def left(ours: int) -> int:
+def left(ours: int, each: int = 1) -> int:
     """How many connections the hard limit allows; 0: no bound.
 
     Args:
-        ours: connections that are open now; they are among the descriptors in use.
+        ours: connections that are open now; their descriptors are among those in use.
+        each: descriptors that a further connection takes.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = soft if _refused else hard
-    return 0 if limit == resource.RLIM_INFINITY else _leaves(limit, ours)
+    return 0 if limit == resource.RLIM_INFINITY else _leaves(limit, ours, each)
 
 
-def make_room(ours: int, wanted: int) -> bool:
+def make_room(ours: int, wanted: int, each: int = 1) -> bool:
     """Raise the soft limit if it leaves fewer than ``wanted`` connections. Whether it has been raised."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or wanted <= _leaves(soft, ours):
+    if soft == resource.RLIM_INFINITY or wanted <= _leaves(soft, ours, each):
         return False
     return raise_limit() > soft
 
@@ -54,9 +55,9 @@ def raise_limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else wanted
 
 
-def _leaves(limit: int, ours: int) -> int:
+def _leaves(limit: int, ours: int, each: int) -> int:
     try:
         used = len(os.listdir("/proc/self/fd"))
     except OSError:
         return limit
-    return max(1, limit - (used - ours) - MARGIN)
+    return max(1, ours + (limit - used - MARGIN) // each)

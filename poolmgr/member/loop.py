@@ -236,7 +236,7 @@ class Loop:
         if now >= self._counted + COUNT_EVERY:
             self._counted = now
             self._room = 0  # other code uses descriptors too
-            self._core.descriptors = nofile.left(self._open())
+            self._core.descriptors = nofile.left(self._open(), self.pools.weight())
         looks = cast("list[ServerPermits]", self._member.locked(self._core.looks, now))
         usages = [(permits, self.pools.usage(permits)) for permits in looks]
         settled = self._member.locked(self._decide, usages, now)
@@ -246,7 +246,7 @@ class Loop:
 
     def _make_room(self, granted: int) -> None:
         """More permits are granted than the soft limit of open files was known to have room for."""
-        if nofile.make_room(self._open(), granted):
+        if nofile.make_room(self._open(), granted, self.pools.weight()):
             log.info("descriptors.raised", extra={"connections": granted})
         self._room = granted
 

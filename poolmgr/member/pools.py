@@ -60,6 +60,11 @@ class Pools:
     def __iter__(self) -> Iterator[AttachedPool]:
         return iter(list(self._clients.values()))
 
+    def weight(self) -> int:
+        """The most descriptors that a further connection of any pool takes."""
+        pools = [client.pool() for client in self]
+        return max((pool.descriptors for pool in pools if pool is not None), default=1)
+
     def adopt(self, permits: ServerPermits, pool: PoolPort) -> None:
         """Look after a pool. Under the member's lock."""
         client = self._clients.get(id(pool))

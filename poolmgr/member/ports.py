@@ -60,6 +60,8 @@ class PoolPort(Protocol):
     member's lock held; they must not block."""
 
     name: str
+    descriptors: int
+    """How many each of its connections has in this process."""
 
     def usage(self, *, reset: bool) -> Usage:
         """How busy the pool is; ``reset`` restarts the low-water mark."""

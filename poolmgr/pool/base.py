@@ -50,6 +50,8 @@ STUCK = 1.0
 class BasePool(Host):
     """A pool without callers and without sockets."""
 
+    descriptors = 1
+    """Of each connection."""
     _owner: dict[int, float]
     """The holder of the turn to advance the core: the instant at which it was taken, by identity. Guards the
     order of decisions; single atomic steps publish all decisions."""

@@ -23,11 +23,11 @@ def server(redis_server: Servers) -> RedisServer:
     return redis_server(port=free_port(), maxclients=BUDGET + OBSERVERS)
 
 
-def run(server: RedisServer, name: str, loop: str) -> None:
+def run(server: RedisServer, name: str, loop: str, budget: int = BUDGET) -> None:
     """It ends well, says nothing on its way, and the server has refused nothing."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-m", "tests.aio_programs", name, loop],
-        env={**os.environ, "REDIS_URL": server.url, "REDIS_CONNECTION_BUDGET": str(BUDGET)},
+        env={**os.environ, "REDIS_URL": server.url, "REDIS_CONNECTION_BUDGET": str(budget)},
         cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
@@ -69,3 +69,7 @@ def test_a_child_does_not_touch_its_parent_s_transports(server: RedisServer, loo
 
 def test_children_of_multiprocessing(server: RedisServer, loop: str):
     run(server, "children_of_multiprocessing", loop)
+
+
+def test_each_connection_counts_as_two_descriptors(redis_server: Servers, loop: str):
+    run(redis_server(port=free_port()), "each_connection_counts_as_two_descriptors", loop, budget=300)

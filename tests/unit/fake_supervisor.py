@@ -135,6 +135,7 @@ class FakePool:
     """A pool whose sockets are real: pairs, or connections to the server with the Unix socket ``address``."""
 
     name = "fake"
+    descriptors = 1
 
     def __init__(self, member, endpoint, ceiling=100, address=None):
         from poolmgr.member.ports import Usage

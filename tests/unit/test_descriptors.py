@@ -41,6 +41,7 @@ def test_the_hard_limit_is_what_leaves_room(run) -> None:
         """
         assert abs(nofile.left(0) - (300 - used - nofile.MARGIN)) <= 1
         assert nofile.left(5) == nofile.left(0) + 5
+        assert nofile.left(5, 2) == 5 + nofile.left(0) // 2, "a further one takes two"
         assert soft() == 64, "asking changes nothing"
         """,
     )
@@ -58,6 +59,7 @@ def test_the_soft_limit_is_raised_when_more_is_needed_and_not_before(run) -> Non
         room = 100 - used - nofile.MARGIN - 1
         assert not nofile.make_room(0, room)
         assert not nofile.make_room(3, room + 3)
+        assert not nofile.make_room(3, room // 2 + 3, 2)
         assert soft() == 100
         assert nofile.make_room(0, room + 2)
         assert soft() == 300

@@ -65,6 +65,9 @@ class ConnectionPool(RedisInterface):
         ValueError: an argument has a value that is not allowed.
     """
 
+    descriptors = 2
+    """Of each connection: the transport's, and the permit's."""
+
     def __init__(
         self,
         connection_class: Any = RedisConnection,
