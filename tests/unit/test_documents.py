@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import poolmgr
 from tests.helpers import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -70,3 +71,10 @@ def test_the_workflow_does_what_the_script_does_and_may_nothing_else():
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[0-9.]+", action), action
     assert text.count("persist-credentials: false") == sum("checkout@" in action for action in used)
     assert "${{ github.event" not in text, "what others write is put into no command"
+
+
+def test_the_changelog_begins_with_this_version():
+    """Below what is not released yet, if there is something."""
+    versions = re.findall(r"^## \[([0-9.]+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == poolmgr.__version__
+    assert f"version {poolmgr.__version__}" in (ROOT / "README.md").read_text(), "as `poolmgr status` shows it"
