@@ -1,4 +1,4 @@
-"""For mkdocstrings, which reads sources: a class whose docstring is completed as it is made shows the completed one."""
+"""For mkdocstrings, which reads sources: what is only known when a class is made, its options and their defaults."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class Completed(griffe.Extension):
         if any(str(decorator.value).endswith("documented") for decorator in cls.decorators) and cls.docstring:
             made = griffe.dynamic_import(cls.path)
             cls.docstring.value = inspect.cleandoc(made.__doc__)
+            defaults = inspect.signature(made.__init__).parameters
+            for parameter in cls.members["__init__"].parameters:
+                if str(parameter.default).startswith("DEFAULT."):
+                    parameter.default = repr(defaults[parameter.name].default)
