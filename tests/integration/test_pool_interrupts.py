@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,15 +31,6 @@ OURS = str(Path(poolmgr.pool.__file__).parent)
 
 class Struck(BaseException):
     pass
-
-
-@pytest.fixture(autouse=True)
-def quick_collections() -> Iterator[None]:
-    """The many collections of these tests look at what the tests have made, not at all modules."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def finalizing(frame: FrameType | None) -> bool:
