@@ -31,8 +31,8 @@ def document(run: Run, drawn: dict[str, str]) -> str:
         "",
         "Made by `make bench`, which runs on your machine too. Contestants take turns, so that what slows the machine "
         "down slows all of them; a ratio is taken round by round. Figures are medians, with the spread of the rounds "
-        "in brackets: all of them, or from ten rounds on the middle eight tenths. How each peer is set up, and "
-        "why, is said in `bench/lib/pools.py` and in the part that uses it.",
+        "in brackets: of all rounds, or with ten rounds or more, of the middle eight tenths. `bench/lib/pools.py` and "
+        "the part that uses a peer say how it is set up, and why.",
         "",
     ]
     if run.quick:

@@ -79,8 +79,8 @@ def run(context: Context) -> Part:
     return Part(
         key="checkout",
         title=TITLE,
-        text="One thread, one idle connection. The pools of redis-py look at the socket at every checkout, ours after "
-        "a millisecond of idleness; the last two have no socket to look at.",
+        text="One thread, one idle connection. The pools of redis-py look at the socket at every checkout; ours looks "
+        "after a millisecond of idleness. The last two contestants have no socket to look at.",
         tables=[table],
         goals=[
             Goal(

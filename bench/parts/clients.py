@@ -37,8 +37,8 @@ def run(context: Context) -> Part:
     return Part(
         key="clients",
         title=TITLE,
-        text="Milliseconds for one command: with a client (and so a connection) made for it and closed after it, "
-        "and with one that draws on a pool.",
+        text="Milliseconds for one command: with a client (and so a connection) that is made for the command and "
+        "closed after it, and with a client that uses a pool.",
         tables=tables,
         facts={"TLS": what},
     )

@@ -77,8 +77,8 @@ def run(context: Context) -> Part:
         key="crowded",
         title=TITLE,
         text="Half of the clients are ours. Quiet: what the server has spent on commands, by its own counters, over "
-        "wall time; the supervisor alone gives any. Kill: from the signal to a connection in the hands of a caller in "
-        "another process; and of the next process, killed at once, until all of its permits are free.",
+        "wall time; only the supervisor sends any. Kill: the time from the signal until a caller in another process "
+        "has a connection; for the next process, killed at once, the time until all of its permits are free.",
         tables=[quiet, kill],
         goals=[
             Goal(what="a quiet server's time for us, 10,000 clients", table="quiet", variant=OURS, at_most=1),

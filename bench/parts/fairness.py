@@ -49,7 +49,7 @@ def run(context: Context) -> Part:
         key="fairness",
         title=TITLE,
         text=f"Each thread repeats GET, whose reply takes {REPLY * 1e3:.0f} ms, for {LENGTH:.0f} s "
-        "(with psycopg_pool: holds a connection for as long).",
+        "(with psycopg_pool, it holds a connection for the same time).",
         tables=[ratio, least, total],
         goals=[Goal(what="most turns over fewest", table="ratio", variant=pools.OURS, at_most=1.05)],
     )

@@ -54,8 +54,9 @@ def run(context: Context) -> Part:
     return Part(
         key="moves",
         title=TITLE,
-        text="From the call to the connection in hand; after a kill from the signal, for a caller that waits already. "
-        "A new connection of redis-py's pool, in the same seconds, is what none of these can do without.",
+        text="Each time ends when the caller has the connection. It begins with the call; after a kill it begins with "
+        "the signal, for a caller that waits already. Each includes at least what a new connection of redis-py's pool "
+        "takes in the same seconds.",
         tables=[growth, recall, kill],
         goals=[
             Goal(

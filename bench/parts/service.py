@@ -73,7 +73,7 @@ def run(context: Context) -> Part:
         text=f"Each request is one GET. Even load: {EVEN['workers']} workers with {EVEN['threads']} threads each, a "
         "closed loop for each thread, a server that answers at once. Skewed load: "
         f"{SKEWED['workers']} workers share {BUDGET} connections to a server that takes {LATENCY * 1e3:.0f} ms; one "
-        f"worker has {HOT} callers, each of the others one. What loads them runs on the same machine.",
+        f"worker has {HOT} callers, each of the others has one. The load generator runs on the same machine.",
         tables=list(tables.values()),
         goals=[
             Goal(what="even load, against static pools", table="even", variant=OURS, against=STATIC, at_least=0.95),

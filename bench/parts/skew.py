@@ -60,7 +60,7 @@ def run(context: Context) -> Part:
     return Part(
         key="skew",
         title=TITLE,
-        text=f"The hot worker has {HOT.threads} callers in a closed loop, each of the others one that rests for "
+        text=f"The hot worker has {HOT.threads} callers in a closed loop. Each of the others has one that rests for "
         f"{COLD.pause * 1e3:.0f} ms after each command (in rare use: {RARE.pause * 1e3:.0f} ms). "
         "Seven permits for the others and one for the supervisor leave 24 to the hot worker, six times what static "
         "division leaves it.",
