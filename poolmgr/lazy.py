@@ -1,7 +1,7 @@
 """Load modules on first use, and never leave one half loaded in a forked child.
 
 An import holds its module's lock. A fork in the middle of another thread's import leaves that lock taken in the
-child, by a thread that does not exist there, and an import of that module in the child waits for ever. So a fork waits
+child, by a thread that does not exist there, and an import of that module in the child waits forever. So a fork waits
 for the imports made here, and no import begins during a fork.
 """
 

@@ -171,7 +171,7 @@ class _Any:
 def _only(req: falcon.Request, *methods: str) -> None:
     if req.method not in methods:
         allow = ", ".join(methods)
-        raise Problem(405, f"ERR {req.method} is not allowed here: allowed is {allow}", allow=allow)
+        raise Problem(405, f"ERR {req.method} is not allowed here; allowed: {allow}", allow=allow)
 
 
 def _raw_path(req: falcon.Request) -> str:
@@ -223,7 +223,7 @@ def _refused(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError
 
 
 def _misconfigured(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
-    raise Problem(503, "this service is not configured correctly: its log tells more", retry_after=5)
+    raise Problem(503, "this service is not configured correctly: see its log", retry_after=5)
 
 
 def make(settings: Settings | None = None) -> falcon.App[Any, Any]:

@@ -121,7 +121,8 @@ class Catalog:
             detail = f": {words(reply)}" if isinstance(reply, redis_errors.RedisError) else ""
             raise Problem(
                 503,
-                f"Redis does not tell its commands, so none can be judged (allow +command and +command|info){detail}",
+                "Redis does not list its commands, so this service cannot judge any "
+                f"(allow +command and +command|info){detail}",
                 retry_after=5,
             )
         return policy

@@ -76,4 +76,4 @@ def problem(error: Exception) -> Problem:
             return Problem(400, words(error))
         case poolmgr.PoolmgrError() | redis_errors.RedisError():
             return Problem(503, str(error), retry_after=1)
-    return Problem(500, "this service has a defect: its log tells more")
+    return Problem(500, "this service has a defect: see its log")

@@ -10,7 +10,7 @@ It refuses
 - commands that change a connection: of the category ``@connection`` (except the few of :data:`HARMLESS_CONNECTION`), of
   ``@transaction`` (use ``/multi-exec``) and the SUBSCRIBE family;
 - commands that administer or endanger the server: with the flag ``admin``, and the few of :data:`ENDANGERS`;
-- commands that may block for ever and whose timeout is not known here (:mod:`worker.timeouts`);
+- commands that may block forever and whose timeout is not known here (:mod:`worker.timeouts`);
 - the few commands of :data:`REPEATING` and :data:`DRAWING`, if an argument says how long their reply is;
 - with the read-only token: all commands but those that the table marks ``readonly`` and neither ``@scripting``,
   ``@dangerous`` nor ``@admin``, and the few of :data:`HARMLESS`.
@@ -43,7 +43,7 @@ HARMLESS = frozenset(("ping", "echo", "time"))
 ENDANGERS = {
     "acl": "it administers the server",
     "migrate": "it makes the server connect to wherever the caller likes",
-    "swapdb": "it exchanges databases under everybody's feet",
+    "swapdb": "it exchanges databases that others are using",
     "script|debug": "it would stop the connection in a debugger",
 }
 """Refused although the table does not flag them ``admin``."""
@@ -207,8 +207,8 @@ def malformed(command: Command) -> str:
 
 
 _CHARACTERS = "the name consists of letters, digits, '.', '_' and '-'"
-_MALFORMED = f"ERR this is no command's name: {_CHARACTERS}"
-_MALFORMED_SUBCOMMAND = f"ERR this is no subcommand's name: {_CHARACTERS}"
+_MALFORMED = f"ERR this is not a command's name: {_CHARACTERS}"
+_MALFORMED_SUBCOMMAND = f"ERR this is not a subcommand's name: {_CHARACTERS}"
 
 
 def _unknown(command: Command) -> str:
@@ -262,7 +262,7 @@ def _refusal(rule: Rule) -> str:
     if "admin" in rule.flags or "@admin" in categories:
         return f"ERR '{title}' is not allowed over HTTP: it administers the server"
     if "blocking" in rule.flags and rule.name not in timeouts.BOUNDS:
-        return f"ERR '{title}' is not allowed over HTTP: it may block for ever"
+        return f"ERR '{title}' is not allowed over HTTP: it may block forever"
     return ""
 
 

@@ -119,7 +119,7 @@ def _argument(value: Any, where: str) -> bytes:
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise Problem(400, f"ERR {where} has half of a surrogate pair: that is no text") from None
+            raise Problem(400, f"ERR {where} has half of a surrogate pair: that is not text") from None
     if isinstance(value, bool):
         return b"true" if value else b"false"
     raise Problem(400, f"ERR {where} has an argument that is {_kind(value)}: send text or a number")

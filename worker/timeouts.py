@@ -1,7 +1,7 @@
 """How long a blocking command may block: this reads its timeout as the server reads it, or refuses it. No I/O.
 
 Servers accept more numbers than people expect: ``0x3e8`` (``strtold``), and ``-0.0005``, which they round up to zero,
-for ever. This module accepts only plain decimals, and writes the timeout itself, never the caller's bytes.
+forever. This module accepts only plain decimals, and writes the timeout itself, never the caller's bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST = 1e12
 
 NOT_SECONDS = "ERR timeout is not a float or out of range: send a plain decimal number of seconds, 0 or more"
 NOT_MILLISECONDS = "ERR timeout is not an integer or out of range: send a plain whole number of milliseconds, 0 or more"
-NOT_UNDERSTOOD = "ERR syntax error: before STREAMS may stand BLOCK, COUNT, GROUP, NOACK and CLAIM with their arguments"
+NOT_UNDERSTOOD = "ERR syntax error: only BLOCK, COUNT, GROUP, NOACK and CLAIM with their arguments may precede STREAMS"
 
 
 class Blocking(NamedTuple):
@@ -46,7 +46,7 @@ class Blocking(NamedTuple):
 
     Attributes:
         before, after: the words before and after its timeout.
-        seconds: of its timeout; 0: for ever.
+        seconds: of its timeout; 0: forever.
         units: of the timeout in a second.
     """
 

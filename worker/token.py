@@ -161,7 +161,10 @@ def renew() -> None:
     if lost:
         log.warning(
             "worker.token_lost",
-            extra={"path": str(path), "remedy": "it was written again; keep what removes old files from its directory"},
+            extra={
+                "path": str(path),
+                "remedy": "it was written again; exclude its directory from what removes old files",
+            },
         )
 
 

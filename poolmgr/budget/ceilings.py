@@ -103,7 +103,7 @@ def derive(facts: Facts) -> Derivation:
     if facts.descriptors is not None and bounds:
         budget, words = facts.descriptors, f"what the members' file-descriptor limits leave (not {budget}: {words})"
     if budget < 1:
-        budget, words = 1, f"the least there can be ({words} leaves {budget})"
+        budget, words = 1, f"the minimum ({words} leaves {budget})"
     alone = derive(msgspec.structs.replace(facts, others=0, theirs=0, used=0)).budget if facts.others else budget
     return Derivation(budget, f"budget {budget} = {words}", tuple(parts), alone)
 
@@ -120,7 +120,8 @@ def _auto(facts: Facts) -> tuple[int, str]:
         why = facts.remark or "not known yet"
         return (
             UNKNOWN_SERVER,
-            f"assumed, as redis maxclients is unknown ({why}); set REDIS_CONNECTION_BUDGET, or let the user ask INFO",
+            f"assumed, because redis maxclients is unknown ({why}); set REDIS_CONNECTION_BUDGET, "
+            "or allow the user INFO",
         )
     kept = reserve_of(facts.maxclients, facts.reserve)
     budget = facts.maxclients - kept
@@ -139,7 +140,7 @@ def _auto(facts: Facts) -> tuple[int, str]:
             budget, words = room, f"{words}, of which {facts.theirs} connections of the others leave {room}"
     stays = min(facts.used, facts.maxclients)
     if budget < stays:
-        return stays, f"what is open and used, which stays ({words} leaves {budget})"
+        return stays, f"the connections in use, which stay ({words} leaves {budget})"
     return budget, words
 
 

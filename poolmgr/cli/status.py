@@ -100,7 +100,7 @@ def _server(server: status.ServerStatus, width: int) -> list[RenderableType]:
         parts.append(Text(f"  DOWN       {_since(server.health.since)}: {server.health.error}", style="bold red"))
     if server.health.unseen and (server.health.up or server.health.unseen != server.health.error):
         since = f"{_since(server.health.unseen_since)}: " if server.health.unseen_since else ""
-        text = f"  unseen     {since}{server.health.unseen}; the supervisor waits where it could prove, processes go on"
+        text = f"  unseen     {since}{server.health.unseen}; processes go on, waits replace proofs"
         parts.append(Text(text, style="yellow"))
     if server.members:
         numbers = ("pid", "limit", "charge", "open", "in use", "waiting")

@@ -241,7 +241,7 @@ def main(lifeline: str, path: str, binary: str, maxclients: str) -> int:
             answer("found")
             return 0
         if time.monotonic() > deadline:
-            answer("failed another keeper does not get it to answer")
+            answer("failed another keeper has started it, and it does not answer")
             return 1
         time.sleep(0.01)
     adopted = who_answers(path) > 0

@@ -191,7 +191,7 @@ class Finder:
             if silent is not None:
                 with silent:
                     if launch.replace_hung(self._settings, silent):
-                        log.warning("supervisor.replaced", extra={"reason": "it had been silent"})
+                        log.warning("supervisor.replaced", extra={"reason": "it did not answer"})
             found = self._connect()
         except Exception as error:
             self._hopeless(str(error) or type(error).__name__)

@@ -59,7 +59,7 @@ AFTER_FAILURE = 0.1
 ALL = 1 << 30
 
 _CUT_OFF: list[selectors.BaseSelector] = []
-"""Kept for ever: the garbage collector would close a number that now belongs to another file."""
+"""Kept forever: the garbage collector would close a number that now belongs to another file."""
 
 
 class Loop:

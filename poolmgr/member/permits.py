@@ -118,7 +118,7 @@ class ServerPermits(Attachment):
 
     def _notice_a_cut(self) -> None:
         """Rule M4: without a link nothing is opened. A process that was stopped for long might open something before
-        its thread runs again, and a supervisor that has lost its snapshot does not wait for ever."""
+        its thread runs again, and a supervisor that has lost its snapshot does not wait forever."""
         session = self._locked.session
         link = session.link if session is not None else None
         if link is not None and link.is_cut():

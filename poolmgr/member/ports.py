@@ -39,7 +39,7 @@ class Usage(msgspec.Struct, frozen=True):
             instant of that time.
         quiet: seconds since the last checkout or release.
         ceiling: the pool's own ``max_connections``.
-        timeout: seconds its callers wait for a connection; infinity: for ever.
+        timeout: seconds its callers wait for a connection; infinity: forever.
         replied: when the last reply came, in monotonic seconds; 0: not known.
         pinned: connections of ``lent`` that have been out for longer than :data:`PINNED_AFTER`.
     """
@@ -209,7 +209,7 @@ class Permits(Protocol):
         """Like :meth:`take` but waits, for reconnects that redis-py makes inside a command. None: it is :attr:`over`.
 
         Args:
-            timeout: seconds to wait for others; None: for ever. :mod:`poolmgr.member.core.bounds` has further bounds.
+            timeout: seconds to wait for others; None: forever. :mod:`poolmgr.member.core.bounds` has further bounds.
 
         Raises:
             ConnectionPoolTimeoutError: no permit came in time.

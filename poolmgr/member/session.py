@@ -189,7 +189,7 @@ class Session:
         try:
             received = link.receive()
             if received is None:
-                broken = "it has closed the link"
+                broken = "the supervisor has closed the link"
             else:
                 messages.extend(received)
         except wire.WireError as error:
@@ -217,7 +217,7 @@ class Session:
             case wire.Refused(reason=reason):
                 if not self._finder.succeed(link.sock):
                     self._finder.hold_off(now, REFUSED, reason)
-                return f"we are refused: {reason}"
+                return f"the supervisor refused this process: {reason}"
             case wire.Welcome():
                 self._finder.succeed(link.sock)
                 if message.budget and message.budget != self._core.budget:

@@ -54,7 +54,7 @@ class Waker:
         """The woken thread calls this before it looks for events: later events wake it again.
 
         That look sees events between the two steps here. In the other order, their byte would be read here although
-        the pipe counts as poked from then on; no further byte would come, and the thread would sleep for ever.
+        the pipe counts as poked from then on; no further byte would come, and the thread would sleep forever.
         """
         try:
             read(self._reader, 4096)

@@ -133,7 +133,7 @@ def _tell_misdirected(pool: Host) -> None:
         extra={
             "pool": pool.name,
             "error": error,
-            "remedy": "none after a failover, for new connections look the name up again; if it goes on, "
+            "remedy": "none after a failover: new connections look the name up again; if it goes on, "
             "the pool's address leads to a replica: give it the primary's",
         },
     )

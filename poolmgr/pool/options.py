@@ -82,7 +82,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_reply: Annotated[
         int,
         _count(
-            "bytes that a reply, or the replies of a pipeline together, may take, 48 more for each element; a longer "
+            "bytes that a reply, or the replies of a pipeline together, may take, plus 48 for each element; a longer "
             "one raises :class:`poolmgr.ReplyTooLargeError`. 0: no bound."
         ),
     ] = 0
@@ -97,7 +97,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[
         float | None,
         Option(
-            "how long a caller waits for a connection that others hold; None (in a URL, ``none``): for ever; 0: not at "
+            "how long a caller waits for a connection that others hold; None (in a URL, ``none``): forever; 0: not at "
             "all. Steps before there can be a connection have bounds of their own (``docs/times.md``).",
             _time_or_none,
             "a number of seconds, 0 or more",

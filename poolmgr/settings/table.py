@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_max_waiting: int = setting(
         0,
         "REDIS_POOL_MAX_WAITING",
-        "refuse at once when so many callers of a pool already wait; 0: all may wait",
+        "refuse at once when this many callers of a pool already wait; 0: all may wait",
         default_text="0 (no bound)",
     )
     pool_idle_timeout: float = setting(
@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_max_reply: int = setting(
         0,
         "REDIS_POOL_MAX_REPLY",
-        "bytes that a reply may take, or those of a pipeline together, 48 more for each element; 0: no bound",
+        "bytes that a reply may take, or those of a pipeline together, plus 48 for each element; 0: no bound",
         parse=parsers.size(0, 64 << 30),
         allowed=f"bytes up to 64G, {_SIZE}, or 0",
         default_text="0 (no bound)",
@@ -194,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_max_reply: int = setting(
         64 << 20,
         "WORKER_MAX_REPLY",
-        "most bytes that the replies to one request of the HTTP service may take, 48 more for each element",
+        "most bytes that the replies to one request of the HTTP service may take, plus 48 for each element",
         parse=parsers.size(4 << 20, 64 << 30),
         allowed=f"bytes from 4M (a server's table of commands needs that) to 64G, {_SIZE}",
         default_text="64M",

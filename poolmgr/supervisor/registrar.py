@@ -250,7 +250,7 @@ class Registrar:
             )
         tag = tags.find(hello.tag)
         if tag is None or tag.process != hello.tag:
-            return "your tag is not one"
+            return "your tag is malformed"
         if tag.boot != self._boot:
             return "your tag was made in another boot"
         if tag.pid != link.peer.pid:

@@ -295,7 +295,7 @@ class Supervisor:
         except UnfitError as error:
             if not self.astray:
                 log.warning("socket.astray", extra={"socket": self.path, "reason": why, "remedy": str(error)})
-            self.astray = f"nobody new can find this supervisor: {error}"
+            self.astray = f"new processes cannot find this supervisor: {error}"
         else:
             self.astray = ""
             log.warning("socket.restored", extra={"socket": self.path, "reason": why})

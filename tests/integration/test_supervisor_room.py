@@ -143,7 +143,7 @@ def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, program: Progra
     lasts = time.monotonic() + 1.0
     while time.monotonic() < lasts:
         assert running.server()["members"][0]["limit"] >= 6
-    assert "what is open and used, which stays" in running.server()["derivation"]
+    assert "the connections in use, which stay" in running.server()["derivation"]
     same, created = ours.ask().split()
     assert (same, int(created)) == ("True", 6), "not one was closed and made again"
     leave(others)

@@ -107,7 +107,7 @@ def test_something_that_is_no_socket_is_left_alone_until_somebody_removes_it(
     path.write_text("precious")
     (event,) = wait_for(lambda: running.events("socket.astray"))
     assert f"{path} is not a socket: remove it" in event["remedy"]
-    wait_for(lambda: any("nobody new can find" in note for note in member.status()["notes"]), what="a note of it")
+    wait_for(lambda: any("new processes cannot find" in note for note in member.status()["notes"]), what="a note of it")
     looked = running_for(member)
     wait_for(lambda: running_for(member) > looked + 2 * TICK, what="two more looks")
     assert path.read_text() == "precious"

@@ -54,8 +54,8 @@ def test_but_not_beyond_what_the_server_has() -> None:
 
 def test_a_server_that_says_nothing_gets_a_cautious_assumption() -> None:
     assert text(remark="INFO: NOPERM") == (
-        "budget 64 = assumed, as redis maxclients is unknown (INFO: NOPERM); set REDIS_CONNECTION_BUDGET, or "
-        "let the user ask INFO"
+        "budget 64 = assumed, because redis maxclients is unknown (INFO: NOPERM); set REDIS_CONNECTION_BUDGET, or "
+        "allow the user INFO"
     )
 
 
@@ -86,7 +86,7 @@ def test_auto_never_exceeds_what_is_left(
 
 
 def test_what_is_open_and_used_stays_whatever_others_do() -> None:
-    words = "what is open and used, which stays (redis maxclients 60 - reserve 8 - 54 other clients leaves -2)"
+    words = "the connections in use, which stay (redis maxclients 60 - reserve 8 - 54 other clients leaves -2)"
     assert text(maxclients=60, others=54, used=6) == f"budget 6 = {words}"
     assert derive(Facts(maxclients=60, others=40, used=6)).budget == 12
     assert derive(Facts(maxclients=5, others=0, used=6)).budget == 5, "no more than the server lets anybody have"

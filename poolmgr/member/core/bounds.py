@@ -54,7 +54,7 @@ class Wait:
     """One caller's wait.
 
     Args:
-        timeout: seconds it waits for others; None: for ever.
+        timeout: seconds it waits for others; None: forever.
         now: monotonic seconds.
     """
 

@@ -3,7 +3,7 @@
 Pure arithmetic. A ledger counts one server at a time and knows nothing of descriptors, so limits of
 several servers may come to more than the process can open. This module then decides what it may open, from
 what the pools of each server need now. It must never leave a server with nothing: two that each wait
-for the other's connections would wait for ever.
+for the other's connections would wait forever.
 
 The parts rise together, in three rounds that each begin where the previous one ended:
 

@@ -59,7 +59,7 @@ def open_behind(pool: RedisInterface, ticket: Ticket) -> None:
     """Connect for the queue, in a thread that lives no longer than that.
 
     A signal handler's exception inside ``Thread.start`` can leave a thread that never runs, or never gets
-    to its work, and that the interpreter keeps for ever. So the thread does not get the ticket, but a place
+    to its work, and that the interpreter keeps forever. So the thread does not get the ticket, but a place
     from which to take it; a ticket that it has not taken is taken back.
     """
     offered = [ticket]

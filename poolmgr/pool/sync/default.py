@@ -4,7 +4,7 @@ They are made once in a process and stay the same objects over a fork: the pool 
 the child. Nothing is connected here; the pool connects when it is used.
 
 There is no lock. A lock made before gevent has patched the process, or held by another thread at the
-moment of a fork, would stop the process for ever; two threads that are here at once both make an
+moment of a fork, would stop the process forever; two threads that are here at once both make an
 object that holds nothing yet, and ``dict.setdefault``, which is atomic, decides which one is used.
 """
 

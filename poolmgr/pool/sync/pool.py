@@ -155,7 +155,7 @@ class ConnectionPool(RedisInterface):
         """For ``with pool.connection() as c:``. Gives the connection back at the end of the block.
 
         Args:
-            timeout: how long to wait for others; default: the pool's; None: for ever.
+            timeout: how long to wait for others; default: the pool's; None: forever.
         """
         return Lease(self, self.timeout if timeout is not None and timeout < 0 else timeout)
 

@@ -100,7 +100,7 @@ class Schedule:
 
     def list_again(self) -> None:
         """A second list soon has to confirm the last one. Of two in a row only one may request that; otherwise a
-        lasting difference would request lists for ever."""
+        lasting difference would request lists forever."""
         if not (self._asked or self._extra):
             self._asked = True
             self._list_at = min(self._list_at, self._listed_at + LIST_AGAIN)

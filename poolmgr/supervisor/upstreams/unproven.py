@@ -62,7 +62,7 @@ class Waits:
             self._wait(
                 left,
                 now,
-                "the supervisor cannot list the connections, by one of the server's names or by all",
+                "the supervisor cannot list the connections by at least one of the server's names",
                 lost=True,
             )
         elif nameless and fresh:
@@ -101,7 +101,7 @@ class Waits:
         if self._upstream.lost and now >= max(self._upstream.lost.values()) + WAIT:
             self._let_one_go = now
             oldest = min(self._upstream.lost, key=self._upstream.lost.__getitem__)
-            self._free([oldest], now, "no permit is left to find out with whether the server is there")
+            self._free([oldest], now, "no permit is left to test whether the server is there")
 
     def none_to_ask(self, targets: Collection[str], now: float, *, alone: bool) -> None:
         """No endpoint is known, or the server does not answer, and no process is left that could open a connection. A

@@ -3,7 +3,7 @@
 :class:`Reading` holds all the figures, frozen; :func:`families` turns one into metrics, by Prometheus' rules for names
 and units. :mod:`poolmgr.supervisor.views.exposition` serves them.
 
-It must never label by process: workers come and go, and each label value is a time series for ever. ``poolmgr status``
+It must never label by process: workers come and go, and each label value is a time series forever. ``poolmgr status``
 shows single processes.
 """
 

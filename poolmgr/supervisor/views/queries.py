@@ -176,7 +176,7 @@ class Queries:
             pids = ", ".join(f"process {known.pid}" for known in others[:3])
             notes.append(
                 f"another supervisor of ours uses it from this host ({pids}), and neither knows what "
-                f"the other gives away: {ONE_SOCKET}"
+                f"the other grants: {ONE_SOCKET}"
             )
         strange = self._ledger.servers[upstream.id].strange
         if strange:
