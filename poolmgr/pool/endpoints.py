@@ -1,4 +1,4 @@
-"""Which server connections with given arguments reach, as the supervisor is told it: a
+"""Which server connections with given arguments reach, as members name it to the supervisor: a
 :class:`poolmgr.wire.Endpoint`."""
 
 from __future__ import annotations
