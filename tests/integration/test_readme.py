@@ -67,16 +67,15 @@ def test_a_pool_of_ones_own_works(redis_server, isolated):
     assert python(code + "\nprint(client.ping(), client.connection_pool.max_connections)").stdout == "True 10\n"
 
 
-def features() -> tuple[list[list[str]], list[list[str]]]:
-    """The rows of the tables of features: the arguments, and the calls."""
+def features() -> list[list[list[str]]]:
+    """The rows of the tables of features: the arguments, the calls, and which client runs where."""
     part = README.partition("<!-- features: begin -->")[2].partition("<!-- features: end -->")[0]
     tables = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", part, re.MULTILINE)]
-    arguments, calls = ([[cell.strip() for cell in row.strip("|").split(" | ")] for row in t[2:]] for t in tables)
-    return arguments, calls
+    return [[[cell.strip() for cell in row.strip("|").split(" | ")] for row in table[2:]] for table in tables]
 
 
 def test_every_option_of_the_pool_is_a_feature_in_all_ways_in_which_it_can_be_set():
-    arguments, _ = features()
+    arguments, *_ = features()
     signature = inspect.signature(ConnectionPool.__init__).parameters
     ours = {name for name, given in signature.items() if given.kind is given.KEYWORD_ONLY} - {"member"}
     assert {row[0] for row in arguments} == {f"`{name}`" for name in ours | {"max_connections"}}
