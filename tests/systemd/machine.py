@@ -169,7 +169,7 @@ class Machine:
         done = subprocess.CompletedProcess(script, process.returncode, out, err)
         if check and done.returncode:
             said = f"{out[-3000:]}\n{err[-3000:]}"
-            journal = self.run("journalctl --no-pager --output=cat --lines=30", check=False).stdout
+            journal = self.run("journalctl --no-pager --output=cat --lines=150", check=False).stdout
             raise AssertionError(f"status {done.returncode} of:\n{script}\n{said}\nthe journal:\n{journal}")
         return done
 
