@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from typing import Any
 
 from poolmgr.pool.queue import Ticket
@@ -27,8 +28,9 @@ class PoolEntry:
     """Its owner (:class:`poolmgr.pool.permit_source.PermitSource`); a release refuses a connection of another pool, of
     an earlier process, or without an owner."""
     _ticket: Ticket | None = None
-    _loan: list[float]
-    """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds."""
+    _loan: deque[float]
+    """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds. A list would
+    give its memory back at every release and ask for it again at every checkout."""
     _since: float = 0.0
     """When it was last known to work (monotonic seconds)."""
 
@@ -49,9 +51,17 @@ class PoolEntry:
     """Where it was checked out, if the pool watches that."""
 
 
+def lent_at(connection: Any) -> float | None:
+    """When it was lent, None if it is idle. Another thread may release it at any instant, so this asks once."""
+    try:
+        return float(connection._loan[-1])
+    except IndexError:
+        return None
+
+
 def set_up(connection: Any, origin: object, ticket: Ticket, now: float, expires: float) -> None:
     """Give a fresh connection its place."""
-    connection._loan = []
+    connection._loan = deque()
     connection._since = now
     connection._expires = expires
     connection._origin = origin

@@ -13,6 +13,7 @@ from typing import Any
 from poolmgr.logs.journal import Log
 from poolmgr.member.ports import PINNED_AFTER, Usage
 from poolmgr.native import monotonic
+from poolmgr.pool.entry import lent_at
 from poolmgr.pool.host import Host
 from poolmgr.pool.stats import Tally
 
@@ -61,11 +62,11 @@ def replied(pool: Host, permits: Any) -> float:
 def pinned(pool: Host) -> int:
     """Connections out with callers for longer than :data:`PINNED_AFTER`."""
     since = monotonic() - PINNED_AFTER
-    return sum(1 for connection in pool._connections() for at in connection._loan[:1] if at <= since)
+    return sum(1 for c in pool._connections() if (at := lent_at(c)) is not None and at <= since)
 
 
 def quiet(pool: Host) -> float:
-    last = max((c._loan[-1] if c._loan else c._rested for c in pool._connections()), default=0.0)
+    last = max((c._rested if (at := lent_at(c)) is None else at for c in pool._connections()), default=0.0)
     return monotonic() - last if last else float("inf")
 
 
@@ -148,12 +149,9 @@ def longest(pool: Host) -> tuple[float, str]:
     """Seconds for which the longest holder has had its connection, and its name if known."""
     now, held, by = monotonic(), 0.0, ""
     for connection in pool._connections():
-        try:
-            seconds = now - connection._loan[-1]
-        except IndexError:
-            continue
-        if seconds > held:
-            held = seconds
+        at = lent_at(connection)
+        if at is not None and now - at > held:
+            held = now - at
             by = f" in {connection._trace[0]}" if connection._trace else ""
     return held, by
 
@@ -170,8 +168,8 @@ def note_checkout(pool: Host, connection: Any) -> None:
 def find_leaks(pool: Host, now: float) -> None:
     """Report each connection held too long, once, with the stack of its checkout."""
     for connection in pool._connections():
-        trace, loan = connection._trace, connection._loan
-        if trace is None or len(trace) != 2 or not loan or now - loan[-1] < pool.leak_after:
+        trace, at = connection._trace, lent_at(connection)
+        if trace is None or len(trace) != 2 or at is None or now - at < pool.leak_after:
             continue
         name, stack = trace
         connection._trace = (name, stack, "reported")
@@ -180,7 +178,7 @@ def find_leaks(pool: Host, now: float) -> None:
             "pool.leak",
             extra={
                 "pool": pool.name,
-                "seconds": round(now - loan[-1], 3),
+                "seconds": round(now - at, 3),
                 "holder": name,
                 "stack": "".join(traceback.format_list(stack)),
             },

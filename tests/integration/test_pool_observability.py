@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
+from poolmgr.native import monotonic
+from poolmgr.pool import housekeeping
 from poolmgr.pool.stats import REASONS, Hooks, Stats
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.wire import WAIT_BOUNDS
@@ -40,6 +44,26 @@ def test_leak_after(server: RedisServer, caplog: pytest.LogCaptureFixture):
     with pytest.raises(ConnectionPoolTimeoutError, match=r"Longest checkout: .* s in MainThread"):
         pool.get_connection()
     pool.release(leaked)
+    nothing_is_missing(pool)
+
+
+class ReleasedMeanwhile(deque[float]):
+    """A loan that another thread's release ends just after it was seen."""
+
+    def __bool__(self) -> bool:
+        found = len(self) > 0
+        self.clear()
+        return found
+
+
+@pytest.mark.parametrize("look", [housekeeping.quiet, lambda pool: housekeeping.find_leaks(pool, monotonic())])
+def test_a_release_while_the_member_looks_at_the_loans(server: RedisServer, look: Callable[[Any], object]):
+    pool = direct_pool(server, leak_after=0.001)
+    (held,) = take(pool, 1)
+    held._loan = ReleasedMeanwhile(held._loan)
+    look(pool)
+    held._loan = deque([0.0])
+    pool.release(held)
     nothing_is_missing(pool)
 
 
