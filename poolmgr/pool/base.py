@@ -74,7 +74,7 @@ class BasePool(Host):
         core.on_lost = teller(self)
         self._idle = core.idle
         self._queue = core.queue
-        self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
+        self._lifo = core.lifo
         self._owner = {}
         self._dirty = False
         self._origin = PermitSource(self, member, way_of)

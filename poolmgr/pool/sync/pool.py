@@ -110,12 +110,13 @@ class ConnectionPool(RedisInterface):
             redis.exceptions.RedisError: a connection could not be opened.
         """
         if not self._queue and not self._watched and recorder._metrics_collector is None:
+            idle = self._idle
             try:
-                connection = self._pop()
+                connection = idle.pop() if self._lifo else idle.popleft()
             except IndexError:
                 pass
             else:
-                left = len(self._idle)
+                left = len(idle)
                 if left < self._low:
                     self._low = left
                 now = monotonic()

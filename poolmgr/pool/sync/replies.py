@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ResponseEr
 from redis.utils import SENTINEL
 
 from poolmgr.pool.owed import Counts, Packed
-from poolmgr.pool.session_state import KINDS, PLAIN, kind
+from poolmgr.pool.session_state import KINDS, kind
 
 
 class Accounted(Counts):
@@ -42,11 +42,14 @@ class Accounted(Counts):
             self.connect_check_health(check_health=False)
         if self.health_check_interval and kwargs.get("check_health", True):
             self.check_health()
-        name = args[0]
-        if (KINDS.get(name) if name.__class__ is str else kind(name)) == PLAIN:
-            self._owed += 1
-        else:
+        try:
+            special = KINDS[args[0]]
+        except (KeyError, TypeError):  # not seen before; a bytearray
+            special = kind(args[0])
+        if special:
             self._record((args,))
+        else:
+            self._owed += 1
         try:
             for item in packed:
                 self._sock.sendall(item)
