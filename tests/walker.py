@@ -51,7 +51,10 @@ class Step:
             if self.count == self._at:
                 self.where = _place(work)
             if self.count == self._at and self._how is None:
-                asyncio.get_running_loop().stop()
+                loop = asyncio.get_running_loop()
+                loop.stop()
+                future = loop.create_future()  # never done: the loop may turn once more before it stops
+                future._asyncio_future_blocking = True
             elif self.count == self._at or (self._how == "twice" and self.count == self._at + 1):
                 task = asyncio.current_task()
                 assert task is not None
