@@ -22,6 +22,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from poolmgr import gil
 from poolmgr.lazy import load
 from poolmgr.native import at_fork
 
@@ -75,7 +76,7 @@ def __getattr__(name: str) -> object:
 def _prepare_children() -> None:
     """Before a fork: load the modules of a pool's first use. Otherwise each child would load them, which takes far
     longer than its task, and would share none of that memory."""
-    if not sys.is_finalizing():
+    if not sys.is_finalizing() and gil.held():
         for name in ("poolmgr.pool.sync.pool", "poolmgr.member.member", "mmap"):
             load(name)
 

@@ -23,6 +23,7 @@ import site
 import sys
 from pathlib import Path
 
+from poolmgr import gil
 from poolmgr.errors import SupervisorError
 from poolmgr.native import read, write
 
@@ -237,7 +238,7 @@ def _spawn(module: str, path: str, report: int, words: int) -> None:
     python = interpreter()
     run = ["-m", module] if _is_found() else ["-c", _FROM_ELSEWHERE, _root(), module]
     user_site = ["-s"] if sys.flags.no_user_site else []
-    command = [python, "-I", "-S", "-c", _BETWEEN, python, "-P", *user_site, *run]
+    command = [python, "-I", "-S", "-c", _BETWEEN, python, "-P", *gil.options(), *user_site, *run]
     shown = _shows_output and _is_open(2)
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_DUP2, report, _REPORT),

@@ -24,9 +24,12 @@ SWITCH = 0.0001
 
 def main(arguments: list[str]) -> int:
     """Run a supervisor; returns the process's exit status."""
+    from poolmgr import gil
     from poolmgr.spawn import extend_path
 
     extend_path()
+    if not gil.held():
+        return _fail(gil.REFUSED)
     from poolmgr.supervisor.disk.singleton import Singleton, TakenError, UnfitError
 
     path, group = _options(arguments)

@@ -19,6 +19,7 @@ from redis.connection import Connection as RedisConnection
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 
+from poolmgr import gil
 from poolmgr.logs import journal
 from poolmgr.member.core.bounds import CONNECTING, LONGEST
 from poolmgr.native import monotonic
@@ -33,6 +34,8 @@ from poolmgr.pool.sync import connector, metering, waiting
 from poolmgr.pool.sync.lease import Lease
 from poolmgr.pool.sync.overrides import way_of
 from poolmgr.pool.sync.redis_interface import RedisInterface
+
+gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
 
 @options.documented
