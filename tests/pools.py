@@ -22,7 +22,7 @@ from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.certificates import able_to_speak_tls, certify, over_tls
-from tests.helpers import RedisServer, free_port, valkey_binary, wait_for
+from tests.helpers import RedisServer, free_port, server_binary, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.proxy import Proxy
 
@@ -48,7 +48,7 @@ def running_sentinel(server: RedisServer) -> Iterator[int]:
         f"port {port}\nbind 127.0.0.1\ndir {directory}\nsentinel monitor main 127.0.0.1 {server.port} 1\n"
     )
     process = subprocess.Popen(
-        [valkey_binary(), str(directory / "sentinel.conf"), "--sentinel"],
+        [server_binary(), str(directory / "sentinel.conf"), "--sentinel"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -11,11 +11,12 @@ from poolmgr.pool.sync.adapters import Cached
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, wait_for
 from tests.pools import client_of, direct_pool, nothing_is_missing
+from tests.servers import let_redis_py_cache
 
 
 @pytest.fixture
 def pool(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
-    monkeypatch.setattr(Cached, "DEFAULT_SERVER_NAME", "valkey")  # redis-py takes Redis only
+    let_redis_py_cache(server.kind, Cached, monkeypatch)
     pool = direct_pool(server, protocol=3, cache_config=CacheConfig(), max_connections=2, timeout=5)
     yield pool
     pool.disconnect()

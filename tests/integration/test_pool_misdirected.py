@@ -27,6 +27,7 @@ from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember
 from tests.pools import client_of, nothing_is_missing, pool_on, running_sentinel, running_server, warm
 from tests.proxy import Proxy, proxy_to
+from tests.servers import let_redis_py_cache
 from tests.service import Service
 
 
@@ -97,7 +98,8 @@ def misdirected(pool: ConnectionPool) -> int:
 def test_one_error_and_the_next_write_arrives(
     name: Name, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Cached, "DEFAULT_SERVER_NAME", "valkey")  # redis-py takes Redis only
+    if "cache_config" in options:
+        let_redis_py_cache(name.new.kind, Cached, monkeypatch)
     pool = pool_on(name.proxy, **options)
     client = client_of(pool)
     assert client.set("k", "before")
