@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
+.PHONY: help run test agents crossed wrk servers matrix simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -47,6 +47,12 @@ chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, 
 
 fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames, snapshots, lists of clients, settings and URLs, and of commands against the HTTP service
 	@exec $(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+servers: $(VENV)/.have-test ## some files about permits, proof, pools and the service, with each server that is installed
+	@exec $(BIN)/python -m tests.matrix.served $(ARGS)
+
+matrix: $(VENV)/.have-test ## run, test and servers on Debian 12, 13 and unstable, in roots of their own: docs/platforms.md (SYSTEM=trixie PARTS=run,unit; as root, with debootstrap)
+	@exec $(BIN)/python -m tests.matrix $(if $(SYSTEM),--system $(SYSTEM)) $(if $(PARTS),--parts $(PARTS)) $(ARGS)
 
 upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
 	@exec $(BIN)/python -m tests.upstream.run $(ARGS)

@@ -35,6 +35,7 @@ BUDGETS: dict[str, int] = {
     "systemd": 25,
     "simulation": 60,
     "chaos": 15,
+    "servers": 40,
     "upstream": 150,
     "docs": 30,
     "release": 60,
