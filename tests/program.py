@@ -25,7 +25,8 @@ class Program:
     def __init__(self, *arguments: object, before: Sequence[str] = (), cwd: Path | str = ROOT, **environ: str) -> None:
         self.process = subprocess.Popen(
             [*before, sys.executable, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+            # What it prints is there at once, and not when its buffer is full or it ends.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ},
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
