@@ -13,8 +13,8 @@ Behind them:
 - ``wire``: the messages; ``tags``, ``own_tag``: the name of a process at a server; ``status``: the schema of its JSON
 - ``settings``, ``logs``, ``errors``, ``exceptions``; ``cli``: the command; ``gunicorn``, ``conf``: under gunicorn
 - ``launch``, ``spawn``: how a supervisor is found or started; ``embedded``: the Valkey server if you name none
-- ``kernel``: what Linux says; ``certificates``; what the interpreter needs: ``forklock``, ``lazy``, ``native``,
-  ``threads``
+- ``kernel``: what Linux says; ``certificates``; what the interpreter needs: ``forklock``, ``gil``, ``lazy``,
+  ``native``, ``threads``
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pool and member rely on the GIL, so a free-threaded Python that runs without it is refused.
 
-What relies on it, in all of ``poolmgr/pool`` and ``poolmgr/member``: a copy of a deque or of a dictionary's values
+What relies on it, in ``poolmgr/pool`` and ``poolmgr/member``: a copy of a deque or of a dictionary's values
 (``tuple(self.queue)``) is one step, in which no other thread changes it; and so is ``counter += 1`` in nearly all
 cases. Operations on one entry (``append``, ``popleft``, ``setdefault``, ``pop``) are single steps without the GIL too.
 

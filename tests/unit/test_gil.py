@@ -14,7 +14,10 @@ from tests.helpers import python
 WITHOUT = "import sys; sys._is_gil_enabled = lambda: False\n"
 
 
-@pytest.mark.parametrize("use", ["poolmgr.ConnectionPool", "poolmgr.get_client()", "poolmgr.SentinelConnectionPool"])
+@pytest.mark.parametrize(
+    "use",
+    ["poolmgr.ConnectionPool", "poolmgr.get_client()", "poolmgr.SentinelConnectionPool", "import poolmgr.asyncio"],
+)
 def test_what_relies_on_it_is_not_loaded(use: str) -> None:
     done = python(f"{WITHOUT}import poolmgr\n{use}", check=False)
     assert done.returncode == 1

@@ -21,6 +21,7 @@ from redis.asyncio.connection import Connection as RedisConnection
 from redis.asyncio.observability import recorder
 from redis.event import AsyncAfterConnectionReleasedEvent, EventDispatcher
 
+from poolmgr import gil
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
 from poolmgr.member.ports import Usage
@@ -39,6 +40,8 @@ from poolmgr.pool.options import DEFAULT, Options, documented
 from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.stats import Hooks, Stats, Tally
 from poolmgr.wire import Counters
+
+gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
 _running = asyncio._get_running_loop
 
