@@ -2,7 +2,7 @@
 
 Pure: no I/O, no clock, no threads; time is an argument. Events go in as method calls, effects come out
 of :meth:`PoolCore.advance`, and a shell (:mod:`poolmgr.pool.sync.pool`) carries them out. It must never touch a
-socket, sleep, log or call a user's code.
+socket, sleep, log or call a user's code. More than 400 lines, so that every case of the queue is read in one file.
 
 Theory of operation
 -------------------

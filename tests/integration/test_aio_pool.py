@@ -1,4 +1,6 @@
-"""The pool for tasks, with redis.asyncio's unmodified client: order, limits, lifetimes, what it refuses to pass on."""
+"""The pool for tasks, with redis.asyncio's unmodified client: order, limits, lifetimes, what it refuses to pass on.
+
+More than 400 lines, as one list of what a pool promises, each on both loops."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ waits and how an event loop connects. The paths:
 
 Each loop in which the pool is used has its own :class:`~poolmgr.pool.aio.shard.Shard`. The member knows the pool only:
 what it asks is asked of all shards together. A loop that is closed without a goodbye is found at the next look.
+
+More than 400 lines: what redis-py, the member and users call on a pool is one class, and half of it are their words.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ strikes, loses a connected socket together with the knowledge of its permit.
 
 :mod:`poolmgr.pool.owed` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
 Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these parts.
+More than 400 lines: redis-py calls one class, and the permit's states go through all its methods.
 """
 
 from __future__ import annotations
