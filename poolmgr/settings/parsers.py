@@ -139,6 +139,8 @@ def url(text: str) -> str:
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError
     if parts.scheme == "unix":
+        if parts.netloc.rpartition("@")[2]:  # redis-py ignores it; mostly it is half of a password with a slash in it
+            raise ValueError("a Unix socket has no host; write unix://USER:PASSWORD@/PATH, with a / in PASSWORD as %2F")
         if not parts.path.startswith("/"):
             raise ValueError("the path must be absolute")
         return text

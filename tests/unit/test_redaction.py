@@ -198,6 +198,7 @@ def telling(test: Any) -> Any:
         {"REDIS_CONNECTION_BUDGETS": "redis://:s3cr3t@h"},
         {"REDIS_URL": "redis://:s3cr3t/s3cr3t@s3cr3t@h"},
         {"REDIS_URL": "redis://h/0?password=s3cr3t&s3cr3t#s3cr3t"},
+        {"REDIS_URL": "unix://u:s3cr3t/s3cr3t@/p"},
         {"WORKER_CLASS": "redis://:s3cr3t@h"},
         {"REDIS_CONNECTION_BUDGET": "unix:///p?password=s3cr3t,@s3cr3t"},
     ):

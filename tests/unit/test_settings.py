@@ -127,6 +127,8 @@ def test_values_that_are_allowed(name, text, attribute, value):
         ("REDIS_URL", "redis://h:0"),
         ("REDIS_URL", "redis://h/notanumber"),
         ("REDIS_URL", "unix://relative"),
+        ("REDIS_URL", "unix://host/a.sock"),
+        ("REDIS_URL", "unix://u:p/w@/a.sock"),
         ("REDIS_URL", "redis://[::1"),
     ],
 )
