@@ -1,4 +1,7 @@
-"""What a command does to its connection's session. Pure: arguments in, a state and a number of replies out."""
+"""What a command does to its connection's session: PubSub, MONITOR, WATCH, MULTI, another login or database.
+
+Pure: arguments in, a state and a number of replies out.
+"""
 
 from __future__ import annotations
 

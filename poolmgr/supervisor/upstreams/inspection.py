@@ -1,4 +1,4 @@
-"""One pass over a server, by a worker thread: ask, list, kill, prove.
+"""One pass over a server, by a worker thread: ask (INFO, maxclients), list, kill, prove.
 
 :class:`Inspector` keeps at most one connection open between two passes (rule S5). A *fresh* one for a proof (rule S3)
 takes the kept one's place and permit: the kept one is closed first, to the server's end-of-file. So a proof never needs
