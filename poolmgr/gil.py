@@ -32,7 +32,6 @@ def require() -> None:
 
 
 def options() -> list[str]:
-    """What a Python of ours is started with, so that it has one whatever it imports."""
-    import sysconfig
-
-    return ["-X", "gil=1"] if sysconfig.get_config_var("Py_GIL_DISABLED") else []
+    """What a Python of ours is started with, so that it has one whatever it imports. Nothing is imported here: a
+    supervisor may have to be started while the interpreter ends. The flag ``t`` marks a free-threaded build (PEP 703)."""
+    return ["-X", "gil=1"] if "t" in getattr(sys, "abiflags", "") else []

@@ -122,7 +122,7 @@ def test_of_a_user_that_may_ask_for_no_limit(serve, debian_redis) -> None:
     service = serve(redis_url=f"redis://less:word@127.0.0.1:{server.port}")
     told = Told(service)
     assert told.budget == 64
-    for words in ("assumed", "maxclients is unknown", "set REDIS_CONNECTION_BUDGET", "let the user ask INFO"):
+    for words in ("assumed", "maxclients is unknown", "set REDIS_CONNECTION_BUDGET", "allow the user INFO"):
         assert words in told.derivation
     assert told["maxclients"] == "-"
     assert "word" not in told.text
