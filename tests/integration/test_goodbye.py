@@ -310,6 +310,11 @@ get_member().leave(3)
 c.set("bye", 1)
 other = redis.Redis.from_url(os.environ["URL"])
 other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+from poolmgr.native import monotonic
+from poolmgr.pool.admission import FRESH
+(last,) = c.connection_pool._idle
+while monotonic() - last._since < FRESH:
+    pass  # until then a checkout does not look (P4)
 c.set("bye", 2)
 """)
     assert written(server) == "2"
