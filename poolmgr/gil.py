@@ -32,6 +32,9 @@ def require() -> None:
 
 
 def options() -> list[str]:
-    """What a Python of ours is started with, so that it has one whatever it imports. Nothing is imported here: a
-    supervisor may have to be started while the interpreter ends. The flag ``t`` marks a free-threaded build (PEP 703)."""
+    """What a Python of ours is started with, so that it has one whatever it imports.
+
+    Nothing is imported here: a supervisor may have to be started while the interpreter ends. The flag ``t`` marks a
+    free-threaded build (PEP 703).
+    """
     return ["-X", "gil=1"] if "t" in getattr(sys, "abiflags", "") else []

@@ -182,15 +182,17 @@ def once():
     gc.collect()
 once(); once()
 deadline = time.monotonic() + 10
+def files():
+    return sorted(os.readlink(f.path) for f in os.scandir("/proc/self/fd") if os.path.islink(f.path))
 def counts():
     gc.collect()
     return len(os.listdir("/proc/self/fd")), threading.active_count()
-before = counts()
+before, was = counts(), files()
 for _ in range(10):
     once()
-while counts() > before and time.monotonic() < deadline:
+while (now := counts()) > before and time.monotonic() < deadline:
     time.sleep(0.01)
-assert counts() <= before, (before, counts())
+assert now <= before, (before, now, was, files())
 """)
 
 
