@@ -211,6 +211,20 @@ def below(descriptor: int) -> Below:
     return Below(descriptor, os.fstat(descriptor).st_ino)
 
 
+def never_connected(raw: socket.socket) -> bool:
+    """Whether the server cannot have seen a connection. Stops an attempt that is still in progress, so that it cannot
+    succeed after all (if it does, it gets a FIN, and the answer is no)."""
+    try:
+        raw.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+    try:
+        raw.getpeername()
+    except OSError as error:
+        return error.errno != errno.EBADF  # else it was handed over and closed
+    return False
+
+
 def close_copy(sock: socket.socket, under: Below | None = None) -> None:
     """In a forked child, before it has opened anything: close our copies of a parent's socket, and touch nothing that
     the parent uses too.

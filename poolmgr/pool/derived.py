@@ -1,4 +1,4 @@
-"""Classes derived from a user's connection class, kept on that class; and what all connections are told of themselves.
+"""Classes derived from a user's connection class, kept on that class; and the arguments that all connections get.
 
 A derived class lives as long as the class that it derives from: kombu makes a connection class for every channel.
 """

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from poolmgr.member.closer import never_connected
 from poolmgr.pool.sync import connection as module
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
@@ -148,5 +149,5 @@ def test_no_end_is_forged_of_a_tls_connection_disconnected_during_its_handshake(
 
 def test_a_socket_closed_by_the_agent_says_nothing_of_what_the_server_has_seen() -> None:
     with socket.socket() as never:
-        assert module.Pooled._never_connected(never)
-    assert not module.Pooled._never_connected(never), "its number is gone, and with it what is known"
+        assert never_connected(never)
+    assert not never_connected(never), "its number is gone, and with it what is known"

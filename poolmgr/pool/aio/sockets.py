@@ -8,7 +8,6 @@ while it is redis-py's own; :class:`Ended` before it. The state that they use is
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from redis.observability.metrics import CloseReason
 
 from poolmgr.exceptions import ServerDownError
 from poolmgr.forklock import whole
-from poolmgr.member.closer import close
+from poolmgr.member.closer import close, never_connected
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic
 from poolmgr.pool.aio.aside import aside
@@ -123,7 +122,7 @@ class Dials(_Abstract):  # type: ignore[misc]
         except BaseException as error:
             if sock is not None:
                 sock.close()
-            if raw is None or self._never_connected(raw):
+            if raw is None or never_connected(raw):
                 self._raw = self._permit = None
                 if raw is not None:
                     close(raw)
@@ -147,20 +146,6 @@ class Dials(_Abstract):  # type: ignore[misc]
 
     def _prepare(self, sock: socket.socket) -> None:
         """Set options before the connect."""
-
-    @staticmethod
-    def _never_connected(raw: socket.socket) -> bool:
-        """Whether the server cannot have seen a connection. Stops an attempt that is still in progress, so
-        that it cannot succeed after all (if it does, it gets a FIN, and the answer is no)."""
-        try:
-            raw.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        try:
-            raw.getpeername()
-        except OSError as error:
-            return error.errno != errno.EBADF  # else it was handed over and closed
-        return False
 
 
 class Tcp(Dials, _Connection):  # type: ignore[misc]

@@ -16,12 +16,10 @@ strikes, loses a connected socket together with the knowledge of its permit.
 
 :mod:`poolmgr.pool.owed` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
 Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these parts.
-More than 400 lines: redis-py calls one class, and the permit's states go through all its methods.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -33,7 +31,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ResponseEr
 from poolmgr import certificates
 from poolmgr.forklock import whole
 from poolmgr.lazy import importable
-from poolmgr.member.closer import close, close_copy, discard
+from poolmgr.member.closer import close, close_copy, discard, never_connected
 from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
 from poolmgr.pool import misdirected
@@ -240,7 +238,7 @@ class Pooled(Handshake, Named, PoolEntry):
                 self._name(permit)
             sock.settimeout(self.socket_timeout)
         except BaseException:
-            if sock is None or self._never_connected(sock):
+            if sock is None or never_connected(sock):
                 self._raw = None
                 if sock is not None:
                     close(sock)
@@ -252,20 +250,6 @@ class Pooled(Handshake, Named, PoolEntry):
 
     def _prepare(self, sock: socket.socket) -> None:
         """Set options before the connect."""
-
-    @staticmethod
-    def _never_connected(sock: socket.socket) -> bool:
-        """Whether the server cannot have seen a connection. Stops an attempt that is still in progress, so
-        that it cannot succeed after all (if it does, it gets a FIN, and the answer is no)."""
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        try:
-            sock.getpeername()
-        except OSError as error:
-            return error.errno != errno.EBADF  # else it was handed over and closed
-        return False
 
     # ---- disconnecting ---------------------------------------------------------------------------
 
