@@ -10,7 +10,7 @@ a further flavour derives from ``base.BasePool``.
 - Which server's permit it is, and which of its addresses': ``permit_source``, ``endpoints``, ``names``; from whom:
   ``membership``.
 - What commands do to a connection's session (PubSub, WATCH, MULTI): ``session_state``; which replies it still owes:
-  ``owed``; errors that say it leads to the wrong server: ``misdirected``.
+  ``owed``; how long a reply may be: ``metering``; errors that say it leads to the wrong server: ``misdirected``.
 - How it is named and greeted: ``naming``, ``handshake``; tried again: ``retries``; told of maintenance: ``handlers``.
 - Classes derived from a user's: ``derived``; which methods are redis-py's own: ``unchanged``.
 - Which options there are: ``options``; those of ``get_pool()``: ``default``.

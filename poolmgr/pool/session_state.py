@@ -15,6 +15,8 @@ IDENTITY = 1 << 42
 """AUTH or HELLO: whose session it is. Part of connecting; afterwards the caller's own doing."""
 STRANGE = 1 << 43
 """A state that only a new connection ends: subscriptions, MONITOR, another database."""
+OUTSTANDING = (1 << 40) - 1
+"""The bits below these: replies to come."""
 PLAIN = 0
 SPECIAL = 1
 SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE"))
@@ -27,6 +29,13 @@ STATEFUL = SUBSCRIPTIONS | frozenset(
 KINDS: dict[Any, int] = {}
 """The kind of each command's first argument, as the caller wrote it."""
 KINDS_LIMIT = 4096
+
+
+def outstanding(owed: int) -> int:
+    """How many replies are to come, of a number as :mod:`poolmgr.pool.owed` keeps it. Under MONITOR more come than were
+    asked for, and the number falls below 0."""
+    count = owed & OUTSTANDING
+    return count if count <= OUTSTANDING >> 1 else 0
 
 
 def _text(argument: object) -> str:

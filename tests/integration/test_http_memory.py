@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from poolmgr.pool.sync.metering import ELEMENT, ERROR
+from poolmgr.pool.metering import ELEMENT, ERROR
 from tests.helpers import RedisServer, free_port
 from tests.service import Answer, Service
 

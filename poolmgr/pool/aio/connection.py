@@ -30,9 +30,10 @@ from poolmgr.native import monotonic
 from poolmgr.pool import misdirected
 from poolmgr.pool.aio.claims import claim
 from poolmgr.pool.aio.handshake import Later
-from poolmgr.pool.aio.parser import Parser
+from poolmgr.pool.aio.parser import in_front
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.handlers import loosen
+from poolmgr.pool.metering import is_plain
 from poolmgr.pool.naming import Named
 
 
@@ -145,8 +146,8 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
             mine.pop("read_response", None)
 
     def set_parser(self, parser_class: Any) -> None:
-        self._direct = self._together and parser_class is _AsyncHiredisParser
-        super().set_parser(Parser if self._direct else parser_class)
+        self._direct = self._together and is_plain(parser_class, _AsyncHiredisParser)
+        super().set_parser(in_front(parser_class) if self._direct else parser_class)
         misdirected.watch(self)
 
     async def _connect(self) -> None:

@@ -24,6 +24,7 @@ from poolmgr.pool.aio.replies import Quick
 from poolmgr.pool.aio.sockets import Ended, Tcp, Unix
 from poolmgr.pool.derived import kept, with_driver
 from poolmgr.pool.entry import PoolEntry
+from poolmgr.pool.metering import is_plain
 
 
 class _Quick(Quick, Pooled):
@@ -58,7 +59,7 @@ def derive(base: type, parser: type = _AsyncHiredisParser) -> type:
             f"{base.__module__}.{base.__qualname__}; for threads use poolmgr.ConnectionPool"
         )
     own_way = dials_its_own_way(base)
-    quick = not own_way and parser is _AsyncHiredisParser and is_quick(base)
+    quick = not own_way and is_plain(parser, _AsyncHiredisParser) and is_quick(base)
     return kept(base, _Shape(quick, own_way), _made)
 
 

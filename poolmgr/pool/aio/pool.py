@@ -19,6 +19,7 @@ import asyncio
 import secrets
 from typing import Any
 
+from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import Connection as RedisConnection
 from redis.asyncio.observability import recorder
 from redis.event import AsyncAfterConnectionReleasedEvent, EventDispatcher
@@ -28,7 +29,7 @@ from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
 from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
-from poolmgr.pool import fork, housekeeping, options, request_wait
+from poolmgr.pool import fork, housekeeping, metering, options, request_wait
 from poolmgr.pool.aio import connector, waiting
 from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.lease import Lease
@@ -94,15 +95,13 @@ class ConnectionPool(RedisInterface):
         **connection_kwargs: Any,
     ) -> None:
         given = Options.of(locals())
-        if max_reply:
-            raise ValueError('"max_reply" is not available in poolmgr.asyncio yet')
         self._ceiling = max_connections or BasePool._default_ceiling(connection_class, member)
         self.name = name or f"pool-{secrets.token_hex(3)}"
         self.timeout = timeout
         self.hooks = hooks or Hooks()
         self.min_idle, self.max_connecting, self.max_waiting = given.min_idle, given.max_connecting, given.max_waiting
         self.idle_timeout, self.max_lifetime, self.leak_after = idle_timeout, max_lifetime, leak_after
-        self.order = order
+        self.order, self.max_reply = order, max_reply
         self.closed: PoolClosedError | None = None
         self._shards: list[Shard] = []
         self._shard: Shard | None = None
@@ -116,7 +115,7 @@ class ConnectionPool(RedisInterface):
             connection_class=connection_class,
             max_connections=self._ceiling,
             maint_notifications_config=maint_notifications_config,
-            **connection_kwargs,
+            **metering.arguments_of(max_reply, connection_kwargs, _AsyncHiredisParser),
         )
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AsyncAfterConnectionReleasedEvent)

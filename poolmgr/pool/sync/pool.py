@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.connection import Connection as RedisConnection
+from redis.connection import Connection as RedisConnection, DefaultParser
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 from redis.observability import recorder
 
@@ -23,14 +23,14 @@ from poolmgr import gil
 from poolmgr.logs import journal
 from poolmgr.member.core.bounds import CONNECTING, LONGEST
 from poolmgr.native import monotonic
-from poolmgr.pool import admission, fork, housekeeping, options, request_wait
+from poolmgr.pool import admission, fork, housekeeping, metering, options, request_wait
 from poolmgr.pool.admission import FRESH
 from poolmgr.pool.host import UNBOUNDED
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import DEFAULT, Options
 from poolmgr.pool.queue import LEFT, Ticket
 from poolmgr.pool.stats import Hooks
-from poolmgr.pool.sync import connector, metering, waiting
+from poolmgr.pool.sync import connector, waiting
 from poolmgr.pool.sync.lease import Lease
 from poolmgr.pool.sync.overrides import way_of
 from poolmgr.pool.sync.redis_interface import RedisInterface
@@ -81,7 +81,7 @@ class ConnectionPool(RedisInterface):
             max_connections=self._core.ceiling,
             cache_factory=cache_factory,
             maint_notifications_config=maint_notifications_config,
-            **metering.arguments_of(max_reply, connection_kwargs),
+            **metering.arguments_of(max_reply, connection_kwargs, DefaultParser),
         )
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AfterConnectionReleasedEvent)
