@@ -20,6 +20,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import logging
 import os
 import queue
@@ -94,6 +95,9 @@ def on_starting(server: Any) -> None:
     except (PoolmgrError, checks.StartError) as error:
         master_link.leave(master_link.LAST_WORDS)
         raise SystemExit(f"Error: {printable(str(error))}") from None
+    # What is loaded stays. A worker's collector would look at all of it, in the end too, and it writes to what it looks
+    # at: each worker would get a copy of these pages. Once only: garbage of a running master is to be collected.
+    gc.freeze()
 
 
 def _have_events_seen(found: settings.Settings) -> None:

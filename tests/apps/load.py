@@ -2,18 +2,21 @@
 
 ``/get`` is one short command; ``/hold?ms=5`` keeps a connection for that long without work for anybody;
 ``/fork?seconds=1`` leaves a child behind that keeps for that long what it inherited; ``/pid`` does not
-touch Redis, nor does ``/clock``, which tells the time; ``/busy`` has one worker, if it is the one that is
-asked, work by itself. Whatever fails is a 503 with the error's text.
+touch Redis, nor does ``/clock``, which tells the time; ``/collect`` looks for garbage, and says how much memory of the
+worker's own that has taken; ``/busy`` has one worker, if it is the one that is asked, work by itself. Whatever fails
+is a 503 with the error's text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -45,6 +48,10 @@ def _serve(path: str, query: dict[str, list[str]], answer: dict[str, Any]) -> No
         assert poolmgr.get_client().blpop(["nothing is ever pushed here"], timeout=milliseconds / 1000) is None
     elif path == "/clock":
         answer["clock"] = time.time()
+    elif path == "/collect":
+        before = _own_memory()
+        gc.collect()
+        answer["copied"] = _own_memory() - before
     elif path == "/fork":
         seconds = float(query.get("seconds", ["1"])[0])
         child = os.fork()
@@ -59,6 +66,12 @@ def _serve(path: str, query: dict[str, list[str]], answer: dict[str, Any]) -> No
             begin, threads = float(query["at"][0]), int(query["threads"][0])
             for _ in range(threads):
                 threading.Thread(target=_busy, args=(begin, begin + float(query["seconds"][0])), daemon=True).start()
+
+
+def _own_memory() -> int:
+    """Bytes that this process shares with none, as a page is that it has written to since the fork."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) * 1024
 
 
 def _busy(begin: float, end: float) -> None:

@@ -17,7 +17,7 @@ import redis
 from poolmgr.gunicorn.master_link import PARTING
 from tests.helpers import alive, free_port, kill, wait_for
 from tests.load import Load
-from tests.service import GUNICORN, Service, children_of, has_workers, nothing_is_left, renewed
+from tests.service import GUNICORN, LOAD_APP, Service, children_of, has_workers, nothing_is_left, renewed
 from tests.stopwatch import Stopwatch
 
 # ---- ends --------------------------------------------------------------------------------------
@@ -237,6 +237,12 @@ def test_workers_do_not_hold_the_masters_link(make):
         assert not inode & socket_inodes(pid) - listeners(service)
     assert children_of(service.pid) == sorted(service.workers())
     assert sys.platform == "linux"
+
+
+def test_a_worker_that_collects_garbage_copies_nothing_of_its_masters(make):
+    """Its end is a collection too: with what the master has loaded it takes longer than all that a worker loads."""
+    service = make(app=LOAD_APP, workers=1).start(path="/pid")
+    assert service.get("/collect").json["copied"] < 4 << 20
 
 
 def socket_inodes(pid: int) -> set[str]:
