@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from poolmgr.pool.aio.default import get_client, get_pool
+from poolmgr.pool.aio.lifespan import lifespan
 from poolmgr.pool.aio.pool import ConnectionPool
 
-__all__ = ["ConnectionPool", "get_client", "get_pool"]
+__all__ = ["ConnectionPool", "get_client", "get_pool", "lifespan"]

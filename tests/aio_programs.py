@@ -22,7 +22,8 @@ import redis
 import redis.asyncio
 
 import poolmgr
-from poolmgr.asyncio import ConnectionPool, get_client, get_pool
+from poolmgr.asyncio import ConnectionPool, get_client, get_pool, lifespan
+from poolmgr.member.member import get_member
 from tests.helpers import wait_for
 from tests.walker import run
 
@@ -78,6 +79,45 @@ def the_default_client(loop: str) -> None:
 
     run(loop, use())
     run(loop, use())
+
+
+def a_lifespan_says_goodbye(loop: str) -> None:
+    """At once, although the process goes on; the next one is another membership."""
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+    members = []
+
+    async def serve() -> None:
+        async with lifespan():
+            await echo(client, "a", "b", "c")
+            members.append(get_member())
+            assert ours() >= 1 and not members[-1].over
+        assert members[-1].over and ours() == 0
+
+    run(loop, serve())
+    run(loop, serve())
+    assert members[0] is not members[1]
+
+
+def a_lifespan_leaves_alone_what_is_in_use(loop: str) -> None:
+    """A process that goes on, in another thread, stays a member and keeps its idle connections from then on."""
+    threads = poolmgr.ConnectionPool.from_url(URL, timeout=20)
+    held = threads.get_connection()
+    client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
+
+    async def serve() -> None:
+        async with lifespan():
+            await echo(client, "a", "b", "c")
+        assert ours() == 1 and not get_member().over
+
+    run(loop, serve())
+    held.send_command("ECHO", "still")
+    assert held.read_response() == b"still"
+    threads.release(held)
+    assert redis.Redis(connection_pool=threads).ping()
+    for _ in range(3):  # the member's thread has had its turns
+        threads.release(threads.get_connection())
+        time.sleep(0.1)
+    assert threads.stats().idle == 1 and threads.stats().closed == {}, threads.stats()
 
 
 def the_loop_is_not_held_up_by_the_first_use(loop: str) -> None:

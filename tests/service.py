@@ -78,7 +78,8 @@ class Service:
         redis_url: None: the embedded server.
         environ: further variables; None removes one.
         arguments: further arguments of gunicorn.
-        conf: the configuration file, or ``python:module``.
+        conf: the configuration file, or ``python:module``; None: ``program`` is another server than gunicorn, and its
+            address is among the ``arguments``.
         program: gunicorn's command.
         port: of the service; by default a free one.
     """
@@ -94,7 +95,7 @@ class Service:
         redis_url: str | None = None,
         environ: Mapping[str, str | None] | None = None,
         arguments: tuple[str, ...] = (),
-        conf: str = str(CONF),
+        conf: str | None = str(CONF),
         program: tuple[str, ...] = GUNICORN,
         port: int | None = None,
         cwd: Path = ROOT,
@@ -117,8 +118,8 @@ class Service:
             **(environ or {}),
         }
         self.environ = {name: value for name, value in wanted.items() if value is not None}
-        self.command = [*program, "-c", conf]
-        if "PORT" not in self.environ:
+        self.command = [*program, *([] if conf is None else ["-c", conf])]
+        if conf is not None and "PORT" not in self.environ:
             self.command += ["--bind", f"127.0.0.1:{self.port}"]
         self.command += [*arguments, *([app] if app else [])]
         self.process: subprocess.Popen[bytes] | None = None

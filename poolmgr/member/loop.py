@@ -152,14 +152,20 @@ class Loop:
             self._attending.release()
         return True
 
-    def leave(self, timeout: float) -> None:
-        """Close idle connections and say goodbye."""
+    def leave(self, timeout: float, *, for_good: bool = True) -> None:
+        """Close idle connections and say goodbye.
+
+        Args:
+            for_good: if something is still in use then, go on trying.
+        """
         self._leaving = True
         self.waker.poke()
         deadline = monotonic() + timeout
         while not self._left.is_set() and monotonic() < deadline:
             if not self.attend(deadline - monotonic()):
                 self._left.wait(deadline - monotonic())
+        if not for_good:
+            self._leaving = False
 
     def stop(self) -> None:
         """End the thread and close everything it has; no goodbye."""
@@ -208,6 +214,8 @@ class Loop:
         self._wake = min(settled.wake, self._closer.expire(now), self.pools.tick(now), self._stats(now))
         if self._leaving:
             self._leave()
+        if self._left.is_set():
+            return
         if not self._leaving or self._member.locked(lambda: self._core.wanting):
             self._wake = min(self._wake, self.session.mind(now, idle=not self.pools))
 

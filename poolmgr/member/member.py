@@ -88,6 +88,12 @@ class Member(LockedCore):
         if loop is not None and not self.forked:
             loop.leave(timeout)
 
+    def rest(self, timeout: float = GOODBYE) -> None:
+        """The same for a process that may go on: if something is still in use then, its membership does too."""
+        loop = self._loop
+        if loop is not None and not self.forked:
+            loop.leave(timeout, for_good=False)
+
     def take_all_back(self) -> None:
         """Close what callers still have, too: they are about to end, but the process is not."""
         for serial, (sock, _) in list(self.sockets.items()):

@@ -115,6 +115,9 @@ class UnsharedMember:
     def permits(self, endpoint: Endpoint) -> UnsharedPermits:
         return UnsharedPermits(self, endpoint)
 
+    def rest(self) -> None:
+        """No one has to hear a goodbye."""
+
     def after_fork(self) -> None:
         """In the child: the parent's connections are not ours to use or to end."""
         for sock, under in list(self.sockets.values()):

@@ -26,6 +26,11 @@ def watch(pool: Forkable) -> None:
     _pools.add(pool)
 
 
+def watched() -> list[Forkable]:
+    """Every living pool of this process."""
+    return list(_pools)
+
+
 def _in_child() -> None:
     global _pools
     pools = list(_pools)

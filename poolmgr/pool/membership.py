@@ -28,6 +28,8 @@ class ProcessMember(Member, Protocol):
 
     def permits(self, endpoint: Endpoint) -> Permits: ...
 
+    def rest(self) -> None: ...
+
 
 _get_member: Callable[[], ProcessMember] | None = None
 """Kept: at the interpreter's end nothing can be loaded."""
@@ -41,6 +43,12 @@ def process_member() -> ProcessMember:
         _get_member = load(module).get_member
         assert _get_member is not None
     return _get_member()
+
+
+def say_goodbye() -> None:
+    """Close what lies idle in this process, and leave, unless something is in use. Blocks for a moment."""
+    if _get_member is not None:
+        _get_member().rest()
 
 
 def outage_error(permits: Permits | None) -> ServerDownError | None:

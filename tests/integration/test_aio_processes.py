@@ -47,6 +47,14 @@ def test_the_default_client(server: RedisServer, loop: str):
     run(server, "the_default_client", loop)
 
 
+def test_a_lifespan_says_goodbye(server: RedisServer, loop: str):
+    run(server, "a_lifespan_says_goodbye", loop)
+
+
+def test_a_lifespan_leaves_alone_what_is_in_use(server: RedisServer, loop: str):
+    run(server, "a_lifespan_leaves_alone_what_is_in_use", loop)
+
+
 def test_the_loop_is_not_held_up_by_the_first_use(server: RedisServer, loop: str):
     run(server, "the_loop_is_not_held_up_by_the_first_use", loop)
 

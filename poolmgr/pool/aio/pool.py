@@ -363,6 +363,12 @@ class ConnectionPool(RedisInterface):
         for shard in tuple(self._shards):
             shard.resize(max_connections=self._ceiling, min_idle=self.min_idle)
 
+    def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what lies idle in a loop that is about to end."""
+        for shard in tuple(self._shards):
+            if shard.loop is loop:
+                shard._empty("pool")
+
     def drain(self) -> None:
         """Replace every connection: idle ones are closed now, lent ones when they come back. For a
         failover, or new credentials in ``connection_kwargs``."""
