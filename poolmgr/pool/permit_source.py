@@ -191,8 +191,9 @@ class PermitSource:
         name = self._name
         if name is not None:
             found = self._found(name)
-            name.dead.clear()  # all are down
+            name.dead.clear()  # all are down, and each is tried once more: also those that are left for the first now
             self.leads(name, found)
+            name.dead.clear()
 
     def leads(self, name: Name, addresses: tuple[str, ...]) -> None:
         """A look-up of the name has found these addresses."""

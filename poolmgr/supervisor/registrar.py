@@ -271,8 +271,7 @@ class Registrar:
             self._registry.resolved(upstream, tag, endpoint.key)
         else:
             upstream.waiting.append((tag, endpoint.key))
-            if not upstream.health.up and upstream.ways.hopeless(tag):
-                self._roster.send(tag, self._registry.health_of(upstream))
+            self._registry.probes[upstream.id].outages.waits(tag)
         return True
 
     # ---- ends -------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""What one client was given cannot be used: only that client's calls fail, and the file is named."""
+"""What one client was given cannot be used: only that client's calls fail, and the file is named.
+
+``localhost`` leads to ::1 first and to 127.0.0.1 then, as Debian's ``/etc/hosts`` has it, and the server listens by IPv4
+only.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import pytest
 
 from tests.certificates import able_to_speak_tls, certify, over_tls
 from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.names import Names
 from tests.program import Program
 from tests.supervisor_process import Start, SupervisorProcess
 
@@ -20,6 +25,8 @@ import json, os, pathlib, sys
 import redis
 import poolmgr
 from redis.connection import SSLConnection, UnixDomainSocketConnection
+from tests.names import install
+install()
 arguments = eval(sys.argv[1])
 secured = "port" in arguments
 pool = poolmgr.ConnectionPool(
@@ -44,9 +51,11 @@ class Client(Program):
 
 
 @pytest.fixture
-def client() -> Iterator[Callable[[str, Path], Client]]:
+def client(short_dir: Path) -> Iterator[Callable[[str, Path], Client]]:
+    names = Names(short_dir / "names")
+    names.lead(localhost=("::1", "127.0.0.1"))
     with contextlib.ExitStack() as stack:
-        yield lambda arguments, cwd: stack.enter_context(Client("-c", CLIENT, arguments, cwd=cwd))
+        yield lambda arguments, cwd: stack.enter_context(Client("-c", CLIENT, arguments, cwd=cwd, **names.environ))
 
 
 @pytest.fixture
@@ -160,3 +169,13 @@ def test_what_only_the_client_can_use_leaves_it_alone_with_its_error(
     assert "nowhere.pem" in words
     assert client(right, directory).ping() is True
     wait_for(lambda: not running.server()["health"]["unseen"], 10, what="it has a way again")
+
+
+def test_each_of_several_wrong_files_is_named(
+    secured: tuple[RedisServer, int, Path], running: SupervisorProcess, client: Callable[[str, Path], Client]
+) -> None:
+    """The server is down for all of them already when the second one comes."""
+    _, port, directory = secured
+    for file in WRONG.values():
+        words = client(f'dict(host="127.0.0.1", port={port}, ssl_ca_certs={file})', directory).ping()
+        assert f"ssl_ca_certs '{directory}" in words and file.strip('".') in words, words

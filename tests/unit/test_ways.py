@@ -130,3 +130,19 @@ def test_a_way_that_only_a_client_can_go_is_not_tried() -> None:
     ways.learn(way("a"), "m")
     assert len(ways.endpoints) == 1
     assert ways.unseen == ""
+
+
+def test_a_process_is_without_hope_when_its_ways_have_failed_or_lead_where_nobody_listens() -> None:
+    ways = Ways()
+    ways.learn(way("a", "one"), "m1")
+    ways.learn(way("a", "two"), "m2")
+    ways.failed(way("a", "one"), "WRONGPASS", 1.0)
+    assert ways.hopeless("m1") and ways.error_of("m1") == "WRONGPASS"
+    assert not ways.hopeless("m2") and not ways.hopeless("m3"), "it was not tried; nothing is known"
+    ways.failed(way("a", "one"), "Connection refused", 2.0, unconnected=True)
+    assert ways.hopeless("m2"), "nobody would have let it in either"
+    own = msgspec.structs.replace(way("a", "three"), own=True)
+    ways.learn(own, "m3")
+    assert not ways.hopeless("m3"), "it may lead elsewhere"
+    ways.failed(way("a", "one"), "WRONGPASS", 3.0)
+    assert not ways.hopeless("m2"), "there is a server again"

@@ -123,7 +123,7 @@ class Admin:
         self._sock: socket.socket | None = None
         self._buffer = bytearray()
         self._ended = False
-        self._dialled = self._connected = False
+        self.dialled = self._connected = False
         """The kernel has a connection; it can be used, TLS included."""
         self.stalled = False
         """The server has not answered in time. The connection is kept: whenever an answer comes, the server is back,
@@ -159,7 +159,7 @@ class Admin:
     @property
     def reached(self) -> bool:
         """The connection was accepted, and no answer is pending: another way to that address may do better."""
-        return self._dialled and not self.stalled
+        return self.dialled and not self.stalled
 
     def answers(self) -> bool:
         """Whether an answer or an end has come since it stalled."""
@@ -171,13 +171,13 @@ class Admin:
         if endpoint.path:
             who = peer(sock)
             self.server_pid = who.pid if who is not None else 0
-            self._dialled = True
+            self.dialled = True
             return sock
         self.address = sock.getpeername()[:2]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SWALLOWED)
-        self._dialled = True
+        self.dialled = True
         if endpoint.tls is None:
             return sock
         spare = sock.dup()  # a failed handshake closes the other one, and its end would not be proven
@@ -235,7 +235,7 @@ class Admin:
         if self._sock is not None:
             self._sock.close()
         self._buffer.clear()
-        self._ended = self._connected = self._dialled = False
+        self._ended = self._connected = self.dialled = False
         self._sock = self._connect()
         self._connected = True
         self._sock.settimeout(self._timeout)

@@ -49,6 +49,7 @@ class Tried(msgspec.Struct):
         kind: of the error; empty: the server has accepted the connection.
         text: the error's words.
         silent: no answer came in time, so a client may be in a queue there.
+        unconnected: the address took no connection, so no other way to it would do better.
         asked, forbidden: commands given by this way; those that the server does not allow.
     """
 
@@ -56,6 +57,7 @@ class Tried(msgspec.Struct):
     kind: str = ""
     text: str = ""
     silent: bool = False
+    unconnected: bool = False
     asked: frozenset[str] = frozenset()
     forbidden: frozenset[str] = frozenset()
 

@@ -161,7 +161,8 @@ class Inspector:
             except AdminError as error:
                 found.address = admin.address
                 unheard = self.stalled or "no answer" in str(error)
-                found.tried.append(Tried(endpoint, error.kind, str(error), silent=unheard))
+                tried = Tried(endpoint, error.kind, str(error), silent=unheard, unconnected=not admin.dialled)
+                found.tried.append(tried)
                 found.answered = found.answered or error.kind == "auth"
                 if worst is None or worst.kind != "auth":
                     worst = error

@@ -54,6 +54,8 @@ class Outages:
         """The member that is to connect, and how long it is waited for."""
         self._tried: dict[str, float] = {}
         """When each member was last asked to connect."""
+        self._told: set[str] = set()
+        """Members that wait for the server's identity and know of the outage."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -88,6 +90,14 @@ class Outages:
         if not self._upstream.health.up and not self._verdict.down:
             self._upstream.health.error = error
         self.judge(now)
+        if not self._upstream.health.up:
+            self._tell_waiting()
+
+    def waits(self, tag: str) -> None:
+        """A member waits for the server's identity from now on."""
+        self._told.discard(tag)
+        if not self._upstream.health.up:
+            self._tell_waiting()
 
     def _unseen(self, error: str) -> None:
         health = self._upstream.health
@@ -127,6 +137,7 @@ class Outages:
         """A member has left."""
         self._verdict.gone(tag)
         self._tried.pop(tag, None)
+        self._told.discard(tag)
         self._owing.discard(tag)
         if tag == self._tries[0]:
             self._tries = "", 0.0
@@ -250,7 +261,22 @@ class Outages:
         self._tell()
 
     def _tell(self) -> None:
-        self._context.roster.broadcast(self._users(), self._registry.health_of(self._upstream))
+        """Tell every member that uses the server, and those that wait to use it."""
+        users = set(self._context.ledger.servers[self._upstream.id].accounts)
+        self._context.roster.broadcast(users, self._registry.health_of(self._upstream))
+        self._told = users
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        """Tell the members that wait. Of an outage each learns when its own ways have failed too, and their error: a
+        way that was not tried may work."""
+        upstream = self._upstream
+        health = self._registry.health_of(upstream)
+        for tag in dict.fromkeys(tag for tag, _ in upstream.waiting):
+            if tag not in self._told and (health.up or upstream.ways.hopeless(tag)):
+                self._told.add(tag)
+                error = "" if health.up else upstream.ways.error_of(tag) or health.error
+                self._context.roster.send(tag, msgspec.structs.replace(health, error=error))
 
     def pause(self) -> float:
         """Seconds until the next look."""
@@ -259,9 +285,3 @@ class Outages:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-    def _users(self) -> set[str]:
-        """Every member that uses this server or waits to use it."""
-        upstream = self._upstream
-        waiting = {tag for tag, _ in upstream.waiting if upstream.health.up or upstream.ways.hopeless(tag)}
-        return waiting | set(self._context.ledger.servers[upstream.id].accounts)

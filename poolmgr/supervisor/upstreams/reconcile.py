@@ -60,7 +60,9 @@ class Reconciler:
             if tried.kind == "auth":
                 self._ask_for_logins(tried.endpoint, now)
             if tried.kind:
-                upstream.ways.failed(tried.endpoint, tried.text, now, silent=tried.silent)
+                upstream.ways.failed(
+                    tried.endpoint, tried.text, now, silent=tried.silent, unconnected=tried.unconnected
+                )
             else:
                 upstream.ways.worked(tried.endpoint, now, asked=tried.asked, forbidden=tried.forbidden)
         for rows, seconds in found.lists:

@@ -53,6 +53,8 @@ class Ways:
 
     def __init__(self) -> None:
         self._of: dict[str, list[Way]] = {}
+        self._shut: dict[str, str] = {}
+        """By key: why the address took no connection when it was last tried."""
         self._count = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -116,13 +118,21 @@ class Ways:
         forbidden: frozenset[str] = frozenset(),
     ) -> None:
         """A connection by it was accepted. Commands that were not asked keep their earlier result."""
+        self._shut.pop(endpoint.key, None)
         for way in self._of.get(endpoint.key, ()):
             if way.endpoint == endpoint:
                 way.worked, way.forbidden = now, forbidden | (way.forbidden - asked)
                 way.error, way.silent = "", False
 
-    def failed(self, endpoint: Endpoint, error: str, now: float, *, silent: bool = False) -> None:
-        """A connection by it was not accepted; ``silent``: no answer came in time."""
+    def failed(
+        self, endpoint: Endpoint, error: str, now: float, *, silent: bool = False, unconnected: bool = False
+    ) -> None:
+        """A connection by it was not accepted; ``silent``: no answer came in time; ``unconnected``: the address took
+        none, so that every way with that key would have failed."""
+        if unconnected:
+            self._shut[endpoint.key] = error
+        else:
+            self._shut.pop(endpoint.key, None)
         for way in self._of.get(endpoint.key, ()):
             if way.endpoint == endpoint:
                 way.failed, way.error, way.silent = now, error, silent
@@ -148,9 +158,17 @@ class Ways:
         return any(way.endpoint.own for way in self.all() if tag in way.tags)
 
     def hopeless(self, tag: str) -> bool:
-        """Whether all ways that a process has named have failed."""
+        """Whether all ways that a process has named have failed, or lead to an address that takes no connection. A way
+        of its own may lead elsewhere than ours."""
         named = [way for way in self.all() if tag in way.tags]
-        return bool(named) and all(way.failed > way.worked for way in named)
+        return bool(named) and all(
+            way.failed > way.worked or (way.endpoint.key in self._shut and not way.endpoint.own) for way in named
+        )
+
+    def error_of(self, tag: str) -> str:
+        """Why the way that a process has named failed, of several the last one; empty: none was tried."""
+        failed = [way for way in self.all() if tag in way.tags and way.error]
+        return max(failed, key=lambda way: way.failed).error if failed else ""
 
     def names_of(self, endpoint: Endpoint) -> set[str]:
         """Processes that have named this way."""
