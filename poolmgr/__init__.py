@@ -14,7 +14,7 @@ Behind them:
 - ``settings``, ``logs``, ``errors``, ``exceptions``; ``cli``: the command; ``gunicorn``, ``conf``: under gunicorn
 - ``launch``, ``spawn``: how a supervisor is found or started; ``embedded``: the Valkey server if you name none
 - ``kernel``: what Linux says; ``certificates``; what the interpreter needs: ``forklock``, ``gil``, ``lazy``,
-  ``native``, ``threads``
+  ``native``, ``taking``, ``threads``
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import threading
 from types import ModuleType
 
 from poolmgr.native import at_fork
+from poolmgr.taking import taken
 
 logging.getLogger(__name__)
 """Loaded here, though this module logs nothing. A fork also takes logging's own lock, which imports need, and hooks run
@@ -36,9 +37,12 @@ def load(name: str) -> ModuleType:
     """The module of that name, loaded if it has not been."""
     if _ending() and name in _loaded:
         return _loaded[name]
-    with _lock:
-        module = _loaded[name] = importlib.import_module(name)
-    return module
+    for _ in taken(_lock):
+        try:
+            _loaded[name] = importlib.import_module(name)
+        finally:
+            _lock.release()
+    return _loaded[name]
 
 
 TO_CONNECT = ("codecs", "copyreg", "hiredis", "redis.observability.attributes", "warnings")

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from poolmgr import wire
+from poolmgr.taking import tried
 
 _CHUNK = 65536
 
@@ -61,12 +62,13 @@ class Link:
     def flush(self) -> None:
         """Send what is in line, unless another thread is sending: that one looks again before it leaves."""
         while self.pending and not self.blocked:
-            if not self._sending.acquire(blocking=False):
-                return
-            try:
-                self._send()
-            finally:
-                self._sending.release()
+            for free in tried(self._sending):
+                if not free:
+                    return
+                try:
+                    self._send()
+                finally:
+                    self._sending.release()
 
     @property
     def pending(self) -> bool:

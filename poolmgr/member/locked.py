@@ -25,6 +25,7 @@ from poolmgr.member.link import Link
 from poolmgr.member.ports import Bell
 from poolmgr.member.waker import Waker
 from poolmgr.settings import Settings
+from poolmgr.taking import taken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,17 +115,21 @@ class LockedCore:
         me = get_ident()
         if self._owner == me and self._lock.locked():
             raise Interrupted
-        with self._lock:
-            self._owner = me
+        for _ in taken(self._lock):
             try:
-                return work(*args, **kwargs)
+                self._owner = me
+                try:
+                    return work(*args, **kwargs)
+                finally:
+                    out, loop = self.core.out, self.loop
+                    while out and loop is not None:
+                        loop.session.post(out[0])
+                        out.popleft()  # last, so that an exception in between repeats a message and loses none
+                    self._stirred = self.core.dirty
+                    self._owner = 0
             finally:
-                out, loop = self.core.out, self.loop
-                while out and loop is not None:
-                    loop.session.post(out[0])
-                    out.popleft()  # last, so that an exception in between repeats a message and loses none
-                self._stirred = self.core.dirty
-                self._owner = 0
+                self._lock.release()
+        raise AssertionError("the block has run")
 
     def absorb(self) -> None:
         """Under the lock: take in the permits that came back without a socket."""

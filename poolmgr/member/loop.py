@@ -34,6 +34,7 @@ from poolmgr.member.ports import Usage
 from poolmgr.member.session import Session
 from poolmgr.member.waker import Waker
 from poolmgr.native import monotonic
+from poolmgr.taking import taken, tried
 
 log = Log("poolmgr.member")
 
@@ -96,11 +97,14 @@ class Loop:
         functions get none, and a limit of the system may forbid it anywhere."""
         if ending():  # a thread would never run, and its starter would wait for that
             return
-        with self._starting:
-            if not (self._runs or self._stopping or self._left.is_set()):
-                self._thread = thread = threads.make(self._run, "poolmgr-member")
-                if not threads.started(thread):  # not self._thread: a signal handler may have started another one
-                    self._thread = None
+        for _ in taken(self._starting):
+            try:
+                if not (self._runs or self._stopping or self._left.is_set()):
+                    self._thread = thread = threads.make(self._run, "poolmgr-member")
+                    if not threads.started(thread):  # not self._thread: a signal handler may have started another one
+                        self._thread = None
+            finally:
+                self._starting.release()
 
     @property
     def _runs(self) -> bool:
@@ -138,18 +142,21 @@ class Loop:
             False at once if there is a thread, or if another caller does its work.
         """
         self.start()
-        if self._runs or self._stopping or self.over or not self._attending.acquire(blocking=False):
+        if self._runs or self._stopping or self.over:
             return False
-        try:
-            self.serves_in = threading.get_ident()
-            self._wake = min(self._wake, monotonic() + seconds)
-            self._turn()
-        except Exception:
-            log.exception("agent.failed")
-            self._wake = 0.0
-        finally:
-            self.serves_in = 0
-            self._attending.release()
+        for free in tried(self._attending):
+            if not free:
+                return False
+            try:
+                self.serves_in = threading.get_ident()
+                self._wake = min(self._wake, monotonic() + seconds)
+                self._turn()
+            except Exception:
+                log.exception("agent.failed")
+                self._wake = 0.0
+            finally:
+                self.serves_in = 0
+                self._attending.release()
         return True
 
     def leave(self, timeout: float, *, for_good: bool = True) -> None:

@@ -22,6 +22,7 @@ from poolmgr.member.loop import Loop, ending
 from poolmgr.member.permits import ServerPermits
 from poolmgr.member.ports import PoolPort
 from poolmgr.settings import Settings
+from poolmgr.taking import NO_LOCK, taken
 
 GOODBYE = 0.3
 """Seconds that an orderly end of the process may take to close idle connections."""
@@ -131,18 +132,22 @@ def get_member() -> Member:
     global _member
     member = _member
     if member is None or member.over:
-        with contextlib.nullcontext() if ending() else _making:  # at the end a stopped thread may hold it
-            before = _member
-            if before is None or before.over:
-                made = Member(settings.load() if before is None else before.settings, before=before)
-                if _member is before:  # a signal handler may have been here meanwhile
-                    _member = made
-                    if before is not None:
-                        atexit.unregister(_leave_at_exit)
-                    atexit.register(_leave_at_exit)
-                    _leave_with_finalizers()
-            member = _member
-            assert member is not None
+        making = NO_LOCK if ending() else _making
+        for _ in taken(making):
+            try:
+                before = _member
+                if before is None or before.over:
+                    made = Member(settings.load() if before is None else before.settings, before=before)
+                    if _member is before:  # a signal handler may have been here meanwhile
+                        _member = made
+                        if before is not None:
+                            atexit.unregister(_leave_at_exit)
+                        atexit.register(_leave_at_exit)
+                        _leave_with_finalizers()
+                member = _member
+            finally:
+                making.release()
+    assert member is not None
     return member
 
 

@@ -34,9 +34,17 @@ def kept(base: type, shape: Shape, make: Callable[[type, Shape], type]) -> type:
     return made
 
 
+TO_READ_METADATA = (
+    "email.parser", "email.message", "email.iterators", "email._encoded_words",
+    "importlib.metadata._adapters", "importlib.metadata._text",
+)  # fmt: skip
+"""Modules that reading a package's metadata loads. Up to Python 3.13 all but the first come with what loads them."""
+
+
 @functools.cache
 def _driver() -> DriverInfo:
-    load("email.parser")  # reading a package's metadata loads it
+    for name in TO_READ_METADATA:
+        load(name)
     return DriverInfo()
 
 

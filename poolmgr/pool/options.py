@@ -144,7 +144,9 @@ def documented(kind: Kind) -> Kind:
     """Put the options' meanings into the documentation of a class."""
     if kind.__doc__:  # not under -OO
         lines = (f"{name}: {option.meaning}" for name, option in OPTIONS.items())
-        kind.__doc__ = kind.__doc__.replace("OPTIONS", "\n        ".join(lines))
+        before = kind.__doc__.partition("OPTIONS")[0]
+        margin = before[before.rindex("\n") :]  # from Python 3.13 on the compiler takes the common one away
+        kind.__doc__ = kind.__doc__.replace("OPTIONS", margin.join(lines))
     return kind
 
 

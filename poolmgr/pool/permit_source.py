@@ -23,6 +23,7 @@ from poolmgr.native import monotonic
 from poolmgr.pool.endpoints import Way, arguments_of, endpoint_of, is_name, key_of, opens_no_socket
 from poolmgr.pool.membership import Member, outage_error, process_member, tell_failure, tell_nameless
 from poolmgr.pool.names import Found, Name, addresses_of, look_up
+from poolmgr.taking import NO_LOCK, Lock, taken
 
 ending = sys.is_finalizing
 
@@ -320,16 +321,21 @@ class PermitSource:
         key = key_of(address or host, port, path or self._path(pool))
         permits = self._all.get(key)
         if permits is None or self._is_over(permits):
-            with self._lock():
-                permits = self._all.get(key)
-                if permits is None or self._is_over(permits):
-                    member = self._member or process_member()
-                    kind, arguments = pool.connection_class, pool.connection_kwargs
-                    if not isinstance(kind, type):  # a function that makes connections may have its own arguments
-                        kind, arguments = type(connection), arguments_of(connection)
-                    among = self._name is not None and self._name.is_among(host, address)
-                    endpoint = endpoint_of(self._way_of(kind), arguments, host, port, address, among=among)
-                    self._all[key] = permits = member.attach(endpoint, pool)
+            lock = self._lock()
+            for _ in taken(lock):
+                try:
+                    permits = self._all.get(key)
+                    if permits is None or self._is_over(permits):
+                        member = self._member or process_member()
+                        kind, arguments = pool.connection_class, pool.connection_kwargs
+                        if not isinstance(kind, type):  # a function that makes connections may have its own arguments
+                            kind, arguments = type(connection), arguments_of(connection)
+                        among = self._name is not None and self._name.is_among(host, address)
+                        endpoint = endpoint_of(self._way_of(kind), arguments, host, port, address, among=among)
+                        self._all[key] = permits = member.attach(endpoint, pool)
+                finally:
+                    lock.release()
+            assert permits is not None
         return permits
 
     def renew(self, key: str) -> None:
@@ -348,14 +354,15 @@ class PermitSource:
         if endpoint != known and endpoint.key == key:
             permits.renew(endpoint)
 
-    def _lock(self) -> Any:
+    def _lock(self) -> Lock:
         """Guards that a pool is attached to a server once. Made when first needed: after gevent has
         patched, and again after a fork. Held while the member starts, so a release never takes it;
         reentrant, since a signal handler may use the pool meanwhile. At the interpreter's end a stopped
         thread may hold it, and only one thread runs."""
         if ending():
-            return contextlib.nullcontext()
-        return self.__dict__.setdefault("_attaching", threading.RLock())
+            return NO_LOCK
+        lock: Lock = self.__dict__.setdefault("_attaching", threading.RLock())
+        return lock
 
     def _is_over(self, permits: Permits) -> bool:
         """Whether their membership has ended, and the process can join again."""

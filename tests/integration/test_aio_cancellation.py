@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -263,5 +264,6 @@ def test_the_walker_finds_what_redis_py_does_wrong(filled: RedisServer):
 
     count, wrong = run("asyncio", walk(make, get, check))
     assert count > 3
-    assert any("swallowed" in one for one in wrong), wrong
+    if sys.version_info < (3, 12):
+        assert any("swallowed" in one for one in wrong), wrong
     assert any("another database" in one for one in wrong), wrong

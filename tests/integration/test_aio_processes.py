@@ -13,6 +13,9 @@ from tests.walker import LOOPS
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
 
+FORKED = "is multi-threaded, use of fork() may lead to deadlocks in the child."
+"""docs/limits.md says what that is about."""
+
 BUDGET = 4
 OBSERVERS = 2
 
@@ -31,8 +34,10 @@ def run(server: RedisServer, name: str, loop: str, budget: int = BUDGET) -> None
         cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
-    # uvloop's loops warn at their end of what they still have; only the application can help that.
+    # uvloop's loops warn at their end of what they still have, and Python from 3.12 on of a fork in a process with
+    # threads; only the application can help that.
     said = [line for line in done.stderr.splitlines() if "Warning" in line or "Traceback" in line or "Error" in line]
+    said = [line for line in said if not line.endswith(FORKED)]
     if loop == "uvloop":
         said = [line for line in said if "unclosed resource <TCPTransport" not in line]
     assert said == [], done.stderr

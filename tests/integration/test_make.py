@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,9 @@ def test_one_that_was_killed_half_way_is_made_anew(tmp_path, fake):
 
 
 def test_one_that_somebody_made_is_used_as_it_is(tmp_path):
-    (tmp_path / "v" / "bin").mkdir(parents=True)
-    (tmp_path / "v" / "bin" / "python").symlink_to(sys.executable)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "v")], check=True, timeout=100)
+    (packages,) = (tmp_path / "v").glob("lib/python*/site-packages")
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))  # pip is there
     assert venv(tmp_path / "v", sys.executable).returncode == 0
     assert (tmp_path / "v" / ".whole").exists()
 

@@ -36,7 +36,7 @@ class Struck(BaseException):
 def finalizing(frame: FrameType | None) -> bool:
     """Whether an exception here would be swallowed by the interpreter."""
     while frame is not None:
-        if frame.f_code.co_name in ("__del__", "gone", "on_lost"):
+        if frame.f_code.co_name in ("__del__", "gone", "on_lost", "<genexpr>"):  # the last one while it is closed
             return True
         frame = frame.f_back
     return False
@@ -60,24 +60,29 @@ class At:
         """For each call. What it finds holds for all instructions of a frame, and there are millions of these."""
         if self.struck or not frame.f_code.co_filename.startswith(self.where) or finalizing(frame):
             return None
+        frame.f_trace = self.instruction  # from Python 3.13 on the next line does nothing without this one
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self.instruction
 
     def instruction(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode" and not self.struck and (self.where == OURS or self.looks_for_signals(frame)):
+        if event == "opcode" and not self.struck and self.strikes_at(frame):
             self.left -= 1
             if self.left <= 0:
                 self.struck = True
                 self.strike()
         return self.instruction
 
-    def looks_for_signals(self, frame: FrameType) -> bool:
-        before = self.last.get(id(frame), "")
-        self.last[id(frame)] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        return before.startswith(("CALL", "RESUME"))
+    def strikes_at(self, frame: FrameType) -> bool:
+        """In the pool's code anywhere but between two steps of a ``for``: :mod:`poolmgr.taking` relies on that."""
+        before, now = self.last.get(id(frame), ""), dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        if before == "FOR_ITER" and now in ("STORE_FAST", "NOP"):
+            return False
+        self.last[id(frame)] = now
+        return self.where == OURS or before.startswith(("CALL", "RESUME"))
 
     def __enter__(self) -> At:
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for this only here
         sys.settrace(self.trace)
         return self
 

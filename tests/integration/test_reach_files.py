@@ -1,7 +1,7 @@
 """What one client was given cannot be used: only that client's calls fail, and the file is named.
 
-``localhost`` leads to ::1 first and to 127.0.0.1 then, as Debian's ``/etc/hosts`` has it, and the server listens by IPv4
-only.
+``localhost`` leads to ::1 first and to 127.0.0.1 then, as Debian's ``/etc/hosts`` has it, and the server listens by
+IPv4 only.
 """
 
 from __future__ import annotations

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from tests.helpers import ROOT
 
-LEFT_OUT = {"nodejs", "npm"}
-"""What CI installs and a root does not have: npm fetches packages while the tests run, and there is no network then."""
-
-ALWAYS = ("python3", "python3-dev", "git", "ca-certificates", "netbase", "libffi-dev")
+ALWAYS = ("python3", "python3-dev", "git", "ca-certificates", "netbase", "libffi-dev", "dbus")
+"""What a root has beside what CI installs: what every installed system has, and what wheels are built with."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class System:
     @property
     def packages(self) -> tuple[str, ...]:
         """What is installed in it beside its base: the programs that CI installs here, and the servers."""
-        return tuple(sorted({*ALWAYS, *ci_packages(), *self.servers} - LEFT_OUT))
+        return tuple(sorted({*ALWAYS, *ci_packages(), *self.servers}))
 
 
 SYSTEMS = {

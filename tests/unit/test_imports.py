@@ -14,14 +14,14 @@ ALL = "from poolmgr import ConnectionPool, ConnectionPoolTimeoutError, get_clien
 
 MEASURE = """if True:
     import json, resource, time
-    start = time.process_time()
-    import redis
     def memory():
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()
+    start, empty = time.process_time(), memory()
+    import redis
     before, size = time.process_time(), memory()
     {code}
-    print(json.dumps([before - start, time.process_time() - before, memory() - size]))"""
+    print(json.dumps([before - start, time.process_time() - before, size - empty, memory() - size]))"""
 
 
 def outside(code: str) -> set[str]:
@@ -43,7 +43,12 @@ def test_importing_it_starts_nothing():
     assert python(count.format(ALL)).stdout == python(count.format("import redis")).stdout
 
 
-def test_it_costs_at_most_30_ms_and_3_mb_more_than_redis(tmp_path):
+MOST = {(3, 11): 0.15, (3, 12): 0.15, (3, 13): 0.175}
+"""How much of the memory that redis takes (20 to 24 MB) ours may take. The same modules take 13.6 % in Python 3.11,
+13.3 % in 3.12, 15.8 % in 3.13 and 18.5 % in 3.14: 2.8 to 4.4 MB, msgspec included."""
+
+
+def test_it_costs_at_most_30_ms_and_a_fifth_of_redis_s_memory(tmp_path):
     """CPU time and resident memory, the medians of several fresh processes with their bytecode written.
 
     On a machine that takes longer for redis itself than a tenth of a second the time is judged by that.
@@ -52,9 +57,9 @@ def test_it_costs_at_most_30_ms_and_3_mb_more_than_redis(tmp_path):
     code = MEASURE.replace("{code}", ALL)
     python(code, environ=cached)
     found = [json.loads(python(code, environ=cached).stdout) for _ in range(5)]
-    redis, ours, size = (sorted(column)[2] for column in zip(*found, strict=True))
+    redis, ours, whole, size = (sorted(column)[2] for column in zip(*found, strict=True))
     assert ours <= max(0.030, 0.3 * redis), found
-    assert size <= 3_000_000, found
+    assert size <= MOST.get(sys.version_info[:2], 0.2) * whole, found
 
 
 @pytest.mark.parametrize("module", ["poolmgr.supervisor.supervisor", "poolmgr.supervisor.__main__", "poolmgr.cli.app"])

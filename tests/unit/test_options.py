@@ -28,10 +28,11 @@ def test_a_constructor_takes_them_all_with_their_types_and_defaults(pool: type) 
 
 @pytest.mark.parametrize("pool", [poolmgr.ConnectionPool])
 def test_a_constructor_documents_them_all(pool: type) -> None:
-    assert pool.__doc__ is not None
+    shown = inspect.getdoc(pool)
+    assert shown is not None
     for name, option in OPTIONS.items():
-        assert f"\n        {name}: {option.meaning}\n" in pool.__doc__
-    assert "OPTIONS" not in pool.__doc__
+        assert f"\n    {name}: {option.meaning}\n" in shown
+    assert "OPTIONS" not in shown
 
 
 def test_the_environment_has_the_same_defaults() -> None:
