@@ -12,6 +12,7 @@ It refuses
 - commands that administer or endanger the server: with the flag ``admin``, and the few of :data:`ENDANGERS`;
 - commands that may block forever and whose timeout is not known here (:mod:`worker.timeouts`);
 - the few commands of :data:`REPEATING` and :data:`DRAWING`, if an argument says how long their reply is;
+- those of :data:`ECHOING`, if an argument has a line break;
 - with the read-only token: all commands but those that the table marks ``readonly`` and neither ``@scripting``,
   ``@dangerous`` nor ``@admin``, and the few of :data:`HARMLESS`.
 """
@@ -62,6 +63,9 @@ REPEATING = frozenset(("srandmember", "hrandfield", "zrandmember"))
 
 DRAWING = frozenset(("lolwut",))
 """Their arguments say how much they draw: a few words cost 25 MB and a third of a second of the server's time."""
+
+ECHOING = frozenset(("function|list",))
+"""Valkey's errors repeat an argument of these with its line breaks, and what follows one would be another reply."""
 
 _REPEATS = re.compile(rb"-[1-9][0-9]{0,3}")
 """Negative counts that are allowed. Servers take no blank, no plus and no zero before a number here."""
@@ -159,6 +163,8 @@ class Policy:
             return Refused("ERR value is out of range: a negative count is from -1 to -9999 here")
         if rule.name in DRAWING and len(sent) > 1:
             return Refused(f"ERR '{_title(rule)}' takes no arguments here: they say how long its reply is")
+        if rule.name in ECHOING and any(b"\r" in word or b"\n" in word for word in command[rest:]):
+            return Refused(f"ERR an argument of '{_title(rule)}' has no line break here: the server would repeat it")
         return Allowed(sent, kills=rule.name in KILLS)
 
     # ---- before any caller comes -----------------------------------------------------------------

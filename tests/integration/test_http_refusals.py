@@ -293,6 +293,19 @@ def test_no_picture_is_as_large_as_a_number_says(caller, words):
     assert app.ask("LOLWUT", token=READER).status_code == 200
 
 
+@pytest.mark.parametrize("break_", ["\n", "\r", "\r\n*1\r\n$8\r\nFLUSHALL\r\n"])
+def test_no_argument_is_read_as_another_reply(caller, break_):
+    """Valkey repeats an argument of FUNCTION LIST in its error as it is."""
+    app, server = caller
+    before = calls(server)
+    answer = app.ask("FUNCTION", "LIST", f"a{break_}b", "u")
+    assert answer.status_code == 400 and "line break" in answer.json["error"], answer.text
+    assert not ran(server, before) - OWN
+    assert app.ask("FUNCTION", "LIST", "LIBRARYNAME", "a*").json == {"result": []}
+    assert "nknown argument" in app.ask("FUNCTION", "LIST", "other").json["error"]
+    assert app.pool.stats().created == 1
+
+
 # ---- a script that does not end ----------------------------------------------------------------
 
 
