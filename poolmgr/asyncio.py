@@ -5,5 +5,6 @@ from __future__ import annotations
 from poolmgr.pool.aio.default import get_client, get_pool
 from poolmgr.pool.aio.lifespan import lifespan
 from poolmgr.pool.aio.pool import ConnectionPool
+from poolmgr.pool.aio.sentinel import SentinelConnectionPool
 
-__all__ = ["ConnectionPool", "get_client", "get_pool", "lifespan"]
+__all__ = ["ConnectionPool", "SentinelConnectionPool", "get_client", "get_pool", "lifespan"]

@@ -40,15 +40,16 @@ def running_server(**options: Any) -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def running_sentinel(server: RedisServer) -> Iterator[int]:
-    """A Sentinel that watches the server as ``main``; its port."""
+def running_sentinel(server: RedisServer, *lines: str, binary: str = "") -> Iterator[int]:
+    """A Sentinel that watches the server as ``main``, with further lines of configuration; its port."""
     directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
     port = free_port()
-    (directory / "sentinel.conf").write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {directory}\nsentinel monitor main 127.0.0.1 {server.port} 1\n"
-    )
+    own = [
+        f"port {port}", "bind 127.0.0.1", f"dir {directory}", f"sentinel monitor main 127.0.0.1 {server.port} 1",
+    ]  # fmt: skip
+    (directory / "sentinel.conf").write_text("\n".join([*own, *lines, ""]))
     process = subprocess.Popen(
-        [server_binary(), str(directory / "sentinel.conf"), "--sentinel"],
+        [binary or server_binary(), str(directory / "sentinel.conf"), "--sentinel"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -155,9 +156,10 @@ def warm(pool: ConnectionPool, count: int) -> None:
 
 def permits(pool: ConnectionPool) -> FakePermits:
     """The fake permits behind a pool."""
-    member = pool._origin._member
-    assert isinstance(member, FakeMember)
-    return member.only
+    assert isinstance(pool._origin._member, FakeMember)
+    (found,) = pool._origin.known  # the member may also have those of Sentinels
+    assert isinstance(found, FakePermits)
+    return found
 
 
 def client_of(pool: ConnectionPool) -> redis.Redis:

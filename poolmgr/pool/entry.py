@@ -45,6 +45,8 @@ class PoolEntry:
     """Why it must be closed when it comes back; empty: it need not."""
     _expires: float = float("inf")
     _owed: int = 0
+    _refused: Any = None
+    """Why there was no permit for a replica, while others are tried (:mod:`poolmgr.pool.sentinels`)."""
     _draws: Any = None
     """The permits it draws on; the pool's release reads their surplus."""
     _trace: Any = None

@@ -255,8 +255,8 @@ class PermitSource:
         while True:
             permit = self.drawn(connection, place)
             if permit is None:
-                pool, permits = self._pool(), connection._draws
-                permit = permits.wait(PATIENCE if pool is None else pool.timeout)
+                permits = connection._draws
+                permit = permits.wait(self.patience(connection))
                 if permit is None:
                     self.must_be_over(permits)
                     continue
@@ -277,6 +277,13 @@ class PermitSource:
                 return prepared
             prepared.gone()
         return permits.take()
+
+    def patience(self, connection: Any) -> float | None:
+        """How long a connection waits for a permit that others hold."""
+        if connection._refused is not None:
+            return 0.0  # it has waited before another one of its servers
+        pool = self._pool()
+        return PATIENCE if pool is None else pool.timeout
 
     def attached(self, connection: Any, place: Any = None) -> Permits:
         """The permits of the address to which a connection is about to go. Unless :meth:`is_attached` it may block: the

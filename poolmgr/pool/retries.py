@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.backoff import AbstractBackoff
 
+from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.native import monotonic
 
 
@@ -34,8 +35,9 @@ class Deadline:
         return retry
 
     def _raise_late(self, last: list[Exception]) -> None:
-        """Let no attempt begin after the deadline, if one has failed."""
-        if last and monotonic() >= self._deadline:
+        """Let no attempt begin after the deadline, if one has failed; nor after a refused permit, for which it has
+        waited as long as it may."""
+        if last and (isinstance(last[0], ConnectionPoolTimeoutError) or monotonic() >= self._deadline):
             raise last[0]
 
     def __getattr__(self, name: str) -> Any:

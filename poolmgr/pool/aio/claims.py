@@ -8,7 +8,7 @@ from typing import Any
 from poolmgr.member.ports import Permit, Permits
 from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.parker import TaskParker
-from poolmgr.pool.permit_source import PATIENCE, PermitSource
+from poolmgr.pool.permit_source import PermitSource
 
 STEP = 0.005
 """Seconds between two turns of a member that has no thread and works in its callers'."""
@@ -29,8 +29,8 @@ async def claim(source: PermitSource, connection: Any, place: Any = None) -> Per
         permit = source.drawn(connection, place)
         if permit is not None:
             return permit
-        pool, permits = source.pool, connection._draws
-        permit = await _wait(permits, PATIENCE if pool is None else pool.timeout)
+        permits = connection._draws
+        permit = await _wait(permits, source.patience(connection))
         if permit is not None:
             return permit
         source.must_be_over(permits)

@@ -16,9 +16,11 @@ from redis.asyncio.connection import (
     SSLConnection as RedisSSLConnection,
     UnixDomainSocketConnection as RedisUnixConnection,
 )
+from redis.asyncio.sentinel import SentinelManagedConnection
 
 from poolmgr.pool.aio.connection import Pooled
 from poolmgr.pool.aio.counted import Counted
+from poolmgr.pool.aio.managed import ReadsThroughSentinel, ThroughSentinel
 from poolmgr.pool.aio.overrides import dials_its_own_way, is_quick
 from poolmgr.pool.aio.replies import Quick
 from poolmgr.pool.aio.sockets import Ended, Tcp, Unix
@@ -35,6 +37,14 @@ class _Counted(Counted, Pooled):
     """For all others."""
 
     _together = False
+
+
+class _QuickManaged(ReadsThroughSentinel, _Quick):
+    """Through Sentinel."""
+
+
+class _CountedManaged(ThroughSentinel, _Counted):
+    """Through Sentinel."""
 
 
 class _Shape(NamedTuple):
@@ -76,6 +86,8 @@ def _made(base: type, shape: _Shape) -> type:
     if not shape.own_way:
         behind = (Tcp,) if issubclass(base, RedisConnection) else (Unix,)
         members["_prepare"] = behind[0]._prepare
+    if issubclass(base, SentinelManagedConnection):
+        front = _QuickManaged if shape.quick else _CountedManaged
     bases = (front, *behind, Ended) if base in (RedisConnection, RedisUnixConnection) else (front, base, *behind, Ended)
     return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(members))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import redis.asyncio.connection
+import redis.asyncio.sentinel
+from redis.asyncio.sentinel import SentinelManagedConnection
 
 from poolmgr.pool.endpoints import Way
 from poolmgr.pool.entry import PoolEntry
@@ -22,6 +24,7 @@ REPLACED = (
 """Methods that the quick path leaves out, or calls in another order."""
 
 _CODES = codes(redis.asyncio.connection.AbstractConnection, REPLACED, redis.asyncio.connection)
+_SENTINEL = codes(SentinelManagedConnection, ("read_response",), redis.asyncio.sentinel)
 _DIAL: dict[type, Any] = {
     owner: codes(owner, ("_connect",), redis.asyncio.connection).get("_connect")
     for owner in (redis.asyncio.connection.Connection, redis.asyncio.connection.UnixDomainSocketConnection)
@@ -29,8 +32,11 @@ _DIAL: dict[type, Any] = {
 
 
 def is_quick(connection_class: type) -> bool:
-    """Whether it sends and reads as redis-py does."""
-    return all(unchanged(getattr(connection_class, name, None), _CODES.get(name, codes)) for name in REPLACED)
+    """Whether it sends and reads as redis-py does, through Sentinel or not."""
+    own = _CODES
+    if issubclass(connection_class, SentinelManagedConnection):
+        own = {**_CODES, **_SENTINEL}
+    return all(unchanged(getattr(connection_class, name, None), own.get(name, codes)) for name in REPLACED)
 
 
 def dials_its_own_way(connection_class: type) -> bool:

@@ -122,7 +122,7 @@ class ConnectionPool(RedisInterface):
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
             self._usual = None  # there are other listeners
         self._watched = bool(leak_after or self.hooks.checked_out)
-        self._strict = self._usual is None
+        self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
     @classmethod

@@ -111,6 +111,10 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         """A connection object, not connected and not one of the pool's."""
         return create(self.connection_class, self.connection_kwargs)
 
+    def owns_connection(self, connection: Any) -> bool:
+        """Whether a connection that comes back may be used again, for all that is known of its address."""
+        return True
+
     # ---- operations on all connections -----------------------------------------------------------
 
     async def disconnect(self, inuse_connections: bool = True) -> None:

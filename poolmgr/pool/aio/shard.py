@@ -165,6 +165,10 @@ class Shard(BasePool):
     def _end(self, connection: Any) -> None:
         finish(connection.disconnect())
 
+    def owns_connection(self, connection: Any) -> bool:
+        pool = self.home()
+        return super().owns_connection(connection) and (pool is None or bool(pool.owns_connection(connection)))
+
     def _give_back(self, connection: Any) -> None:
         if connection._loan:
             connection._loan.pop()

@@ -5,5 +5,5 @@
 - How a thread waits for a connection: ``waiting``; how one is opened: ``connector``, ``retries``.
 - A connection: ``connection``; its socket, its greeting, its replies: ``sockets``, ``handshake``, ``replies``.
 - Which class a pooled connection has: ``derivation``, ``overrides``; for a user's own class: ``overridden``,
-  ``adapters``.
+  ``adapters``; for one through Sentinel: ``managed``.
 """

@@ -16,12 +16,14 @@ from redis.connection import (
     SSLConnection as RedisSSLConnection,
     UnixDomainSocketConnection as RedisUnixConnection,
 )
+from redis.sentinel import SentinelManagedConnection
 
 from poolmgr.pool.derived import kept, with_driver
 from poolmgr.pool.endpoints import opens_no_socket
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync.adapters import Bare, Cached
 from poolmgr.pool.sync.connection import Pooled
+from poolmgr.pool.sync.managed import ThroughSentinel
 from poolmgr.pool.sync.overridden import Before, Behind
 from poolmgr.pool.sync.overrides import (
     asks_its_own_way,
@@ -123,6 +125,8 @@ def _made(base: type, shape: _Shape) -> type:
             behind = (Unix,)
         bases = (front, *behind) if base in (RedisConnection, RedisUnixConnection) else (front, base, *behind)
         bases += (Ended, Behind) if front is _Plain else (Ended,)
+        if issubclass(base, SentinelManagedConnection):
+            bases = (ThroughSentinel, *bases)
         if eager:
             bases = (_Eager, *bases)
     return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(members))
