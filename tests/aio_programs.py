@@ -208,6 +208,58 @@ def one_pool_in_several_loops_at_once(loop: str) -> None:
     assert wrong == [], wrong
 
 
+def two_loops_and_threads_share_what_there_is(loop: str) -> None:
+    """Each wants all of it, all the time; none of them starves, and none waits long."""
+    threads = poolmgr.ConnectionPool.from_url(URL, timeout=20)
+    ready, ends = threading.Barrier(4), [0.0]
+    turns: Counter[str] = Counter()
+    waits: dict[str, list[float]] = {"threads": [], "a": [], "b": []}
+
+    def begin() -> None:
+        ready.wait()
+        ends[0] = ends[0] or time.monotonic() + 6
+
+    async def use(name: str) -> None:
+        async def one() -> None:
+            while time.monotonic() < ends[0]:
+                began = time.monotonic()
+                async with AT_IMPORT.connection():
+                    waits[name].append(time.monotonic() - began)
+                    await asyncio.sleep(0.01)
+
+        begin()
+        await asyncio.gather(*(one() for _ in range(6)))
+
+    def use_threads() -> None:
+        def one() -> None:
+            while time.monotonic() < ends[0]:
+                began = time.monotonic()
+                with threads.connection():
+                    waits["threads"].append(time.monotonic() - began)
+                    time.sleep(0.01)
+
+        begin()
+        users = [threading.Thread(target=one) for _ in range(6)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+
+    sides = [threading.Thread(target=run, args=(loop, use(name))) for name in "ab"]
+    sides.append(threading.Thread(target=use_threads))
+    for side in sides:
+        side.start()
+    begin()
+    for side in sides:
+        side.join()
+    turns.update({name: len(found) for name, found in waits.items()})
+    worst = {name: round(max(found), 3) for name, found in waits.items()}
+    middle = {name: round(sorted(found)[len(found) // 2], 3) for name, found in waits.items()}
+    assert min(turns.values()) * 16 > max(turns.values()), (turns, worst, middle)
+    assert max(middle.values()) < 0.25, (turns, worst, middle)
+    threads.close()
+
+
 def many_short_loops(loop: str) -> None:
     """As asgiref's async_to_sync makes them."""
     client = redis.asyncio.Redis(connection_pool=AT_IMPORT)

@@ -15,20 +15,18 @@ exception struck between a decision and its effect, the waiter may never be woke
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from redis.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
 from poolmgr import settings, threads
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs.journal import Log
-from poolmgr.member.ports import Usage
+from poolmgr.member.ports import Permit, Usage
 from poolmgr.native import monotonic
 from poolmgr.pool import admission, housekeeping
 from poolmgr.pool.endpoints import Way, opens_no_socket
@@ -38,7 +36,7 @@ from poolmgr.pool.options import Options
 from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.queue import Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.refusal import refused
-from poolmgr.pool.stats import Hooks, Stats
+from poolmgr.pool.stats import Stats, snapshot
 from poolmgr.wire import Counters
 
 log = Log("poolmgr.pool")
@@ -80,11 +78,7 @@ class BasePool(Host):
         self._origin = PermitSource(self, member, way_of)
         housekeeping.restart_counting(self)
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
-        self.name = options.name or f"pool-{secrets.token_hex(3)}"
-        self.timeout = options.timeout
-        for name in ("max_waiting", "idle_timeout", "max_lifetime", "order", "max_reply", "leak_after"):
-            setattr(self, name, getattr(options, name))
-        self.hooks = options.hooks or Hooks()
+        options.settle_on(self)
         self._watched = bool(self.leak_after or self.hooks.checked_out)
 
     @staticmethod
@@ -133,7 +127,7 @@ class BasePool(Host):
                 be the garbage collector's); else the head of the queue wakes to do it.
         """
         core, owner = self._core, self._owner
-        take = self._origin.take if may_open else None
+        take = self._take if may_open else None
         tickets: list[Ticket] = []
         me: float | None = None
         self._dirty = True
@@ -163,6 +157,12 @@ class BasePool(Host):
             raise
         while tickets:
             self._open(tickets.pop())
+
+    def _take(self) -> Permit | None:
+        return self._origin.take()
+
+    def _due(self, now: float) -> float:
+        return self._core.due(now)
 
     # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) ---------------------------
 
@@ -298,16 +298,7 @@ class BasePool(Host):
 
     def stats(self) -> Stats:
         """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
-        core = self._core
-        return Stats(
-            in_use=core.lent,
-            idle=len(core.idle),
-            opening=len(core.opening),
-            waiting=core.waiting,
-            max_connections=None if core.ceiling >= UNBOUNDED else core.ceiling,
-            longest_held=housekeeping.longest(self)[0],
-            **msgspec.structs.asdict(self.counters()),
-        )
+        return snapshot([self._core], self._core.ceiling, housekeeping.longest(self)[0], self.counters())
 
     def _state_in_words(self) -> str:
         core = self._core

@@ -14,11 +14,13 @@ from redis.observability.attributes import ConnectionState
 
 from poolmgr.pool.permit_source import PermitSource
 from poolmgr.pool.queue import PoolCore, Ticket, Waiter
-from poolmgr.pool.stats import Hooks, Tally
+from poolmgr.pool.stats import UNBOUNDED, Hooks, Stats, Tally
 
-UNBOUNDED, UNSHARED = 2**31, 100
-"""``max_connections`` of a pool that only the budget bounds; of one that no budget bounds, as in redis-py's pools
-(``redis.connection.ConnectionPool``, 8.1)."""
+UNSHARED = 100
+"""``max_connections`` of a pool that no budget bounds, as in redis-py's pools (``redis.connection.ConnectionPool``,
+8.1)."""
+
+__all__ = ["UNBOUNDED", "UNSHARED", "Host"]
 
 
 class Host:
@@ -53,12 +55,16 @@ class Host:
     _misdirected_by: str
     """The error reply that said so; empty once it is logged."""
 
+    max_connections: Any
+    """This pool's own ceiling, for all its parts together."""
     connection_class: Any
     connection_kwargs: dict[str, Any]
 
     # Methods, of BasePool or of the flavour.
     _advance: Callable[..., None]
     """Let the core do all it can for the queue; with ``may_open=False`` open no connection, as in a release."""
+    _due: Callable[[float], float]
+    """Seconds until the head of the queue should look for itself."""
     _open: Callable[[Ticket], None]
     """Open a connection for the queue, in the background. Does not block."""
     _end: Callable[[Any], None]
@@ -71,6 +77,8 @@ class Host:
     """All connections, lent and idle."""
     _lent: Callable[[], set[Any]]
     """Connections out with callers."""
+    stats: Callable[[], Stats]
+    """Of the whole pool, where it has parts."""
     owns_connection: Callable[[Any], bool]
     """Whether the connection was made in the pool's present process."""
     _call: Callable[..., None]

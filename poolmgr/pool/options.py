@@ -8,6 +8,7 @@ and with the environment's variables.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -130,6 +131,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, arguments: Mapping[str, Any]) -> Options:
         """The options among the arguments of a constructor."""
         return cls(**{name: arguments[name] for name in OPTIONS})
+
+    def settle_on(self, pool: Any) -> None:
+        """Set what a pool keeps as attributes of the same name: all but its size, which has its own places."""
+        for name in ("timeout", "max_waiting", "max_reply", "idle_timeout", "max_lifetime", "order", "leak_after"):
+            setattr(pool, name, getattr(self, name))
+        pool.name = self.name or f"pool-{secrets.token_hex(3)}"
+        pool.hooks = self.hooks or Hooks()
 
 
 OPTIONS: dict[str, Option] = {field.name: get_args(field.type)[1] for field in msgspec.structs.fields(Options)}

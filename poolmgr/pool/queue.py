@@ -129,6 +129,9 @@ class Waiter:
 
     __slots__ = ("_fate", "since", "wake")
 
+    elsewhere = False
+    """It stands for callers of another queue."""
+
     def __init__(self, since: float, wake: Callable[[], None]) -> None:
         self.since = since
         self.wake = wake
@@ -213,7 +216,7 @@ class PoolCore:
     @property
     def waiting(self) -> int:
         """Callers in the queue whose fate is undecided."""
-        return sum(1 for waiter in tuple(self.queue) if waiter.fate is None)
+        return sum(1 for waiter in tuple(self.queue) if waiter.fate is None and not waiter.elsewhere)
 
     def tickets(self) -> list[Ticket]:
         """All living tickets."""
@@ -236,6 +239,11 @@ class PoolCore:
         if not self.queue:
             self.starved = False
         self.queue.append(waiter)
+
+    def insert(self, waiter: Waiter) -> None:
+        """One that stands for callers of another queue comes to the place that its age gives it; advance afterwards."""
+        older = sum(1 for other in tuple(self.queue) if other.since <= waiter.since)
+        self.queue.insert(older, waiter)
 
     def leave(self, waiter: Waiter) -> Fate:
         """A caller leaves. It must give back what it was given meanwhile, if anything."""
@@ -376,11 +384,14 @@ class PoolCore:
             yield from self._warm(now, take)
 
     def is_head(self, waiter: Waiter) -> bool:
-        """Whether a waiter is the next to be served."""
+        """Whether a waiter is the next of this queue's own to be served."""
         try:
-            return self.queue[0] is waiter
+            first = self.queue[0]
         except IndexError:
             return False
+        if first.elsewhere:
+            return next((other for other in tuple(self.queue) if not other.elsewhere), None) is waiter
+        return first is waiter
 
     def held_up_by(self, waiter: Waiter) -> Literal["others", "permit", "connecting"]:
         """What a waiter waits for, if it is not served now: a connection that others hold, a permit for one more, or

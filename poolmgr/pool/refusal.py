@@ -5,7 +5,7 @@ from __future__ import annotations
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core.bounds import SERVER, SUPERVISOR, Cause
 from poolmgr.member.ports import Shortage
-from poolmgr.pool.host import UNBOUNDED, Host
+from poolmgr.pool.host import Host
 from poolmgr.pool.housekeeping import longest
 
 
@@ -21,7 +21,7 @@ def why(pool: Host, cause: Cause) -> Shortage:
     if core.size >= core.ceiling:
         return Shortage(
             "pool",
-            f"all {core.ceiling} connections that max_connections allows are in use",
+            f"all {pool.max_connections} connections that max_connections allows are in use",
             "Raise the pool's max_connections (or set REDIS_POOL_MAX_CONNECTIONS)",
         )
     permits = pool._origin.attach()
@@ -33,12 +33,12 @@ def why(pool: Host, cause: Cause) -> Shortage:
 
 
 def too_late(pool: Host, shortage: Shortage, seconds: float) -> ConnectionPoolTimeoutError:
-    core = pool._core
+    now = pool.stats()
     held, by = longest(pool)
     sentences = [
         f"no connection from pool {pool.name!r} within {seconds:.3g} s: {shortage.text}",
-        f"This pool: {core.lent} in use, {len(core.idle)} idle, {len(core.opening)} opening, {core.waiting} waiting"
-        + ("" if core.ceiling == UNBOUNDED else f", max_connections {core.ceiling}"),
+        f"This pool: {now.in_use} in use, {now.idle} idle, {now.opening} opening, {now.waiting} waiting"
+        + ("" if now.max_connections is None else f", max_connections {now.max_connections}"),
         f"Longest checkout: {held:.3g} s{by}" if held else "",
         shortage.remedy,
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from poolmgr.pool.queue import PoolCore
 from poolmgr.wire import WAIT_BOUNDS, Counters
 
 
@@ -48,6 +49,23 @@ class Stats(msgspec.Struct, frozen=True):
     connect_errors: int
     leaks: int
     longest_held: float
+
+
+UNBOUNDED = 2**31
+"""``max_connections`` of a pool that only the budget bounds."""
+
+
+def snapshot(cores: Sequence[PoolCore], ceiling: int, longest_held: float, counters: Counters) -> Stats:
+    """A pool, or its parts together."""
+    return Stats(
+        in_use=sum(core.lent for core in cores),
+        idle=sum(len(core.idle) for core in cores),
+        opening=sum(len(core.opening) for core in cores),
+        waiting=sum(core.waiting for core in cores),
+        max_connections=None if ceiling >= UNBOUNDED else ceiling,
+        longest_held=longest_held,
+        **msgspec.structs.asdict(counters),
+    )
 
 
 REASONS = {

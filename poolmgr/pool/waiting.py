@@ -71,7 +71,7 @@ class Caller:
         cause = self._cause
         pause = min(left, SLICE if cause == OTHERS else SOON if cause != ANSWER else AT_ONCE)
         if core.is_head(waiter):
-            pause = min(pause, core.due(now))
+            pause = min(pause, self._pool._due(now))
         self._waited = True
         return max(0.0, pause)
 

@@ -72,6 +72,11 @@ def test_one_pool_in_several_loops_at_once(server: RedisServer, loop: str):
     run(server, "one_pool_in_several_loops_at_once", loop)
 
 
+def test_two_loops_and_threads_share_what_there_is(redis_server: Servers, loop: str):
+    server = redis_server(port=free_port(), maxclients=7 + OBSERVERS)
+    run(server, "two_loops_and_threads_share_what_there_is", loop, budget=7)
+
+
 def test_many_short_loops(server: RedisServer, loop: str):
     run(server, "many_short_loops", loop)
 

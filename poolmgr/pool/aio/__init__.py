@@ -2,7 +2,8 @@
 
 - The pool as users have it: ``pool``, ``lease``, ``default``, ``lifespan``, ``sentinel``; redis-py's interface on top
   of it: ``redis_interface``.
-- Its part in one event loop: ``shard``. How a task waits: ``waiting``, ``claims``, ``parker``.
+- Its part in one event loop: ``shard``; the parts together: ``shards``; what one loop gets of another: ``errand``.
+- How a task waits: ``waiting``, ``claims``, ``parker``.
 - How connections are opened, looked at and taken back: ``connector``, ``retries``.
 - A connection: ``connection``; its socket, its bytes, its replies: ``sockets``, ``stream``, ``replies``, ``parser``,
   ``handshake``; of a class that sends or reads in its own way: ``counted``.

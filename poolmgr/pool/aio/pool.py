@@ -7,16 +7,13 @@ waits and how an event loop connects. The paths:
   not suspend, so no other task runs and no cancellation comes in between.
 - **Cold** (:meth:`ConnectionPool._checkout`): the task queues, and waits for its fate.
 
-Each loop in which the pool is used has its own :class:`~poolmgr.pool.aio.shard.Shard`. The member knows the pool only:
-what it asks is asked of all shards together. A loop that is closed without a goodbye is found at the next look.
-
-More than 400 lines: what redis-py, the member and users call on a pool is one class, and half of it are their words.
+Each loop in which the pool is used has its own :class:`~poolmgr.pool.aio.shard.Shard`; :mod:`poolmgr.pool.aio.shards`
+asks them together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from typing import Any
 
 from redis._parsers import _AsyncHiredisParser
@@ -27,22 +24,19 @@ from redis.event import AsyncAfterConnectionReleasedEvent, EventDispatcher
 from poolmgr import gil
 from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
-from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
 from poolmgr.pool import fork, housekeeping, metering, options, request_wait
 from poolmgr.pool.aio import connector, waiting
 from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.lease import Lease
 from poolmgr.pool.aio.overrides import way_of
-from poolmgr.pool.aio.redis_interface import RedisInterface
 from poolmgr.pool.aio.shard import Shard
+from poolmgr.pool.aio.shards import Shards
 from poolmgr.pool.base import BasePool
-from poolmgr.pool.host import UNBOUNDED
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import DEFAULT, Options, documented
 from poolmgr.pool.permit_source import PermitSource
-from poolmgr.pool.stats import Hooks, Stats, Tally
-from poolmgr.wire import Counters
+from poolmgr.pool.stats import Hooks
 
 gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
@@ -55,7 +49,7 @@ FOR_THREADS = (
 
 
 @documented
-class ConnectionPool(RedisInterface):
+class ConnectionPool(Shards):
     """A pool of Redis connections for tasks, first come first served, under the budget of its host.
 
     It takes the arguments of ``redis.asyncio``'s pools, and these. Times are in seconds. Used in several loops, it has
@@ -73,6 +67,8 @@ class ConnectionPool(RedisInterface):
 
     descriptors = 2
     """Of each connection: the transport's, and the permit's."""
+
+    _opener = staticmethod(connector.open_offered)
 
     def __init__(
         self,
@@ -94,22 +90,12 @@ class ConnectionPool(RedisInterface):
         member: Member | None = None,
         **connection_kwargs: Any,
     ) -> None:
-        given = Options.of(locals())
+        Options.of(locals()).settle_on(self)
+        self.min_idle, self.max_connecting = min_idle, max_connecting
         self._ceiling = max_connections or BasePool._default_ceiling(connection_class, member)
-        self.name = name or f"pool-{secrets.token_hex(3)}"
-        self.timeout = timeout
-        self.hooks = hooks or Hooks()
-        self.min_idle, self.max_connecting, self.max_waiting = given.min_idle, given.max_connecting, given.max_waiting
-        self.idle_timeout, self.max_lifetime, self.leak_after = idle_timeout, max_lifetime, leak_after
-        self.order, self.max_reply = order, max_reply
         self.closed: PoolClosedError | None = None
-        self._shards: list[Shard] = []
-        self._shard: Shard | None = None
-        """The one used last."""
+        self._start_over()
         self._origin = PermitSource(self, member, way_of)
-        self._tally = Tally()
-        self._past = 0
-        """Checkouts in loops that are closed."""
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
         super().__init__(
             connection_class=connection_class,
@@ -237,109 +223,6 @@ class ConnectionPool(RedisInterface):
             housekeeping.note_checkout(shard, connection)
         return connection
 
-    # ---- loops -----------------------------------------------------------------------------------
-
-    def _here(self) -> Shard:
-        """The shard of the running loop."""
-        loop = asyncio.get_running_loop()
-        for shard in tuple(self._shards):
-            if shard.loop is loop:
-                self._shard = shard
-                return shard
-        self._bury_closed()
-        shard = Shard(self, loop, connector.open_offered)
-        self._shards.append(shard)
-        self._shard = shard
-        return shard
-
-    def _bury_closed(self) -> None:
-        """End what is left in loops that were closed without a goodbye."""
-        for shard in tuple(self._shards):
-            if shard.loop.is_closed():
-                try:
-                    self._shards.remove(shard)
-                except ValueError:  # another thread does it
-                    continue
-                shard.bury()
-                self._past += shard._checkouts
-                if self._shard is shard:
-                    self._shard = None
-
-    def _make_room(self, shard: Shard) -> None:
-        """The pool is used in other loops as well: the ceiling is for all, and what lies idle in one is closed for a
-        task that waits in another."""
-        self._bury_closed()
-        core = shard._core
-        others = [other for other in tuple(self._shards) if other is not shard]
-        if shard._queue and not shard._idle and not core.opening:
-            full = core.size + sum(other._core.size for other in others) >= self._ceiling
-            if full or core.starved:
-                any(other.shed(1) for other in others)
-        core.ceiling = max(0, self._ceiling - sum(other._core.size for other in others))
-
-    # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) -----------------------------
-
-    def usage(self, *, reset: bool) -> Usage:
-        self._bury_closed()
-        found = [housekeeping.usage(shard, reset=reset) for shard in tuple(self._shards)]
-        return Usage(
-            lent=sum(usage.lent for usage in found),
-            idle=sum(usage.idle for usage in found),
-            waiting=sum(usage.waiting for usage in found),
-            low=sum(usage.low for usage in found),
-            quiet=min((usage.quiet for usage in found), default=float("inf")),
-            ceiling=self._ceiling,
-            timeout=float("inf") if self.timeout is None else self.timeout,
-            pinned=sum(usage.pinned for usage in found),
-            replied=max((usage.replied for usage in found), default=0.0),
-        )
-
-    def replied(self, permits: Any) -> float:
-        return max((housekeeping.replied(shard, permits) for shard in tuple(self._shards)), default=0.0)
-
-    def counters(self) -> Counters:
-        """Counters since the pool was made, for metrics."""
-        return self._tally.counters(self._checkouts)
-
-    @property
-    def _checkouts(self) -> int:
-        return self._past + sum(shard._checkouts for shard in tuple(self._shards))
-
-    def grow(self) -> None:
-        """A permit may be free now: open a connection for a waiting task."""
-        for shard in tuple(self._shards):
-            shard.grow()
-
-    def attempt(self) -> None:
-        """Open a connection in the background although the server is believed to be down, if that is possible."""
-        for shard in tuple(self._shards)[:1]:
-            shard.attempt()
-
-    def tell_login(self, key: str) -> None:
-        """Find out the present credentials, and report them to the member, in a thread for this only."""
-        for shard in tuple(self._shards)[:1]:
-            shard.tell_login(key)
-
-    def shed(self, count: int) -> int:
-        """Close up to ``count`` idle connections; how many were closed."""
-        self._bury_closed()
-        closed = 0
-        for shard in tuple(self._shards):
-            closed += shard.shed(count - closed)
-        return closed
-
-    def tick(self, now: float) -> float:
-        """Do what is due now; seconds until the next tick."""
-        self._bury_closed()
-        return min((shard.tick(now) for shard in tuple(self._shards)), default=60.0)
-
-    def _forget_refusal(self) -> None:
-        for shard in tuple(self._shards):
-            shard._forget_refusal()
-
-    def _connections(self) -> list[Any]:
-        return [connection for shard in tuple(self._shards) for connection in shard._connections()]
-
     # ---- what its user sets ----------------------------------------------------------------------
 
     @property
@@ -397,29 +280,6 @@ class ConnectionPool(RedisInterface):
 
     # ---- a look inside ---------------------------------------------------------------------------
 
-    def stats(self) -> Stats:
-        """Gauges and counters at this instant; see :class:`poolmgr.pool.stats.Stats`."""
-        self._bury_closed()
-        found = [shard.stats() for shard in tuple(self._shards)]
-        tally = self._tally
-        return Stats(
-            in_use=sum(stats.in_use for stats in found),
-            idle=sum(stats.idle for stats in found),
-            opening=sum(stats.opening for stats in found),
-            waiting=sum(stats.waiting for stats in found),
-            max_connections=None if self._ceiling >= UNBOUNDED else self._ceiling,
-            checkouts=self._checkouts,
-            waits=tally.waits,
-            wait_seconds=tally.wait_seconds,
-            wait_buckets=tuple(tally.wait_buckets),
-            timeouts=dict(tally.timeouts),
-            created=tally.created,
-            closed=dict(tally.closed),
-            connect_errors=tally.connect_errors,
-            leaks=tally.leaks,
-            longest_held=max((stats.longest_held for stats in found), default=0.0),
-        )
-
     def __repr__(self) -> str:
         stats = self.stats()
         size = stats.in_use + stats.idle + stats.opening
@@ -435,9 +295,8 @@ class ConnectionPool(RedisInterface):
         for shard in self._shards:
             shard._after_fork()
         _inherited.extend(self._shards)
-        self._shards, self._shard = [], None
+        self._start_over()
         self._origin.forget()
-        self._tally, self._past = Tally(), 0
 
 
 _inherited: list[Shard] = []

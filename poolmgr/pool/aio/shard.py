@@ -19,10 +19,15 @@ from typing import Any
 from redis.asyncio.observability import recorder
 from redis.observability.attributes import ConnectionState, get_pool_name
 
+from poolmgr.errors import PoolmgrError
+from poolmgr.member.core.bounds import ANSWER
+from poolmgr.member.ports import Claimant, Permit
 from poolmgr.pool import admission, housekeeping
+from poolmgr.pool.aio.errand import RESERVED
 from poolmgr.pool.aio.finish import finish
 from poolmgr.pool.base import BasePool, teller
 from poolmgr.pool.queue import PoolCore, Ticket
+from poolmgr.pool.stats import Stats
 
 
 class _Of:
@@ -89,12 +94,97 @@ class Shard(BasePool):
         self._tasks: set[asyncio.Task[Any]] = set()
         housekeeping.restart_counting(self)
         self._tally = pool._tally
+        self.errand: Any = None
+        """The last one sent to other loops (:mod:`poolmgr.pool.aio.errand`)."""
+        self.got_at = float("-inf")
+        """When this loop last got what another one had (monotonic seconds)."""
+        self.reserved_until = 0.0
+        """Other loops do not grow before that, since this one is about to."""
+        self._claimant: Claimant | None = None
+        self._size = 0
+        """As the other loops know it."""
 
     def _advance(self, may_open: bool = True) -> None:
         pool = self.home()
-        if pool is not None and (len(pool._shards) > 1 or self._core.ceiling != pool._ceiling):
-            pool._make_room(self)
+        if pool is None or (len(pool._shards) < 2 and self._core.ceiling == pool._ceiling):
+            super()._advance(may_open)
+            return
+        pool._make_room(self)
         super()._advance(may_open)
+        pool._receive()
+        pool._fetch(self)
+        if self.reserved_until and not pool._has_none(self):
+            self._settle()
+        self._tell_smaller(pool)
+
+    def _tell_smaller(self, pool: Any) -> None:
+        """A place that was freed here may be another loop's."""
+        before, self._size = self._size, self._core.size
+        if self._size < before:
+            pool._pass_on(self)
+
+    def _dispose(self, connection: Any, reason: str, *, was_idle: bool = True) -> None:
+        super()._dispose(connection, reason, was_idle=was_idle)
+        pool = self.home()
+        if pool is not None and len(pool._shards) > 1:
+            self._tell_smaller(pool)
+
+    # ---- what another loop has lost for this one ---------------------------------------------------
+
+    def give(self, now: float) -> None:
+        """A place is free for this loop, and its permit soon: no other loop and no other pool may take them first."""
+        self.got_at, self.reserved_until = now, now + RESERVED
+        permits = self._origin.attach()
+        if permits is not None and self._claimant is None:
+            try:
+                self._claimant = permits.claimant(RESERVED, self)
+            except PoolmgrError:
+                return
+
+    def ring(self) -> None:
+        """The permit may be free."""
+        self.grow()
+
+    def _take(self) -> Permit | None:
+        claimant = self._claimant
+        if claimant is None:
+            return super()._take()
+        try:
+            found = claimant.look()
+        except PoolmgrError:
+            self._settle()
+            return super()._take()
+        if found is None or isinstance(found, float):
+            return None
+        self._settle()
+        return found
+
+    def _settle(self) -> None:
+        """It has it, or needs it no more."""
+        self.reserved_until = 0.0
+        claimant, self._claimant = self._claimant, None
+        if claimant is not None:
+            claimant.leave()
+
+    def _due(self, now: float) -> float:
+        pool = self.home()
+        due = super()._due(now)
+        return due if pool is None else min(due, pool._patience(self, now))
+
+    @property  # type: ignore[misc]  # it is set on the pool
+    def max_connections(self) -> int:
+        """The pool's, for all loops together."""
+        pool = self.home()
+        return self._core.ceiling if pool is None else int(pool.max_connections)
+
+    def stats(self) -> Stats:
+        pool = self.home()
+        return super().stats() if pool is None else pool.stats()
+
+    def answer_is_due(self) -> bool:
+        """Whether the supervisor has been asked for a permit, and has not answered."""
+        permits = self._origin.attach()
+        return permits is not None and permits.pending == ANSWER
 
     # ---- the base's questions --------------------------------------------------------------------
 
@@ -183,6 +273,7 @@ class Shard(BasePool):
 
     def bury(self) -> None:
         """The loop was closed: its tasks are gone, and so is what they held. The permits are the process's again."""
+        self._settle()
         for waiter in tuple(self._queue):
             self._core.leave(waiter)
         self._core.min_idle = 0
