@@ -26,7 +26,7 @@ from poolmgr.pool import admission, housekeeping
 from poolmgr.pool.aio.errand import RESERVED
 from poolmgr.pool.aio.finish import finish
 from poolmgr.pool.base import BasePool, teller
-from poolmgr.pool.queue import PoolCore, Ticket
+from poolmgr.pool.queue import LEFT, PoolCore, Ticket
 from poolmgr.pool.stats import Stats
 
 
@@ -113,7 +113,7 @@ class Shard(BasePool):
         super()._advance(may_open)
         pool._receive()
         pool._fetch(self)
-        if self.reserved_until and not pool._has_none(self):
+        if (self.reserved_until or self.errand is not None) and not pool._has_none(self):
             self._settle()
         self._tell_smaller(pool)
 
@@ -162,6 +162,9 @@ class Shard(BasePool):
     def _settle(self) -> None:
         """It has it, or needs it no more."""
         self.reserved_until = 0.0
+        sent, self.errand = self.errand, None
+        if sent is not None:
+            sent.settle(LEFT)
         claimant, self._claimant = self._claimant, None
         if claimant is not None:
             claimant.leave()

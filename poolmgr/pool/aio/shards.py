@@ -145,6 +145,11 @@ class Shards(RedisInterface):
             except IndexError:
                 return
             got, sender = sent.brought(), sent.sender()
+            if got is None:  # a connection could be opened for it: by its task, in its loop
+                waiter = None if sender is None else errand.head(sender._core)
+                if waiter is not None:
+                    waiter.wake()
+                continue
             if isinstance(got, Served):
                 holder = got.connection._shard
                 if sender is None or sender.loop.is_closed() or not self._lacks(sender):
