@@ -322,6 +322,15 @@ class BasePool(Host):
         this: Any = self
         recorder.record_connection_count(pool_name=get_pool_name(this), connection_state=state, counter=change)
 
+    def _tell_waited(self, seconds: float) -> None:
+        """To OpenTelemetry likewise: how long a caller has waited. By then a connection was counted."""
+        if recorder._metrics_collector is not None:
+            recorder.record_connection_wait_time(get_pool_name(self), seconds)  # type: ignore[arg-type]
+
+    def _tell_timeout(self) -> None:
+        """Likewise: a caller got no connection in time."""
+        recorder.record_connection_timeout(get_pool_name(self))  # type: ignore[arg-type]
+
     # ---- a fork ----------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:

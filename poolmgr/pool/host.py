@@ -84,4 +84,8 @@ class Host:
     _call: Callable[..., None]
     """Call a user's function; log what it raises."""
     _count: Callable[[ConnectionState, int], None]
-    """redis-py's gauge of connections by state."""
+    """redis-py's gauge of connections by state. Its recorder is another one for each flavour."""
+    _tell_waited: Callable[[float], None]
+    """For the same recorder: how long a caller has waited."""
+    _tell_timeout: Callable[[], None]
+    """For the same recorder: a caller got no connection in time."""

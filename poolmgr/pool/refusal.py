@@ -50,6 +50,7 @@ def too_late(pool: Host, shortage: Shortage, seconds: float) -> ConnectionPoolTi
 def refused(pool: Host, error: BaseException) -> None:
     if isinstance(error, ConnectionPoolTimeoutError):
         pool._tally.timed_out(error.reason)
+        pool._tell_timeout()
     pool._call(pool.hooks.timed_out, error)
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from redis.observability import recorder
-from redis.observability.attributes import get_pool_name
-
 from poolmgr.member.core.bounds import ANSWER, CONNECTING, OTHERS, SUPERVISOR, Cause, Wait
 from poolmgr.member.ports import SERVES_HERE, Shortage
 from poolmgr.native import monotonic
@@ -99,8 +96,7 @@ class Caller:
         seconds = monotonic() - self._started
         if self._waited:
             pool._tally.waited(seconds)
-            if recorder._metrics_collector is not None:
-                recorder.record_connection_wait_time(get_pool_name(pool), seconds)
+            pool._tell_waited(seconds)
         if isinstance(fate, (Served, Granted)):
             return fate
         if pool._queue:

@@ -1,4 +1,5 @@
-"""What redis-py 8.1's own pools get wrong, or what traps a subclass: one test for each fact."""
+"""What redis-py 8.1's own pools get wrong, or what traps a subclass: one test for each fact. Fact 14 is in
+:mod:`tests.integration.test_pool_telemetry`."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ import pytest
 import redis
 from redis.connection import Connection
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher, EventListenerInterface
-from redis.observability import recorder
 from redis.sentinel import Sentinel
 
 from poolmgr.pool.sync.pool import UNBOUNDED, ConnectionPool
@@ -274,46 +274,6 @@ def test_fact_12_a_constructor_makes_nothing(server: RedisServer):
     assert plain.stats().idle == 0
     assert not member.endpoints
     assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, descriptors)
-
-
-class Collector:
-    def __init__(self) -> None:
-        self.states: dict[str, int] = {}
-        self.created = 0
-        self.waits = 0
-        self.closed = 0
-
-    def record_connection_count(self, pool_name: str, connection_state: Any, counter: int) -> None:
-        self.states[connection_state.value] = self.states.get(connection_state.value, 0) + counter
-
-    def record_connection_create_time(self, **kwargs: Any) -> None:
-        self.created += 1
-
-    def record_connection_wait_time(self, **kwargs: Any) -> None:
-        self.waits += 1
-
-    def record_connection_closed(self, **kwargs: Any) -> None:
-        self.closed += 1
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
-def test_fact_14_opentelemetry_sees_the_pool(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    collector = Collector()
-    monkeypatch.setattr(recorder, "_metrics_collector", collector)
-    pool = direct_pool(server, max_connections=1)
-    connection = pool.get_connection()
-    assert collector.states == {"idle": 0, "used": 1}
-    waiting = Calls(lambda: client_of(pool).ping())
-    wait_for(lambda: pool.stats().waiting == 1)
-    pool.release(connection)
-    waiting.join()
-    assert collector.states == {"idle": 1, "used": 0}
-    assert (collector.created, collector.waits) == (1, 1)
-    pool.disconnect()
-    assert collector.states == {"idle": 0, "used": 0}
-    assert collector.closed == 1
 
 
 def test_a_connection_belongs_to_whoever_made_it_after_all_this(server: RedisServer):

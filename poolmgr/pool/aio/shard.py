@@ -269,8 +269,18 @@ class Shard(BasePool):
 
     def _count(self, state: ConnectionState, change: int) -> None:
         pool = self.home()
-        if pool is not None and recorder._async_metrics_collector is not None:
+        if pool is not None:
             finish(recorder.record_connection_count(get_pool_name(pool), state, change))
+
+    def _tell_waited(self, seconds: float) -> None:
+        pool = self.home()
+        if pool is not None and recorder._async_metrics_collector is not None:
+            finish(recorder.record_connection_wait_time(get_pool_name(pool), seconds))
+
+    def _tell_timeout(self) -> None:
+        pool = self.home()
+        if pool is not None:
+            finish(recorder.record_connection_timeout(get_pool_name(pool)))
 
     # ---- its end ---------------------------------------------------------------------------------
 
