@@ -31,10 +31,17 @@ ENDS = {
 }
 
 SUB = """
-import _xxsubinterpreters as interpreters, os, sys
+import os, sys
+try:
+    import _xxsubinterpreters as interpreters
+    create = lambda: interpreters.create(isolated={alone})
+except ImportError:  # from Python 3.13 on
+    import _interpreters as interpreters
+    own = dict(allow_fork=False, allow_exec=False, allow_threads=False) if {alone} else dict()
+    create = lambda: interpreters.create(interpreters.new_config("legacy", **own))
 for _ in range(2):
-    sub = interpreters.create(isolated={alone})
-    interpreters.run_string(sub, {use!r})
+    sub = create()
+    assert interpreters.run_string(sub, {use!r}) is None
     interpreters.destroy(sub)
 import poolmgr, redis
 pool = poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=20)
@@ -48,7 +55,7 @@ print(int(redis.Redis(connection_pool=pool).get("key")))
 @pytest.mark.parametrize("end", ENDS)
 def test_a_subinterpreter_ends(end: str, alone: bool, redis_server, isolated: Path) -> None:
     """``alone``: it may start no thread (uWSGI's and mod_wsgi's may)."""
-    if importlib.util.find_spec("_xxsubinterpreters") is None:
+    if not any(map(importlib.util.find_spec, ("_xxsubinterpreters", "_interpreters"))):
         pytest.skip("this Python has another module for subinterpreters")
     server = redis_server(port=free_port(), maxclients=9)
     code = SUB.format(alone=alone, use=USE + ENDS[end])

@@ -50,7 +50,7 @@ def test_what_is_no_port(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("no-such-host.invalid:8000", ("--bind is no-such-host.invalid:8000", "set another address")),
         ("192.0.2.1:8000", ("no such address", "use 127.0.0.1 or 0.0.0.0")),
         ("[2001:db8::1]:8000", ("[2001:db8::1]:8000", "use [::1] or [::]")),
-        ("fd://99", ("fd://99", "not open here", "--bind 127.0.0.1:8000")),
+        ("fd://123456", ("fd://123456", "not open here", "--bind 127.0.0.1:8000")),
         ("fd://-1", ("fd://-1", "not open here")),
         ("unix:", ("the path is missing", "--bind unix:/run/service.sock")),
         ("unix:/", ("not a socket", "set another path")),
