@@ -255,3 +255,23 @@ def test_no_thread_and_no_collector_holds_the_loop_up_for_milliseconds(tmp_path:
     """What the supervisor's process has set when it begins to serve."""
     told = python(SERVES, environ={"POOLMGR_SOCKET": str(tmp_path / "s")})
     assert told.stdout.split() == ["True", "True"]
+
+
+def test_an_answer_says_nothing_of_a_connect_that_failed_after_it() -> None:
+    """However long the event loop takes to read what the look has found."""
+
+    def play(house: House) -> bool:
+        began = house.clock()
+        answered = found(1)
+        while house.clock() == answered.at:
+            pass
+        failed = house.clock()
+        reconciler: Any = house.registry.probes[SERVER]._reconciler
+        house.register(1, holds=1)
+        trouble = wire.Trouble(SERVER, "unreachable", "refused", began=failed, way="tcp://a:1")
+        reconciler.outages.failed(tag(1), trouble, failed)
+        assert began < answered.at < failed
+        reconciler.note(answered, house.clock(), began)
+        return tag(1) in reconciler.outages._verdict.witnesses
+
+    assert in_loop(play)

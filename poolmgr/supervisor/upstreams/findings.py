@@ -66,7 +66,7 @@ class Findings(msgspec.Struct):
     """The result.
 
     Attributes:
-        answered: the server has said something.
+        answered: the server has said something; at: when it last did, in monotonic seconds.
         error: why not, or why not to the end: ``unreachable``, ``refused`` or ``auth``, and the text.
         fresh: a fresh connection was answered by every endpoint with a listener.
         silent: one of several endpoints did not answer in time, so nothing could be proven.
@@ -89,6 +89,7 @@ class Findings(msgspec.Struct):
     """
 
     answered: bool = False
+    at: float = 0.0
     error: tuple[str, str] | None = None
     fresh: bool = False
     silent: bool = False

@@ -77,6 +77,7 @@ class Inspector:
                 self._ask(work, found, work.targets)
         except AdminError as error:
             found.error = error.kind, str(error)
+            found.at = time.monotonic() if error.kind == "refused" else found.at
             found.deserted = error.deserted
             if not self.stalled:
                 self.drop()
@@ -163,7 +164,8 @@ class Inspector:
                 unheard = self.stalled or "no answer" in str(error)
                 tried = Tried(endpoint, error.kind, str(error), silent=unheard, unconnected=not admin.dialled)
                 found.tried.append(tried)
-                found.answered = found.answered or error.kind == "auth"
+                if error.kind == "auth":
+                    self._answered(found)
                 if worst is None or worst.kind != "auth":
                     worst = error
                 others = endpoint is not ways[-1] and error.kind != "refused" and admin.reached
@@ -172,7 +174,7 @@ class Inspector:
                 raise worst from None
             self._trips[endpoint.key] = min(admin.took, self._trips.get(endpoint.key, admin.took))
             found.tried.append(Tried(endpoint))
-            found.answered = True
+            self._answered(found)
             found.server_pid = admin.server_pid
             found.address = admin.address
             return
@@ -181,7 +183,7 @@ class Inspector:
     def _ask(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
         if self.kept is not None and self.kept.mute:
             found.forbidden.update(dict.fromkeys(sorted(questions(work)), self.kept.mute))
-            found.answered = True
+            self._answered(found)
             return
         if work.facts:
             self._facts(found)
@@ -189,7 +191,11 @@ class Inspector:
             self._prove(work, found, targets)
         elif work.listing:
             self._rows = self._list(found)
-        found.answered = True
+        self._answered(found)
+
+    @staticmethod
+    def _answered(found: Findings) -> None:
+        found.answered, found.at = True, time.monotonic()
 
     def _who(self, key: str, found: Findings) -> None:
         """Ask which server this address leads to now."""

@@ -69,7 +69,8 @@ class Reconciler:
             self._schedule.throttle.made(rows, seconds, now)
         kind, text = found.error or ("", "")
         if found.answered or kind == "refused":
-            if self.outages.seen(now, f"the server refuses the supervisor's login: {text}" if kind == "auth" else ""):
+            said = f"the server refuses the supervisor's login: {text}" if kind == "auth" else ""
+            if self.outages.seen(min(found.at or now, now), now, said):
                 self._registry.twins.compare_again(upstream)
             self._waits.answered(now)
             if found.info or "INFO" in found.forbidden or found.busy or found.error is not None:

@@ -53,10 +53,10 @@ class Verdict:
 
     # ---- what happens ----------------------------------------------------------------------------
 
-    def seen(self, now: float) -> None:
-        """A look was answered."""
+    def seen(self, at: float) -> None:
+        """A look was answered then."""
         self.unseen_since = None
-        self.replied = max(self.replied, now)
+        self.replied = max(self.replied, at)
 
     def not_seen(self, began: float, *, ours: bool = False) -> None:
         """A look that began then was not answered."""
