@@ -147,10 +147,8 @@ def record(found: results.Results) -> None:
             gone = {part for part in servers if part.split()[1] in {p.split()[1] for p in each.parts if " " in p}}
             each.parts = {**{part: figures for part, figures in before.parts.items() if part not in gone}, **each.parts}
         known[name] = each
-    order = [*SYSTEMS]
-    ordered = dict(sorted(known.items(), key=lambda item: (order.index(item[0].split()[0]), item[0])))
-    results.save(ordered)
-    report.write(ordered)
+    results.save(known)
+    report.write(known)
 
 
 def main(arguments: list[str]) -> int:

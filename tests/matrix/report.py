@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.helpers import ROOT
 from tests.matrix.results import Figures, Results
+from tests.matrix.systems import SYSTEMS
 
 FILE = ROOT / "docs" / "platforms.md"
 
@@ -46,7 +47,14 @@ def ran(figures: list[Figures]) -> str:
     return " to ".join(said)
 
 
+def ordered(results: Results) -> Results:
+    """The oldest system first, whatever order a file has."""
+    order = [*SYSTEMS]
+    return dict(sorted(results.items(), key=lambda item: (order.index(item[0].split()[0]), item[0])))
+
+
 def document(results: Results) -> str:
+    results = ordered(results)
     lines = [HEAD, "## Systems", ""]
     folders = [name for name in FOLDERS if any(name in found.parts for found in results.values())]
     known = {*folders, "run"}

@@ -114,6 +114,13 @@ def test_the_document_shows_what_failed() -> None:
     assert "**0 / 0 / 0**, status 3" in text
 
 
+def test_the_document_has_the_oldest_system_first_in_whatever_order_they_ran() -> None:
+    names = ["trixie", "sid", "bookworm", "bookworm with Python 3.12.1"]
+    texts = {report.document({name: found(unit=Figures(**RAN)) for name in order}) for order in (names, names[::-1])}
+    assert len(texts) == 1
+    assert [*report.ordered(dict.fromkeys(names, found()))] == [*names[2:], "trixie", "sid"]
+
+
 def test_the_document_here_is_made_of_the_results_here() -> None:
     assert report.FILE.read_text() == report.document(results.load()), "make it again: make matrix"
 
