@@ -54,7 +54,7 @@ servers: $(VENV)/.have-test ## some files about permits, proof, pools and the se
 matrix: $(VENV)/.have-test ## run, test and servers on Debian 12, 13 and unstable, in roots of their own: docs/platforms.md (SYSTEM=trixie PARTS=run,unit; as root, with debootstrap)
 	@exec $(BIN)/python -m tests.matrix $(if $(SYSTEM),--system $(SYSTEM)) $(if $(PARTS),--parts $(PARTS)) $(ARGS)
 
-upstream-tests: $(VENV)/.have-test ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
+upstream-tests: $(VENV)/.have-upstream ## redis-py's own tests, with its pools and with ours at the same time (two minutes; skipped without namespaces or the index)
 	@exec $(BIN)/python -m tests.upstream.run $(ARGS)
 
 lint: $(VENV)/.have-dev ## style, the direction of imports, no circle among them, and nothing that waits in what is pure

@@ -13,6 +13,7 @@ a further flavour derives from ``base.BasePool``.
   ``owed``; how long a reply may be: ``metering``; errors that say it leads to the wrong server: ``misdirected``.
 - How a Sentinel is asked where the servers are: ``sentinels``.
 - How it is named and greeted: ``naming``, ``handshake``; tried again: ``retries``; told of maintenance: ``handlers``.
-- Classes derived from a user's: ``derived``; which methods are redis-py's own: ``unchanged``.
+- Classes derived from a user's: ``derived``; which methods are redis-py's own: ``unchanged``; redis-py's private lists
+  of connections: ``views``.
 - Which options there are: ``options``; those of ``get_pool()``: ``default``.
 """

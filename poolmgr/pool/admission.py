@@ -16,6 +16,7 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool.host import Host
+from poolmgr.pool.housekeeping import above_ceiling
 from poolmgr.pool.misdirected import MISDIRECTED
 from poolmgr.pool.queue import Ticket
 
@@ -42,7 +43,7 @@ def welcome(pool: Host, connection: Any) -> None:
     if pool.max_lifetime:
         connection._expires = now + pool.max_lifetime * (1 - random.uniform(0, LIFETIME_JITTER))
     connection._retired = ""
-    connection._special = False
+    connection._special = pool._core.size > pool._core.ceiling  # it was lowered meanwhile
     pool._tally.created += 1
     pool._call(pool.hooks.created, connection)
 
@@ -56,6 +57,8 @@ def arrived(pool: Host, ticket: Ticket, connection: Any) -> None:
     if pool._core.closed is not None:  # since the last look
         pool._empty("pool")
     pool._advance()
+    if pool._core.size > pool._core.ceiling:  # it was lowered meanwhile
+        pool._dispose_all(above_ceiling(pool), "resized")
 
 
 def attempt_failed(pool: Host, ticket: Ticket, error: BaseException) -> None:
@@ -71,6 +74,7 @@ def attempt_failed(pool: Host, ticket: Ticket, error: BaseException) -> None:
             log.warning("pool.connect_failed", extra={"pool": pool.name, "error": str(error)})
     if pool._queue:
         pool._advance(may_open=False)
+        pool._remind()
 
 
 def replacement(pool: Host, connection: Any, reason: str, now: float) -> tuple[Any, str]:
@@ -94,7 +98,7 @@ def replacement(pool: Host, connection: Any, reason: str, now: float) -> tuple[A
 def flaw(pool: Host, connection: Any) -> str:
     """Why a connection that comes back must not be used again; empty if it may."""
     core = pool._core
-    if connection._sock is None:
+    if not connection._is_open:
         return "broken"
     if connection._owed:
         return "dirty"

@@ -34,7 +34,7 @@ from poolmgr.pool.host import UNBOUNDED, UNSHARED, Host
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import Options
 from poolmgr.pool.permit_source import PermitSource
-from poolmgr.pool.queue import Open, PoolCore, Served, Ticket, Wake
+from poolmgr.pool.queue import NEVER, Open, PoolCore, Served, Ticket, Wake
 from poolmgr.pool.refusal import refused
 from poolmgr.pool.stats import Stats, snapshot
 from poolmgr.wire import Counters
@@ -163,6 +163,12 @@ class BasePool(Host):
 
     def _due(self, now: float) -> float:
         return self._core.due(now)
+
+    def _remind(self) -> None:
+        """Have the head of the queue find out when it is due."""
+        if self._queue and self._due(monotonic()) < NEVER:
+            for head in tuple(self._queue)[:1]:
+                head.wake()
 
     # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) ---------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolmgr.pool.queue import Ticket
 
@@ -31,6 +31,14 @@ class PoolEntry:
     _loan: deque[float]
     """Holds the time of the checkout while it is lent. Popping is atomic: of two releases one succeeds. A list would
     give its memory back at every release and ask for it again at every checkout."""
+    if TYPE_CHECKING:
+        _sock: Any
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it has a connection."""
+        return self._sock is not None
+
     _since: float = 0.0
     """When it was last known to work (monotonic seconds)."""
 

@@ -71,6 +71,10 @@ class Host:
     """Hand a connection's socket over to be closed. Does not block; any thread may call it."""
     _give_back: Callable[[Any], None]
     """Release a connection that was taken out of the idle ones. Does not block."""
+    _remind: Callable[[], None]
+    """Have the head of the queue find out when it is due."""
+    _dispose_all: Callable[[list[Any], str], int]
+    """Close connections that were taken out, for this reason; how many."""
     _empty: Callable[[str], int]
     """Close all idle connections, for this reason; how many."""
     _connections: Callable[[], list[Any]]

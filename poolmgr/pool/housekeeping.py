@@ -131,6 +131,15 @@ def take_out(pool: Host, connection: Any) -> bool:
     return True
 
 
+def borrow(pool: Host, connection: Any) -> bool:
+    """Take an idle connection, as if it were lent; whether it still was idle."""
+    if not take_out(pool, connection):
+        return False
+    pool._low = min(pool._low, len(pool._idle))
+    connection._loan.append(monotonic())
+    return True
+
+
 def pause(pool: Host, now: float) -> float:
     """Seconds until the next thing falls due."""
     due = [pool._shrink_at - now] if pool._shrink_at else []

@@ -355,8 +355,8 @@ class PoolCore:
                 error, self.failure = self.failure, None
                 if hopeless:
                     for waiter in tuple(queue):
-                        if waiter.since <= self.failed_for:
-                            waiter.settle(Failed(error))
+                        if waiter.since <= self.failed_for and waiter.settle(Failed(error)) and waiter is not head:
+                            yield Wake(waiter)  # it may stand behind one that came later
                     heir = next((waiter for waiter in tuple(queue) if waiter.fate is None), None)
                     if heir is not None:
                         yield Wake(heir)  # it is the head soon, and must mind when the next attempt is due

@@ -94,6 +94,7 @@ class Caller:
         pool: Any = self._pool
         fate = self._waiter.fate
         seconds = monotonic() - self._started
+        pool._remind()
         if self._waited:
             pool._tally.waited(seconds)
             pool._tell_waited(seconds)
@@ -122,6 +123,7 @@ class Caller:
             pool._core.drop(fate.ticket)
         if pool._queue:
             pool._advance(may_open=False)
+            pool._remind()
 
     def _held_up_by(self) -> tuple[Cause, bool]:
         """What it waits for now, and so which bound holds; and whether waiting is in vain."""

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
+import redis.asyncio.client
+import redis.asyncio.connection
 import redis.client
 import redis.cluster
 import redis.connection
@@ -22,6 +25,7 @@ PIPE = pytest.StashKey[int]()
 if os.environ.get("POOLMGR_UPSTREAM") == "ours":
     from tests_of_poolmgr.permits import FakeMember  # type: ignore[import-not-found]
 
+    from poolmgr.pool.aio.pool import ConnectionPool as OurAsyncConnectionPool
     from poolmgr.pool.sync.pool import ConnectionPool as OurConnectionPool
     from poolmgr.pool.sync.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
 
@@ -51,6 +55,30 @@ if os.environ.get("POOLMGR_UPSTREAM") == "ours":
         for kind in (ConnectionPool, BlockingConnectionPool, SentinelConnectionPool):
             if hasattr(module, kind.__name__):
                 setattr(module, kind.__name__, kind)
+
+    class Async(OurAsyncConnectionPool):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.setdefault("member", FakeMember(prompt=True))
+            super().__init__(*args, **kwargs)
+
+    class AsyncBlocking(Async):
+        """With redis-py's own defaults for a pool that waits."""
+
+        def __init__(self, max_connections: int = 50, timeout: float | None = 20, **kwargs: Any) -> None:
+            kwargs.pop("queue_class", None)
+            super().__init__(max_connections=max_connections, timeout=timeout, **kwargs)
+
+    for module in (redis.asyncio, redis.asyncio.connection, redis.asyncio.client):
+        for kind, name in ((Async, "ConnectionPool"), (AsyncBlocking, "BlockingConnectionPool")):
+            kind.__name__ = kind.__qualname__ = name
+            if hasattr(module, name):
+                setattr(module, name, kind)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the half of asyncio's tests that repeats the other one on a client's only connection, which the pool
+    lends once."""
+    items[:] = [item for item in items if "test_asyncio" not in item.nodeid or "[single" not in item.nodeid]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -46,10 +46,19 @@ FILES = (
     "test_connect.py", "test_cache.py", "test_encoding.py", "test_scripting.py",
     "test_himport.py", "test_commands.py", "test_sentinel.py", "test_sentinel_managed_connection.py",
     "maint_notifications/test_maint_notifications.py", "maint_notifications/test_maint_notifications_handling.py",
+    *(f"test_asyncio/{name}" for name in (
+        "test_client.py", "test_connect.py", "test_connection.py", "test_connection_pool.py",
+        "test_encoding.py", "test_lock.py", "test_monitor.py", "test_pipeline.py", "test_pubsub.py", "test_retry.py",
+        "test_scripting.py", "test_usage_counter.py",
+    )),
+    "maint_notifications/test_async_maint_notifications_handling.py",
 )  # fmt: skip
 
 VANISHED = "drops its connections and wants the pool to be full all the same; ours gives lost places back"
 LENT = "puts a mock into the pool and wants to borrow it; ours lends only what has a place, and so a permit, of its own"
+COPIED = "wants a memoryview sent by itself; ours packs with hiredis, in one piece"
+LOCKED = "looks at a lock of redis-py's BlockingConnectionPool during maintenance; ours needs none"
+FINALIZED = "wants the finalizer to close the stream; ours hands the socket over, so that its end is proven"
 KEPT = "wants a connection that failed or was disconnected to be kept as idle; ours keeps none that has no socket"
 
 EXPLAINED: dict[str, str] = {
@@ -60,6 +69,13 @@ EXPLAINED: dict[str, str] = {
     r"::test_pool_get_connection_handles_pending_push_after_reconnect": LENT,
     r"::test_on_connect_error$": KEPT,
     r"::test_busy_loading_from_pipeline$": KEPT,
+    r"test_asyncio.*::test_auto_release_override_true_manual_created_pool": KEPT,
+    r"test_asyncio.*::test_connection_pool_records_create_time_on_new_connection": LENT,
+    r"test_asyncio.*::test_blocking_connection_pool_records_": LENT,
+    r"test_asyncio.*::test_connection_garbage_collection$": FINALIZED,
+    r"test_asyncio.*::test_memoryviews_are_not_packed": COPIED,
+    r"test_async_maint.*::test_blocking_pool_locks_get_only_during_maintenance": LOCKED,
+    r"test_async_maint.*::test_apply_moving_notification_toggles_set_in_maintenance": LOCKED,
     r"::test_migrating_after_moving_multiple_proxies": KEPT,
 }
 """Regular expression for a test's id: why it cannot pass with a pool that is not redis-py's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from poolmgr.member.ports import Permit, Permits
+from poolmgr.member.ports import Claimant, Permit, Permits
 from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.parker import TaskParker
 from poolmgr.pool.permit_source import PermitSource
@@ -30,18 +30,26 @@ async def claim(source: PermitSource, connection: Any, place: Any = None) -> Per
         if permit is not None:
             return permit
         permits = connection._draws
-        permit = await _wait(permits, source.patience(connection))
+        claimants: set[Claimant] = getattr(connection._shard, "claimants", set())
+        permit = await _wait(permits, source.patience(connection), claimants)
         if permit is not None:
             return permit
         source.must_be_over(permits)
 
 
-async def _wait(permits: Permits, timeout: float | None) -> Permit | None:
+async def _wait(permits: Permits, timeout: float | None, claimants: set[Claimant]) -> Permit | None:
+    """See :func:`claim`.
+
+    Args:
+        claimants: all of this loop: they leave with it, also if their tasks are never finished.
+    """
     parker = TaskParker(asyncio.get_running_loop())
     claimant = permits.claimant(timeout, parker)
+    claimants.add(claimant)
     try:
         while isinstance(found := claimant.look(), float):
             await sleep(permits, parker, found)
         return found
     finally:
+        claimants.discard(claimant)
         claimant.leave()

@@ -55,10 +55,9 @@ else:
 class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
     """In front of a class that derives from :class:`redis.asyncio.connection.AbstractConnection`."""
 
-    if TYPE_CHECKING:  # redis-py's
-        _reader: Any
-        _writer: Any
-
+    _reader: Any = None
+    """redis-py's, and so is the next one. A class of a user's may not call redis-py's constructor."""
+    _writer: Any = None
     _permit: Permit | None = None
     _raw: socket.socket | None = None
     _stream: Any = None
@@ -73,14 +72,18 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
     _direct = True
     """Whether its stream feeds hiredis."""
     _eager = False
+    """``connect``, ``can_read`` or ``is_connected`` is foreign, and asked for every checkout."""
+    _asked = False
+    """``can_read`` is."""
+    _socketless = False
+    """Connections of this class are in memory, and need no permit."""
     _dialled_in = 0
     _connected_at = 0.0
     """When it last connected (monotonic seconds)."""
 
     @property
-    def _sock(self) -> Any:
-        """What :mod:`poolmgr.pool.admission` asks: None if it is not connected."""
-        return self._stream
+    def _is_open(self) -> bool:
+        return self._stream is not None
 
     def __del__(self) -> None:
         if self._raw is not None or self._permit is not None or self._stream is not None:
@@ -95,6 +98,18 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
         except Exception as error:
             if self._secured:
                 certificates.name(error, certificates.of(self))
+            raise
+        if self._stream is None and self.is_connected:
+            await self._connected_by_itself()
+
+    async def _connected_by_itself(self) -> None:
+        """The class's ``connect`` bypasses ``_connect``."""
+        try:
+            if self._permit is None and getattr(self._writer, "get_extra_info", str)("socket"):
+                self._permit = await self._claim()
+            self._adopt()
+        except BaseException:
+            await self.disconnect()
             raise
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
@@ -159,7 +174,8 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
             await super()._connect()
             return
         self._hand_over()
-        self._permit = await self._claim()
+        if not self._socketless:
+            self._permit = await self._claim()
         try:
             await super()._connect()
             self._adopt()
@@ -174,12 +190,12 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
 
     def _adopt(self) -> None:
         """Take over what foreign code has connected, under the permit claimed for it."""
+        self._stream = FOREIGN
         sock = None if self._writer is None else self._writer.get_extra_info("socket")
-        if sock is None:
+        if sock is None:  # the class ends it, whatever it is, and then the permit is free
             return
         self._dialled_in = os.getpid()
         self._raw = raw = socket.socket(fileno=os.dup(sock.fileno()))
-        self._stream = FOREIGN
         if self._permit is not None:
             self._permit.hold(raw)
             self._name(self._permit)
@@ -191,6 +207,8 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
         try:
             await super().disconnect(*args, **kwargs)
         finally:
+            if self._stream is FOREIGN and not self.is_connected:
+                self._stream = None
             if self._stream is None:
                 if self._raw is not None or self._permit is not None:  # the class has closed it on its own
                     self._hand_over()
@@ -219,7 +237,7 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
         if stream is not FOREIGN:
             stream.abort(later=lost)
         elif writer is not None and not lost:
-            writer.transport.abort()
+            getattr(getattr(writer, "transport", None), "abort", writer.close)()
 
     def _abandon(self) -> None:
         """In a forked child: close our copy of the socket; it and its permit are the parent's, and so is the loop."""

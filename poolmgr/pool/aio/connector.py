@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.asyncio.observability import recorder
 from redis.event import AsyncAfterConnectionReleasedEvent
+from redis.exceptions import RedisError
 from redis.observability.attributes import ConnectionState
 
 from poolmgr.exceptions import PoolClosedError
@@ -16,6 +17,7 @@ from poolmgr.logs.journal import Log
 from poolmgr.member.core.bounds import CONNECTING, LONGEST
 from poolmgr.native import monotonic
 from poolmgr.pool import admission
+from poolmgr.pool.aio.derivation import pooled
 from poolmgr.pool.aio.retries import patient
 from poolmgr.pool.aio.shard import Shard
 from poolmgr.pool.entry import set_up
@@ -32,12 +34,12 @@ async def made(shard: Shard, ticket: Ticket, deadline: float = INFINITY) -> Any:
     pool = shard.home()
     if pool is None:
         raise PoolClosedError(f"the pool {shard.name} is gone")
-    connection = pool.make_connection()
+    connection = pooled(pool.make_connection())
     set_up(connection, shard._origin, ticket, started, INFINITY)
     connection._shard = shard
     try:
         with patient(connection, deadline, background=ticket.background):
-            await connection.connect()
+            await _ensured(shard, connection)
     except BaseException:
         await connection.disconnect()
         raise
@@ -76,6 +78,8 @@ async def open_offered(shard: Shard, offered: list[Ticket]) -> None:
 async def inspected(shard: Shard, connection: Any, now: float) -> Any:
     """A working connection: this one, if it works; otherwise another one."""
     reason = connection._look() or ("expired" if now >= connection._expires else "")
+    if not reason and (connection._eager or shard._ensures):
+        reason = await _asked(shard, connection)
     if not reason:
         return connection
     connection, reason = admission.replacement(shard, connection, reason, now)
@@ -83,6 +87,24 @@ async def inspected(shard: Shard, connection: Any, now: float) -> Any:
     if reason:
         await _renew(shard, connection, reason, now + LONGEST[CONNECTING])
     return connection
+
+
+async def _asked(shard: Shard, connection: Any) -> str:
+    """Why a connection cannot be used, by code of a user's that redis-py calls for every checkout; empty if it can."""
+    try:
+        with patient(connection, INFINITY):
+            await _ensured(shard, connection)
+    except (RedisError, OSError):
+        return "stale"
+    except BaseException:
+        admission.dispose(shard, connection, "broken")
+        raise
+    return ""
+
+
+async def _ensured(shard: Shard, connection: Any) -> None:
+    pool = shard.home()
+    await (connection.connect() if pool is None else pool.ensure_connection(connection))
 
 
 async def _renew(shard: Shard, connection: Any, reason: str, deadline: float) -> None:
@@ -98,7 +120,7 @@ async def _renew(shard: Shard, connection: Any, reason: str, deadline: float) ->
             raise down
         ticket.born = monotonic()
         with patient(connection, deadline):
-            await connection.connect()
+            await _ensured(shard, connection)
     except BaseException as error:
         await connection.disconnect()
         shard._count(ConnectionState.IDLE, -1)
@@ -115,8 +137,10 @@ def take_back(shard: Shard, connection: Any, *, listened: bool) -> None:
         listened: others than redis-py listen to releases.
     """
     shard._count(ConnectionState.USED, -1)
+    if connection._eager and connection._stream is not None:
+        connection._stream.stirred = True
     reason = admission.flaw(shard, connection)
-    if not reason and (listened or connection._re_auth_token is not None):
+    if not reason and (listened or getattr(connection, "_re_auth_token", None) is not None):
         if shard.soon(lambda: dispatched(shard, connection)):
             return
         reason = "broken"

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from poolmgr.pool.aio.connection import FOREIGN
 from poolmgr.pool.owed import Counts, Packed
 
 
@@ -53,10 +54,11 @@ class Counted(Counts):
     def _look(self) -> str:
         """Why the idle connection cannot be used; empty if it can."""
         stream, reader = self._stream, self._reader
-        if stream is None or reader is None:
+        if stream is None or not self.is_connected:
             return "disconnected"
-        if stream.error is not None or reader.at_eof():
+        if stream.error is not None or (reader is not None and reader.at_eof()):
             return "stale"
-        stream.stirred = False
-        waiting = bytes(reader._buffer)
+        if stream is not FOREIGN:
+            stream.stirred = False
+        waiting = bytes(getattr(reader, "_buffer", b""))
         return "" if not waiting or (waiting[:1] == b">" and self.protocol == 3) else "dirty"

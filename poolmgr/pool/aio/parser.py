@@ -12,10 +12,18 @@ class Parser(_AsyncHiredisParser):
     """What comes goes into its reader without a copy in between."""
 
     _reader: Any
+    _stream: Any
 
     def on_connect(self, connection: Any) -> None:
         super().on_connect(connection)  # type: ignore[no-untyped-call]
         connection._stream.attach(self._reader.feed)
+
+    async def read_from_socket(self) -> bool:
+        """For redis-py's own ``read_response``, if somebody has wrapped it."""
+        if self._stream.error is not None:
+            raise self._stream.error
+        await self._stream.more(None)
+        return True
 
 
 @functools.cache

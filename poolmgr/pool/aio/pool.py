@@ -107,7 +107,9 @@ class ConnectionPool(Shards):
         self._usual = self._listeners.get(AsyncAfterConnectionReleasedEvent)
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
             self._usual = None  # there are other listeners
-        self._watched = bool(leak_after or self.hooks.checked_out)
+        self._ensures = type(self).ensure_connection is not Shards.ensure_connection
+        """A subclass's own is called for every checkout."""
+        self._watched = bool(leak_after or self.hooks.checked_out or self._ensures)
         self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
@@ -297,6 +299,7 @@ class ConnectionPool(Shards):
         _inherited.extend(self._shards)
         self._start_over()
         self._origin.forget()
+        self.__dict__.pop("_strangers", None)
 
 
 _inherited: list[Shard] = []

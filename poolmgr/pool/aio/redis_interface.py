@@ -13,12 +13,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool import housekeeping
 from poolmgr.pool.aio import connector
-from poolmgr.pool.aio.derivation import create
+from poolmgr.pool.aio.derivation import create, pooled
 from poolmgr.pool.aio.shard import Shard
+from poolmgr.pool.entry import PoolEntry
+from poolmgr.pool.views import Available, InUse, strangers
 
 if TYPE_CHECKING:
     _Pool: Any
@@ -56,9 +59,16 @@ class RedisInterface(_Pool):  # type: ignore[misc]
     def _lent_ones(self) -> set[Any]:
         return {connection for shard in tuple(self._shards) for connection in shard._lent()}
 
+    def _borrow(self, connection: Any) -> bool:
+        shard = getattr(connection, "_shard", None)
+        return shard in tuple(self._shards) and housekeeping.borrow(shard, connection)
+
+    def _give_back(self, connection: Any) -> None:
+        connection._shard._give_back(connection)
+
     @property
     def _available_connections(self) -> list[Any]:
-        return self._idle_ones()
+        return Available(self)
 
     @_available_connections.setter
     def _available_connections(self, value: Any) -> None:
@@ -66,7 +76,7 @@ class RedisInterface(_Pool):  # type: ignore[misc]
 
     @property
     def _in_use_connections(self) -> set[Any]:
-        return self._lent_ones()
+        return InUse(self)
 
     @_in_use_connections.setter
     def _in_use_connections(self, value: Any) -> None: ...
@@ -104,12 +114,22 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         return connection
 
     async def ensure_connection(self, connection: Any) -> None:
-        """Connect it, unless it is connected."""
+        """Connect it, unless it is connected. A subclass's own is called for every checkout.
+
+        Raises:
+            redis.exceptions.ConnectionError: it cannot be connected, or a class of a user's says that there is
+                something to read.
+        """
+        if not issubclass(type(connection), PoolEntry):
+            await super().ensure_connection(connection)
+            return
         await connection.connect()
+        if connection._asked and await connection.can_read() and not self.maint_notifications_enabled():
+            raise RedisConnectionError("Connection has data")
 
     def make_connection(self) -> Any:
         """A connection object, not connected and not one of the pool's."""
-        return create(self.connection_class, self.connection_kwargs)
+        return pooled(create(self.connection_class, self.connection_kwargs))
 
     def owns_connection(self, connection: Any) -> bool:
         """Whether a connection that comes back may be used again, for all that is known of its address."""
@@ -121,8 +141,10 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         """Close the idle connections and, as redis-py does, those in use under their users' hands. Never suspends."""
         for shard in tuple(self._shards):
             shard._empty("pool")
+        for connection in strangers(self).available:
+            await connection.disconnect()
         if inuse_connections:
-            await self._disconnect_connections(self._lent_ones())
+            await self._disconnect_connections(self._in_use_connections)
 
     async def _disconnect_connections(self, connections: Iterable[Any]) -> None:
         for connection in tuple(connections):
@@ -134,7 +156,7 @@ class RedisInterface(_Pool):  # type: ignore[misc]
                 await connection.disconnect()
 
     async def update_active_connections_for_reconnect(self) -> None:
-        for connection in self._lent_ones():
+        for connection in self._in_use_connections:
             connection.mark_for_reconnect()
 
     def reset(self) -> None:

@@ -15,12 +15,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+from redis._parsers import _AsyncHiredisParser
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
 from poolmgr.pool.aio.stream import CLOSED, Stream
 from poolmgr.pool.owed import Counts, Packed
 from poolmgr.pool.session_state import KINDS, PLAIN, kind
+
+READ = _AsyncHiredisParser.read_response
+"""redis-py's own."""
 
 Push: Any = getattr(hiredis, "PushNotification", ())
 
@@ -149,6 +153,12 @@ class Quick(Counts):
                 nothing came within so many seconds, and the connection can still be used.
         """
         parser, stream = self._parser, self._reader
+        if getattr(type(parser), "read_response", None) is not READ:  # it was replaced, or its method wrapped
+            response = await super().read_response(
+                disable_decoding, timeout, disconnect_on_error=disconnect_on_error, push_request=push_request
+            )
+            self._owed -= not push_request
+            return response
         reader = parser._reader
         try:
             if stream is None or reader is None:

@@ -63,6 +63,7 @@ class Shard(BasePool):
     leak_after: Any = _Of()
     hooks: Any = _Of()
     connection_class: Any = _Of()
+    _ensures: Any = _Of()
     connection_kwargs: Any = _Of()
     _misdirected_at: Any = _Of()
     _misdirected_by: Any = _Of()
@@ -92,6 +93,8 @@ class Shard(BasePool):
         self._origin = pool._origin
         self.pid = os.getpid()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.claimants: set[Claimant] = set()
+        """Tasks that wait for a permit themselves."""
         housekeeping.restart_counting(self)
         self._tally = pool._tally
         self.errand: Any = None
@@ -289,6 +292,8 @@ class Shard(BasePool):
         self._settle()
         for waiter in tuple(self._queue):
             self._core.leave(waiter)
+        while self.claimants:
+            self.claimants.pop().leave()
         self._core.min_idle = 0
         for connection in self._connections():
             housekeeping.take_out(self, connection)

@@ -21,7 +21,7 @@ from poolmgr.pool import housekeeping
 from poolmgr.pool.base import BasePool
 from poolmgr.pool.sync.adapters import Cached
 from poolmgr.pool.sync.derivation import create, pooled
-from poolmgr.pool.sync.views import Available, InUse, strangers
+from poolmgr.pool.views import Available, InUse, strangers
 
 
 def _name_of(factory: Any) -> str:
@@ -41,6 +41,8 @@ class RedisInterface(BasePool, redis.ConnectionPool):
 
         def _checkout(self, timeout: float | None) -> Any: ...
 
+        def _give_back(self, connection: Any) -> None: ...
+
     OMIT_REPR_KEYS = frozenset(
         {
             "event_dispatcher", "himport_registry", "maint_notifications_config", "maint_notifications_pool_handler",
@@ -49,6 +51,15 @@ class RedisInterface(BasePool, redis.ConnectionPool):
     )  # fmt: skip
 
     # ---- attributes that others read -------------------------------------------------------------
+
+    def _idle_ones(self) -> list[Any]:
+        return list(self._idle)
+
+    def _lent_ones(self) -> set[Any]:
+        return self._lent()
+
+    def _borrow(self, connection: Any) -> bool:
+        return housekeeping.borrow(self, connection)
 
     @property
     def _available_connections(self) -> list[Any]:

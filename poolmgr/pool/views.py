@@ -5,16 +5,33 @@ that pops idle connections until there are none comes to an end, and has them to
 
 A connection that is not the pool's, put there by foreign code, is shown there and never lent: the pool has no permit
 for it.
+
+A pool of any flavour says here what it has by three methods: :class:`Viewed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
-from poolmgr.native import monotonic
-from poolmgr.pool.host import Host
-from poolmgr.pool.housekeeping import take_out
+
+class Viewed(Protocol):
+    """A pool, as its lists know it."""
+
+    @property
+    def _origin(self) -> Any: ...
+
+    def _idle_ones(self) -> list[Any]:
+        """Its idle connections."""
+
+    def _lent_ones(self) -> set[Any]:
+        """Those out with callers."""
+
+    def _borrow(self, connection: Any) -> bool:
+        """Take an idle connection, as if it were lent; whether it still was idle."""
+
+    def _give_back(self, connection: Any) -> None:
+        """Release a connection that was taken out of the idle ones. Does not block."""
 
 
 class Strangers:
@@ -25,26 +42,17 @@ class Strangers:
         self.in_use: set[Any] = set()
 
 
-def strangers(pool: Host) -> Strangers:
+def strangers(pool: Viewed) -> Strangers:
     """The strangers of a pool; made when first asked for."""
     found: Strangers = pool.__dict__.setdefault("_strangers", Strangers())
     return found
 
 
-def _take_out(pool: Host, connection: Any) -> bool:
-    """Take an idle connection, as if it were lent; whether it still was idle."""
-    if not take_out(pool, connection):
-        return False
-    pool._low = min(pool._low, len(pool._idle))
-    connection._loan.append(monotonic())
-    return True
-
-
 class Available(list[Any]):
     """The idle connections."""
 
-    def __init__(self, pool: Host) -> None:
-        super().__init__([*pool._idle, *strangers(pool).available])
+    def __init__(self, pool: Viewed) -> None:
+        super().__init__([*pool._idle_ones(), *strangers(pool).available])
         self._pool = pool
 
     def append(self, connection: Any) -> None:
@@ -83,7 +91,7 @@ class Available(list[Any]):
         if connection in there:
             there.remove(connection)
             return True
-        return _take_out(self._pool, connection)
+        return self._pool._borrow(connection)
 
     def remove(self, connection: Any) -> None:
         super().remove(connection)
@@ -103,8 +111,8 @@ class Available(list[Any]):
 class InUse(set[Any]):
     """The connections out with callers."""
 
-    def __init__(self, pool: Host) -> None:
-        super().__init__([*pool._lent(), *strangers(pool).in_use])
+    def __init__(self, pool: Viewed) -> None:
+        super().__init__([*pool._lent_ones(), *strangers(pool).in_use])
         self._pool = pool
 
     def add(self, connection: Any) -> None:
@@ -112,7 +120,12 @@ class InUse(set[Any]):
         if getattr(connection, "_origin", None) is not self._pool._origin:
             strangers(self._pool).in_use.add(connection)
         else:
-            _take_out(self._pool, connection)
+            self._pool._borrow(connection)
+
+    def update(self, *others: Iterable[Any]) -> None:
+        for connections in others:
+            for connection in connections:
+                self.add(connection)
 
     def discard(self, connection: Any) -> None:
         super().discard(connection)

@@ -1,0 +1,183 @@
+"""The rules of the shell for tasks, switched off: the world of tasks must notice each one.
+
+``python -m tests.simulation.tasks.mutants`` shows for each how many seeds it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+from poolmgr.native import monotonic
+from poolmgr.pool import admission
+from poolmgr.pool.aio import claims, connector
+from poolmgr.pool.aio.parker import TaskParker
+from poolmgr.pool.aio.shard import Shard
+from poolmgr.pool.base import BasePool
+from poolmgr.pool.queue import PoolCore, Ticket, Wake
+from poolmgr.pool.waiting import Caller
+from tests.simulation.mutants import Mutant, applied
+from tests.simulation.tasks.world import failure
+
+
+def _leaves_only(self: Caller) -> None:
+    self._pool._core.leave(self._waiter)
+
+
+def _rings_here_only(self: TaskParker) -> None:
+    if asyncio._get_running_loop() is self._loop:
+        self._ring()
+
+
+async def _swallows(self: TaskParker, seconds: float) -> bool:
+    try:
+        return await _parks(self, seconds)
+    except asyncio.CancelledError:
+        return False
+
+
+def _buries_no_claimants(self: Shard) -> None:
+    self.claimants.clear()
+    _bury(self)
+
+
+def _buries_no_connections(self: Shard) -> None:
+    while self.claimants:
+        self.claimants.pop().leave()
+
+
+async def _opens_and_forgets(shard: Shard, ticket: Ticket, deadline: float) -> Any:
+    try:
+        return await connector.made(shard, ticket, deadline)
+    except Exception as error:
+        admission.attempt_failed(shard, ticket, error)
+        raise
+
+
+async def _opens_behind_and_forgets(shard: Shard, offered: list[Ticket]) -> None:
+    ticket = offered.pop()
+    try:
+        connection = await connector.made(shard, ticket)
+    except Exception as error:
+        admission.attempt_failed(shard, ticket, error)
+    else:
+        admission.arrived(shard, ticket, connection)
+
+
+async def _waits_and_stays(permits: Any, timeout: float | None, claimants: set[Any]) -> Any:
+    parker = TaskParker(asyncio.get_running_loop())
+    claimant = permits.claimant(timeout, parker)
+    while isinstance(found := claimant.look(), float):
+        await claims.sleep(permits, parker, found)
+    claimant.leave()
+    return found
+
+
+async def _renews_and_forgets(shard: Shard, connection: Any, reason: str, deadline: float) -> None:
+    ticket = connection._ticket
+    await connection.disconnect()
+    ticket.born = monotonic()
+    try:
+        await connection.connect()
+    except Exception as error:
+        admission.attempt_failed(shard, ticket, error)
+        raise
+    shard._core.reached()
+    admission.welcome(shard, connection)
+
+
+def _keeps_quietly(pool: Any, connection: Any, reason: str) -> None:
+    if reason:
+        admission.dispose(pool, connection, reason, was_idle=False)
+        return
+    pool._idle.append(connection)
+
+
+def _settles_quietly(self: PoolCore, now: float, take: Any) -> Any:
+    for effect in _advance(self, now, take):
+        if not isinstance(effect, Wake) or effect.waiter.fate is None or self.is_head(effect.waiter):
+            yield effect
+
+
+_parks, _bury, _advance = TaskParker.wait, Shard.bury, PoolCore.advance
+
+SEEDS = {
+    "what a cancelled waiter was given stays with it": 109,
+}
+"""A seed that finds it, by name."""
+
+MUTANTS = (
+    Mutant("what a cancelled waiter was given stays with it", "the others wait", ((Caller, "give_up", _leaves_only),)),
+    Mutant(
+        "the next head does not hear that it is the head",
+        "nobody minds when the next attempt is due",
+        ((BasePool, "_remind", lambda self: None),),
+    ),
+    Mutant("a ring before the wait is lost", "it sleeps", ((TaskParker, "_ring", TaskParker._settle),)),
+    Mutant("a ring from another thread is lost", "it sleeps", ((TaskParker, "ring", _rings_here_only),)),
+    Mutant("a cancellation is swallowed", "its task goes on", ((TaskParker, "wait", _swallows),)),
+    Mutant("a closed loop keeps its connections", "with their permits", ((Shard, "bury", _buries_no_connections),)),
+    Mutant(
+        "a closed loop keeps its place among those that reconnect",
+        "nobody gets the last permit any more",
+        ((Shard, "bury", _buries_no_claimants),),
+    ),
+    Mutant(
+        "what was offered to a task that never began stays with it",
+        "its place is nobody's",
+        ((Shard, "_take_back", lambda self, offered: None),),
+    ),
+    Mutant(
+        "a connect that is cancelled keeps its place",
+        "and its permit",
+        ((connector, "open_here", _opens_and_forgets),),
+    ),
+    Mutant(
+        "a connect behind the queue that is cancelled keeps its place",
+        "and its permit",
+        ((connector, "open_offered", _opens_behind_and_forgets),),
+    ),
+    Mutant(
+        "one that reconnects and is cancelled keeps its place among those",
+        "nobody gets the last permit any more",
+        ((claims, "_wait", _waits_and_stays),),
+    ),
+    Mutant(
+        "a renewal that is cancelled keeps its place", "and its permit", ((connector, "_renew", _renews_and_forgets),)
+    ),
+    Mutant(
+        "what comes back after a closer look is not handed on",
+        "it lies idle beside those that wait",
+        ((admission, "keep", _keeps_quietly),),
+    ),
+    Mutant(
+        "those that fail with another's attempt are not woken",
+        "they sleep",
+        ((PoolCore, "advance", _settles_quietly),),
+    ),
+)
+
+
+def hunt(mutant: Mutant, seeds: int, first: int = 0) -> tuple[int, str] | None:
+    """The first seed that finds it, and how."""
+    with applied(mutant):
+        for seed in range(first, first + seeds):
+            if text := failure(seed):
+                return seed, text
+    return None
+
+
+def main() -> int:
+    missing = 0
+    for mutant in MUTANTS:
+        began = time.monotonic()
+        found = hunt(mutant, 1000)
+        missing += found is None
+        print(f"{found[0] if found else '-':>5} {time.monotonic() - began:6.1f} s  {mutant.name}: {found and found[1]}")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""The world of tasks, and the rules of the shell for tasks switched off."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.tasks import mutants
+from tests.simulation.tasks.world import failure
+
+SEEDS = max(20, int(os.environ.get("SIMULATION_SEEDS", "100")) // 10)
+"""Each takes a twentieth of a second where nothing else runs."""
+
+
+@pytest.mark.timeout(3000)
+def test_no_seed_breaks_a_rule_of_tasks():
+    assert [(seed, text) for seed in range(SEEDS) if (text := failure(seed))] == []
+
+
+KNOWN = [mutant for mutant in mutants.MUTANTS if mutant.name in mutants.SEEDS]
+
+
+@pytest.mark.parametrize("mutant", KNOWN, ids=lambda mutant: mutant.name)
+def test_a_rule_of_tasks_switched_off_is_found(mutant):
+    seed = mutants.SEEDS[mutant.name]
+    assert failure(seed) == "", "it has to be found by the rule's absence alone"
+    assert mutants.hunt(mutant, 1, first=seed), "another seed: python -m tests.simulation.tasks.mutants"
