@@ -27,8 +27,8 @@ agents: $(VENV)/.have-agents ## install the APM agents that the test suite then 
 crossed: $(VENV)/.have-test ## a hundred thousand answers of the HTTP service under cuts, kills and pushes, none another's
 	@POOLMGR_CROSSED=100000 exec $(BIN)/python -m pytest tests/integration/test_http_crossed.py $(ARGS)
 
-oracle: $(VENV)/.have-test ## the promise for half a minute: storms of kills, reloads and upgrades at a full server
-	@POOLMGR_ORACLE_SECONDS=30 exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_restarts.py $(ARGS)
+oracle: $(VENV)/.have-test ## the promise for SECONDS=30 a storm, of threads and of tasks: kills, reloads and upgrades at a full server
+	@POOLMGR_ORACLE_SECONDS=$(or $(SECONDS),30) exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_aio_oracle.py tests/integration/test_restarts.py $(ARGS)
 
 wrk: $(VENV)/.have-test ## the HTTP service under wrk for SECONDS=30 a round, beside the same service on a bare pool
 	@WRK_SECONDS=$(or $(SECONDS),30) $(BIN)/python -m pytest tests/integration/test_http_load.py $(ARGS)

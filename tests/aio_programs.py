@@ -25,6 +25,7 @@ import poolmgr
 from poolmgr.asyncio import ConnectionPool, get_client, get_pool, lifespan
 from poolmgr.member.member import get_member
 from tests.helpers import wait_for
+from tests.storm import command
 from tests.walker import run
 
 URL = os.environ.get("REDIS_URL", "")
@@ -328,32 +329,20 @@ def children_of_multiprocessing(loop: str) -> None:
 
 
 def storm_of_tasks(loop: str) -> None:
-    """Until SIGTERM: tasks that talk, a fifth of which are cancelled; then what was seen, and what is left."""
+    """Until SIGTERM: tasks that talk; then what was seen, and what is left."""
     seen: Counter[str] = Counter()
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
 
-    async def one(client: redis.asyncio.Redis, number: int) -> None:
+    async def one(client: redis.asyncio.Redis) -> None:
         while not over.is_set():
-            word = f"{os.getpid()}-{number}-{random.random()}"
-            task = asyncio.ensure_future(client.echo(word) if random.random() < 0.9 else client.blpop("none", 0.01))
-            if random.random() < 0.25:
-                await asyncio.sleep(random.random() * 0.01)
-                task.cancel()
-            try:
-                found: Any = await task
-                seen["answered"] += 1
-                seen["crossed"] += found not in (word.encode(), None)
-            except asyncio.CancelledError:
-                seen["cancelled"] += 1
-            except redis.RedisError as error:
-                seen[f"{type(error).__name__}: {error}"] += 1
+            await command(client, seen)
             if random.random() < 0.02:
                 await asyncio.sleep(random.random() * 0.2)
 
     async def main() -> None:
         client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
-        await asyncio.gather(*(one(client, number) for number in range(12)))
+        await asyncio.gather(*(one(client) for _ in range(12)))
         for _ in range(1000):
             stats = AT_IMPORT.stats()
             if not stats.in_use + stats.opening + stats.waiting:
@@ -363,31 +352,6 @@ def storm_of_tasks(loop: str) -> None:
         await AT_IMPORT.aclose()
 
     run(loop, main())
-
-
-def storm_of_threads(loop: str) -> None:
-    """The same with threads, which cannot be cancelled."""
-    seen: Counter[str] = Counter()
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    pool = poolmgr.ConnectionPool.from_url(URL, timeout=20)
-    client = redis.Redis(connection_pool=pool)
-
-    def one(number: int) -> None:
-        while not over.is_set():
-            word = f"{os.getpid()}-{number}-{random.random()}"
-            try:
-                seen["crossed"] += client.echo(word) != word.encode()
-                seen["answered"] += 1
-            except redis.RedisError as error:
-                seen[f"{type(error).__name__}: {error}"] += 1
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(json.dumps({**seen, "left": pool.stats().in_use}), flush=True)
 
 
 if __name__ == "__main__":
