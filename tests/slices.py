@@ -36,7 +36,7 @@ BUDGETS: dict[str, int] = {
     "simulation": 50,
     "chaos": 10,
     "servers": 35,
-    "upstream": 110,
+    "upstream": 130,
     "docs": 15,
     "release": 15,
     "fuzz": 35,

@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.tasks import mutants
 from tests.simulation.tasks.world import failure
 
-SEEDS = max(20, int(os.environ.get("SIMULATION_SEEDS", "100")) // 10)
+SEEDS = max(20, int(os.environ.get("SIMULATION_SEEDS", "100")) // 20)
 """Each takes a twentieth of a second where nothing else runs."""
 
 

@@ -35,7 +35,7 @@ from tests.upstream.verdict import FAILED, PASSED, SKIPPED, Verdict, judge, node
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PATIENCE = 900.0
-"""Seconds that all files may take. They take about 100, on two cores that do nothing else."""
+"""Seconds that all files may take. They take about 120, on two cores that do nothing else."""
 
 REPEATED = 20
 """Most tests that are repeated alone. More than these did not fail by chance."""
@@ -68,7 +68,7 @@ EXPLAINED: dict[str, str] = {
     r"::test_get_connection_count_with_connections_in_queue$": "fills the queue of a BlockingConnectionPool",
     r"::test_pool_get_connection_handles_pending_push_after_reconnect": LENT,
     r"::test_on_connect_error$": KEPT,
-    r"::test_busy_loading_from_pipeline$": KEPT,
+    r"::test_busy_loading_from_pipeline(\[pool\])?$": KEPT,
     r"test_asyncio.*::test_auto_release_override_true_manual_created_pool": KEPT,
     r"test_asyncio.*::test_connection_pool_records_create_time_on_new_connection": LENT,
     r"test_asyncio.*::test_blocking_connection_pool_records_": LENT,

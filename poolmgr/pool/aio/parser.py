@@ -7,6 +7,8 @@ from typing import Any
 
 from redis._parsers import _AsyncHiredisParser
 
+from poolmgr.pool.aio.stream import Stream
+
 
 class Parser(_AsyncHiredisParser):
     """What comes goes into its reader without a copy in between."""
@@ -20,9 +22,12 @@ class Parser(_AsyncHiredisParser):
 
     async def read_from_socket(self) -> bool:
         """For redis-py's own ``read_response``, if somebody has wrapped it."""
-        if self._stream.error is not None:
-            raise self._stream.error
-        await self._stream.more(None)
+        stream = self._stream
+        if not isinstance(stream, Stream):
+            return bool(await super().read_from_socket())  # type: ignore[no-untyped-call]
+        if stream.error is not None:
+            raise stream.error
+        await stream.more(None)
         return True
 
 

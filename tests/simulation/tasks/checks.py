@@ -60,19 +60,20 @@ class Checks:
             if core.waiting and core.idle:
                 world.violated(f"a connection lies idle beside a waiter: {core}")
         over = sum(shard._core.size - shard._core.lent - len(shard._core.opening) for shard in shards)
-        if over > world.pool.max_connections:
-            world.violated(f"more connections than its ceiling: {[shard._core for shard in shards]}")
+        self._lasts("more connections than the ceiling", over > world.pool.max_connections)
         self._lasts("a permit is free, and a waiter waits", world.free() > 0 and self._could_open(shards))
         permits = world.member.permits
-        claims = [] if permits is None else [c for c in permits.claimants if c.loop in world.loops]
+        claims = [] if permits is None else [c for c in permits.claimants if c.by_itself()]
         self._lasts("a permit is free, and one that reconnects waits", world.free() > 0 and bool(claims))
 
     def _could_open(self, shards: list[Any]) -> bool:
         pool = self.world.pool
         room = sum(shard._core.size for shard in pool._shards) < pool.max_connections
         claims = 0 if self.world.member.permits is None else len(self.world.member.permits.claimants)
+        kept = any(shard.reserved_until > self.world.now for shard in pool._shards)  # for a loop that is about to open
         return (
             room
+            and not kept
             and self.world.free() > claims
             and any(
                 shard._core.waiting and not shard._core.opening and self.world.now >= shard._core.retry_at + PROMPT

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core.bounds import Cause
 from poolmgr.member.ports import Bell, Outage, Shortage
+from poolmgr.pool.aio.parker import TaskParker
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
@@ -144,6 +145,10 @@ class Claimant:
         self.until = permits.world.now + (60.0 if timeout is None else timeout)
         self.loop = permits.world.running
         permits.claimants.append(self)
+
+    def by_itself(self) -> bool:
+        """Whether it is a task's, and not what a loop is about to open."""
+        return isinstance(self.bell, TaskParker) and self.loop in self.permits.world.loops
 
     def look(self) -> Permit | float:
         permit = self.permits.take(self)

@@ -31,7 +31,7 @@ LOOKS = 0.05
 BOUND = 30.0
 """Seconds after the last fault in which everybody is done."""
 
-LOOPS = 1
+LOOPS = 3
 """Loops that there may be at a time."""
 
 INSTANT = 1e-7
