@@ -14,7 +14,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from poolmgr.asyncio import ConnectionPool
+from poolmgr.asyncio import ConnectionPool, SentinelConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.walker import HOWS, LOOPS, How, run, walk, walk_to_the_end
@@ -30,6 +30,9 @@ class World:
         self.member = FakeMember(prompt=True)
         self.pool = ConnectionPool(db=DATABASE, member=self.member, timeout=5, **arguments)
         self.client = redis.asyncio.Redis(connection_pool=self.pool)
+
+    async def close(self) -> None:
+        await self.pool.aclose()
 
     async def check(self) -> list[str]:
         """What is wrong, and the end of it."""
@@ -49,7 +52,7 @@ class World:
                 wrong.append(f"crossed: {found}")
         except Exception as error:
             wrong.append(repr(error))
-        await self.pool.aclose()
+        await self.close()
         await asyncio.sleep(0.005)
         gc.collect()
         left = [permits.out for permits in self.member.all.values() if permits.out]
@@ -181,6 +184,39 @@ def test_at_every_suspension(filled: RedisServer, loop: str, way: str, how: How,
         return found
 
     assert run(loop, walk_all()) == {}
+
+
+class ThroughSentinel(World):
+    """The same, with a master that a Sentinel names."""
+
+    def __init__(self, port: int) -> None:
+        self.member = FakeMember(prompt=True)
+        self.manager = redis.asyncio.Sentinel([("127.0.0.1", port)])
+        client = self.manager.master_for(
+            "main", connection_pool_class=SentinelConnectionPool, db=DATABASE, member=self.member, timeout=5
+        )
+        client.auto_close_connection_pool = False
+        self.client, self.pool = client, client.connection_pool
+
+    async def close(self) -> None:
+        await super().close()
+        await self.manager.aclose()
+
+    async def check(self) -> list[str]:
+        asking: Any = self.manager.sentinels[0].connection_pool
+        stats = asking.stats()
+        wrong = [f"{stats} of the pool for questions"] if stats.in_use or stats.opening or stats.waiting else []
+        return [*wrong, *await super().check()]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_while_a_sentinel_is_asked(filled: RedisServer, sentinel: int, loop: str, how: How):
+    async def make() -> World:
+        return ThroughSentinel(sentinel)
+
+    count, wrong = run(loop, walk(make, in_world(get), World.check, how))
+    assert count >= 8 and wrong == []
 
 
 @pytest.mark.parametrize("how", HOWS)

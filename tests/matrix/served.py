@@ -22,7 +22,7 @@ FILES = (
     "test_supervisor_identity",
     "test_supervisor_likeness", "test_supervisor_room", "test_supervisor_budgets", "test_supervisor_restart",
     "test_limits", "test_oracle", "test_http_scripts", "test_http_refusals", "test_http_policy", "test_http_errors",
-    "test_http_server_changes",
+    "test_http_server_changes", "test_sentinel",
 )  # fmt: skip
 """Files of ``tests/integration`` about permits, proof, pools and the service."""
 
