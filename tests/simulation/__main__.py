@@ -23,6 +23,7 @@ from multiprocessing import get_context
 import msgspec
 
 from tests.simulation import witnesses
+from tests.simulation.fleet import world as fleet
 from tests.simulation.places import world as addresses
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.shrink import failure, shorter
@@ -96,10 +97,26 @@ def _run_outages(seeds: Iterable[int]) -> Tally:
     return tally
 
 
+def _run_fleet(seeds: Iterable[int]) -> Tally:
+    tally = Tally()
+    for seed in seeds:
+        world = fleet.World(seed)
+        try:
+            world.run()
+        except Exception as error:
+            last = "".join(f"\n    {line}" for line in world.log[-40:])
+            tally.failed.append((seed, f"{type(error).__name__}: {error}{last}"))
+        tally.seeds += 1
+        tally.steps += world.kind.steps
+        tally.faults += world.faults
+    return tally
+
+
 WORLDS: dict[str, Callable[[Iterable[int]], Tally]] = {
     "members": run,
     "addresses": _run_addresses,
     "outages": _run_outages,
+    "fleet": _run_fleet,
 }
 
 

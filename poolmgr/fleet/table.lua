@@ -1,0 +1,410 @@
+-- The fleet's table at one server: which host may hold how many connections there (docs/fleet.md).
+--
+-- KEYS[1] is one hash, so that it is lost as a whole or not at all. It has no time to live: a server that is short of
+-- memory evicts keys with one first. All records are text, so that HGETALL explains itself:
+--
+--   !      run table learning used budget slack level headroom short ticked due made holder duty audited operator hosts
+--          others ripe marked
+--   NAME   grant seq end demand floor budget slack flags host        a lease
+--   xNAME  marked_since, and the same                                a lease that is marked: its gate is shut
+--
+-- `short` is 2 while a host holds less than its fair part, 1 while one lacks headroom because others hold it, else 0.
+--
+-- What a later version adds stands behind these, and is kept. Times are milliseconds of this server's clock.
+-- ARGV[1] is what to do; its arguments are listed at each function. A rule's letter and number: ARCHITECTURE.md.
+
+local DELTA = 1000          -- a lease is only marked when it ended this long ago (F4)
+local UNWANTED = 60000      -- ... and this long ago, if no host wants its permits
+local TICK, SOON = 1000, 100 -- between two passes over all records; while a host is short
+local AT_ONCE = 1000        -- above this many hosts the pass is made less often
+local DUTY = 5000           -- how long a host has the duty that did not renew since
+local AUDIT = 30000         -- between two audits
+local FIRST = 2             -- what a host gets that joins
+
+local key = KEYS[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- ---- records -----------------------------------------------------------------------------------------------------
+
+local HEAD = '^(%S+) (%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%S+) (%d+) '
+  .. '(%S+) (%d+) (%d+)(.*)$'
+
+local function read_head(text)
+  if not text then return nil end
+  local t = {}
+  t.run, t.number, t.learning, t.used, t.budget, t.slack, t.level, t.headroom, t.short, t.ticked, t.due, t.made,
+    t.holder, t.duty, t.audited, t.operator, t.hosts, t.others, t.ripe, t.marked, t.rest = string.match(text, HEAD)
+  if not t.run then return nil end
+  t.learning, t.short = t.learning == '1', tonumber(t.short)
+  t.used, t.budget, t.slack = tonumber(t.used), tonumber(t.budget), tonumber(t.slack)
+  t.level, t.headroom = tonumber(t.level), tonumber(t.headroom)
+  t.ticked, t.due, t.made = tonumber(t.ticked), tonumber(t.due), tonumber(t.made)
+  t.duty, t.audited = tonumber(t.duty), tonumber(t.audited)
+  t.hosts, t.ripe, t.marked = tonumber(t.hosts), tonumber(t.ripe), tonumber(t.marked)
+  return t
+end
+
+local function head_text(t)
+  return string.format('%s %s %d %.0f %.0f %.0f %.0f %.0f %d %.0f %.0f %.0f %s %.0f %.0f %s %.0f %s %.0f %.0f%s',
+    t.run, t.number, t.learning and 1 or 0, t.used, t.budget, t.slack, t.level, t.headroom, t.short,
+    t.ticked, t.due, t.made, t.holder, t.duty, t.audited, t.operator, t.hosts, t.others, t.ripe, t.marked, t.rest)
+end
+
+local LEASE = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)'
+
+local function read_lease(text)
+  local grant, seq, ends, demand, floor, budget, slack = string.match(text, LEASE)
+  return tonumber(grant), tonumber(seq), tonumber(ends), tonumber(demand), tonumber(floor), tonumber(budget),
+    tonumber(slack)
+end
+
+local function is_marked(field) return string.byte(field) == 120 end -- x
+
+-- F4: its end has passed, and a host wants its permits (or will, some day).
+local function is_ripe(ends, short) return now > ends + (short == 2 and DELTA or UNWANTED) end
+
+-- F8: the table of this server process; nil if there is none, or another process's.
+local function table_of(run)
+  local t = read_head(redis.call('HGET', key, '!'))
+  if t and t.run == run then return t end
+  return nil
+end
+
+-- ---- the pass over all records -----------------------------------------------------------------------------------
+
+-- How far demands can be met evenly: the level at which what is left is used up (max-min).
+local function fair_level(demands, count, room)
+  table.sort(demands)
+  local left = room
+  for i = 1, count do
+    local share = math.floor(left / (count - i + 1))
+    if demands[i] > share then return math.max(1, share) end
+    left = left - demands[i]
+  end
+  return math.max(1, room)
+end
+
+local function kept_back(room) return math.max(1, math.floor(room / 10)) end
+
+-- The exact sum, the budget in force (F9), the fair level, the headroom, and whose end has passed. O(hosts). `renewing`
+-- has said something newer than its record.
+local function tick(t, renewing)
+  local all = redis.call('HGETALL', key)
+  local used, hosts, wanted, active, ripe, marked = 0, 0, 0, 0, 0, 0
+  local least, most = nil, 0
+  local demands, grants, ended = {}, {}, {}
+  for i = 1, #all, 2 do
+    local field, text = all[i], all[i + 1]
+    if field == '!' then -- not a lease
+    elseif is_marked(field) then
+      used = used + tonumber(string.match(text, '^%d+ (%d+)'))
+      marked = marked + 1
+    else
+      local grant, _, ends, demand, floor, budget, slack = read_lease(text)
+      if field == renewing.name then
+        grant, ends, demand, floor, budget, slack = renewing.word, now, renewing.demand, renewing.floor,
+          renewing.budget, renewing.slack
+      end
+      used = used + grant
+      if now <= ends + DELTA then
+        hosts = hosts + 1
+        demands[hosts], grants[hosts] = demand, grant
+        wanted = wanted + demand
+        if demand > 0 then active = active + 1 end
+        if not least or budget < least then least = budget end
+        if slack > most then most = slack end
+      else
+        ended[#ended + 1] = ends
+      end
+    end
+  end
+  if t.operator ~= '-' then least = tonumber(t.operator) end
+  t.budget, t.slack = least or t.budget, most
+  local room = math.max(0, t.budget - t.slack)
+  local sorted = {}
+  for i = 1, hosts do sorted[i] = demands[i] end
+  t.level = fair_level(sorted, hosts, room)
+  t.headroom = 0
+  if wanted > room then -- what even parts leave over: one more each, for those who come first
+    local even = 0
+    for i = 1, hosts do even = even + math.min(demands[i], t.level) end
+    if even < room then t.headroom = 1 end
+  elseif active > 0 then -- a tenth is kept for growth and for newcomers
+    t.headroom = math.max(0, math.floor((room - kept_back(room) - wanted) / active))
+  end
+  t.short = (wanted > room or used > room) and 2 or 0
+  for i = 1, hosts do
+    if grants[i] < math.min(demands[i], t.level) then t.short = 2
+    elseif demands[i] > 0 and 2 * (grants[i] - demands[i]) < t.headroom and t.short == 0 then t.short = 1 end
+  end
+  for i = 1, #ended do
+    if is_ripe(ended[i], t.short) then ripe = ripe + 1 end
+  end
+  t.used, t.hosts, t.ripe, t.marked = used, hosts, ripe, marked
+  t.ticked, t.due = now, now + TICK * math.max(1, math.floor(hosts / AT_ONCE))
+end
+
+-- ---- what a host asks --------------------------------------------------------------------------------------------
+
+-- F8: a table that is made anew raises no grant before a census. It is written at once: the request that found none may
+-- be refused, and the next one must meet the same table.
+local function make(run, name, seq, budget, slack)
+  local t = {
+    run = run, number = string.format('%.0f.%s.%.0f', now, string.sub(name, 1, 4), seq), learning = true, used = 0,
+    budget = budget, slack = slack, level = budget, headroom = 0, short = 0, ticked = 0, due = 0, made = now,
+    holder = '-', duty = 0, audited = now, operator = '-', hosts = 0, others = '-', ripe = 0, marked = 0, rest = '',
+  }
+  redis.call('DEL', key)
+  redis.call('HSET', key, '!', head_text(t))
+  return t
+end
+
+-- A host's fair part, and what it may have beyond.
+local function parts(t, demand, floor)
+  local fair = math.max(math.min(demand, t.level), math.min(demand, floor))
+  if demand > fair then return fair, math.min(demand, fair + t.headroom) end
+  local scarce = t.level < t.budget - t.slack
+  return fair, fair + ((demand == 0 or scarce) and 0 or t.headroom)
+end
+
+-- How much this host may hold from now on: never less than its word, and more only if all grants fit (F1).
+local function granted(t, word, demand, joins, fair, target)
+  local room = math.max(0, t.budget - t.slack) - t.used
+  if t.learning or room <= 0 then return word end
+  if joins then return word + math.max(0, math.min(demand, FIRST, room)) end
+  if word >= target then return word end
+  local more = math.min(math.max(0, fair - word), room)
+  local kept = demand > fair and 0 or kept_back(t.budget - t.slack)
+  return word + more + math.max(0, math.min(target - word - more, room - more - kept))
+end
+
+-- What the host does for all, if it has the duty.
+local function duty_of(t, name, able)
+  if not able or not (t.holder == name or t.holder == '-' or now >= t.duty) then return '' end
+  t.holder, t.duty = name, now + DUTY
+  if t.learning then return 'census' end
+  if t.ripe + t.marked > 0 then return 'fence' end
+  if now >= t.audited + AUDIT then return 'audit' end
+  return ''
+end
+
+-- renew RUN TABLE NAME SEQ WORD DEMAND FLOOR BUDGET SLACK LEASE UNTIL ABLE HOST
+-- TABLE `-`: NAME is new and joins. UNTIL: the end that NAME was last told.
+-- -> ok     table now grant target end wanted budget slack hosts others duty learning
+--    table  table now         the request speaks of another table: ask again, as a claim
+--    old    table now seq     it is not newer than the last one that was executed
+--    fenced table now         NAME is over: join under another one, with nothing
+local function renew(run, number, name, seq, word, demand, floor, budget, slack, lease, ends, able, host)
+  seq, word, demand, floor = tonumber(seq), tonumber(word), tonumber(demand), tonumber(floor)
+  budget, slack, lease, ends = tonumber(budget), tonumber(slack), tonumber(lease), tonumber(ends)
+  local got = redis.call('HMGET', key, '!', name, 'x' .. name)
+  local t = read_head(got[1])
+  if not t or t.run ~= run then
+    t = make(run, name, seq, budget, slack)
+    got[2], got[3] = false, false
+  end
+  local joins = number == '-'
+  if got[3] then return {'fenced', t.number, now} end -- F4: a mark is final
+  if got[2] then
+    local grant, last = read_lease(got[2])
+    if not joins and number ~= t.number then return {'table', t.number, now} end
+    if joins or seq <= last then return {'old', t.number, now, last} end -- F3: a name joins once
+    -- A word is larger than its grant if another table gave it, at a process that this name led to meanwhile. It is a
+    -- claim then (F8). If it does not fit, this name is over; what it has here is within the grant, by its gate.
+    if word > grant and t.used - grant + word > math.max(0, t.budget - t.slack) then
+      redis.call('HDEL', key, name)
+      redis.call('HSET', key, 'x' .. name, string.format('%.0f %s', now, got[2]))
+      t.marked = t.marked + 1
+      redis.call('HSET', key, '!', head_text(t))
+      return {'fenced', t.number, now}
+    end
+    t.used = t.used - grant + word
+  elseif joins then
+    if word > 0 then return {'fenced', t.number, now} end -- F7: who joins has nothing
+    t.hosts = t.hosts + 1
+  else -- a claim (F8): good while the table learns, the lease has not ended, and it fits
+    if number ~= t.number then return {'table', t.number, now} end
+    local fits = t.used + word <= math.max(0, t.budget - t.slack)
+    if not t.learning or now >= ends or not fits then return {'fenced', t.number, now} end
+    t.used = t.used + word
+    t.hosts = t.hosts + 1
+  end
+  if t.operator == '-' and budget < t.budget then t.budget = budget end -- F9, until the next pass finds the least
+  if slack > t.slack then t.slack = slack end
+  if now >= t.due then
+    -- The record has to be there for the pass, which takes the newer numbers from the request.
+    if not got[2] then redis.call('HSET', key, name, '0 0 0 0 0 0 0') end
+    tick(t, {name = name, word = word, demand = demand, floor = floor, budget = budget, slack = slack})
+  end
+  local fair, target = parts(t, demand, floor)
+  local grant = granted(t, word, demand, joins, fair, target)
+  t.used = t.used + grant - word
+  if grant < fair and not t.learning then
+    t.short = 2
+    t.due = math.min(t.due, now + SOON)
+  end
+  local duty = duty_of(t, name, able == '1')
+  local rest = got[2] and string.match(got[2], '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+(.*)$') or ''
+  redis.call('HSET', key, '!', head_text(t), name, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %s %s%s',
+    grant, seq, now + lease, demand, floor, budget, slack, able == '1' and 'able' or '-', host, rest))
+  local wanted = grant > target and (t.short == 2 or (t.short == 1 and target * 2 < grant)) and 1 or 0
+  return {'ok', t.number, now, grant, target, now + lease, wanted, t.budget, t.slack, t.hosts, t.others, duty,
+    t.learning and 1 or 0}
+end
+
+-- leave RUN TABLE NAME: in good order, when nothing of NAME is open but the connection that says so.
+local function leave(run, number, name)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  if number ~= t.number then return {'table', t.number, now} end
+  local text = redis.call('HGET', key, name)
+  if not text then return {'ok', 0} end
+  t.used = math.max(0, t.used - read_lease(text))
+  t.hosts = math.max(0, t.hosts - 1)
+  if t.holder == name then t.holder, t.duty = '-', 0 end
+  redis.call('HDEL', key, name)
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', 1}
+end
+
+-- ---- what the host with the duty asks (F6) -----------------------------------------------------------------------
+
+-- survey RUN: marks what is ripe, and says what there is. -> ok table now learning made [live] [marked]
+local function survey(run)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  local all, live, marked = redis.call('HGETALL', key), {}, {}
+  for i = 1, #all, 2 do
+    local field, text = all[i], all[i + 1]
+    if field == '!' then -- not a lease
+    elseif is_marked(field) then
+      marked[#marked + 1] = string.sub(field, 2)
+    else
+      local _, _, ends = read_lease(text)
+      if not t.learning and is_ripe(ends, t.short) then
+        redis.call('HDEL', key, field)
+        redis.call('HSET', key, 'x' .. field, string.format('%.0f %s', now, text))
+        t.marked = t.marked + 1
+        marked[#marked + 1] = field
+      else
+        live[#live + 1] = field
+      end
+    end
+  end
+  t.ripe = 0
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', t.number, now, t.learning and 1 or 0, t.made, live, marked}
+end
+
+-- condemned RUN TABLE LEASE NAME...: which of these names, seen in a list, must have no connection: the marked, and those
+-- that are not in the table. While it learns, the latter may still be claimed until all leases from before have ended.
+local function condemned(run, number, lease, names)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  if number ~= t.number then return {'table', t.number, now} end
+  local may_claim = t.learning and now <= t.made + tonumber(lease) + DELTA
+  local found = {}
+  for i = 1, #names do
+    local got = redis.call('HMGET', key, names[i], 'x' .. names[i])
+    if got[2] or (not got[1] and not may_claim) then found[#found + 1] = names[i] end
+  end
+  return {'ok', found}
+end
+
+-- proven RUN TABLE NAME...: a list that was asked for after they were marked shows nothing of them. -> ok [grant of each]
+local function proven(run, number, names)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  if number ~= t.number then return {'table', t.number, now} end
+  local freed = {}
+  for i = 1, #names do
+    local text = redis.call('HGET', key, 'x' .. names[i])
+    local grant = text and tonumber(string.match(text, '^%d+ (%d+)')) or 0
+    if text then
+      redis.call('HDEL', key, 'x' .. names[i])
+      t.used = math.max(0, t.used - grant)
+      t.marked = math.max(0, t.marked - 1)
+    end
+    freed[i] = grant
+  end
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', freed}
+end
+
+-- census RUN TABLE NAME...: a list that was asked for after the table was made shows these names and nothing unnamed.
+-- If all of them are in the table, it may raise. -> ok 1, or ok 0
+local function census(run, number, names)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  if number ~= t.number then return {'table', t.number, now} end
+  for i = 1, #names do
+    local got = redis.call('HMGET', key, names[i], 'x' .. names[i])
+    if not got[1] and not got[2] then return {'ok', 0} end
+  end
+  t.learning = false
+  t.due = now
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', 1}
+end
+
+-- audited RUN TABLE OTHERS: a list was compared with the table; so many clients are not of this fleet.
+local function audited(run, number, others)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  if number ~= t.number then return {'table', t.number, now} end
+  t.audited, t.others = now, others
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', 1}
+end
+
+-- ---- what the operator asks --------------------------------------------------------------------------------------
+
+-- budget RUN N: the operator's number goes before what hosts state (F9); `-`: no longer.
+local function budget(run, number)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  t.operator, t.due = number, now
+  if number ~= '-' then t.budget = tonumber(number) end
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', 1}
+end
+
+-- fence RUN NAME: mark this lease now, wanted or not; only after its end (F4). -> ok 1, ok 0: not in the table or marked
+-- before, ok -1 end: it has not ended
+local function fence(run, name)
+  local t = table_of(run)
+  if not t then return {'none'} end
+  local text = redis.call('HGET', key, name)
+  if not text then return {'ok', 0} end
+  local _, _, ends = read_lease(text)
+  if t.learning or now <= ends + DELTA then return {'ok', -1, ends} end
+  redis.call('HDEL', key, name)
+  redis.call('HSET', key, 'x' .. name, string.format('%.0f %s', now, text))
+  t.marked = t.marked + 1
+  redis.call('HSET', key, '!', head_text(t))
+  return {'ok', 1}
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+
+local function names_from(first)
+  local names = {}
+  for i = first, #ARGV do names[#names + 1] = ARGV[i] end
+  return names
+end
+
+local what = ARGV[1]
+if what == 'renew' then
+  return renew(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12],
+    ARGV[13], ARGV[14])
+elseif what == 'leave' then return leave(ARGV[2], ARGV[3], ARGV[4])
+elseif what == 'survey' then return survey(ARGV[2])
+elseif what == 'condemned' then return condemned(ARGV[2], ARGV[3], ARGV[4], names_from(5))
+elseif what == 'proven' then return proven(ARGV[2], ARGV[3], names_from(4))
+elseif what == 'census' then return census(ARGV[2], ARGV[3], names_from(4))
+elseif what == 'audited' then return audited(ARGV[2], ARGV[3], ARGV[4])
+elseif what == 'budget' then return budget(ARGV[2], ARGV[3])
+elseif what == 'fence' then return fence(ARGV[2], ARGV[3])
+end
+return redis.error_reply('ERR unknown word: ' .. tostring(what))
