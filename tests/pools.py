@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from redis.sentinel import Sentinel
 
 from poolmgr import settings
 from poolmgr.member.member import Member
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
+from tests import bridge
 from tests.certificates import able_to_speak_tls, certify, over_tls
 from tests.helpers import RedisServer, free_port, server_binary, wait_for
 from tests.permits import FakeMember, FakePermits
@@ -83,7 +85,14 @@ def running_secured_server() -> Iterator[tuple[int, str]]:
 
 def direct_pool(server: RedisServer, **options: Any) -> ConnectionPool:
     options.setdefault("member", FakeMember())
-    return ConnectionPool(host="127.0.0.1", port=server.port, **options)
+    return pool_with(host="127.0.0.1", port=server.port, **options)
+
+
+def pool_with(**options: Any) -> ConnectionPool:
+    """A pool of the present flavour."""
+    if bridge.present is not None:
+        return bridge.present.pool(**options)  # type: ignore[no-any-return]
+    return ConnectionPool(**options)
 
 
 def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
@@ -130,14 +139,16 @@ def pool_of(kind: str, request: pytest.FixtureRequest, **options: Any) -> Connec
 
 def pool_on(proxy: Proxy, **options: Any) -> ConnectionPool:
     options = {"socket_timeout": 1.0, "socket_connect_timeout": 3, "timeout": 2, **options}
-    return ConnectionPool(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
+    return pool_with(host="127.0.0.1", port=proxy.port, member=FakeMember(), **options)
 
 
 def take(pool: ConnectionPool, count: int) -> list[Any]:
     """Borrow so many, however long that takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "timeout", 30)
+    timeout, pool.timeout = pool.timeout, 30
+    try:
         return [pool.get_connection() for _ in range(count)]
+    finally:
+        pool.timeout = timeout
 
 
 def give(pool: ConnectionPool, held: list[Any]) -> None:
@@ -163,6 +174,9 @@ def permits(pool: ConnectionPool) -> FakePermits:
 
 
 def client_of(pool: ConnectionPool) -> redis.Redis:
+    if isinstance(pool, bridge.Bridge):
+        client: Any = pool._tasks.bridge(redis.asyncio.Redis(connection_pool=pool._thing))
+        return client  # type: ignore[no-any-return]
     return redis.Redis(connection_pool=pool)
 
 

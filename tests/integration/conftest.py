@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from poolmgr import wire
+from tests.bridge import flavoured
 from tests.fake_member import MemberProcess, Members, endpoint_of
 from tests.helpers import RedisServer, Servers, have_lines_written
 from tests.pools import Process, Processes, running_secured_server, running_sentinel, running_server
@@ -48,6 +49,13 @@ def secured() -> Iterator[tuple[int, str]]:
 def proxy(server: RedisServer) -> Iterator[Proxy]:
     with proxy_to(server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(params=["threads", "tasks"])
+def flavour(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which pools :mod:`tests.pools` makes."""
+    with flavoured(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def is_loading(server: RedisServer) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("flavour")
 def test_who_asks_is_told_so_at_once_and_nothing_is_kept_of_it(
     loading: RedisServer, said: Callable[[], list[str]]
 ) -> None:
@@ -72,6 +73,7 @@ def test_who_asks_is_told_so_at_once_and_nothing_is_kept_of_it(
     assert said() == []
 
 
+@pytest.mark.usefixtures("flavour")
 def test_without_a_client_around_it_the_connection_is_closed_at_once_too(loading: RedisServer) -> None:
     pool = direct_pool(loading)
     connection = pool.get_connection()
@@ -84,6 +86,7 @@ def test_without_a_client_around_it_the_connection_is_closed_at_once_too(loading
     assert pool.stats().closed == {"broken": 1}
 
 
+@pytest.mark.usefixtures("flavour")
 def test_who_waits_for_a_connection_that_is_closed_instead_is_woken_to_open_one(
     loading: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +106,7 @@ def test_who_waits_for_a_connection_that_is_closed_instead_is_woken_to_open_one(
     assert pool.stats().created == 2
 
 
+@pytest.mark.usefixtures("flavour")
 def test_whoever_waits_meanwhile_is_served_by_the_first_connection_that_is_well(
     loading: RedisServer, said: Callable[[], list[str]]
 ) -> None:

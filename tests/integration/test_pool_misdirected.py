@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
 from redis.connection import Connection
@@ -90,14 +91,31 @@ POOLS: dict[str, dict[str, Any]] = {
 }
 
 
+class OverridingInTasks(redis.asyncio.Connection):
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        return await super().read_response(*args, **kwargs)
+
+
+FOR_TASKS: dict[str, dict[str, Any]] = {
+    "overriding": {"connection_class": OverridingInTasks},
+    "python2": {"protocol": 2, "parser_class": redis._parsers._AsyncRESP2Parser},
+    "python3": {"protocol": 3, "parser_class": redis._parsers._AsyncRESP3Parser},
+    "factory": {"connection_class": functools.partial(redis.asyncio.Connection)},
+    "cached": {"protocol": 3},  # redis.asyncio has no cache
+}
+
+
 def misdirected(pool: ConnectionPool) -> int:
     return pool.stats().closed.get("misdirected", 0)
 
 
-@pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("kind", POOLS)
 def test_one_error_and_the_next_write_arrives(
-    name: Name, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    flavour: str, name: Name, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = POOLS[kind]
+    if flavour == "tasks":
+        options = FOR_TASKS.get(kind, options)
     if "cache_config" in options:
         let_redis_py_cache(name.new.kind, Cached, monkeypatch)
     pool = pool_on(name.proxy, **options)
@@ -147,6 +165,7 @@ WRITES = [
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("write", WRITES)
+@pytest.mark.usefixtures("flavour")
 def test_wherever_in_a_reply_the_error_stands(name: Name, write: Callable[..., Any], protocol: int) -> None:
     pool = pool_on(name.proxy, protocol=protocol)
     client = client_of(pool)
@@ -161,6 +180,7 @@ def test_wherever_in_a_reply_the_error_stands(name: Name, write: Callable[..., A
     pool.close()
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_role_that_changes_between_multi_and_exec(name: Name) -> None:
     """EXEC itself is refused then, in words of its own."""
     pool = pool_on(name.proxy)
@@ -192,6 +212,7 @@ def left_behind(name: Name) -> None:
 
 
 @pytest.mark.parametrize("fault", [cut_off, left_behind])
+@pytest.mark.usefixtures("flavour")
 def test_other_errors_by_which_a_server_says_that_it_is_the_wrong_one(name: Name, fault: Callable[..., None]) -> None:
     pool = pool_on(name.proxy)
     client = client_of(pool)
@@ -216,6 +237,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("command", OTHERS.values(), ids=OTHERS)
+@pytest.mark.usefixtures("flavour")
 def test_errors_that_say_nothing_of_the_connection(name: Name, command: str) -> None:
     with name.old.observer() as observer:
         observer.rpush("list", 1)
@@ -262,6 +284,7 @@ def test_a_reply_that_is_a_servers_last_word(name: Name) -> None:
     pool.close()
 
 
+@pytest.mark.usefixtures("flavour")
 def test_one_that_is_held_meanwhile_goes_when_it_comes_back(name: Name) -> None:
     pool = pool_on(name.proxy)
     with pool.connection() as connection:
@@ -301,6 +324,7 @@ def test_whoever_has_redis_py_repeat_such_errors_sees_none(name: Name) -> None:
     pool.close()
 
 
+@pytest.mark.usefixtures("flavour")
 def test_writes_to_a_replica_that_is_read_on_purpose_make_no_storm(name: Name, said: Callable[[], list[str]]) -> None:
     """Each connection at most once in so many seconds, and one line for all of them."""
     name.demote()

@@ -22,6 +22,7 @@ from tests.stopwatch import Stopwatch
 from tests.threads import Calls
 
 
+@pytest.mark.usefixtures("flavour")
 def test_max_connections_and_timeout(server: RedisServer):
     pool = direct_pool(server, max_connections=2, timeout=0.1)
     held = take(pool, 2)
@@ -48,6 +49,7 @@ def test_max_connections_and_timeout(server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_timeout_none_waits_and_timeout_0_does_not(server: RedisServer):
     pool = direct_pool(server, max_connections=1, timeout=None)
     held = take(pool, 1)
@@ -67,6 +69,7 @@ def test_timeout_none_waits_and_timeout_0_does_not(server: RedisServer):
     assert client_of(cold).ping(), "nor does connecting"
 
 
+@pytest.mark.usefixtures("flavour")
 def test_the_budget_as_the_reason(server: RedisServer):
     pool = direct_pool(server, member=FakeMember(limit=1), timeout=0.05)
     held = take(pool, 1)
@@ -93,6 +96,7 @@ class Flickering(FakePermits):
 
 
 @pytest.mark.parametrize("way", ["known", "flickering", "deaf"])
+@pytest.mark.usefixtures("flavour")
 def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, way: str
 ):
@@ -116,6 +120,7 @@ def test_what_is_lent_comes_back_whatever_keeps_the_pool_from_growing(
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("poolmgr.pool.waiting.SLICE", 60.0)  # nobody looks by itself
     pool = direct_pool(server, member=FakeMember(limit=1), timeout=60)
@@ -135,6 +140,7 @@ def test_a_permit_that_comes_later_is_used_at_once(server: RedisServer, monkeypa
     give(pool, held)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_max_waiting(server: RedisServer):
     pool = direct_pool(server, max_connections=1, max_waiting=2, timeout=5)
     held = take(pool, 1)
@@ -150,6 +156,7 @@ def test_max_waiting(server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_first_come_first_served(server: RedisServer):
     pool = direct_pool(server, max_connections=1, timeout=10)
     held = take(pool, 1)
@@ -172,6 +179,7 @@ def test_first_come_first_served(server: RedisServer):
     assert order == list(range(20))
 
 
+@pytest.mark.usefixtures("flavour")
 def test_nobody_barges(server: RedisServer):
     """Whoever releases and comes again at once does not pass those who wait."""
     pool = direct_pool(server, max_connections=1, timeout=10)
@@ -262,6 +270,7 @@ def test_a_waiter_that_goes_hands_on_what_it_was_given(server: RedisServer):
     assert pool.stats().closed == {}
 
 
+@pytest.mark.usefixtures("flavour")
 def test_connection_as_a_context_manager_with_its_own_timeout(server: RedisServer):
     pool = direct_pool(server, max_connections=1, timeout=30)
     with pool.connection() as connection:
@@ -276,6 +285,7 @@ def test_connection_as_a_context_manager_with_its_own_timeout(server: RedisServe
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_max_connecting(server: RedisServer):
     """However many want one: so many are opened at the same time."""
     with proxy_to(server.port) as proxy:

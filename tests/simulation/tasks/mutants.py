@@ -115,7 +115,6 @@ MUTANTS = (
         "nobody minds when the next attempt is due",
         ((BasePool, "_remind", lambda self: None),),
     ),
-    Mutant("a ring before the wait is lost", "it sleeps", ((TaskParker, "_ring", TaskParker._settle),)),
     Mutant("a ring from another thread is lost", "it sleeps", ((TaskParker, "ring", _rings_here_only),)),
     Mutant("a cancellation is swallowed", "its task goes on", ((TaskParker, "wait", _swallows),)),
     Mutant("a closed loop keeps its connections", "with their permits", ((Shard, "bury", _buries_no_connections),)),

@@ -200,8 +200,8 @@ class World:
             return
         if self.rng.random() < self.cancelling:
             behind = [task for shard in self.pool._shards for task in shard._tasks if shard.loop in self.loops]
-            if behind and self.rng.random() < 0.2:
-                behind[0].cancel()  # by whoever cancels all tasks of a loop
+            if behind and self.rng.random() < 0.5:
+                self.rng.choice(behind).cancel()  # by code that cancels all tasks of a loop
                 return
             task = self.rng.choice(self.tasks) if self.tasks else None
             if task is not None and task.cancel():
