@@ -60,9 +60,10 @@ class Process:
         if self.stopped:
             self._deferred.append((call, args))
             return
-        self.touch()
+        self.world.touched[self.tag] = self
         call(*args)
-        self._poke()
+        if self.core.dirty:
+            self._poke()
 
     def touch(self) -> None:
         self.world.touched[self.tag] = self
@@ -234,9 +235,8 @@ class Process:
     # ---- the agent's turn ------------------------------------------------------------------------
 
     def _poke(self) -> None:
-        """Something happened: the background thread looks soon, if there is something to do."""
-        if self.core.dirty:
-            self._wake_at(self.world.clock.now + self.world.delay(0.0001))
+        """There is something to do: the background thread looks soon."""
+        self._wake_at(self.world.clock.now + self.world.delay(0.0001))
 
     def _wake_at(self, when: float) -> None:
         if when < self._turn_at - 1e-9:

@@ -100,7 +100,6 @@ class World:
         self.working = True
         self.mute = False
         self.unproven = 0
-        self.steps = 0
         self.turns = 0
         self.ledger_changed = False
         self.strange_tags: set[str] = set()
@@ -255,11 +254,12 @@ class World:
         }
         return not hindered and not self.scenario.lost_snapshot and min(self.scenario.budgets) >= ALWAYS_KEPT
 
+    @property
+    def steps(self) -> int:
+        return self.clock.steps
+
     def until(self, when: float) -> None:
-        step, check = self.clock.step, self.check
-        while step(when):
-            self.steps += 1
-            check()
+        self.clock.until(when, self.check)
 
     def wait(self, what: str, true: Any, seconds: float) -> None:
         """Run until ``true()``, which must come within ``seconds``. It is a text: what is missing, or ''."""
@@ -273,7 +273,7 @@ class World:
 
     def check(self) -> None:
         supervisor = self.supervisor
-        if supervisor is None or not supervisor.alive:
+        if not (self.touched or self.ledger_changed) or supervisor is None or not supervisor.alive:
             return
         ledger = supervisor.ledger
         if self.ledger_changed:
@@ -282,15 +282,11 @@ class World:
             self._check_sums(supervisor)
             if len(self.processes) <= EVERYONE:
                 self.touched.update(self.processes)
-        if not self.touched:
-            return
-        for process in self.touched.values():
+        for process in self.touched.values() if self.whole else ():
             for dispatcher in process.core.dispatchers():
                 account = dispatcher.account
-                if not account.server or not self.whole:
-                    continue
                 count = len(account.live) + len(account.closing) + len(account.lost)  # counted here too
-                if count:
+                if count and account.server:
                     charged = ledger.servers[account.server].accounts.get(process.tag)
                     if charged is None or count > charged.charge:
                         self.violated(f"{process.tag} has {count} open, charged {charged}")

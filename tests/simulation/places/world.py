@@ -43,7 +43,7 @@ class World:
         self._supervisors = self._tags = 0
         self._turns: dict[str, int] = {}
         self.checks = Checks(self)
-        self.steps = self.faults = 0
+        self.faults = 0
 
     # ---- used by all parts -----------------------------------------------------------------------
 
@@ -206,9 +206,11 @@ class World:
         self.checks.whole()
 
     def until(self, when: float) -> None:
-        while self.clock.step(when):
-            self.steps += 1
-            self.checks.step()
+        self.clock.until(when, self.checks.step)
+
+    @property
+    def steps(self) -> int:
+        return self.clock.steps
 
 
 def failure(seed: int) -> str:
