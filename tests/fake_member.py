@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from poolmgr import own_tag, tags, wire
+from tests import warm
 from tests.stopwatch import Stopwatch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -262,7 +263,7 @@ class MemberProcess:
     """A fake member in a process of its own that obeys the rules and holds ``demand`` connections."""
 
     def __init__(self, socket_path: str, endpoint: wire.Endpoint, demand: int, *options: str) -> None:
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[str] = warm.Popen(
             [
                 sys.executable, "-m", "tests.fake_member", socket_path, endpoint.path, str(endpoint.port),
                 str(demand), *options,

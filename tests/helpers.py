@@ -19,6 +19,7 @@ from urllib.parse import quote
 import redis
 
 from poolmgr.logs import journal
+from tests import warm
 from tests.servers import Kind, kind_of
 from tests.stopwatch import Stopwatch
 
@@ -244,7 +245,7 @@ def tool(*words: str, environ: Mapping[str, str] | None = None) -> str:
     """What the command ``poolmgr`` prints, with all these variables or the test's own."""
     command = [sys.executable, "-m", "poolmgr.cli", *words]
     found = {**(os.environ if environ is None else environ), "POOLMGR_LOG_LEVEL": "warning"}
-    return subprocess.run(command, env=found, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    return warm.run(command, env=found, cwd=ROOT, timeout=60, check=True).stdout
 
 
 def python(

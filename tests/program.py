@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests import warm
 from tests.helpers import ROOT
 
 
@@ -22,8 +23,11 @@ class Program:
         environ: variables beside the test's own.
     """
 
+    cold = True
+    """A real interpreter is started, not one of :mod:`tests.warm`."""
+
     def __init__(self, *arguments: object, before: Sequence[str] = (), cwd: Path | str = ROOT, **environ: str) -> None:
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[str] = warm.Popen(
             [*before, sys.executable, *map(str, arguments)],
             # What it prints is there at once, and not when its buffer is full or it ends.
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ},
@@ -31,6 +35,7 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cold=self.cold,
         )
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.helpers import ROOT, alive, free_port, kill, status_of, wait_for
 
 CONF = ROOT / "deploy" / "conf.py"
@@ -82,6 +83,8 @@ class Service:
             address is among the ``arguments``.
         program: gunicorn's command.
         port: of the service; by default a free one.
+        cold: it starts as a real one does, without what :mod:`tests.warm` has loaded; always with another command,
+            and where the worker class replaces what is loaded.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class Service:
         program: tuple[str, ...] = GUNICORN,
         port: int | None = None,
         cwd: Path = ROOT,
+        cold: bool = False,
     ) -> None:
         self.directory = directory
         self.socket = str(directory / "s")
         self.port = port or free_port()
         self.log_path = directory.with_name(directory.name + f"-{self.port}.log")
         self.cwd = cwd
+        self.cold = cold or program != GUNICORN or worker_class not in ("gthread", "sync")
         wanted: dict[str, str | None] = {
             **os.environ,
             "POOLMGR_SOCKET": self.socket,
@@ -129,9 +134,10 @@ class Service:
     def spawn(self) -> Service:
         """Start it and do not wait."""
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.cwd
-            )
+            self.process = warm.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.cwd,
+                cold=self.cold,
+            )  # fmt: skip
         return self
 
     def start(self, *, path: str = "/healthz") -> Service:

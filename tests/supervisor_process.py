@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from poolmgr import wire
+from tests import warm
 from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, RedisServer, status_of, wait_for
 
@@ -39,7 +40,7 @@ class SupervisorProcess:
 
     def spawn(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            return warm.Popen(
                 [
                     *self.command,
                     sys.executable,

@@ -241,7 +241,7 @@ def test_workers_do_not_hold_the_masters_link(make):
 
 def test_a_worker_that_collects_garbage_copies_nothing_of_its_masters(make):
     """Its end is a collection too: with what the master has loaded it takes longer than all that a worker loads."""
-    service = make(app=LOAD_APP, workers=1).start(path="/pid")
+    service = make(app=LOAD_APP, workers=1, cold=True).start(path="/pid")
     assert service.get("/collect").json["copied"] < 4 << 20
 
 

@@ -1,0 +1,107 @@
+"""A program from the warm Python finds what a started one finds, but for the packages that are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import warm
+from tests.helpers import ROOT, tool
+
+FACTS = """
+import json, os, signal, sys, __main__
+found = {
+    "argv": sys.argv, "orig": sys.executable, "path": sys.path, "name": __name__, "file": globals().get("__file__"),
+    "main": sorted(name for name in vars(__main__) if name not in ("found",)) if __name__ == "__main__" else None,
+    "environ": dict(os.environ), "cwd": os.getcwd(), "parent": os.getppid(), "group": os.getpgid(0), "nice": os.nice(0),
+    "umask": os.umask(0), "ours": sorted(name for name in sys.modules if name.startswith(("poolmgr", "worker"))),
+    "command": open("/proc/self/cmdline").read(), "comm": open("/proc/self/comm").read(),
+    "initially": sorted(open("/proc/self/environ").read().split("\\0")),
+    "files": sorted(os.listdir("/proc/self/fd"))[:3], "more": len(os.listdir("/proc/self/fd")),
+    "signals": {number: str(signal.getsignal(number)) for number in (1, 2, 13, 15, 17)},
+    "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    "streams": [[s.encoding, s.errors, s.line_buffering, s.write_through, s.name, s.mode, s.fileno(), s.newlines]
+                for s in (sys.stdin, sys.stdout, sys.stderr)],
+    "bytecode": sys.dont_write_bytecode, "faults": __import__("faulthandler").is_enabled(),
+    "gc": __import__("gc").isenabled(), "threads": len(os.listdir("/proc/self/task")),
+    "rich": "rich" in sys.modules, "config": "gunicorn.config" in sys.modules,
+}
+print(json.dumps(found))
+sys.exit(3)
+"""
+
+
+def found(words: list[str], *, cold: bool, **options: Any) -> tuple[dict[str, Any], str]:
+    done = warm.run(words, cold=cold, timeout=60, check=False, stdin=subprocess.DEVNULL, **options)
+    assert done.returncode == 3, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"PYTHONPATH": str(ROOT), "WEB_CONCURRENCY": "3"},
+        {"PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"},
+        {"PYTHONPATH": f"/nowhere:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"},
+    ],
+)
+@pytest.mark.parametrize("how", ["-c", "-m", "script", "of its own"])
+def test_it_is_as_if_it_had_been_started(how: str, environ: dict[str, str], tmp_path: Path) -> None:
+    if warm._Warm.ours() is None:
+        pytest.skip("this system cannot")
+    script = tmp_path / "facts.py"
+    script.write_text(FACTS)
+    own = tmp_path / "facts"
+    own.write_text(f"#!{sys.executable}\n{FACTS}")
+    own.chmod(0o755)
+    words = {
+        "-c": [sys.executable, "-c", FACTS],
+        "-m": [sys.executable, "-m", "facts"],
+        "script": [sys.executable, str(script)],
+        "of its own": [str(own)],
+    }[how]
+    given = {name: value for name, value in os.environ.items() if name not in warm.UNDERSTOOD} | environ
+    before = os.umask(0o27)
+    try:
+        ours, _ = found([*words, "a", "b c"], cold=False, env=given, cwd=tmp_path)
+        theirs, _ = found([*words, "a", "b c"], cold=True, env=given, cwd=tmp_path)
+    finally:
+        os.umask(before)
+    assert {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]} == {}
+    assert ours["parent"] == os.getpid()
+
+
+def test_what_is_loaded_makes_the_difference() -> None:
+    if warm._Warm.ours() is None:
+        pytest.skip("this system cannot")
+    code = "import gc, sys; print('redis' in sys.modules, gc.get_freeze_count() > 10_000)"
+    said = [warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=True).stdout for cold in (False, True)]
+    assert said == ["True True\n", "False False\n"]
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        ([sys.executable, "-X", "dev", "-c", "{}"], {}),
+        (["/bin/sh", "-c", "exec " + sys.executable + " -c '{}'"], {}),
+        ([sys.executable, "-c", "{}"], {"PYTHONHASHSEED": "1"}),
+        ([sys.executable, "-c", "{}"], {"LC_ALL": "C"}),
+    ],
+)
+def test_what_it_cannot_do_is_started(words: list[str], environ: dict[str, str]) -> None:
+    code = 'import sys; print("redis" in sys.modules)'
+    words = [word.replace("{}", code) for word in words]
+    assert warm.run(words, timeout=60, check=True, env={**os.environ, **environ}).stdout == "False\n"
+
+
+def test_a_command_runs_and_an_error_is_told() -> None:
+    assert "usage" in tool("--help").lower()
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        warm.run([sys.executable, "-c", "1 / 0"], timeout=60, check=True)
+    assert raised.value.stderr.endswith("ZeroDivisionError: division by zero\n")

@@ -1,0 +1,330 @@
+"""Start Python programs from one that has loaded everybody's packages already: a start takes a fifth of the time.
+
+A suite of thousands of processes spends most of its time on loading redis, asyncio, gunicorn and so on, and again on
+unloading them. So each process of pytest has a *warm* Python beside it that has loaded these packages, and nothing of
+ours, and forks for each program. What it forks is a child of pytest's process (``CLONE_PARENT``, clone(2)), and has the
+program's own arguments and environment, also in ``/proc``.
+
+What is different: the packages are there already, their modules are old for the garbage collector, and no interpreter
+was started. A test that is about one of these starts a real one: ``cold=True``. So does everything that a warm Python
+cannot do: options of the interpreter, other locales, other interpreters, systems without that call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import inspect
+import io
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+UNDERSTOOD = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE"}
+"""Variables of the interpreter's that a warm one obeys too."""
+
+DECIDES_A_START = (
+    "PYTHON", "LANG", "LC_", "TZ", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_",
+    "NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS",
+)  # fmt: skip
+"""What else is read when a process starts, by how its names begin. Others than ours: a cold start."""
+
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
+CLONE_PARENT = 0x8000
+PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP = 15, 35, 14
+LONGEST = 1 << 20
+
+
+class Popen(subprocess.Popen[Any]):
+    """As :class:`subprocess.Popen`, from the warm Python where that makes no difference.
+
+    Args:
+        cold: start a real interpreter.
+    """
+
+    def __init__(self, args: Sequence[str | os.PathLike[str]], *, cold: bool = False, **options: Any) -> None:
+        self._cold = cold or bool(options.keys() - {"cwd", "env", "stdin", "stdout", "stderr", "text"})
+        super().__init__(args, **options)
+
+    def _execute_child(self, *arguments: Any) -> None:
+        given = inspect.signature(super()._execute_child).bind(*arguments).arguments  # type: ignore[misc]
+        program = None if self._cold else _program([os.fspath(word) for word in given["args"]])
+        environ = os.environ if given["env"] is None else given["env"]
+        warm = _Warm.ours() if program is not None and _usual(environ) else None
+        if warm is None or program is None:
+            return super()._execute_child(*arguments)  # type: ignore[misc, no-any-return]
+        standard = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
+        self.pid = warm.fork(
+            {
+                **program,
+                "argv": [os.fspath(word) for word in given["args"]],
+                "environ": dict(environ),
+                "cwd": os.fspath(given["cwd"] or os.getcwd()),
+                "umask": _umask(),
+            },
+            [number if given_one == -1 else given_one for number, given_one in enumerate(standard)],
+        )
+        self._child_created = True
+        names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(given[name] for name in names))  # type: ignore[attr-defined]
+        return None
+
+
+def run(
+    args: Sequence[str | os.PathLike[str]], *, cold: bool = False, timeout: float, check: bool, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """As ``subprocess.run`` with ``capture_output`` and ``text``."""
+    with Popen(args, cold=cold, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def _program(words: list[str]) -> dict[str, str] | None:
+    """What the warm Python is to run; None where it cannot."""
+    if words[0] == sys.executable and len(words) > 1:
+        if words[1] in ("-c", "-m") and len(words) > 2:
+            return {"-c": {"code": words[2]}, "-m": {"module": words[2]}}[words[1]]
+        return {"script": words[1]} if words[1].endswith(".py") else None
+    with contextlib.suppress(OSError, UnicodeError):
+        with open(words[0]) as script:
+            return {"script": words[0]} if script.readline() == f"#!{sys.executable}\n" else None
+    return None
+
+
+def _usual(environ: Mapping[str, str]) -> bool:
+    return all(
+        os.environ.get(name) == environ.get(name)
+        for name in environ.keys() | os.environ.keys()
+        if name.startswith(DECIDES_A_START) and name not in UNDERSTOOD
+    )
+
+
+def _umask() -> int:
+    os.umask(found := os.umask(0o77))
+    return found
+
+
+class _Warm:
+    """The warm Python, as pytest's process sees it."""
+
+    _ours: _Warm | None = None
+    _pid = 0
+
+    def __init__(self) -> None:
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Its path is that of a start without PYTHONPATH, after the working directory.
+        theirs_not = ("POOLMGR_", "REDIS_", "PYTHONPATH")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(theirs_not)}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], env=environ, cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self.able = self._link.recv(16) == b"able"
+
+    @classmethod
+    def ours(cls) -> _Warm | None:
+        """This process's own, if it can be had."""
+        if cls._pid != os.getpid():
+            cls._pid, cls._ours = os.getpid(), None
+            if CLONE is not None and sys.platform == "linux":
+                made = cls()
+                cls._ours = made if made.able else None
+                atexit.register(made.end, os.getpid())
+        return cls._ours
+
+    def end(self, pid: int) -> None:
+        if pid == os.getpid():
+            self._link.close()
+            self._process.wait(10)
+
+    def fork(self, job: dict[str, Any], standard: list[int]) -> int:
+        data = json.dumps(job).encode()
+        socket.send_fds(self._link, [b"%d" % len(data)], standard)
+        self._link.sendall(data)
+        return int(self._link.recv(32))
+
+
+# ---- the warm Python -----------------------------------------------------------------------------------
+
+_libc: Any = None
+_kept: list[Any] = []
+
+
+def _load() -> None:
+    import importlib
+
+    sys.modules["rich"] = None  # type: ignore[assignment]  # as a supervisor has it
+    names = ["structlog"]
+    names += ["asyncio", "redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
+    # Of gunicorn what reads no variable of the environment while it is loaded, as its config does.
+    names += ["gunicorn.util", "gunicorn.sock", "gunicorn.http", "gunicorn.reloader", "argparse", "grp", "pwd"]
+    names += ["falcon", "ssl", "runpy", "subprocess", "logging.config", "queue", "http.client"]
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    del sys.modules["rich"]
+    assert "gunicorn.config" not in sys.modules and "poolmgr" not in sys.modules
+
+
+class _Map(ctypes.Structure):
+    """``struct prctl_mm_map`` of linux/prctl.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint64) for name in (
+            "start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack",
+            "arg_start", "arg_end", "env_start", "env_end", "auxv",
+        )),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
+def _rename(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Have ``/proc`` show these (prctl(2), PR_SET_MM_MAP); whether it does."""
+    words = b"".join(os.fsencode(word) + b"\0" for word in argv)
+    variables = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environ.items())
+    place = ctypes.create_string_buffer(words + variables)
+    _kept.append(place)
+    begin = ctypes.addressof(place)
+    # From proc(5): the numbers there begin with 1, and the first two are left of the bracket.
+    stat = [int(word) for word in Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[1:]]
+    start_code, end_code, start_stack = stat[22:25]
+    start_data, end_data, start_brk = stat[41:44]
+    _libc.sbrk.restype = ctypes.c_void_p
+    wanted = _Map(
+        start_code, end_code, start_data, end_data, start_brk, _libc.sbrk(0), start_stack,
+        begin, begin + len(words), begin + len(words), begin + len(words + variables), 0, 0, 0xFFFFFFFF,
+    )  # fmt: skip
+    return bool(_libc.prctl(PR_SET_MM, PR_SET_MM_MAP, ctypes.byref(wanted), ctypes.sizeof(wanted), 0) == 0)
+
+
+def _serve(link: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork for each job; returns in the child, with its job and its standard descriptors."""
+    while True:
+        size, standard, _, _ = socket.recv_fds(link, 64, 3)
+        if not size:
+            os._exit(0)
+        data = b""
+        while len(data) < int(size):
+            data += link.recv(LONGEST)
+        ctypes.pythonapi.PyOS_BeforeFork()
+        pid = _libc.syscall(CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+        if pid == 0:
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+            return json.loads(data), standard
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        link.send(b"%d" % pid)
+        for descriptor in standard:
+            os.close(descriptor)
+
+
+def _become(job: dict[str, Any], standard: list[int]) -> None:
+    """A process as if it had been started so."""
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+    os.closerange(3, 1024)
+    os.chdir(job["cwd"])
+    os.umask(job["umask"])
+    environ = job["environ"]
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ)
+    _rename(
+        job["argv"] if "script" not in job or job["argv"][0] == sys.executable else [sys.executable, *job["argv"]],
+        environ,
+    )
+    name = os.path.basename(job["script"] if "script" in job and job["argv"][0] != sys.executable else sys.executable)
+    _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    sys.dont_write_bytecode = bool(environ.get("PYTHONDONTWRITEBYTECODE"))
+    if environ.get("PYTHONFAULTHANDLER"):
+        import faulthandler
+
+        faulthandler.enable()
+    _open_standard(bool(environ.get("PYTHONUNBUFFERED")))
+    words = job["argv"] if job["argv"][0] != sys.executable else job["argv"][1:]
+    if "script" in job:
+        first = str(Path(job["script"]).resolve().parent)
+        sys.argv = words
+    else:
+        first = "" if "code" in job else os.getcwd()
+        sys.argv = [words[0], *words[2:]]
+    given = [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [first, *given, *(entry for entry in sys.path[1:] if entry not in given)]
+    sys.path_importer_cache.clear()
+
+
+def _open_standard(unbuffered: bool) -> None:
+    """As a start does, from what the descriptors are now."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        before = getattr(sys, f"__{name}__")
+        raw = io.FileIO(number, mode, closefd=False)
+        raw.name = f"<{name}>"
+        buffer = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
+        lines = not unbuffered and (name == "stderr" or os.isatty(number))
+        opened = io.TextIOWrapper(
+            buffer, before.encoding, before.errors, line_buffering=lines, write_through=unbuffered
+        )
+        opened.mode = mode  # type: ignore[misc]
+        setattr(sys, name, opened)
+        setattr(sys, f"__{name}__", opened)
+
+
+def _main() -> Any:
+    """In each child: what it is to run."""
+    global _libc
+    import gc
+
+    gc.disable()
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _load()
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        able = _rename(["tests.warm"], os.environ)
+        link.send(b"able" if able else b"not")
+        if not able:
+            os._exit(0)
+        gc.collect()
+        gc.freeze()
+        job, standard = _serve(link)
+        link.detach()
+    gc.enable()
+    _become(job, standard)
+    return job
+
+
+def _run(job: dict[str, Any]) -> None:
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__.update(__builtins__=__builtins__, __annotations__={})
+    if "module" in job:
+        import runpy
+
+        runpy._run_module_as_main(job["module"])  # type: ignore[attr-defined]  # as -m does
+    elif "code" in job:
+        exec(compile(job["code"], "<string>", "exec"), main.__dict__)
+    else:
+        main.__dict__.update(__file__=job["script"], __cached__=None)
+        exec(compile(Path(job["script"]).read_bytes(), job["script"], "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    _run(_main())
