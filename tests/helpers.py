@@ -251,12 +251,11 @@ def tool(*words: str, environ: Mapping[str, str] | None = None) -> str:
 def python(
     code: str, *, environ: Mapping[str, str] | None = None, timeout: float = 150.0, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that finds this tree."""
-    return subprocess.run(
+    """Run code in a process of its own that finds this tree: a fresh interpreter, if what it runs is about one."""
+    return warm.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
-        capture_output=True,
-        text=True,
         timeout=timeout,
         check=check,
+        cold=warm.ABOUT_A_START.search(code) is not None,
     )

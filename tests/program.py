@@ -23,9 +23,6 @@ class Program:
         environ: variables beside the test's own.
     """
 
-    cold = True
-    """A real interpreter is started, not one of :mod:`tests.warm`."""
-
     def __init__(self, *arguments: object, before: Sequence[str] = (), cwd: Path | str = ROOT, **environ: str) -> None:
         self.process: subprocess.Popen[str] = warm.Popen(
             [*before, sys.executable, *map(str, arguments)],
@@ -35,7 +32,7 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cold=self.cold,
+            cold=any(warm.ABOUT_A_START.search(str(word)) for word in arguments),
         )
 
     @property

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -39,6 +40,13 @@ DECIDES_A_START = (
     "NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS",
 )  # fmt: skip
 """What else is read when a process starts, by how its names begin. Others than ours: a cold start."""
+
+ABOUT_A_START = re.compile(
+    r"gevent|eventlet|freezegun|time_machine|monkey|importlib|interpreters|sys\.(modules|path|flags)|site|atexit|__del__"
+    r"|gc\.|finaliz|weakref|fork|exec|multiprocessing|limit|stack_size|faulthandler|ctypes|asyncio|warnings"
+)
+"""A program that has one of these words in its text is a cold start: it is about what is loaded when, or about the
+interpreter's beginning or end."""
 
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 CLONE_PARENT = 0x8000

@@ -45,8 +45,6 @@ for line in sys.stdin:
 class Client(Program):
     """A process with a pool, which connects anew when asked to."""
 
-    cold = False
-
     def ping(self) -> Any:
         """True, or the error's words."""
         return json.loads(self.ask())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests import warm
 from tests.helpers import ROOT, RedisServer, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Service
@@ -41,9 +41,8 @@ class Seen:
 
 
 def command(service: Service, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "poolmgr.cli", *words], env=service.environ, cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "poolmgr.cli", *words]
+    done = warm.run(command, env=service.environ, cwd=ROOT, timeout=60, check=False)
     return done.stdout + done.stderr
 
 

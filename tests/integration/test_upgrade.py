@@ -34,7 +34,7 @@ NAMES = ("poolmgr", "deploy")
 
 def _copied(source: Path, directory: Path) -> None:
     for name in NAMES:
-        shutil.copytree(source / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source / name, directory / name)  # with its bytecode, which is not what is tested here
 
 
 def _as_it_was(commit: str, directory: Path) -> None:
@@ -58,7 +58,7 @@ class Tree:
     def __init__(self, directory: Path, pair: str) -> None:
         self.path = directory / "tree"
         self.path.mkdir()
-        shutil.copytree(ROOT / "tests/apps", self.path / "tests/apps", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests/apps", self.path / "tests/apps")
         (self.path / "tests" / "__init__.py").touch()
         self._earlier, self._later = directory / "earlier", directory / "later"
         _copied(ROOT, self._later)
