@@ -28,6 +28,17 @@ class Clock:
         self._order = order = self._order + 1
         heappush(self._heap, (self.now + max(0.0, seconds), order, call, args))
 
+    def step(self, until: float) -> bool:
+        """Do the next event; False if there is none before ``until``, which it then is."""
+        heap = self._heap
+        if not heap or heap[0][0] > until:
+            self.now = until
+            return False
+        self.now, _, call, args = heappop(heap)
+        call(*args)
+        self.steps += 1
+        return True
+
     def until(self, when: float, check: Callable[[], None]) -> None:
         """Do all events up to a time, which it then is, and check after each."""
         heap = self._heap
