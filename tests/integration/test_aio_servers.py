@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fake_member import FakeMember
-from tests.helpers import RedisServer, Servers, free_port, kill, wait_for
+from tests.helpers import RedisServer, Servers, free_port, kill, status_of, wait_for
 from tests.service import Service
 
 BUDGET, OBSERVERS = 6, 1
@@ -72,6 +72,8 @@ def pids(service: Service, count: int) -> set[int]:
 
 def is_free_of(service: Service, pid: int) -> bool:
     """Whether this process is charged with nothing, and nothing is in quarantine."""
+    if not service.supervisor():
+        return True  # it ends when nothing is charged
     asking = FakeMember(service.socket).connect()
     try:
         (found,) = asking.status()["servers"]
@@ -96,7 +98,7 @@ def serves(
     Args:
         worker_class: gunicorn's.
         command: another server's module, and its arguments.
-        replaces: it starts another worker for one that was killed.
+        replaces: it starts another worker for one that was killed; else it ends then.
         reloads: it starts other workers at SIGHUP.
     """
     port = free_port()
@@ -112,11 +114,16 @@ def serves(
     assert len(before) == workers
     assert len(server.clients()) <= BUDGET
 
+    victim = before.pop()
+    kill(victim)
+    wait_for(lambda: is_free_of(service, victim), 20, what="the permits of a killed worker are back")
     if replaces:
-        victim = before.pop()
-        kill(victim)
-        wait_for(lambda: is_free_of(service, victim), 20, what="the permits of a killed worker are back")
         assert before < pids(service, workers)
+    else:
+        assert service.process is not None
+        status_of(service.process, 30)  # hypercorn's is 0
+        service.spawn()
+        wait_for(lambda: service.answers("/"), 60, what="the service answers")
 
     if reloads:
         before = pids(service, workers)
@@ -171,4 +178,4 @@ def test_uvicorn_with_workers(server: RedisServer, make: Callable[..., Service])
 
 
 def test_hypercorn(server: RedisServer, make: Callable[..., Service]):
-    serves(make, server, STARLETTE, command=HYPERCORN, replaces=False, reloads=False)
+    serves(make, server, STARLETTE, command=HYPERCORN, replaces=False)
