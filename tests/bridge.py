@@ -19,7 +19,7 @@ from redis.asyncio.client import Monitor, Pipeline, PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 
-from poolmgr.asyncio import ConnectionPool
+from poolmgr.asyncio import ConnectionPool, SentinelConnectionPool
 from poolmgr.pool.aio.lease import Lease
 
 BRIDGED = (redis.asyncio.Redis, Pipeline, PubSub, Monitor, AbstractConnection, Lease)
@@ -47,6 +47,18 @@ class Tasks:
         if isinstance(retry, redis.retry.Retry):
             options["retry"] = Retry(retry._backoff, retry._retries)
         made = ConnectionPool(**options)
+        self.pools.append(made)
+        return self.bridge(made)
+
+    def sentinel_pool(self, port: int, **options: Any) -> Any:
+        async def make() -> ConnectionPool:
+            sentinel = redis.asyncio.Sentinel([("127.0.0.1", port)], socket_timeout=5)
+            client = sentinel.master_for("main", connection_pool_class=SentinelConnectionPool, **options)
+            client.auto_close_connection_pool = False
+            pool: ConnectionPool = client.connection_pool
+            return pool
+
+        made = self.run(make)
         self.pools.append(made)
         return self.bridge(made)
 
@@ -100,6 +112,9 @@ class Bridge:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._thing, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self._thing)
 
     def __eq__(self, other: object) -> bool:
         return self._thing is _plain(other)

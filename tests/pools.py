@@ -97,6 +97,8 @@ def pool_with(**options: Any) -> ConnectionPool:
 
 def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
     options.setdefault("member", FakeMember())
+    if bridge.present is not None:
+        return bridge.present.sentinel_pool(port, **options)  # type: ignore[no-any-return]
     sentinel = Sentinel([("127.0.0.1", port)], socket_timeout=5)
     client = sentinel.master_for("main", connection_pool_class=SentinelConnectionPool, **options)
     pool: ConnectionPool = client.connection_pool

@@ -80,6 +80,7 @@ print(json.dumps({"failures": failures[:5], "done": done[0], "in_use": sum(p.sta
 
 
 @pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.usefixtures("flavour")
 def test_no_connection_too_many_through_all_that_can_happen_to_one(
     redis_server: Callable[..., RedisServer], isolated: Path, processes: int
 ):

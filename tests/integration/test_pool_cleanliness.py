@@ -126,6 +126,7 @@ def test_a_pipeline_abandoned_half_read(pool: ConnectionPool):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_release_in_the_middle_of_a_reply(pool: ConnectionPool):
     client = client_of(pool)
     client.set("k", b"x" * 300_000)
@@ -142,6 +143,7 @@ def test_a_release_in_the_middle_of_a_reply(pool: ConnectionPool):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_command_that_somebody_packed_without_us(pool: ConnectionPool):
     connection = pool.get_connection()
     connection.send_packed_command(b"*1\r\n$4\r\nPING\r\n")
@@ -165,6 +167,7 @@ def test_a_command_that_somebody_packed_without_us(pool: ConnectionPool):
     answers_are_its_own(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_double_release_lends_nothing_twice(pool: ConnectionPool):
     connection = pool.get_connection()
     pool.release(connection)
@@ -176,6 +179,7 @@ def test_a_double_release_lends_nothing_twice(pool: ConnectionPool):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_foreign_connection_is_refused(pool: ConnectionPool, server: RedisServer):
     theirs = redis.ConnectionPool(port=server.port)
     other = direct_pool(server)
@@ -190,6 +194,7 @@ def test_a_foreign_connection_is_refused(pool: ConnectionPool, server: RedisServ
 
 
 @pytest.mark.parametrize("mode", ["SKIP", "OFF"])
+@pytest.mark.usefixtures("flavour")
 def test_client_reply(pool: ConnectionPool, mode: str):
     connection = pool.get_connection()
     connection.send_command("CLIENT", "REPLY", mode)
@@ -203,6 +208,7 @@ def test_client_reply(pool: ConnectionPool, mode: str):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_pubsub_returned_with_pushes_pending(pool: ConnectionPool, server: RedisServer):
     client = client_of(pool)
     pubsub = client.pubsub()
@@ -225,6 +231,7 @@ def test_a_pubsub_returned_with_pushes_pending(pool: ConnectionPool, server: Red
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_watch_left_open(pool: ConnectionPool):
     client = client_of(pool)
     connection = pool.get_connection()
@@ -245,6 +252,7 @@ def test_watch_left_open(pool: ConnectionPool):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_multi_left_open(pool: ConnectionPool):
     client = client_of(pool)
     client.execute_command("MULTI")
@@ -253,6 +261,7 @@ def test_multi_left_open(pool: ConnectionPool):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_another_database_or_user_left_behind(pool: ConnectionPool):
     client = client_of(pool)
     client.execute_command("SELECT", 0)
@@ -268,6 +277,7 @@ def test_another_database_or_user_left_behind(pool: ConnectionPool):
     answers_are_its_own(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_error_replies_are_replies(pool: ConnectionPool):
     client = client_of(pool)
     client.set("k", "text")
@@ -301,6 +311,7 @@ def test_a_read_that_times_out(pool: ConnectionPool, server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_monitor_ends_its_connection(pool: ConnectionPool):
     client = client_of(pool)
     with client.monitor() as monitor:
@@ -328,6 +339,7 @@ def test_data_that_nobody_asked_for_is_noticed_before_use(server: RedisServer):
         pool.disconnect()
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_push_that_arrived_while_idle_is_no_reason_to_close(server: RedisServer):
     pool = direct_pool(server, protocol=3)
     client = client_of(pool)

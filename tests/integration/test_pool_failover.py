@@ -46,6 +46,7 @@ def house() -> Iterator[House]:
         yield House(old, new, stack.enter_context(running_sentinel(old)))
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_write_to_the_old_master_fails_once_and_the_next_one_goes_to_the_new(
     house: House, said: Callable[[], list[str]]
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_write_to_the_old_master_fails_once_and_the_next_one_goes_to_the_new(
     assert said() == []
 
 
+@pytest.mark.usefixtures("flavour")
 def test_idle_connections_to_the_old_master_go_with_the_first_that_learns_of_the_new(house: House) -> None:
     pool = house.pool
     warm(pool, 4)
@@ -80,6 +82,7 @@ def test_idle_connections_to_the_old_master_go_with_the_first_that_learns_of_the
     assert pool.stats().idle == 1
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_connection_in_use_at_the_old_master_is_closed_when_it_comes_back(house: House) -> None:
     held = house.pool.get_connection()
     house.demote()

@@ -271,6 +271,7 @@ def test_a_wrong_password_and_a_rotated_one(said: Callable[[], list[str]]):
         server.password = "second"
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_master_that_has_become_a_replica(server: RedisServer, said: Callable[[], list[str]]):
     """Through Sentinel, the connection is closed, so that the next one asks who is master now."""
     with running_sentinel(server) as port:

@@ -67,6 +67,7 @@ def test_a_release_while_the_member_looks_at_the_loans(server: RedisServer, look
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_stats(server: RedisServer):
     pool = direct_pool(server, max_connections=2)
     held = take(pool, 1)
@@ -93,6 +94,7 @@ def test_stats(server: RedisServer):
     assert (counters.checkouts, counters.created, counters.waits) == (3, 2, found.waits)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_hooks(server: RedisServer, caplog: pytest.LogCaptureFixture):
     heard: list[Any] = []
 
@@ -117,6 +119,7 @@ def test_hooks(server: RedisServer, caplog: pytest.LogCaptureFixture):
     assert "pool.hook_failed" in caplog.text
 
 
+@pytest.mark.usefixtures("flavour")
 def test_the_repr_answers_what_state_it_is_in(server: RedisServer):
     pool = direct_pool(server, name="cache", max_connections=3, password=None)
     held = take(pool, 2)

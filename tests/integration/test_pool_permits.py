@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import redis
 
 from poolmgr.member.ports import PINNED_AFTER
@@ -23,6 +24,7 @@ from tests.pools import (
 from tests.threads import Calls
 
 
+@pytest.mark.usefixtures("flavour")
 def test_connections_carry_the_permits_name_after_the_users_own():
     with running_server() as server:
         pool = direct_pool(server, member=FakeMember(tag="tag"), client_name="mine")
@@ -46,6 +48,7 @@ def test_connections_carry_the_permits_name_after_the_users_own():
         pool.disconnect()
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_recalled_permit_is_given_up_at_the_release(server: RedisServer):
     pool = direct_pool(server)
     held = take(pool, 3)
@@ -56,6 +59,7 @@ def test_a_recalled_permit_is_given_up_at_the_release(server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_shed_closes_the_oldest_idle_connections(server: RedisServer):
     pool = direct_pool(server)
     held = take(pool, 3)
@@ -68,6 +72,7 @@ def test_shed_closes_the_oldest_idle_connections(server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_usage_tells_the_member_how_busy_the_pool_is(server: RedisServer):
     pool = direct_pool(server, max_connections=9, timeout=None)
     give(pool, take(pool, 4))
@@ -85,6 +90,7 @@ def test_usage_tells_the_member_how_busy_the_pool_is(server: RedisServer):
     pool.disconnect()  # the next test counts the server's clients
 
 
+@pytest.mark.usefixtures("flavour")
 def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
     before = {client["id"] for client in server.clients()}  # of other tests, until their pools are collected
     pool = direct_pool(server, member=FakeMember(limit=3), timeout=10)
@@ -94,6 +100,7 @@ def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
     nothing_is_missing(pool)
 
 
+@pytest.mark.usefixtures("flavour")
 def test_a_connection_that_a_caller_keeps_is_told_to_the_member_as_pinned(server: RedisServer):
     pool = direct_pool(server)
     kept, brief = take(pool, 2)
