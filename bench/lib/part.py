@@ -45,6 +45,7 @@ PARTS = (
     "scale",
     "crowded",
     "lag",
+    "tasks",
 )
 """In the order in which they run: the modules of :mod:`bench.parts`."""
 

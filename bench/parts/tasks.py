@@ -1,0 +1,252 @@
+"""13. The pool for asyncio against redis.asyncio's, on asyncio's loop and on uvloop.
+
+What is compared is the processor time of the client's thread: how long a GET takes by the clock is the server's doing,
+and the machine's. Contestants take turns in short blocks, all in one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis.asyncio
+import uvloop
+
+import poolmgr.asyncio
+from bench.lib import servers
+from bench.lib.measure import turns
+from bench.lib.part import Context
+from bench.lib.results import Goal, Part, Table
+from tests.helpers import ROOT
+
+TITLE = "asyncio"
+SECONDS = 120
+
+OURS = "poolmgr.asyncio"
+REDIS = "redis.asyncio.ConnectionPool"
+BLOCKING = "redis.asyncio.BlockingConnectionPool"
+SINGLE = "single_connection_client"
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+KEY = "bench"
+TASKS, CONNECTIONS = 32, 4
+"""Of the fairness."""
+
+Work = Callable[[], Awaitable[Any]]
+
+
+def _clients(port: int) -> dict[str, redis.asyncio.Redis]:
+    where: dict[str, Any] = {"host": "127.0.0.1", "port": port}
+    return {
+        OURS: redis.asyncio.Redis(connection_pool=poolmgr.asyncio.ConnectionPool(timeout=60, **where)),
+        REDIS: redis.asyncio.Redis(connection_pool=redis.asyncio.ConnectionPool(**where)),
+        BLOCKING: redis.asyncio.Redis(
+            connection_pool=redis.asyncio.BlockingConnectionPool(max_connections=50, timeout=60, **where)
+        ),
+        SINGLE: redis.asyncio.Redis(single_connection_client=True, **where),
+    }
+
+
+def _checkout(client: redis.asyncio.Redis) -> Work:
+    pool = client.connection_pool
+
+    async def work() -> None:
+        for _ in range(20):
+            await pool.release(await pool.get_connection())
+
+    return work
+
+
+def _get(client: redis.asyncio.Redis) -> Work:
+    async def work() -> None:
+        await client.get(KEY)
+
+    return work
+
+
+def _pipeline(client: redis.asyncio.Redis) -> Work:
+    async def work() -> None:
+        async with client.pipeline(transaction=False) as pipe:
+            for _ in range(100):
+                pipe.get(KEY)
+            await pipe.execute()
+
+    return work
+
+
+def _concurrent(client: redis.asyncio.Redis) -> Work:
+    async def work() -> None:
+        await asyncio.gather(*(client.get(KEY) for _ in range(50)))
+
+    return work
+
+
+def _growth(client: redis.asyncio.Redis) -> Work:
+    """A connect for each: the connection is closed, and the pool opens another one."""
+    pool: Any = client.connection_pool
+
+    async def work() -> None:
+        await pool.disconnect()
+        await pool.release(await pool.get_connection())
+
+    return work
+
+
+class Kind:
+    """One row: what is repeated, by whom, and how much a repetition does."""
+
+    def __init__(
+        self, key: str, title: str, make: Callable[[redis.asyncio.Redis], Work], names: tuple[str, ...],
+        *, size: int, rounds: int, each: int = 1,
+    ) -> None:  # fmt: skip
+        self.key, self.title, self.make, self.names = key, title, make, names
+        self.size, self.rounds, self.each = size, rounds, each
+
+
+KINDS = (
+    Kind("checkout", "Checkout and release", _checkout, (OURS, REDIS, BLOCKING), size=20, rounds=30, each=20),
+    Kind("get", "GET by one task", _get, (OURS, REDIS, BLOCKING, SINGLE), size=100, rounds=40),
+    Kind("pipeline", "A pipeline of 100 GETs", _pipeline, (OURS, REDIS), size=10, rounds=30),
+    Kind("concurrent", "A GET among 50 at once", _concurrent, (OURS, REDIS, BLOCKING), size=5, rounds=30, each=50),
+    Kind("growth", "A connect", _growth, (OURS, REDIS), size=10, rounds=30),
+)
+IMPORTED = "import"
+
+
+def run(context: Context) -> Part:
+    tables = {
+        kind.key: Table(
+            key=kind.key, title=kind.title, unit="µs", reference=REDIS, axis="loop", log=kind.key == "checkout"
+        )
+        for kind in KINDS
+    }
+    fairness = Table(
+        key="fairness", title=f"Most turns over fewest: {TASKS} tasks on {CONNECTIONS} connections", unit="1",
+        axis="loop", log=True,
+    )  # fmt: skip
+    imports = Table(key=IMPORTED, title="Import, beyond redis.asyncio's", unit="ms", chart="")
+    memory = Table(key="memory", title="Memory of that import", unit="MB", chart="")
+    context.steps(len(LOOPS) * (sum(context.rounds(kind.rounds) for kind in KINDS) + 2) + 1, TITLE)
+    with servers.server(context.directory) as server, servers.supervisor(context.directory / "s"):
+        with server.observer() as client:
+            client.set(KEY, "value")
+        for name, factory in LOOPS.items():
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(_measure(context, name, server.port, tables, fairness))
+    for _ in range(context.rounds(9)):
+        seconds, size = _import()
+        imports.add(OURS, seconds * 1e3)
+        memory.add(OURS, size)
+    context.step("imports")
+    return Part(
+        key="tasks",
+        title=TITLE,
+        text="Processor time of the client's thread. redis.asyncio makes a task and two timeouts for each command on "
+        "Python 3.11; ours has one lazy timer for each connection.",
+        tables=[*tables.values(), fairness, imports, memory],
+        goals=_goals(),
+    )
+
+
+def _goals() -> list[Goal]:
+    goals = []
+    for loop in LOOPS:
+        for what, table, against, at_most in (
+            ("checkout and release", "checkout", REDIS, 1 / 10),
+            ("a GET", "get", REDIS, 1 / 2.5),
+            ("a GET, against single_connection_client", "get", SINGLE, 1 / (1.8 if loop == "asyncio" else 1.7)),
+            ("a pipeline of 100", "pipeline", REDIS, 1 / 2.4),
+            ("a GET among 50 at once", "concurrent", REDIS, 1 / 2),
+            ("growth by one permit, against a connect", "growth", REDIS, 1.1),
+        ):
+            goals.append(
+                Goal(
+                    what=f"{loop}: {what}", table=table, variant=OURS, place=loop, against=against,
+                    at_most=round(at_most, 3),
+                )
+            )  # fmt: skip
+        goals.append(Goal(what=f"{loop}: fairness", table="fairness", variant=OURS, place=loop, at_most=1.05))
+    goals.append(Goal(what="import of poolmgr.asyncio", table=IMPORTED, variant=OURS, at_most=20))
+    goals.append(Goal(what="its memory", table="memory", variant=OURS, at_most=2))
+    return goals
+
+
+async def _measure(context: Context, loop: str, port: int, tables: dict[str, Table], fairness: Table) -> None:
+    clients = _clients(port)
+    for kind in KINDS:
+        works = {name: kind.make(clients[name]) for name in kind.names}
+        for work in works.values():
+            for _ in range(3):
+                await work()
+        gc.collect()
+        rounds = context.rounds(kind.rounds)
+        for number, name in turns(list(works), rounds, collect=False):
+            tables[kind.key].add(name, await _block(works[name], kind.size) / kind.each * 1e6, loop)
+            if name == OURS:
+                context.step(f"{kind.title}, {loop}, {number}")
+    for name, pool in (
+        (OURS, poolmgr.asyncio.ConnectionPool(max_connections=CONNECTIONS, host="127.0.0.1", port=port, timeout=60)),
+        (
+            BLOCKING,
+            redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS, host="127.0.0.1", port=port, timeout=60),
+        ),
+    ):
+        fairness.add(name, await _fairness(pool, context.seconds(3)), loop)
+        await pool.aclose()
+        context.step(f"fairness, {loop}")
+    for client in clients.values():
+        await client.aclose()
+        await client.connection_pool.disconnect()
+
+
+async def _block(work: Work, size: int) -> float:
+    """Processor seconds of this thread for each."""
+    before = time.thread_time()
+    for _ in range(size):
+        await work()
+    return (time.thread_time() - before) / size
+
+
+async def _fairness(pool: Any, seconds: float) -> float:
+    """Most turns over fewest."""
+    client = redis.asyncio.Redis(connection_pool=pool)
+    turns_of: Counter[int] = Counter(dict.fromkeys(range(TASKS), 0))
+    ends = time.monotonic() + seconds
+
+    async def one(number: int) -> None:
+        while time.monotonic() < ends:
+            await client.get(KEY)
+            turns_of[number] += 1
+
+    await asyncio.gather(*(one(number) for number in range(TASKS)))
+    return max(turns_of.values()) / max(1, min(turns_of.values()))
+
+
+PROGRAM = """
+import json, time, resource
+import redis.asyncio
+def size():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+memory, before = size(), time.process_time()
+import poolmgr.asyncio
+print(json.dumps([time.process_time() - before, (size() - memory) / 1e6]))
+"""
+
+
+def _import() -> tuple[float, float]:
+    """Processor seconds and megabytes of importing ``poolmgr.asyncio`` where ``redis.asyncio`` is."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    seconds, size = json.loads(done.stdout)
+    return float(seconds), float(size)
