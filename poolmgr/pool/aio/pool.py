@@ -14,6 +14,7 @@ asks them together.
 from __future__ import annotations
 
 import asyncio
+from threading import get_ident
 from typing import Any
 
 from redis._parsers import _AsyncHiredisParser
@@ -138,10 +139,11 @@ class ConnectionPool(Shards):
             redis.exceptions.RedisError: a connection could not be opened.
             TypeError: there is no event loop here.
         """
-        loop = _running()
         shard = self._shard
-        if shard is None or shard.loop is not loop:
-            if loop is None:
+        if shard is None or (
+            _running() is not shard.loop if shard.teller is None else shard.teller._thread_id != get_ident()
+        ):
+            if _running() is None:
                 raise TypeError(FOR_THREADS)
             shard = self._here()
         return self._taken(shard)
@@ -175,17 +177,17 @@ class ConnectionPool(Shards):
         except (IndexError, AttributeError):
             return
         shard = connection._shard
-        listened = self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
         if (
             connection._owed
             or connection._special
             or connection._stream is None
             or connection._draws.surplus > 0
             or self._strict
-            or listened
+            or self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
             or recorder._async_metrics_collector is not None
         ):
-            connector.take_back(shard, connection, listened=listened or self._usual is None)
+            listened = self._usual is None or self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
+            connector.take_back(shard, connection, listened=listened)
             return
         connection._since = monotonic()
         shard._idle.append(connection)

@@ -77,6 +77,9 @@ class Shard(BasePool):
         opener: Callable[[Shard, list[Ticket]], Coroutine[Any, Any, None]],
     ) -> None:
         self.loop = loop
+        self.teller: Any = loop if hasattr(loop, "_thread_id") else None
+        """The loop, if it tells in which thread it runs (``_thread_id``, as asyncio's do). To read that is quicker than
+        ``_get_running_loop``, which asks the kernel for the process's id before Python 3.12. uvloop's does not tell."""
         self._opener = opener
         self.home = weakref.ref(pool)
         self.first = {name: getattr(pool, name) for name, kind in vars(Shard).items() if isinstance(kind, _Of)}
