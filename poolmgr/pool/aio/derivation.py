@@ -19,7 +19,7 @@ from redis.asyncio.connection import (
 from redis.asyncio.sentinel import SentinelManagedConnection
 
 from poolmgr.pool.aio.connection import Pooled
-from poolmgr.pool.aio.counted import Counted
+from poolmgr.pool.aio.counted import Before, Behind
 from poolmgr.pool.aio.managed import ReadsThroughSentinel, ThroughSentinel
 from poolmgr.pool.aio.overrides import asks_its_own_way, connects_its_own_way, dials_its_own_way, is_quick
 from poolmgr.pool.aio.replies import Quick
@@ -34,7 +34,7 @@ class _Quick(Quick, Pooled):
     """For classes that send and read as redis-py does, with its parser for hiredis."""
 
 
-class _Counted(Counted, Pooled):
+class _Counted(Pooled, Before):
     """For all others."""
 
     _together = False
@@ -109,7 +109,8 @@ def _made(base: type, shape: _Shape) -> type:
         members["_prepare"] = behind[0]._prepare
     if issubclass(base, SentinelManagedConnection):
         front = _QuickManaged if shape.quick else _CountedManaged
-    bases = (front, *behind, Ended) if base in (RedisConnection, RedisUnixConnection) else (front, base, *behind, Ended)
+    last = (*behind, Ended) if shape.quick else (*behind, Ended, Behind)
+    bases = (front, *last) if base in (RedisConnection, RedisUnixConnection) else (front, base, *last)
     if shape.eager:
         bases = (_Eager, *bases)
     return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(members))
