@@ -72,11 +72,19 @@ class PermitSource:
 
     Args:
         way_of: how connections of a class get to their server, as the pool's flavour knows it.
+        ask: what a provider of credentials says, likewise.
     """
 
-    def __init__(self, pool: Pool, member: Member | None, way_of: Callable[[type], Way]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        member: Member | None,
+        way_of: Callable[[type], Way],
+        ask: Callable[[Any], Any] = lambda provider: provider.get_credentials(),
+    ) -> None:
         self._pool = weakref.ref(pool)
         self._way_of = way_of
+        self._ask = ask
         self._member = member
         self._all: dict[str, Permits] = {}
         self._own: Permits | None = None
@@ -328,15 +336,16 @@ class PermitSource:
         key = key_of(address or host, port, path or self._path(pool))
         permits = self._all.get(key)
         if permits is None or self._is_over(permits):
+            kind, arguments = pool.connection_class, pool.connection_kwargs
+            if not isinstance(kind, type):  # a function that makes connections may have its own arguments
+                kind, arguments = type(connection), arguments_of(connection)
+            arguments = self._with_login(arguments)  # before the lock: a provider may wait for a loop
             lock = self._lock()
             for _ in taken(lock):
                 try:
                     permits = self._all.get(key)
                     if permits is None or self._is_over(permits):
                         member = self._member or process_member()
-                        kind, arguments = pool.connection_class, pool.connection_kwargs
-                        if not isinstance(kind, type):  # a function that makes connections may have its own arguments
-                            kind, arguments = type(connection), arguments_of(connection)
                         among = self._name is not None and self._name.is_among(host, address)
                         endpoint = endpoint_of(self._way_of(kind), arguments, host, port, address, among=among)
                         self._all[key] = permits = member.attach(endpoint, pool)
@@ -344,6 +353,15 @@ class PermitSource:
                     lock.release()
             assert permits is not None
         return permits
+
+    def _with_login(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The same arguments, with the credentials instead of their provider."""
+        provider = arguments.get("credential_provider")
+        if provider is None:
+            return arguments
+        found = tuple(self._ask(provider))
+        username, password = found if len(found) == 2 else (None, *found)
+        return {**arguments, "credential_provider": None, "username": username, "password": password}
 
     def renew(self, key: str) -> None:
         """Report the credentials for this endpoint to the member if they have changed. Calls their provider."""
@@ -357,6 +375,7 @@ class PermitSource:
                 return
             kind, arguments = type(made), arguments_of(made)
         way = msgspec.structs.replace(self._way_of(kind), own=known.own)
+        arguments = self._with_login(arguments)
         endpoint = endpoint_of(way, arguments, known.host or None, known.port or None, known.address, among=known.among)
         if endpoint != known and endpoint.key == key:
             permits.renew(endpoint)

@@ -225,6 +225,14 @@ def test_a_client_for_threads_is_told(server: RedisServer, loop: str):
     pool = ConnectionPool(host="127.0.0.1", port=server.port, member=FakeMember())
     with pytest.raises(TypeError, match="for tasks.*redis.asyncio.Redis.*poolmgr.ConnectionPool"):
         redis.Redis(connection_pool=pool).get("k")
+
+    async def inside() -> None:
+        redis.Redis(connection_pool=pool).get("k")
+
+    with pytest.raises(TypeError, match="for tasks.*redis.asyncio.Redis.*poolmgr.ConnectionPool"):
+        run(loop, inside())
+    with pytest.raises(TypeError, match="for tasks.*redis.asyncio.Redis.*poolmgr.ConnectionPool"):
+        pool.get_connection()
     with pytest.raises(TypeError, match="derived from redis.asyncio's, not redis.connection.Connection"):
         with_pool(loop, server, lambda pool, _: pool._checkout(1), connection_class=redis.Connection)
 
@@ -463,3 +471,33 @@ def test_credentials_that_take_a_while(loop: str, redis_server: Any):
         heart.cancel()
 
     with_pool(loop, redis_server(port=free_port(), requirepass="secret"), work, credential_provider=Provider())
+
+
+def test_credentials_that_only_a_task_can_ask_for(loop: str, redis_server: Any):
+    """They are awaited in the loop in which the pool is used, for the supervisor's endpoint too, at first and later."""
+    server = redis_server(port=free_port(), requirepass="secret")
+    asked: Counter[object] = Counter()
+
+    class Provider(redis.CredentialProvider):
+        password = "secret"
+
+        async def get_credentials_async(self) -> tuple[str, str]:
+            asked[asyncio.get_running_loop()] += 1
+            await asyncio.sleep(0.01)
+            return ("default", self.password)
+
+    member = FakeMember(prompt=True)
+    provider = Provider()
+
+    async def work(pool: ConnectionPool, client: redis.asyncio.Redis) -> None:
+        assert await client.set("k", "v")
+        assert set(asked) == {asyncio.get_running_loop()}
+        assert [(one.username, one.password) for one in member.endpoints] == [("default", "secret")]
+        permits, renewed = member.only, list[Any]()
+        permits.renew = renewed.append  # type: ignore[method-assign,assignment]
+        provider.password = "another"
+        await asyncio.get_running_loop().run_in_executor(None, pool.tell_login, permits.endpoint.key)
+        await eventually(lambda: renewed)
+        assert renewed[0].password == "another" and set(asked) == {asyncio.get_running_loop()}
+
+    with_pool(loop, server, work, credential_provider=provider, member=member)

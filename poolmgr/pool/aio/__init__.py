@@ -8,5 +8,5 @@
 - A connection: ``connection``; its socket, its bytes, its replies: ``sockets``, ``stream``, ``replies``, ``parser``,
   ``handshake``; of a class that sends or reads in its own way: ``counted``.
 - Which class a pooled connection has: ``derivation``, ``overrides``; of one through Sentinel: ``managed``.
-- Calls that block, off the loop: ``aside``; coroutines that never suspend, without one: ``finish``.
+- Calls that block, off the loop: ``aside``, ``credentials``; coroutines that never suspend, without one: ``finish``.
 """

@@ -6,12 +6,25 @@ In a thread of our own for each call, and not in the loop's executor: that one m
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from poolmgr import threads
 
 T = TypeVar("T")
+
+
+class _Beside(threading.local):
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+_beside = _Beside()
+
+
+def loop_beside() -> asyncio.AbstractEventLoop | None:
+    """In a call that :func:`aside` makes: the loop in which its task waits. Else None."""
+    return _beside.loop
 
 
 async def aside(call: Callable[[], T]) -> T:
@@ -29,6 +42,7 @@ async def aside(call: Callable[[], T]) -> T:
 
     def run() -> None:
         value, error = None, None
+        _beside.loop = loop
         try:
             value = call()
         except Exception as failure:

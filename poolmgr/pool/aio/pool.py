@@ -27,10 +27,11 @@ from poolmgr.exceptions import PoolClosedError
 from poolmgr.logs import journal
 from poolmgr.native import monotonic
 from poolmgr.pool import fork, housekeeping, metering, options, request_wait
-from poolmgr.pool.aio import connector, waiting
+from poolmgr.pool.aio import connector, credentials, waiting
 from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.lease import Lease
 from poolmgr.pool.aio.overrides import way_of
+from poolmgr.pool.aio.redis_interface import FOR_THREADS
 from poolmgr.pool.aio.shard import Shard
 from poolmgr.pool.aio.shards import Shards
 from poolmgr.pool.base import BasePool
@@ -42,11 +43,6 @@ from poolmgr.pool.stats import Hooks
 gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
 _running = asyncio._get_running_loop
-
-FOR_THREADS = (
-    "this pool is for tasks of an event loop: give it to redis.asyncio.Redis(connection_pool=...) and await it there; "
-    "for redis.Redis(connection_pool=...), in threads, use poolmgr.ConnectionPool"
-)
 
 
 @documented
@@ -96,7 +92,7 @@ class ConnectionPool(Shards):
         self._ceiling = max_connections or BasePool._default_ceiling(connection_class, member)
         self.closed: PoolClosedError | None = None
         self._start_over()
-        self._origin = PermitSource(self, member, way_of)
+        self._origin = PermitSource(self, member, way_of, credentials.ask)
         self._misdirected_at, self._misdirected_by = float("-inf"), ""
         super().__init__(
             connection_class=connection_class,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,12 @@ OMITTED = frozenset(
 """Arguments of connections that ``repr`` leaves out."""
 
 
+FOR_THREADS = (
+    "this pool is for tasks of an event loop: give it to redis.asyncio.Redis(connection_pool=...) and await it there; "
+    "for redis.Redis(connection_pool=...), in threads, use poolmgr.ConnectionPool"
+)
+
+
 class RedisInterface(_Pool):  # type: ignore[misc]
     """redis.asyncio's pool, on top of ours: :class:`poolmgr.asyncio.ConnectionPool` derives from it."""
 
@@ -50,6 +57,23 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         async def _checkout(self, timeout: float | None) -> Any: ...
 
     OMIT_REPR_KEYS = OMITTED
+
+    @property
+    def connection_kwargs(self) -> dict[str, Any]:
+        """The arguments of connections. A client for threads asks for them in its constructor: it is told that this
+        pool is not for it, since later it would find coroutines without a word.
+
+        Raises:
+            TypeError: a ``redis.Redis`` asks.
+        """
+        if sys._getframe(1).f_globals.get("__name__") == "redis.client":
+            raise TypeError(FOR_THREADS)
+        arguments: dict[str, Any] = self._connection_kwargs
+        return arguments
+
+    @connection_kwargs.setter
+    def connection_kwargs(self, value: dict[str, Any]) -> None:
+        self._connection_kwargs = value
 
     # ---- attributes that others read -------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from poolmgr.errors import PoolmgrError
 from poolmgr.member.core.bounds import ANSWER
 from poolmgr.member.ports import Claimant, Permit
 from poolmgr.pool import admission, housekeeping
+from poolmgr.pool.aio.aside import aside
 from poolmgr.pool.aio.errand import RESERVED
 from poolmgr.pool.aio.finish import finish
 from poolmgr.pool.base import BasePool, teller
@@ -194,6 +195,11 @@ class Shard(BasePool):
         """Whether the supervisor has been asked for a permit, and has not answered."""
         permits = self._origin.attach()
         return permits is not None and permits.pending == ANSWER
+
+    def tell_login(self, key: str) -> None:
+        """As the base's, with the loop beside the thread: a provider's methods for tasks belong to it."""
+        if not self.soon(lambda: aside(lambda: self._tell_login(key))):
+            super().tell_login(key)
 
     # ---- the base's questions --------------------------------------------------------------------
 
