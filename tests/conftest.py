@@ -25,7 +25,8 @@ hypothesis.settings.load_profile("poolmgr")
 
 LONGEST = (
     "systemd/test_services", "integration/test_http_slow", "integration/test_aio_servers",
-    "integration/test_sentinel", "integration/test_gunicorn",
+    "integration/test_sentinel", "integration/test_gunicorn", "integration/test_aio_oracle",
+    "integration/test_aio_processes", "integration/test_aio_cancellation",
     "integration/test_gunicorn_settings", "integration/test_reach_files", "simulation/test_simulation",
     "integration/test_upgrade", "integration/test_http_memory", "integration/test_snapshot_faults",
     "integration/test_runtime_threads", "integration/test_http_token", "integration/test_restarts",
