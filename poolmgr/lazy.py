@@ -45,8 +45,9 @@ def load(name: str) -> ModuleType:
     return _loaded[name]
 
 
-TO_CONNECT = ("codecs", "copyreg", "hiredis", "redis.observability.attributes", "warnings")
-"""Modules that redis-py imports in the middle of a connect, though they were loaded long before."""
+TO_CONNECT = ("codecs", "copyreg", "hiredis", "ntpath", "redis.observability.attributes", "warnings")
+"""Modules that redis-py imports in the middle of a connect, though they were loaded long before. ``ntpath`` is Python
+3.13's: there each ``pathlib.Path`` that is made imports it, and ours read ``/proc``."""
 
 
 def importable() -> None:
