@@ -44,8 +44,8 @@ def test_importing_it_starts_nothing():
 
 
 MOST = 0.175 if sys.version_info < (3, 14) else 0.2
-"""How much of the memory that redis takes (20 to 24 MB) ours may take. The same modules take 13.3 to 15.9 % up to Python
-3.13, by how it was built, and 18.5 % in 3.14: 2.8 to 4.4 MB, msgspec included."""
+"""How much of the memory that redis takes (20 to 24 MB) ours may take. The same modules take 13.3 to 15.9 % up to
+Python 3.13, by how it was built, and 18.5 % in 3.14: 2.8 to 4.4 MB, msgspec included."""
 
 
 def test_it_costs_at_most_30_ms_and_a_fifth_of_redis_s_memory(tmp_path):
