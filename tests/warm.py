@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ interpreter's beginning or end."""
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 CLONE_PARENT = 0x8000
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP = 15, 35, 14
-LONGEST = 1 << 20
+LONGEST = 100_000
+"""Bytes of a job; a packet on a Unix socket takes 200,000."""
 
 
 class Popen(subprocess.Popen[Any]):
@@ -69,20 +71,20 @@ class Popen(subprocess.Popen[Any]):
         given = inspect.signature(super()._execute_child).bind(*arguments).arguments  # type: ignore[misc]
         program = None if self._cold else _program([os.fspath(word) for word in given["args"]])
         environ = os.environ if given["env"] is None else given["env"]
-        warm = _Warm.ours() if program is not None and _usual(environ) else None
-        if warm is None or program is None:
-            return super()._execute_child(*arguments)  # type: ignore[misc, no-any-return]
-        standard = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
-        self.pid = warm.fork(
-            {
+        pid = 0
+        if program is not None and _usual(environ):
+            standard = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
+            job = {
                 **program,
                 "argv": [os.fspath(word) for word in given["args"]],
                 "environ": dict(environ),
                 "cwd": os.fspath(given["cwd"] or os.getcwd()),
                 "umask": _umask(),
-            },
-            [number if given_one == -1 else given_one for number, given_one in enumerate(standard)],
-        )
+            }
+            pid = fork(job, [number if pipe == -1 else pipe for number, pipe in enumerate(standard)])
+        if not pid:
+            return super()._execute_child(*arguments)  # type: ignore[misc, no-any-return]
+        self.pid = pid
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in names))  # type: ignore[attr-defined]
@@ -160,16 +162,42 @@ class _Warm:
                 atexit.register(made.end, os.getpid())
         return cls._ours
 
+    @classmethod
+    def forget(cls) -> None:
+        cls._ours = None
+
     def end(self, pid: int) -> None:
         if pid == os.getpid():
             self._link.close()
             self._process.wait(10)
 
-    def fork(self, job: dict[str, Any], standard: list[int]) -> int:
-        data = json.dumps(job).encode()
+    def fork(self, data: bytes, standard: list[int]) -> int:
         socket.send_fds(self._link, [b"%d" % len(data)], standard)
         self._link.sendall(data)
         return int(self._link.recv(32))
+
+
+_lock = threading.Lock()
+
+
+def _unlocked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlocked)
+
+
+def fork(job: dict[str, Any], standard: list[int]) -> int:
+    """The new process's pid; 0 where there is no warm Python, or none any more."""
+    data = json.dumps(job).encode()
+    with _lock:
+        warm = _Warm.ours() if len(data) < LONGEST else None
+        try:
+            return warm.fork(data, standard) if warm is not None else 0
+        except (OSError, ValueError):  # a test has killed it
+            _Warm.forget()
+            return 0
 
 
 # ---- the warm Python -----------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,41 @@ def test_a_command_runs_and_an_error_is_told() -> None:
     with pytest.raises(subprocess.CalledProcessError) as raised:
         warm.run([sys.executable, "-c", "1 / 0"], timeout=60, check=True)
     assert raised.value.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_one_that_was_killed_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    if warm._Warm.ours() is None:
+        pytest.skip("this system cannot")
+    victim = warm._Warm()
+    monkeypatch.setattr(warm._Warm, "_ours", victim)
+    victim._process.kill()
+    victim._process.wait()
+    code = "import sys; print('redis' in sys.modules)"
+    for _ in range(2):
+        assert warm.run([sys.executable, "-c", code], timeout=60, check=True).stdout == "False\n"
+    victim.end(os.getpid())
+
+
+def test_several_threads_start_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other: what they say to it would be mixed up."""
+    made = warm._Warm.ours()
+    if made is None:
+        pytest.skip("this system cannot")
+    inside: set[int] = set()
+    real = made.fork
+
+    def slow(*arguments: Any) -> int:
+        assert not inside
+        inside.add(threading.get_ident())
+        time.sleep(0.01)
+        pid = real(*arguments)
+        inside.clear()
+        return pid
+
+    monkeypatch.setattr(made, "fork", slow)
+
+    def start(number: int) -> str:
+        return warm.run([sys.executable, "-c", f"print({number})"], timeout=60, check=True).stdout
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(start, range(12))) == [f"{number}\n" for number in range(12)]
