@@ -36,7 +36,8 @@ class Deferral:
         self._over = False
         """Nothing is put off any more. If an exception leaves this object before the connection's methods,
         it only passes calls on."""
-        self._asked: Words = ()
+        self._asked: deque[Words] = deque()
+        """Commands whose replies redis-py has yet to read, in order: for tasks it sends three before it reads one."""
         self._unsent: list[Words] = []
         self.owed: deque[Words] = deque()
         """Commands whose replies are still to be read, in order."""
@@ -46,7 +47,7 @@ class Deferral:
 
     def puts_off(self, words: Words) -> bool:
         """redis-py sends this command: whether it can wait."""
-        self._asked = words
+        self._asked.append(words)
         if self._may_wait(words):
             self._unsent.append(words)
             return True
@@ -63,8 +64,8 @@ class Deferral:
             self._connection._naming = True
 
     def reads(self) -> tuple[Words, bool]:
-        """redis-py reads the reply to its last command: that command, and whether its reply is taken for OK."""
-        words, self._asked = self._asked, ()
+        """redis-py reads a reply: the command that it belongs to, and whether it is taken for OK."""
+        words = self._asked.popleft() if self._asked else ()
         if self._may_wait(words):
             self.owed.append(words)
             return words, True

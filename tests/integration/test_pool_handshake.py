@@ -14,6 +14,7 @@ import pytest
 import redis
 
 import poolmgr
+from tests.flavours import FLAVOURS, client_on
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 
@@ -59,69 +60,77 @@ def server(reply: Reply, withhold: int) -> Iterator[tuple[int, list[list[bytes]]
         thread.join(5)
 
 
-def connect(port: int, protocol: int = 3, **arguments: Any) -> Any:
-    pool = poolmgr.ConnectionPool(
-        host="127.0.0.1",
-        port=port,
-        protocol=protocol,
-        socket_timeout=1,
-        member=FakeMember(tag="pm1"),
-        retry=None,
-        **arguments,
-    )
-    return pool.get_connection()
+@contextlib.contextmanager
+def connected(flavour: str, port: int, protocol: int = 3, **arguments: Any) -> Iterator[Any]:
+    options = {"socket_timeout": 1, "member": FakeMember(tag="pm1"), "retry": None, **arguments}
+    with client_on(flavour, f"redis://127.0.0.1:{port}?protocol={protocol}", **options) as client:
+        yield client.connection_pool.get_connection()
 
 
-def test_everything_after_hello_is_one_round_trip():
-    with server(ok, withhold=5) as (port, heard):
-        connection = connect(port, db=2)
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_everything_after_hello_is_one_round_trip(flavour: str):
+    with server(ok, withhold=5) as (port, heard), connected(flavour, port, db=2) as connection:
         assert connection._owed == 0
-        connection.disconnect()
     assert [words[0] for words in heard] == [b"HELLO", b"CLIENT", b"CLIENT", b"CLIENT", b"CLIENT", b"SELECT"]
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("db", [0, 2])
 @pytest.mark.parametrize("refused", [b"SETINFO", b"MAINT_NOTIFICATIONS", b"SETNAME"])
-def test_what_a_server_need_not_know_may_fail(refused: bytes):
+def test_what_a_server_need_not_know_may_fail(flavour: str, db: int, refused: bytes):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR unknown subcommand\r\n" if refused in words else ok(words)
 
-    with server(reply, withhold=4) as (port, _):
-        assert connect(port)._owed == 0
+    withhold = 5 if db else 4
+    with server(reply, withhold) as (port, heard), connected(flavour, port, db=db) as connection:
+        assert connection._owed == 0
+        assert ([b"SELECT", b"2"] in heard) == bool(db)
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("refused", [b"SETNAME", b"SELECT"])  # a name that the user gave
-def test_what_must_not_fail_fails_the_connect(refused: bytes):
+def test_what_must_not_fail_fails_the_connect(flavour: str, refused: bytes):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR not here\r\n" if refused in words else ok(words)
 
-    with server(reply, withhold=5) as (port, _), pytest.raises(redis.ResponseError, match="not here"):
-        connect(port, db=2, client_name="mine")
+    with (
+        server(reply, withhold=5) as (port, _),
+        pytest.raises(redis.ResponseError, match="not here"),
+        connected(flavour, port, db=2, client_name="mine"),
+    ):
+        pytest.fail("it is connected")
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_the_first_reply_is_read_before_more_is_sent(protocol: int):
+def test_the_first_reply_is_read_before_more_is_sent(flavour: str, protocol: int):
     def reply(words: list[bytes]) -> bytes:
         return b"-ERR max number of clients reached\r\n"
 
-    with server(reply, withhold=1) as (port, heard), pytest.raises(redis.ConnectionError, match="max number"):
-        connect(port, protocol)
+    with (
+        server(reply, withhold=1) as (port, heard),
+        pytest.raises(redis.ConnectionError, match="max number"),
+        connected(flavour, port, protocol),
+    ):
+        pytest.fail("it is connected")
     assert len(heard) == 1
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_real_server_has_heard_all_of_it(short_dir: Path, redis_server: Callable[..., RedisServer], protocol: int):
+def test_a_real_server_has_heard_all_of_it(
+    short_dir: Path, redis_server: Callable[..., RedisServer], protocol: int, flavour: str
+):
     server = redis_server()
-    pool = poolmgr.ConnectionPool.from_url(
-        server.unix_url, protocol=protocol, db=3, client_name="mine", member=FakeMember(tag="pm1")
-    )
-    client = redis.Redis(connection_pool=pool)
-    found = client.client_info()
-    assert str(found["name"]).startswith("mine:pm1-")
-    if server.kind.names_libraries:
-        assert str(found["lib-name"]).startswith("redis-py")
-        assert "pm1-" in str(found["lib-name"])
-    assert (found["db"], found["resp"]) == (3, str(protocol))
-    assert client.set("key", "value") and client.get("key") == b"value"
+    options: Any = {"protocol": protocol, "db": 3, "client_name": "mine", "member": FakeMember(tag="pm1")}
+    with client_on(flavour, server.unix_url, **options) as client:
+        found = client.client_info()
+        assert str(found["name"]).startswith("mine:pm1-")
+        if server.kind.names_libraries:
+            assert str(found["lib-name"]).startswith("redis-py")
+            assert "pm1-" in str(found["lib-name"])
+        assert (found["db"], found["resp"]) == (3, str(protocol))
+        assert client.set("key", "value") and client.get("key") == b"value"
 
 
 def test_half_a_handshake_leaves_no_connection(monkeypatch: pytest.MonkeyPatch):
