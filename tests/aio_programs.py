@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import multiprocessing
 import os
 import random
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,8 +28,9 @@ import poolmgr
 from poolmgr.asyncio import ConnectionPool, get_client, get_pool, lifespan
 from poolmgr.member.member import get_member
 from tests.helpers import wait_for
+from tests.permits import FakeMember
 from tests.storm import command
-from tests.walker import run
+from tests.walker import LOOPS, run
 
 URL = os.environ.get("REDIS_URL", "")
 BUDGET = int(os.environ.get("REDIS_CONNECTION_BUDGET") or 0)
@@ -259,6 +263,33 @@ def two_loops_and_threads_share_what_there_is(loop: str) -> None:
     assert min(turns.values()) * 16 > max(turns.values()), (turns, worst, middle)
     assert max(middle.values()) < 0.25, (turns, worst, middle)
     threads.close()
+
+
+def a_loop_that_is_closed_during_a_connect(loop: str) -> None:
+    """A connect that is under way is collected after its loop. uvloop's own ``sock_connect`` ends the process then."""
+    with socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(full.getsockname())
+        for _ in range(20):
+            member = FakeMember(prompt=True)
+            pool = ConnectionPool(host="127.0.0.1", port=full.getsockname()[1], member=member)
+            _close_during(LOOPS[loop](), redis.asyncio.Redis(connection_pool=pool).get("k"))
+            gc.collect()
+            assert pool.stats().opening == pool.stats().in_use == 0 and not member.only.out
+
+
+def _close_during(loop: asyncio.AbstractEventLoop, work: Any) -> None:
+    task = loop.create_task(work)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.call_later(0.02, loop.stop)
+    loop.run_forever()
+    assert not task.done()
+    loop.close()
 
 
 def many_short_loops(loop: str) -> None:

@@ -232,8 +232,6 @@ def test_while_credentials_are_awaited(filled: RedisServer, loop: str, how: How)
 @pytest.mark.parametrize("name", ["get", "blpop", "lease"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_when_the_loop_ends_at_any_suspension(filled: RedisServer, loop: str, name: str, state: str):
-    if loop == "uvloop" and state != "warm":
-        pytest.skip("uvloop 0.23 crashes when its own connect is collected after its loop, with redis-py's pool too")
     make = maker(address("tcp", filled), state)
     count, wrong = walk_to_the_end(loop, make, in_world(OPERATIONS[name]), World.check)
     assert count >= 1 and wrong == []

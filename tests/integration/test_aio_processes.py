@@ -77,6 +77,10 @@ def test_two_loops_and_threads_share_what_there_is(redis_server: Servers, loop: 
     run(server, "two_loops_and_threads_share_what_there_is", loop, budget=7)
 
 
+def test_a_loop_that_is_closed_during_a_connect(server: RedisServer, loop: str):
+    run(server, "a_loop_that_is_closed_during_a_connect", loop)
+
+
 def test_many_short_loops(server: RedisServer, loop: str):
     run(server, "many_short_loops", loop)
 

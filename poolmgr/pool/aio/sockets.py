@@ -78,6 +78,11 @@ class Ended(_Abstract):  # type: ignore[misc]
             self.reset_received_notifications()
 
 
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class Dials(_Abstract):  # type: ignore[misc]
     """One attempt to connect."""
 
@@ -142,7 +147,24 @@ class Dials(_Abstract):  # type: ignore[misc]
             self._reader, self._writer = reader, stream
 
     async def _reach(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, address: Any) -> None:
-        await loop.sock_connect(sock, address)
+        """What ``loop.sock_connect`` does, and nothing to a loop that was closed meanwhile: uvloop's own crashes the
+        process then."""
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            pass
+        future: asyncio.Future[None] = loop.create_future()
+        number = sock.fileno()
+        loop.add_writer(number, _settle, future)
+        try:
+            await future
+        finally:
+            if not loop.is_closed():
+                loop.remove_writer(number)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, f"Connect call failed {address}")
 
     def _prepare(self, sock: socket.socket) -> None:
         """Set options before the connect."""
