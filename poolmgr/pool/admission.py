@@ -13,12 +13,14 @@ from redis.backoff import FullJitterBackoff
 from redis.observability.attributes import ConnectionState
 
 from poolmgr.errors import PoolmgrError
+from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.logs.journal import Log
 from poolmgr.native import monotonic
 from poolmgr.pool.host import Host
 from poolmgr.pool.housekeeping import above_ceiling
 from poolmgr.pool.misdirected import MISDIRECTED
 from poolmgr.pool.queue import Ticket
+from poolmgr.pool.refusal import refused
 
 log = Log("poolmgr.pool")
 
@@ -75,6 +77,13 @@ def attempt_failed(pool: Host, ticket: Ticket, error: BaseException) -> None:
     if pool._queue:
         pool._advance(may_open=False)
         pool._remind()
+
+
+def caller_failed(pool: Host, ticket: Ticket, error: BaseException) -> None:
+    """The same for an attempt in a caller, who gets the error."""
+    attempt_failed(pool, ticket, error)
+    if isinstance(error, ConnectionPoolTimeoutError):  # it has waited for a permit in the middle of the attempt
+        refused(pool, error)
 
 
 def replacement(pool: Host, connection: Any, reason: str, now: float) -> tuple[Any, str]:

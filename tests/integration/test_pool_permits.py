@@ -103,8 +103,8 @@ def test_no_more_sockets_than_permits_at_any_time(server: RedisServer):
 @pytest.mark.usefixtures("flavour")
 def test_a_connection_that_a_caller_keeps_is_told_to_the_member_as_pinned(server: RedisServer):
     pool = direct_pool(server)
-    kept, brief = take(pool, 2)
     start = time.monotonic()
+    kept, brief = take(pool, 2)
     assert pool.usage(reset=False).pinned == 0
     wait_for(lambda: pool.usage(reset=False).pinned == 2, 2)
     assert time.monotonic() - start >= PINNED_AFTER

@@ -252,6 +252,41 @@ def test_a_refused_permit_for_the_question_is_what_the_caller_gets(flavour: Flav
     asyncio.run(main())
 
 
+def test_a_permit_refused_for_a_reconnect_is_what_the_caller_gets(flavour: Flavour, sentinel: int):
+    """The connection to the Sentinel has ended, and others have taken its permit."""
+
+    async def main() -> None:
+        member = FakeMember(tag=TAG, prompt=True)
+        async with flavour.client(sentinel, member=member) as client:
+            assert await flavour.call(client.echo, "a") == b"a"
+            member.all[key(sentinel)].limit = 0
+            with redis.Redis(port=sentinel, client_name="observer") as observer:
+                for one in clients(sentinel):
+                    observer.client_kill_filter(_id=one["id"])
+            manager = client.connection_pool.sentinel_manager
+            (idle,) = manager.sentinels[0].connection_pool._available_connections
+            while not idle._look():  # else it breaks in the middle of the question, which redis-py repeats
+                await asyncio.sleep(0.001)
+            await flavour.call(client.connection_pool.disconnect)
+            with pytest.raises(ConnectionPoolTimeoutError) as caught:
+                await flavour.call(client.echo, "a")
+            assert caught.value.reason == "budget"
+
+    asyncio.run(main())
+
+
+def test_refusals_are_counted(flavour: Flavour, server: RedisServer, sentinel: int):
+    async def main() -> None:
+        refused: list[BaseException] = []
+        hooks = poolmgr.Hooks(timed_out=refused.append)
+        async with flavour.client(sentinel, member=refusing(server.port), timeout=0.2, hooks=hooks) as client:
+            with pytest.raises(ConnectionPoolTimeoutError):
+                await flavour.call(client.echo, "a")
+            assert client.connection_pool.stats().timeouts["budget"] == 1 == len(refused)
+
+    asyncio.run(main())
+
+
 def test_another_sentinel_is_asked_if_there_is_no_permit_for_the_first(
     flavour: Flavour, server: RedisServer, sentinel: int
 ):

@@ -56,7 +56,7 @@ async def open_here(shard: Shard, ticket: Ticket, deadline: float) -> Any:
     try:
         return await made(shard, ticket, deadline)
     except BaseException as error:
-        admission.attempt_failed(shard, ticket, error)
+        admission.caller_failed(shard, ticket, error)
         raise
 
 
@@ -124,7 +124,7 @@ async def _renew(shard: Shard, connection: Any, reason: str, deadline: float) ->
     except BaseException as error:
         await connection.disconnect()
         shard._count(ConnectionState.IDLE, -1)
-        admission.attempt_failed(shard, ticket, error)
+        admission.caller_failed(shard, ticket, error)
         raise
     shard._core.reached()
     admission.welcome(shard, connection)

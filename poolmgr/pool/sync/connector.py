@@ -51,7 +51,7 @@ def open_here(pool: RedisInterface, ticket: Ticket, deadline: float) -> Any:
     try:
         return made(pool, ticket, deadline)
     except BaseException as error:
-        admission.attempt_failed(pool, ticket, error)
+        admission.caller_failed(pool, ticket, error)
         raise
 
 
@@ -106,7 +106,7 @@ def renew(pool: RedisInterface, connection: Any, reason: str, deadline: float) -
     except BaseException as error:
         connection.disconnect()
         pool._count(ConnectionState.IDLE, -1)
-        admission.attempt_failed(pool, ticket, error)
+        admission.caller_failed(pool, ticket, error)
         raise
     pool._core.reached()
     admission.welcome(pool, connection)
