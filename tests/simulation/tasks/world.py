@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -50,10 +51,12 @@ class Caller(steps.Caller):
 
     world: World
     over = False
+    task: Any = None
 
     def join(self) -> None:
         loop = self.world.running
         assert loop is not None
+        self.task = asyncio.current_task()
         self.world.checks.callers.append((loop, self))
         super().join()
 
@@ -200,10 +203,14 @@ class World:
             return
         if self.rng.random() < self.cancelling:
             behind = [task for shard in self.pool._shards for task in shard._tasks if shard.loop in self.loops]
+            behind.sort(key=lambda task: int(task.get_name().rpartition("-")[2]))  # the order of a set is no seed's
             if behind and self.rng.random() < 0.5:
                 self.rng.choice(behind).cancel()  # by code that cancels all tasks of a loop
                 return
-            task = self.rng.choice(self.tasks) if self.tasks else None
+            decided = [caller.task for _, caller in self.checks.callers if caller._waiter.fate and not caller.over]
+            struck = [task for task in decided if task in self.tasks]  # between its fate and its waking
+            tasks = struck if struck and self.rng.random() < 0.5 else self.tasks
+            task = self.rng.choice(tasks) if tasks else None
             if task is not None and task.cancel():
                 self.cancelled += 1
                 self.struck.add(task)
@@ -326,6 +333,8 @@ def _arranged(world: World, seed: int) -> Iterator[None]:
         stack.enter_context(patch.object(Log, "_note", lambda *line: None))
         stack.enter_context(patch.object(Caller, "world", world, create=True))
         stack.enter_context(patch.object(waiting, "Caller", Caller))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", RuntimeWarning)  # of tasks that are thrown away before they begin
         gc.collect()
         gc.disable()
         try:
