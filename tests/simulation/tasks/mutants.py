@@ -80,13 +80,6 @@ async def _renews_and_forgets(shard: Shard, connection: Any, reason: str, deadli
     admission.welcome(shard, connection)
 
 
-def _keeps_quietly(pool: Any, connection: Any, reason: str) -> None:
-    if reason:
-        admission.dispose(pool, connection, reason, was_idle=False)
-        return
-    pool._idle.append(connection)
-
-
 def _settles_quietly(self: PoolCore, now: float, take: Any) -> Any:
     for effect in _advance(self, now, take):
         if not isinstance(effect, Wake) or effect.waiter.fate is None or self.is_head(effect.waiter):
@@ -136,11 +129,6 @@ MUTANTS = (
     ),
     Mutant(
         "a renewal that is cancelled keeps its place", "and its permit", ((connector, "_renew", _renews_and_forgets),)
-    ),
-    Mutant(
-        "what comes back after a closer look is not handed on",
-        "it lies idle beside those that wait",
-        ((admission, "keep", _keeps_quietly),),
     ),
     Mutant(
         "those that fail with another's attempt are not woken",
