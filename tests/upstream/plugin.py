@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.client
 import redis.asyncio.connection
+import redis.asyncio.sentinel
 import redis.client
 import redis.cluster
 import redis.connection
@@ -30,6 +31,7 @@ if os.environ.get("POOLMGR_UPSTREAM") == "ours":
     from tests_of_poolmgr.permits import FakeMember  # type: ignore[import-not-found]
 
     from poolmgr.pool.aio.pool import ConnectionPool as OurAsyncConnectionPool
+    from poolmgr.pool.aio.sentinel import SentinelConnectionPool as OurAsyncSentinelConnectionPool
     from poolmgr.pool.sync.pool import ConnectionPool as OurConnectionPool
     from poolmgr.pool.sync.sentinel import SentinelConnectionPool as OurSentinelConnectionPool
 
@@ -72,11 +74,24 @@ if os.environ.get("POOLMGR_UPSTREAM") == "ours":
             kwargs.pop("queue_class", None)
             super().__init__(max_connections=max_connections, timeout=timeout, **kwargs)
 
-    for module in (redis.asyncio, redis.asyncio.connection, redis.asyncio.client):
-        for kind, name in ((Async, "ConnectionPool"), (AsyncBlocking, "BlockingConnectionPool")):
+    class AsyncSentinel(OurAsyncSentinelConnectionPool):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.setdefault("member", FakeMember(prompt=True))
+            super().__init__(*args, **kwargs)
+
+    NAMES = {
+        "ConnectionPool": Async,
+        "BlockingConnectionPool": AsyncBlocking,
+        "SentinelConnectionPool": AsyncSentinel,
+    }
+    for module in (redis.asyncio, redis.asyncio.connection, redis.asyncio.client, redis.asyncio.sentinel):
+        for name, kind in NAMES.items():
             kind.__name__ = kind.__qualname__ = name
             if hasattr(module, name):
                 setattr(module, name, kind)
+
+    for method in (redis.asyncio.Sentinel.master_for, redis.asyncio.Sentinel.slave_for):
+        method.__defaults__ = (redis.asyncio.Redis, AsyncSentinel)  # of the client, and of its pool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,7 +49,7 @@ FILES = (
     *(f"test_asyncio/{name}" for name in (
         "test_client.py", "test_connect.py", "test_connection.py", "test_connection_pool.py",
         "test_encoding.py", "test_lock.py", "test_monitor.py", "test_pipeline.py", "test_pubsub.py", "test_retry.py",
-        "test_scripting.py", "test_usage_counter.py",
+        "test_scripting.py", "test_sentinel.py", "test_sentinel_managed_connection.py", "test_usage_counter.py",
     )),
     "maint_notifications/test_async_maint_notifications_handling.py",
 )  # fmt: skip
