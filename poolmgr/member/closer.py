@@ -213,16 +213,25 @@ def below(descriptor: int) -> Below:
 
 def never_connected(raw: socket.socket) -> bool:
     """Whether the server cannot have seen a connection. Stops an attempt that is still in progress, so that it cannot
-    succeed after all (if it does, it gets a FIN, and the answer is no)."""
-    try:
+    succeed after all (if it does, it gets a FIN, and the answer is no).
+
+    A connection is left as it is: if it got its FIN here, the server's might come before the closer looks, and the
+    closer would find a socket of which nothing can be proven.
+    """
+    if _has_peer(raw):
+        return False
+    with contextlib.suppress(OSError):
         raw.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
+    return not _has_peer(raw)
+
+
+def _has_peer(raw: socket.socket) -> bool:
+    """Whether it is connected, or was handed over and closed."""
     try:
         raw.getpeername()
     except OSError as error:
-        return error.errno != errno.EBADF  # else it was handed over and closed
-    return False
+        return error.errno == errno.EBADF
+    return True
 
 
 def close_copy(sock: socket.socket, under: Below | None = None) -> None:

@@ -57,6 +57,21 @@ def connected(listener):
     return ours, theirs
 
 
+def test_a_connection_gets_its_farewell_from_the_closer_alone(closings, listener):
+    """A cancelled connect asks whether the server has seen it. If that sent the FIN, a quick server's would be there
+    before the closer, which then finds a socket that is not connected, and proves nothing."""
+    ours, theirs = connected(listener)
+    with theirs:
+        assert not closer.never_connected(ours)
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        closings.closer.add(1, ours, time.monotonic())
+        assert theirs.recv(1) == b""
+    assert wait_for(lambda: closings.turn() and closings.gone == [1])
+    assert not closings.lost
+
+
 def test_a_socket_is_gone_only_when_the_peer_has_closed_too(closings, listener):
     ours, theirs = connected(listener)
     with theirs:
