@@ -453,7 +453,7 @@ def test_credentials_that_take_a_while(loop: str, redis_server: Any):
             return ("default", "secret")
 
         async def get_credentials_async(self) -> tuple[str, str]:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
             return ("default", "secret")
 
     async def work(pool: ConnectionPool, client: redis.asyncio.Redis) -> None:
