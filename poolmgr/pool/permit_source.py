@@ -146,9 +146,9 @@ class PermitSource:
     def is_ready(self) -> bool:
         """Whether :meth:`attach` and :meth:`look_up` do not block: the member has started, and a name was looked up."""
         pool, own = self._pool(), self._own
-        if pool is None or not self.fixed:
+        if pool is None or (own is not None and self._is_next(own, pool) and not self._is_over(own)):
             return True
-        return own is not None and self._is_next(own, pool) and not self._is_over(own)
+        return not self.fixed
 
     def _is_next(self, own: Permits, pool: Pool) -> bool:
         """Whether these are still for the pool's next address. Asked each time: nothing else ensures that, when

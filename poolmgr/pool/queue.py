@@ -396,6 +396,8 @@ class PoolCore:
     def held_up_by(self, waiter: Waiter) -> Literal["others", "permit", "connecting"]:
         """What a waiter waits for, if it is not served now: a connection that others hold, a permit for one more, or
         a connection being opened for it."""
+        if not self.opening and len(self.places) >= self.ceiling:
+            return "others"
         ahead = 0
         for other in tuple(self.queue):
             if other is waiter:

@@ -51,7 +51,8 @@ class Stream(asyncio.Protocol):
     """
 
     __slots__ = (
-        "__weakref__", "_at_end", "_chunks", "_deadline", "_feed", "_future", "_loop", "_paused", "_sock", "_timer",
+        "__weakref__", "_at_end", "_chunks", "_deadline", "_feed", "_fires_at", "_future", "_loop", "_paused", "_sock",
+        "_time", "_timer",
         "_unread", "choked", "error", "stirred", "transport",
     )  # fmt: skip
 
@@ -62,7 +63,10 @@ class Stream(asyncio.Protocol):
         self._at_end: Callable[[], object] | None = None
         self._chunks: list[bytes] = []
         self._future: asyncio.Future[bool] | None = None
+        self._time = loop.time
         self._deadline = INFINITY
+        self._fires_at = INFINITY
+        """When its timer fires; infinity: there is none."""
         self._timer: asyncio.TimerHandle | None = None
         self._unread = 0
         self._paused = False
@@ -104,7 +108,7 @@ class Stream(asyncio.Protocol):
         self._end(exc or RedisConnectionError(CLOSED))
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._fires_at = None, INFINITY
 
     def pause_writing(self) -> None:
         self.choked = self._loop.create_future()
@@ -153,7 +157,9 @@ class Stream(asyncio.Protocol):
         self._unread = 0
         self._future = future = self._loop.create_future()
         if seconds is not None:
-            self.reschedule(self._loop.time() + seconds)
+            self._deadline = deadline = self._time() + seconds
+            if deadline < self._fires_at:
+                self.reschedule(deadline)
         try:
             came: bool = await future
             return came
@@ -165,22 +171,22 @@ class Stream(asyncio.Protocol):
         """The time of the loop at which the present wait ends; None: never. redis-py's handlers of maintenance
         notifications call it, as they would :meth:`asyncio.Timeout.reschedule`."""
         self._deadline = deadline = INFINITY if when is None else when
-        timer = self._timer
-        if deadline == INFINITY or (timer is not None and timer.when() <= deadline):
+        if deadline >= self._fires_at:
             return
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = deadline
         self._timer = self._loop.call_at(deadline, self._fire)
 
     def _fire(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, INFINITY
         future = self._future
         if future is None or future.done() or self._deadline == INFINITY:
             return
         if self._loop.time() + ROUNDING >= self._deadline:
             future.set_result(False)
         else:
-            self._timer = self._loop.call_at(self._deadline, self._fire)
+            self.reschedule(self._deadline)
 
     # ---- writing -----------------------------------------------------------------------------------
 
