@@ -183,6 +183,17 @@ def test_a_reset_before_it_was_handed_over_is_proof(closings, listener):
     assert closings.gone == [1]
 
 
+def test_a_reset_after_the_peers_end_of_file_is_proof(closings, listener):
+    """A full server says so, closes, and answers with a reset what we have sent meanwhile. The kernel tells no reader
+    of a reset that comes after the end-of-file."""
+    ours, theirs = connected(listener)
+    theirs.close()
+    ours.send(b"HELLO 3\r\n")
+    assert wait_for(lambda: ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x07")  # closed
+    closings.closer.add(1, ours, time.monotonic())
+    assert (closings.gone, closings.lost) == ([1], [])
+
+
 def test_a_tcp_connection_that_only_our_kernel_gave_up_is_lost(closings, listener):
     """The error that would tell a reset from keepalive's last probe was eaten by whoever saw it first."""
     ours, theirs = connected(listener)
