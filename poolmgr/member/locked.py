@@ -121,15 +121,20 @@ class LockedCore:
                 try:
                     return work(*args, **kwargs)
                 finally:
-                    out, loop = self.core.out, self.loop
-                    while out and loop is not None:
-                        loop.session.post(out[0])
-                        out.popleft()  # last, so that an exception in between repeats a message and loses none
+                    self._put_out()
                     self._stirred = self.core.dirty
                     self._owner = 0
             finally:
                 self._lock.release()
         raise AssertionError("the block has run")
+
+    def _put_out(self) -> None:
+        """Under the lock. A method, since from Python 3.12 on a ``try`` does not see an exception from a signal handler
+        that strikes where a loop directly in it begins again."""
+        out, loop = self.core.out, self.loop
+        while out and loop is not None:
+            loop.session.post(out[0])
+            out.popleft()  # last, so that an exception in between repeats a message and loses none
 
     def absorb(self) -> None:
         """Under the lock: take in the permits that came back without a socket."""

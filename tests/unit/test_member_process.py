@@ -208,6 +208,21 @@ def test_permits_survive_exceptions_of_signal_handlers_at_random_instants(superv
 
         pool = pool_of(0)
         permits, account = pool.permits, pool.permits.dispatcher.account
+
+        def use():
+            while armed:  # a finalizer may swallow it
+                permit = permits.take()
+                if permit is not None:
+                    permit.gone()
+                    permit = None
+                permits.give_up()
+                try:
+                    permits.wait(0.0001).gone()
+                except Interrupt:
+                    raise
+                except Exception:
+                    pass
+
         signal.signal(signal.SIGALRM, interrupt)
         interrupted = 0
         import random
@@ -218,18 +233,7 @@ def test_permits_survive_exceptions_of_signal_handlers_at_random_instants(superv
                 armed.append(1)
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.0004), 0.002)
                 try:
-                    while armed:  # a finalizer may swallow it
-                        permit = permits.take()
-                        if permit is not None:
-                            permit.gone()
-                            permit = None
-                        permits.give_up()
-                        try:
-                            permits.wait(0.0001).gone()
-                        except Interrupt:
-                            raise
-                        except Exception:
-                            pass
+                    use()  # a function: from Python 3.12 on a loop right here could be torn past the except below
                 finally:
                     armed.clear()
             except Interrupt:
