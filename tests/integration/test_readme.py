@@ -45,6 +45,28 @@ def test_the_flask_application_works(redis_server, monkeypatch):
     assert json.loads(python(code).stdout) == {"hits": 1}
 
 
+def test_the_starlette_application_works(redis_server, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", redis_server(maxclients=40).url)
+    code = (
+        blocks("python", "Starlette")
+        + """
+import asyncio
+
+async def ask():
+    async def receive():
+        return {"type": "http.request"}
+
+    async def send(message):
+        print(message.get("body", b"").decode(), end="")
+
+    async with app.router.lifespan_context(app):
+        await app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+
+asyncio.run(ask())"""
+    )
+    assert json.loads(python(code).stdout) == {"hits": 1}
+
+
 def test_the_django_settings_work(redis_server):
     url = redis_server(maxclients=40).url
     settings = blocks("python", "CACHES").replace("redis://cache:6379/0", url)
