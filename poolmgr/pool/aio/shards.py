@@ -84,13 +84,17 @@ class Shards(RedisInterface):
 
     def _make_room(self, shard: Shard) -> None:
         """The ceiling is for all loops together. This one does not grow while another one has yet to take what it was
-        given."""
+        given: unless this one was given something too, or they would keep each other waiting. Then the first comes
+        first."""
         self._bury_closed()
         others = [other for other in tuple(self._shards) if other is not shard]
         room = max(0, self._ceiling - sum(other._core.size for other in others))
-        now = monotonic()
-        if any(now < other.reserved_until and self._has_none(other) for other in others):
-            room = min(room, shard._core.size)
+        now, size = monotonic(), shard._core.size
+        given = [other.reserved_until for other in others if now < other.reserved_until and self._has_none(other)]
+        if now < shard.reserved_until:
+            room = max(min(room, size), room - sum(until < shard.reserved_until for until in given))
+        elif given:
+            room = min(room, size)
         shard._core.ceiling = room
 
     def _pass_on(self, shard: Shard) -> None:
