@@ -5,6 +5,7 @@ The server's ``maxclients`` has room for the budget and one observer, so one con
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import signal
 import sys
@@ -65,7 +66,13 @@ def pids(service: Service, count: int) -> set[int]:
         seen.update(ask(service, 16))
         return len([word for word in seen if word.isdecimal()]) >= count
 
-    wait_for(all_have_answered, 30, what=f"{count} processes have answered")
+    try:
+        wait_for(all_have_answered, 30, what=f"{count} processes have answered")
+    except AssertionError as error:
+        service.send(signal.SIGABRT)  # faulthandler writes where its threads are
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: "Current thread" in service.log, 5)
+        raise AssertionError(f"{error}; {seen}; {service.log[-5000:]}") from None
     assert not seen["crossed"]
     return {int(word) for word in seen if word.isdecimal()}
 
@@ -107,7 +114,7 @@ def serves(
         module, *arguments = (word.format(port=port) for word in command)
         arguments += ["--workers", str(workers)] if workers > 1 else []
         options = {"conf": None, "program": (sys.executable, "-m", module), "arguments": tuple(arguments)}
-    environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET)}
+    environ = {"REDIS_CONNECTION_BUDGET": str(BUDGET), "PYTHONFAULTHANDLER": "1"}
     service = make(app=app, redis_url=server.url, environ=environ, workers=workers, port=port, **options).spawn()
     wait_for(lambda: service.answers("/"), 60, what="the service answers")
     before = pids(service, workers)
