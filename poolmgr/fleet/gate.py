@@ -30,7 +30,7 @@ def shut(records: Sequence[bytes | str | None], clock: Sequence[bytes | str | in
     """
     head, record = records
     if not head:
-        return "there is no table of the fleet"
+        return "this server has no table of the fleet"
     if not record:
         return "the fleet's table does not have this host's lease"
     first, fields = head.split(maxsplit=3), record.split(maxsplit=3)

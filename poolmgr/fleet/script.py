@@ -127,7 +127,7 @@ def answer(reply: Reply) -> Renewed | Refused:
     """What a renewal was answered.
 
     Raises:
-        UnreadableError: that is no answer to one.
+        UnreadableError: the reply is not an answer to a renewal.
     """
     try:
         match _plain(reply):
@@ -208,7 +208,7 @@ def surveyed(reply: Reply) -> Survey | None:
     """The answer to :func:`survey`; None: this server process has no table.
 
     Raises:
-        UnreadableError: that is no answer to it.
+        UnreadableError: the reply is not an answer to that question.
     """
     match _plain(reply):
         case ["ok", str() as table, int() as now, int() as learning, int() as made, list() as live, list() as marked]:
@@ -222,7 +222,7 @@ def named(reply: Reply) -> frozenset[str] | None:
     """The answer to :func:`condemned`; None: the question speaks of a table that is gone.
 
     Raises:
-        UnreadableError: that is no answer to it.
+        UnreadableError: the reply is not an answer to that question.
     """
     match _plain(reply):
         case ["ok", list() as names]:

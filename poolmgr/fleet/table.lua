@@ -1,4 +1,4 @@
--- The fleet's table at one server: which host may hold how many connections there (docs/fleet.md).
+-- The fleet's table at one server: which host may hold how many connections there.
 --
 -- KEYS[1] is one hash, so that it is lost as a whole or not at all. It has no time to live: a server that is short of
 -- memory evicts keys with one first. All records are text, so that HGETALL explains itself:

@@ -216,7 +216,7 @@ def never_connected(raw: socket.socket) -> bool:
     succeed after all (if it does, it gets a FIN, and the answer is no).
 
     A connection is left as it is: if it got its FIN here, the server's might come before the closer looks, and the
-    closer would find a socket of which nothing can be proven.
+    closer could no longer prove the end of that socket.
     """
     if _has_peer(raw):
         return False

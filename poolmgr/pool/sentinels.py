@@ -4,8 +4,8 @@
 - One question at a time: redis-py's pools ask for every reconnect on a connection of its own. A caller takes the answer
   to any question that was asked after it came (:class:`Rounds`), so twenty reconnects at once ask twice.
 - A refused permit is not an answer. redis-py takes it for a Sentinel or a replica that cannot be reached, and
-  concludes that there is no primary or no replica: the refusal reaches the caller instead (:func:`refusal`). Of
-  several replicas the first is waited for, and if there is no permit the others are tried without waiting
+  concludes that no primary or replica exists. Here the refusal reaches the caller (:func:`refusal`). A caller waits
+  for a permit of the first replica only, and tries the others without waiting
   (:meth:`poolmgr.pool.permit_source.PermitSource.patience`).
 """
 
@@ -123,7 +123,7 @@ class Rounds:
 
 
 class Question:
-    """One that is being asked. If its caller is cancelled there is no answer, and another caller asks."""
+    """One that is being asked. If its caller is cancelled, another caller asks."""
 
     def __init__(self, rounds: Rounds, number: int, manager: Any, not_found: type[Exception]) -> None:
         self._rounds = rounds

@@ -32,7 +32,7 @@ class ReadsThroughSentinel(ThroughSentinel):
     """The same, and what redis-py's class does about replies, which our quick way to read leaves out."""
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """As redis-py's: a primary that takes no writes any more is one no more."""
+        """As redis-py's: a server that refuses writes is not the primary any more."""
         try:
             return await super().read_response(*args, **kwargs)
         except ReadOnlyError:

@@ -60,8 +60,8 @@ class RedisInterface(_Pool):  # type: ignore[misc]
 
     @property
     def connection_kwargs(self) -> dict[str, Any]:
-        """The arguments of connections. A client for threads asks for them in its constructor: it is told that this
-        pool is not for it, since later it would find coroutines without a word.
+        """The arguments of connections. A client for threads asks for them in its constructor. It gets an error
+        there, because later it would receive coroutines instead of replies.
 
         Raises:
             TypeError: a ``redis.Redis`` asks.
