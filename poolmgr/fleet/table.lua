@@ -71,6 +71,14 @@ local function table_of(run)
   return nil
 end
 
+-- The same, if the question speaks of this very table; else what it is answered with.
+local function spoken_of(run, number)
+  local t = table_of(run)
+  if not t then return nil, {'none'} end
+  if number ~= t.number then return nil, {'table', t.number, now} end
+  return t
+end
+
 -- ---- the pass over all records -----------------------------------------------------------------------------------
 
 -- How far demands can be met evenly: the level at which what is left is used up (max-min).
@@ -255,9 +263,8 @@ end
 
 -- leave RUN TABLE NAME: in good order, when nothing of NAME is open but the connection that says so.
 local function leave(run, number, name)
-  local t = table_of(run)
-  if not t then return {'none'} end
-  if number ~= t.number then return {'table', t.number, now} end
+  local t, refusal = spoken_of(run, number)
+  if refusal then return refusal end
   local text = redis.call('HGET', key, name)
   if not text then return {'ok', 0} end
   t.used = math.max(0, t.used - read_lease(text))
@@ -300,9 +307,8 @@ end
 -- condemned RUN TABLE LEASE NAME...: which of these names, seen in a list, must have no connection: the marked, and those
 -- that are not in the table. While it learns, the latter may still be claimed until all leases from before have ended.
 local function condemned(run, number, lease, names)
-  local t = table_of(run)
-  if not t then return {'none'} end
-  if number ~= t.number then return {'table', t.number, now} end
+  local t, refusal = spoken_of(run, number)
+  if refusal then return refusal end
   local may_claim = t.learning and now <= t.made + tonumber(lease) + DELTA
   local found = {}
   for i = 1, #names do
@@ -314,9 +320,8 @@ end
 
 -- proven RUN TABLE NAME...: a list that was asked for after they were marked shows nothing of them. -> ok [grant of each]
 local function proven(run, number, names)
-  local t = table_of(run)
-  if not t then return {'none'} end
-  if number ~= t.number then return {'table', t.number, now} end
+  local t, refusal = spoken_of(run, number)
+  if refusal then return refusal end
   local freed = {}
   for i = 1, #names do
     local text = redis.call('HGET', key, 'x' .. names[i])
@@ -335,9 +340,8 @@ end
 -- census RUN TABLE NAME...: a list that was asked for after the table was made shows these names and nothing unnamed.
 -- If all of them are in the table, it may raise. -> ok 1, or ok 0
 local function census(run, number, names)
-  local t = table_of(run)
-  if not t then return {'none'} end
-  if number ~= t.number then return {'table', t.number, now} end
+  local t, refusal = spoken_of(run, number)
+  if refusal then return refusal end
   for i = 1, #names do
     local got = redis.call('HMGET', key, names[i], 'x' .. names[i])
     if not got[1] and not got[2] then return {'ok', 0} end
@@ -350,9 +354,8 @@ end
 
 -- audited RUN TABLE OTHERS: a list was compared with the table; so many clients are not of this fleet.
 local function audited(run, number, others)
-  local t = table_of(run)
-  if not t then return {'none'} end
-  if number ~= t.number then return {'table', t.number, now} end
+  local t, refusal = spoken_of(run, number)
+  if refusal then return refusal end
   t.audited, t.others = now, others
   redis.call('HSET', key, '!', head_text(t))
   return {'ok', 1}
