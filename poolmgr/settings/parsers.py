@@ -84,8 +84,8 @@ def split_host_port(text: str, *, port: int | None = None) -> tuple[str, int]:
     return match[1].strip("[]"), number
 
 
-_KEY_OF_IPV6 = re.compile(r"(?:[0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(?:%\w+)?:[0-9]{1,5}")
-"""An address with colons and a port after them, without brackets: so a key has it, which ``poolmgr status`` shows."""
+_KEY_OF_IPV6 = r"(?:[0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(?:%\w+)?:[0-9]{1,5}"
+"""A pattern, which :mod:`re` compiles at its first use: every process loads this module, and few need one. An address with colons and a port after them, without brackets: so a key has it, which ``poolmgr status`` shows."""
 
 
 def endpoint_key(server: str) -> str:
@@ -104,7 +104,7 @@ def endpoint_key(server: str) -> str:
             raise ValueError(f"{parts.scheme}:// does not name a server")
     if server.startswith("/"):
         return f"unix://{server}"
-    if _KEY_OF_IPV6.fullmatch(server):
+    if re.fullmatch(_KEY_OF_IPV6, server):
         host, _, number = server.rpartition(":")
         server = f"[{host}]:{number}"
     host, port = split_host_port(server, port=6379)
@@ -219,19 +219,19 @@ def mask_url(url: str) -> str:
     elif "@" in secret and not place.startswith("/"):  # so the query may be part of a password
         place = f"{HIDDEN}?"
     elif not separator or scheme != "unix":
-        place = _NO_PORT.sub(rf"\1:{HIDDEN}", place)
+        place = re.sub(_NO_PORT, rf"\1:{HIDDEN}", place)
     return f"{scheme}{separator}{credentials}{at}{place}" + (HIDDEN if secret else "")
 
 
-_NO_PORT = re.compile(r"^([^:/?#\[\]]*):(?![0-9]*(?:/[0-9]*/?)?(?:[?#]|$)).*", re.DOTALL)
+_NO_PORT = r"(?s)^([^:/?#\[\]]*):(?![0-9]*(?:/[0-9]*/?)?(?:[?#]|$)).*"
 """Text in the place of a URL's port that is not a port, or has no database after it: the rest may be a password."""
 
-_PAIR = re.compile(r"(?<=[?&])([^=&]*)=")
+_PAIR = r"(?<=[?&])([^=&]*)="
 
 
 def _cut_query(rest: str) -> tuple[str, str]:
     """The text before the first secret of the query, and that secret with what follows: an ``&`` may be part of it."""
-    for pair in _PAIR.finditer(rest):
+    for pair in re.finditer(_PAIR, rest):
         if re.search("(?i)pass|token|secret|pwd|credential", unquote_plus(pair[1])):
             return rest[: pair.end()], rest[pair.end() :]
     return rest, ""
