@@ -343,6 +343,8 @@ class Picture(Message, frozen=True):
     others: tuple[tuple[str, int], ...] = ()
     """(title and pid, charge) of the largest holders."""
     stuck: str = ""
+    bound: str = ""
+    """What keeps the budget from being larger, if it is neither the operator's number nor ``auto``'s arithmetic."""
 
 
 class Pong(Message, frozen=True):

@@ -14,10 +14,11 @@ exception struck between a decision and its effect, the waiter may never be woke
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from redis.observability import recorder
@@ -314,6 +315,12 @@ class BasePool(Host):
             f"[{self.name} {state}: {core.lent} in use, {len(core.idle)} idle, "
             f"{len(core.opening)} opening{ceiling}, {core.waiting} waiting]"
         )
+
+    def _blocks(self) -> Any:
+        return asyncio._get_running_loop()
+
+    def _lent_in(self, loop: object, keys: Collection[str]) -> int:
+        return 0
 
     def _call(self, hook: Callable[..., object] | None, *arguments: Any) -> None:
         if hook is None:

@@ -7,6 +7,7 @@ another thread of the parent held at that instant. It must not connect, log, sta
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 from typing import Protocol
 
 from poolmgr.native import at_fork
@@ -16,6 +17,9 @@ class Forkable(Protocol):
     """A pool."""
 
     def _after_fork(self) -> None: ...
+
+    def _lent_in(self, loop: object, keys: Collection[str]) -> int:
+        """Connections to these endpoints that tasks of that event loop hold."""
 
 
 _pools: weakref.WeakSet[Forkable] = weakref.WeakSet()

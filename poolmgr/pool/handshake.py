@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError as RedisConnectionError, ResponseError
 from redis.utils import str_if_bytes
 
 Words = tuple[Any, ...]
@@ -131,3 +131,20 @@ def _can_only_be_ok(words: Words) -> bool:
     if words[0] == "CLIENT":
         return words[1] in ("SETNAME", "SETINFO", "MAINT_NOTIFICATIONS")
     return bool(words[0] == "SELECT")
+
+
+def name_login(error: BaseException, connection: Any) -> None:
+    """Add to an error of redis-py's about a login where that login comes from. No part of it is shown."""
+    if not isinstance(error, AuthenticationError) or not error.args:
+        return
+    provider = getattr(connection, "credential_provider", None)
+    if provider is not None:
+        words = f"its credentials come from credential_provider, a {type(provider).__name__}"
+    elif getattr(connection, "password", None) or getattr(connection, "username", None):
+        words = "check its username and password, which are arguments of the pool or stand in its URL (REDIS_URL)"
+    else:
+        words = (
+            "this client has none: set its password, as an argument of the pool or in its URL: redis://:PASSWORD@HOST"
+        )
+    if words not in str(error):
+        error.args = (f"{error.args[0]} ({words})", *error.args[1:])

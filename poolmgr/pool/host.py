@@ -91,5 +91,7 @@ class Host:
     """redis-py's gauge of connections by state. Its recorder is another one for each flavour."""
     _tell_waited: Callable[[float], None]
     """For the same recorder: how long a caller has waited."""
+    _blocks: Callable[[], Any]
+    """The event loop that a waiting caller keeps from running its tasks; None: none."""
     _tell_timeout: Callable[[], None]
     """For the same recorder: a caller got no connection in time."""

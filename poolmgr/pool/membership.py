@@ -16,6 +16,9 @@ from poolmgr.member.ports import Permits, PoolPort
 from poolmgr.native import time as now
 from poolmgr.wire import Endpoint
 
+REFUSAL = "max number of clients"
+"""How a server says that it takes no more connections."""
+
 
 class Member(Protocol):
     """The part of its process's member that a pool needs."""
@@ -66,7 +69,7 @@ def tell_failure(permits: Permits, error: BaseException, began: float, *, tls: b
     text = str(error)
     if isinstance(error, ServerDownError):
         return
-    if "max number of clients" in text:
+    if REFUSAL in text:
         permits.trouble("refused", text, began)
     elif isinstance(error, AuthenticationError):
         permits.trouble("auth", text, began)

@@ -146,3 +146,14 @@ def arguments_of(max_reply: int, arguments: dict[str, Any], default: type) -> di
             " (parser_class)"
         )
     return {**arguments, "parser_class": parser(max_reply, base)}
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as they were before :func:`arguments_of`, for people."""
+    kind = arguments.get("parser_class")
+    if kind is None or getattr(kind, "__bases__", ())[:1] != (Metered,):
+        return arguments
+    base = kind.__bases__[1]
+    if base.__module__.startswith("redis._parsers"):
+        return {name: value for name, value in arguments.items() if name != "parser_class"}
+    return {**arguments, "parser_class": base}

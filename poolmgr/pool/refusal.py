@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core.bounds import SERVER, SUPERVISOR, Cause
+from poolmgr.member.core.explanation import MAXCLIENTS
 from poolmgr.member.ports import Shortage
+from poolmgr.pool import fork
 from poolmgr.pool.host import Host
 from poolmgr.pool.housekeeping import longest
+from poolmgr.pool.membership import REFUSAL
 
 
 def why(pool: Host, cause: Cause) -> Shortage:
@@ -17,7 +20,12 @@ def why(pool: Host, cause: Cause) -> Shortage:
         if permits is not None:
             return permits.explain()
     if core.last_error is not None:
-        return Shortage("server", f"connecting failed {core.failures} times, last with: {core.last_error}")
+        full = REFUSAL in str(core.last_error)
+        return Shortage(
+            "server",
+            f"connecting failed {core.failures} times, last with: {core.last_error}",
+            f"The server's maxclients is reached: {MAXCLIENTS}" if full else "",
+        )
     if core.size >= core.ceiling:
         return Shortage(
             "pool",
@@ -32,15 +40,32 @@ def why(pool: Host, cause: Cause) -> Shortage:
     return Shortage("pool", "no connection was released")
 
 
+def _held_up(pool: Host) -> str:
+    """For a caller that blocks an event loop whose tasks hold the permits: what helps. No budget does for long, since
+    they cannot give a connection back while it waits."""
+    loop = pool._blocks()
+    if loop is None:
+        return ""
+    keys = {permits.endpoint.key for permits in pool._origin.known}
+    held = sum(other._lent_in(loop, keys) for other in fork.watched())
+    if not held:
+        return ""
+    return (
+        f"Tasks of this thread's event loop hold {held} connections and cannot give them back while this call blocks "
+        "the loop: use redis.asyncio.Redis with a poolmgr.asyncio.ConnectionPool there, or make the call in a thread"
+    )
+
+
 def too_late(pool: Host, shortage: Shortage, seconds: float) -> ConnectionPoolTimeoutError:
     now = pool.stats()
     held, by = longest(pool)
+    remedy = (_held_up(pool) if shortage.reason == "budget" else "") or shortage.remedy
     sentences = [
         f"no connection from pool {pool.name!r} within {seconds:.3g} s: {shortage.text}",
         f"This pool: {now.in_use} in use, {now.idle} idle, {now.opening} opening, {now.waiting} waiting"
         + ("" if now.max_connections is None else f", max_connections {now.max_connections}"),
         f"Longest checkout: {held:.3g} s{by}" if held else "",
-        shortage.remedy,
+        remedy,
     ]
     error = ConnectionPoolTimeoutError(". ".join(filter(None, sentences)), reason=shortage.reason)
     refused(pool, error)

@@ -85,7 +85,10 @@ def split_host_port(text: str, *, port: int | None = None) -> tuple[str, int]:
 
 
 _KEY_OF_IPV6 = r"(?:[0-9a-fA-F]*:){2,}[0-9a-fA-F.]*(?:%\w+)?:[0-9]{1,5}"
-"""A pattern, which :mod:`re` compiles at its first use: every process loads this module, and few need one. An address with colons and a port after them, without brackets: so a key has it, which ``poolmgr status`` shows."""
+"""A pattern, which :mod:`re` compiles at its first use: every process loads this module, and few need one.
+
+It is an address with colons and a port after them, without brackets: so a key has it, which ``poolmgr status`` shows.
+"""
 
 
 def endpoint_key(server: str) -> str:

@@ -363,7 +363,8 @@ class Registrar:
         others = [(self._describe(tag), charge) for charge, tag in held if charge]
         others += [("processes that have ended", left)] if (left := server.quarantined - server.strange) else []
         others += [(STRANGERS, server.strange)] if server.strange else []
-        return wire.Picture(server.id, server.budget, tuple(others))
+        upstream = self._registry.upstreams.get(server.id)
+        return wire.Picture(server.id, server.budget, tuple(others), bound=upstream.bound if upstream else "")
 
     def _describe(self, tag: str) -> str:
         process = self._ledger.members[tag].identity

@@ -236,6 +236,7 @@ def test_maxclients_reached_by_others(said: Callable[[], list[str]]):
         with pytest.raises(ConnectionPoolTimeoutError, match="max number of clients") as caught:
             client.ping()
         assert caught.value.reason == "server"
+        assert str(caught.value).endswith("raise maxclients there, or close connections of its other clients")
         assert permits(pool).troubles[0][0] == "refused"
         assert only(said(), "max number of clients")
         pool.release(held)

@@ -118,6 +118,9 @@ def test_a_refusal_lowers_the_budget_at_once(pair: Pair) -> None:
     member.send(wire.Trouble(name, "refused", "max number of clients reached"))
     wait_for(lambda: running.server()["budget"] <= 5, 3)
     assert "after a refusal" in running.server()["derivation"]
+    member.report(name, in_use=3, waiting=30)
+    bound = "the server takes no more clients now (maxclients 20)"
+    member.until(lambda m: any(isinstance(said, wire.Picture) and said.bound == bound for said in m.inbox), 10, "why")
     assert running.events("budget.refused")
     for other in others:
         other.close()

@@ -224,6 +224,19 @@ def test_waiting_ends_with_a_reason(member, supervisor):
     assert str(caught.value).endswith("Raise the budget with: poolmgr budget server:1 N")
     assert "all 7 permits for " in str(caught.value)
     assert "gunicorn worker 12: 5" in str(caught.value)
+
+
+def test_where_a_larger_budget_would_not_help_none_is_asked_for(member, supervisor):
+    pool = filled(FakePool(member, ENDPOINT), 2)
+    supervisor.say(wire.Picture(KEY, 2, bound="the server takes no more clients now (maxclients 20)"))
+    wait_for(lambda: pool.permits.dispatcher.picture)
+    with pytest.raises(ConnectionPoolTimeoutError) as caught:
+        pool.permits.wait(0.05)
+    assert str(caught.value).endswith(
+        "A larger budget does not help, because the server takes no more clients now (maxclients 20): "
+        "raise maxclients there, or close connections of its other clients"
+    )
+    assert "Raise the budget" not in str(caught.value)
     assert not pool.permits.dispatcher.waiters
 
 

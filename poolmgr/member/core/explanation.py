@@ -6,6 +6,9 @@ from poolmgr import wire
 from poolmgr.member.core.dispatcher import Dispatcher
 from poolmgr.member.ports import Shortage
 
+MAXCLIENTS = "raise maxclients there, or close connections of its other clients"
+"""What helps where the server refuses connections."""
+
 
 def explain(dispatcher: Dispatcher, endpoint: wire.Endpoint, stuck: str = "") -> Shortage:
     """Why this dispatcher has no permit, with numbers.
@@ -32,6 +35,8 @@ def explain(dispatcher: Dispatcher, endpoint: wire.Endpoint, stuck: str = "") ->
     if not account.seq:
         return Shortage("supervisor", f"no supervisor has granted a permit for {key} ({mine})")
     remedy = f"Raise the budget with: poolmgr budget {endpoint.named.removeprefix('tcp://')} N"
+    if dispatcher.picture is not None and dispatcher.picture.bound:
+        remedy = f"A larger budget does not help, because {dispatcher.picture.bound}: {MAXCLIENTS}"
     if dispatcher.picture is None:
         return Shortage("budget", f"no permit for {key} is free ({mine})", remedy)
     others = ", ".join(f"{title}: {count}" for title, count in dispatcher.picture.others)

@@ -33,6 +33,7 @@ from poolmgr.pool.aio.handshake import Later
 from poolmgr.pool.aio.parser import in_front
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.handlers import loosen
+from poolmgr.pool.handshake import name_login
 from poolmgr.pool.metering import is_plain
 from poolmgr.pool.naming import Named
 
@@ -96,6 +97,7 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
         try:
             await super().connect()
         except Exception as error:
+            name_login(error, self)
             if self._secured:
                 certificates.name(error, certificates.of(self))
             raise

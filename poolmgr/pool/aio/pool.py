@@ -14,6 +14,7 @@ asks them together.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from threading import get_ident
 from typing import Any
 
@@ -245,6 +246,11 @@ class ConnectionPool(Shards):
         self._ceiling, self.min_idle = housekeeping.bounds(self._ceiling, self.min_idle, max_connections, min_idle)
         for shard in tuple(self._shards):
             shard.resize(max_connections=self._ceiling, min_idle=self.min_idle)
+
+    def _lent_in(self, loop: object, keys: Collection[str]) -> int:
+        if not any(permits.endpoint.key in keys for permits in self._origin.known):
+            return 0
+        return sum(shard._core.lent for shard in tuple(self._shards) if shard.loop is loop)
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what lies idle in a loop that is about to end."""

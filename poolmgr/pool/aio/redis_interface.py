@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
-from poolmgr.pool import housekeeping
+from poolmgr.pool import housekeeping, metering
 from poolmgr.pool.aio import connector
 from poolmgr.pool.aio.derivation import create, pooled
 from poolmgr.pool.aio.shard import Shard
@@ -216,7 +216,7 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         """As redis-py's ``repr``; the maker of connections need not be a class."""
         arguments = ",".join(
             f"{name}={'<REDACTED>' if name in self.SENSITIVE_REPR_KEYS else value}"
-            for name, value in self.connection_kwargs.items()
+            for name, value in metering.given(self.connection_kwargs).items()
             if name not in self.OMIT_REPR_KEYS
         )
         kind = type(self)

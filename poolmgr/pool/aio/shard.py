@@ -187,6 +187,9 @@ class Shard(BasePool):
         pool = self.home()
         return self._core.ceiling if pool is None else int(pool.max_connections)
 
+    def _blocks(self) -> Any:
+        return None  # a task that waits lets others run
+
     def stats(self) -> Stats:
         pool = self.home()
         return super().stats() if pool is None else pool.stats()

@@ -37,6 +37,7 @@ from poolmgr.native import monotonic, poll
 from poolmgr.pool import misdirected
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.handlers import loosen
+from poolmgr.pool.handshake import name_login
 from poolmgr.pool.naming import Named
 from poolmgr.pool.sync.handshake import Handshake
 from poolmgr.pool.sync.sockets import ending
@@ -110,6 +111,7 @@ class Pooled(Handshake, Named, PoolEntry):
         try:
             result = super().connect(*args, **kwargs)
         except Exception as error:
+            name_login(error, self)
             if self._secured:
                 certificates.name(error, certificates.of(self))
             raise

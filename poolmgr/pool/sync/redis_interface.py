@@ -17,7 +17,7 @@ import redis
 from redis.exceptions import RedisError
 
 from poolmgr.native import monotonic
-from poolmgr.pool import housekeeping
+from poolmgr.pool import housekeeping, metering
 from poolmgr.pool.base import BasePool
 from poolmgr.pool.sync.adapters import Cached
 from poolmgr.pool.sync.derivation import create, pooled
@@ -195,7 +195,7 @@ class RedisInterface(BasePool, redis.ConnectionPool):
         """As redis-py's ``repr``; the maker of connections need not be a class."""
         arguments = ",".join(
             f"{name}={'<REDACTED>' if name in self.SENSITIVE_REPR_KEYS else value}"
-            for name, value in self.connection_kwargs.items()
+            for name, value in metering.given(self.connection_kwargs).items()
             if name not in self.OMIT_REPR_KEYS
         )
         kind = type(self)

@@ -186,10 +186,20 @@ class Allowance:
                 derivation.alone,
             )
         upstream.derivation = derivation
+        upstream.bound = self._bound(budget)
         yields = operator is not None and upstream.governor.cap is None
         self._ledger.set_budget(upstream.id, budget, now, operator=upstream.operator, spares_used=not yields)
         if before is None or abs(budget - before) > before // 20:
             log.info("budget.derived", extra={"server": upstream.id, "budget": budget, "derivation": derivation.text})
+
+    def _bound(self, budget: int) -> str:
+        """See :attr:`poolmgr.supervisor.upstreams.upstream.Upstream.bound`."""
+        most = self._upstream.maxclients
+        if self._upstream.governor.cap is not None:
+            return f"the server takes no more clients now (maxclients{'' if most is None else f' {most}'})"
+        if most is not None and budget >= most:
+            return f"the server's maxclients is {most}"
+        return ""
 
     def _members_descriptors(self) -> int | None:
         """The sum over the members; None if one of them has not reported it."""

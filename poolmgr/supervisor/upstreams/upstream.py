@@ -81,6 +81,8 @@ class Upstream:
         self.reached = True
         self.governor = Governor()
         self.derivation = Derivation(0, "not known yet")
+        self.bound = ""
+        """Why no word of the operator's would make the budget larger now; empty if one would."""
         self.operator: str | None = None
         self.maxclients: int | None = None
         self.others: int | None = None
