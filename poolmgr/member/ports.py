@@ -21,6 +21,9 @@ PINNED_AFTER = 0.25
 """Seconds after which a connection that is out with a caller counts as pinned, by a subscription or a blocking
 command: its return has no predictable end."""
 
+MAXCLIENTS = "raise maxclients there, or close connections of its other clients"
+"""What helps where a server takes no more connections."""
+
 SERVES_HERE = (
     "this is the thread that gets connections for all others, so it cannot wait for one: "
     "a hook, a finalizer or a connection class must not use the pool there"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.member.core.bounds import SERVER, SUPERVISOR, Cause
-from poolmgr.member.core.explanation import MAXCLIENTS
-from poolmgr.member.ports import Shortage
+from poolmgr.member.ports import MAXCLIENTS, Shortage
 from poolmgr.pool import fork
 from poolmgr.pool.host import Host
 from poolmgr.pool.housekeeping import longest

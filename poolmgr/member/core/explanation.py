@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from poolmgr import wire
 from poolmgr.member.core.dispatcher import Dispatcher
-from poolmgr.member.ports import Shortage
-
-MAXCLIENTS = "raise maxclients there, or close connections of its other clients"
-"""What helps where the server refuses connections."""
+from poolmgr.member.ports import MAXCLIENTS, Shortage
 
 
 def explain(dispatcher: Dispatcher, endpoint: wire.Endpoint, stuck: str = "") -> Shortage:
