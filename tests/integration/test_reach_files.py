@@ -7,16 +7,21 @@ IPv4 only.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
 
+from tests import bridge
 from tests.certificates import able_to_speak_tls, certify, over_tls
 from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.names import Names
+from tests.pools import Processes, client_of, pool_with
 from tests.program import Program
 from tests.supervisor_process import Start, SupervisorProcess
 
@@ -179,3 +184,41 @@ def test_each_of_several_wrong_files_is_named(
     for file in WRONG.values():
         words = client(f'dict(host="127.0.0.1", port={port}, ssl_ca_certs={file})', directory).ping()
         assert f"ssl_ca_certs '{directory}" in words and file.strip('".') in words, words
+
+
+@pytest.mark.parametrize("wrong", ["plain", "other.pem", "nowhere.pem"])
+@pytest.mark.usefixtures("running", "flavour")
+def test_a_wrong_pools_outage_is_not_that_of_a_right_one_of_the_same_process(
+    secured: tuple[RedisServer, int, Path], process: Processes, wrong: str
+) -> None:
+    """The wrong one was first, so no process knows better than that the server is down."""
+    _, port, directory = secured
+    member = process().member
+    secure = redis.SSLConnection if bridge.present is None else redis.asyncio.SSLConnection
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": port, "member": member}
+    right = {**options, "connection_class": secure, "ssl_ca_certs": f"{directory}/ca.pem"}
+    bad = pool_with(**(options if wrong == "plain" else {**right, "ssl_ca_certs": f"{directory}/{wrong}"}))
+    for _ in range(3):
+        with pytest.raises(redis.ConnectionError):
+            client_of(bad).ping()
+    good = pool_with(**right)
+    assert client_of(good).ping()
+    for pool in (bad, good):
+        pool.disconnect()
+
+
+def is_known_to_be_down(pool: Any) -> bool:
+    return pool._origin.down() is not None
+
+
+@pytest.mark.usefixtures("running", "flavour")
+def test_a_server_that_is_down_is_down_for_a_new_pool_with_other_settings_too(
+    short_dir: Path, process: Processes
+) -> None:
+    """A further case: its way was not tried yet, and then is."""
+    member, port = process().member, free_port()
+    for options in ({}, {"password": "another"}):
+        pool = pool_with(host="127.0.0.1", port=port, member=member, **options)
+        with pytest.raises(redis.ConnectionError, match="refused|has been down"):
+            client_of(pool).ping()
+        wait_for(functools.partial(is_known_to_be_down, pool), 10, what="it is known to be down")

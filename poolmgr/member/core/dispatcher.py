@@ -99,6 +99,7 @@ class Attachment:
         served_at: when it last got a permit; of several that want one, the one served longest ago is first.
         must_yield: it must give up one connection at a release, for a starved sibling.
         leaving: its pool wants nothing there any more; it stays while it has sockets.
+        untried: its way to the server (credentials, TLS) is new here, so the present outage says nothing about it.
     """
 
     def __init__(self, endpoint: wire.Endpoint, *, pooled: bool = True) -> None:
@@ -112,6 +113,7 @@ class Attachment:
         self.served_at = 0.0
         self.must_yield = False
         self.leaving = False
+        self.untried = False
         self.dispatcher = Dispatcher()
 
     @property
@@ -229,7 +231,7 @@ class Dispatcher:
         surplus = self.account.surplus
         for attachment in self.attachments:
             attachment.surplus = surplus + attachment.must_yield
-            attachment.outage = self.outage
+            attachment.outage = None if attachment.untried else self.outage
             attachment.pending = self.pending
 
     @property
@@ -270,6 +272,8 @@ class Dispatcher:
             if self.outage is None:
                 self._down_at = now
             self.outage = Outage(since=health.since, error=health.error)
+            for attachment in self.attachments:
+                attachment.untried = False  # the supervisor says so of ways that it has tried
             self._lift_at = NEVER
         elif self.outage is not None and self._lift_at == NEVER:
             self._lift_at = now + self._rng.uniform(0, PACE)
@@ -371,7 +375,8 @@ class Dispatcher:
             pools = [attachment for attachment in self.attachments if attachment.pooled]
             effects.extend(Try(a) for a in sorted(pools, key=lambda a: a.demand.usage.quiet)[:1])
         if self.outage is not None:
-            effects.extend(Wake(waiter) for waiter in self.waiters)  # to fail at once
+            # To fail at once.
+            effects.extend(Wake(waiter) for waiter, owner in self.waiters.items() if not owner.untried)
         short = self.wanting
         for attachment in self.attachments:
             if not short or attachment.demand.usage.idle:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from poolmgr import wire
-from poolmgr.member.core.dispatcher import Dispatcher
+from poolmgr.member.core.dispatcher import Attachment
 from poolmgr.member.ports import MAXCLIENTS, Shortage
 
 
-def explain(dispatcher: Dispatcher, endpoint: wire.Endpoint, stuck: str = "") -> Shortage:
-    """Why this dispatcher has no permit, with numbers.
+def explain(attachment: Attachment, stuck: str = "") -> Shortage:
+    """Why there is no permit here, with numbers.
 
     Args:
-        endpoint: by which the caller reaches the server.
         stuck: why the supervisor raises no limit; empty if it can.
     """
+    dispatcher, endpoint = attachment.dispatcher, attachment.endpoint
     account, key = dispatcher.account, str(endpoint)
-    if dispatcher.outage is not None:
-        return Shortage("server", f"{key} is down: {dispatcher.outage.error}")
+    if attachment.outage is not None:
+        return Shortage("server", f"{key} is down: {attachment.outage.error}")
     closing = len(account.closing) + len(account.lost)
     mine = f"this process holds {account.open} of its limit {account.limit}" + (
         f", {closing} of them closing" if closing else ""

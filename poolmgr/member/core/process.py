@@ -143,6 +143,9 @@ class MemberCore:
                 self._ask(attachment.endpoint)
         dispatcher = self._resolved.get(key) or self._dispatcher(_unresolved(key))
         attachment.dispatcher = dispatcher
+        attachment.untried = dispatcher.outage is not None and not any(
+            other.endpoint == attachment.endpoint for other in dispatcher.attachments
+        )
         dispatcher.attachments.append(attachment)
         dispatcher.publish()
         dispatcher.dirty = True
@@ -334,6 +337,9 @@ class MemberCore:
     def trouble(self, attachment: Attachment, kind: str, detail: str, now: float, began: float = 0.0) -> None:
         """A connect failed: report it to the supervisor, which looks after it."""
         dispatcher = attachment.dispatcher
+        if attachment.untried:
+            attachment.untried = False
+            dispatcher.publish()
         server = dispatcher.account.server
         late = now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY
         if self.linked and server and (late or dispatcher.trying):
@@ -581,7 +587,7 @@ class MemberCore:
 
     def explain(self, attachment: Attachment) -> Shortage:
         """Why there is no permit now."""
-        return explain(attachment.dispatcher, attachment.endpoint, self._stuck)
+        return explain(attachment, self._stuck)
 
     def dispatchers(self) -> Iterator[Dispatcher]:
         """All dispatchers, for status, tests and the simulation."""
