@@ -7,6 +7,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
     InvalidResponse,
     MaxConnectionsError,
+    NoPermissionError,
     TimeoutError as RedisTimeoutError,
 )
 
@@ -14,6 +15,8 @@ from poolmgr.errors import PoolmgrError, SettingsError, SupervisorError
 
 __all__ = [
     "ConnectionPoolTimeoutError",
+    "FleetRightsError",
+    "GateShutError",
     "PoolClosedError",
     "PoolmgrError",
     "ReplyTooLargeError",
@@ -44,6 +47,15 @@ class ConnectionPoolTimeoutError(PoolmgrError, MaxConnectionsError, RedisTimeout
 
 class ServerDownError(PoolmgrError, RedisConnectionError):
     """The server is known to be down; the call failed at once instead of waiting. Says since when."""
+
+
+class GateShutError(PoolmgrError, RedisConnectionError):
+    """In a fleet: the server's table does not let this host open connections now. Says why. The caller has waited for
+    another answer several times."""
+
+
+class FleetRightsError(PoolmgrError, NoPermissionError):
+    """In a fleet: the user may not give the commands that every new connection has to give. Says what to allow."""
 
 
 class ReplyTooLargeError(PoolmgrError, InvalidResponse):

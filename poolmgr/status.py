@@ -74,6 +74,46 @@ class HealthStatus(msgspec.Struct, frozen=True, kw_only=True):
     unseen_since: float = 0.0
 
 
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """This host's part of its fleet at one server.
+
+    Attributes:
+        fleet: its name. name: the lease's; empty: none yet. table: the number of the table that gave it.
+        grant: connections that this host may hold. demand: how many it could use. target: its fair part.
+        wanted: other hosts need what it holds beyond that.
+        seconds_left: until the lease ends, as last heard; None: not known.
+        budget, slack, hosts, others: the fleet's, as last heard. others: clients that are not the fleet's.
+        learning: the table is new, and nothing is granted before a census.
+        trouble: why the lease could not be renewed; empty: it was. outside: why this server takes no part in the fleet.
+        renewals: by outcome: ``ok``, ``fenced``, ``table``, ``old``, ``error``. renew_seconds: all of them together.
+        fenced: leases of this host that others have proven over. gates_shut: new connections that were not let in.
+        tables: how often another table was met. freed, killed: leases and connections, by this host for all.
+    """
+
+    fleet: str
+    name: str = ""
+    table: str = ""
+    grant: int = 0
+    demand: int = 0
+    target: int = 0
+    wanted: bool = False
+    seconds_left: float | None = None
+    budget: int | None = None
+    slack: int | None = None
+    hosts: int | None = None
+    others: int | None = None
+    learning: bool = False
+    trouble: str = ""
+    outside: str = ""
+    renewals: dict[str, int] = {}
+    renew_seconds: float = 0.0
+    fenced: int = 0
+    gates_shut: int = 0
+    tables: int = 0
+    freed: int = 0
+    killed: int = 0
+
+
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One server and its ledger.
 
@@ -88,6 +128,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
         own: permits the supervisor itself holds.
         free: permits that are none of these; negative while a shrunken budget is being recalled.
         unproven: permits freed after a bounded wait instead of a proof, since the start.
+        lease: this host's part of its fleet; None: it is in none.
     """
 
     id: str
@@ -102,6 +143,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     unproven: int = 0
     health: HealthStatus = HealthStatus()
     members: tuple[MemberStatus, ...] = ()
+    lease: LeaseStatus | None = None
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,8 +24,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-VERSION = 2
-"""Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.tags`)."""
+VERSION = 3
+"""Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.tags`). 3: gates."""
+
+GATES = 3
+"""Oldest version of a member that asks a gate, as a fleet demands (:mod:`poolmgr.fleet.gate`)."""
 
 OLDEST = 1
 """Oldest version this code still understands."""
@@ -103,6 +106,19 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"Endpoint({self.key!r})"
 
 
+class Gate(msgspec.Struct, frozen=True):
+    """What a new connection asks its server before it is used, in a fleet (:mod:`poolmgr.fleet.gate`)."""
+
+    key: str
+    """Of the fleet's table."""
+    lease: str
+    """This host's, which the connection's name bears."""
+    table: str
+    """Number of the table that gave this host what it has. Empty: nothing may be opened now."""
+    sure: float = 0.0
+    """Seconds for which the lease certainly stands, when this is sent."""
+
+
 class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a member holds at one server when it registers (rule M4)."""
 
@@ -115,6 +131,8 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     open: Count = 0
     by: dict[str, Count] = msgspec.field(default_factory=dict)
     """How many of these by each endpoint, in case an endpoint is another server by now. Empty: not known."""
+    leases: Annotated[tuple[NameOrNone, ...], Meta(max_length=MANY)] = ()
+    """In a fleet: the leases that the names of these connections bear."""
 
 
 class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -222,7 +240,9 @@ class Trouble(Message, frozen=True):
     server: str
     kind: str
     """``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (with its own files and credentials
-    this client cannot connect, whatever the server does); ``nameless``: connections have no name there."""
+    this client cannot connect, whatever the server does); ``nameless``: connections have no name there; ``gate``: a
+    new connection was not let in (:class:`Gate`); ``doubt``: the member does not know whether the lease still stands.
+    After both nothing is opened before another limit comes."""
     detail: str = ""
     way: str = ""
     """The endpoint's key."""
@@ -304,6 +324,8 @@ class Limit(Message, frozen=True):
     server: str
     seq: int
     limit: int
+    gate: Gate | None = None
+    """In a fleet: what each connection that is opened within this limit has to ask."""
 
 
 class Ask(Message, frozen=True):
@@ -336,7 +358,7 @@ class Health(Message, frozen=True):
 class Picture(Message, frozen=True):
     """Who holds what. The supervisor sends it to a member whose report asks for more than it gets, to say that there is
     no more now; and once a second to each member that waits, for error messages. With an empty server: why no limit is
-    raised at any."""
+    raised at any. ``fleet``: why this host cannot have more there, if its fleet is the reason."""
 
     server: str
     budget: int
@@ -345,6 +367,7 @@ class Picture(Message, frozen=True):
     stuck: str = ""
     bound: str = ""
     """What keeps the budget from being larger, if it is neither the operator's number nor ``auto``'s arithmetic."""
+    fleet: str = ""
 
 
 class Pong(Message, frozen=True):

@@ -11,10 +11,12 @@ from typing import Any
 from poolmgr.exceptions import ConnectionPoolTimeoutError, ServerDownError
 from poolmgr.member.core.bounds import Cause
 from poolmgr.member.ports import Bell, Outage, PoolPort, Shortage
-from poolmgr.wire import Endpoint
+from poolmgr.wire import Endpoint, Gate
 
 
 class FakePermit:
+    gate = None
+
     def __init__(self, permits: FakePermits, serial: int) -> None:
         self.permits = permits
         self.serial = serial
@@ -69,6 +71,10 @@ class FakePermits:
         self.most = 0
         self._serials = itertools.count(1)
         self._sweeping = threading.RLock()
+
+    def let_in(self, gate: Gate, until: float) -> None: ...
+
+    def shut_out(self, gate: Gate, why: str) -> None: ...
 
     def take(self) -> FakePermit | None:
         if len(self.out) >= self.limit:

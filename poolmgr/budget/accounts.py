@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from poolmgr.wire import Report
+from poolmgr.fleet.lease import SavedLease
+from poolmgr.wire import Gate, Report
 
 SILENT_AFTER = 5.0
 """Seconds after which a member that has not acknowledged a recall is reported and gets no headroom."""
@@ -73,6 +74,10 @@ class Account(msgspec.Struct):
     """When its limit was last raised."""
     turn_ends: float | None = None
     """While permits rotate: until when it may keep its own."""
+    old_gate: bool = False
+    """The member has yet to be sent its fleet's present gate."""
+    leases: set[str] = msgspec.field(default_factory=set)
+    """Leases that the names of its connections may bear; empty text: none."""
 
     @property
     def limit(self) -> int:
@@ -173,6 +178,13 @@ class Server(msgspec.Struct):
     own_wanted: int = 0
     own_overdraws: bool = False
     """The next own permit is granted even if it does not fit."""
+    own_over: int = 0
+    """How many own permits did not fit when they were granted. In a fleet they are no part of the host's word: they
+    come out of the fleet's slack."""
+    lease: SavedLease | None = None
+    """This host's lease of the fleet's budget, as the snapshot must have it; None: none."""
+    gate: Gate | None = None
+    """What members' new connections ask there; None: nothing. Without a table nothing may be opened."""
     handover: float = 0.002
     """Seconds that the recall of an idle permit takes from sending to acknowledgement, smoothed."""
     tidied: float = -1e9
@@ -183,6 +195,16 @@ class Server(msgspec.Struct):
     """Turns that ended while permits rotated, likewise."""
     charged: int = 0
     """Σ charge over all members. The ledger keeps it; :func:`poolmgr.budget.views.check` checks it."""
+
+    @property
+    def lease_name(self) -> str:
+        """The lease that the names of new connections bear; empty: none."""
+        return "" if self.gate is None else self.gate.lease
+
+    @property
+    def held_of_lease(self) -> int:
+        """What this host holds of its lease, which its word covers (rule F2)."""
+        return self.outstanding - self.own_over
 
     @property
     def quarantined(self) -> int:
@@ -241,6 +263,7 @@ class SavedServer(msgspec.Struct, frozen=True):
     quarantine: tuple[SavedQuarantine, ...] = ()
     search: bool = False
     unknown: bool = False
+    lease: SavedLease | None = None
 
 
 class Saved(msgspec.Struct, frozen=True):

@@ -48,6 +48,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         used: connections of ours that are open and used; they stay whatever others do.
         descriptors: connections that all members' file-descriptor limits together leave.
         remark: why something is not known, for people.
+        lease: what this host may hold of a fleet's budget, which then divides the server instead of ``hosts`` and
+            ``auto``; its words, for people.
     """
 
     operator: int | None = None
@@ -61,6 +63,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     used: int = 0
     descriptors: int | None = None
     remark: str = ""
+    lease: int | None = None
+    lease_words: str = "lease"
 
 
 class Derivation(msgspec.Struct, frozen=True):
@@ -83,9 +87,12 @@ def reserve_of(maxclients: int, reserve: int | None) -> int:
 
 
 def derive(facts: Facts) -> Derivation:
-    """The budget that the facts allow; at least 1."""
+    """The budget that the facts allow; at least 1, except in a fleet."""
     parts: list[tuple[str, int | None, str]] = []
-    if facts.operator is not None:
+    if facts.lease is not None:
+        budget, words = _leased(facts, facts.lease)
+        parts.append(("lease", facts.lease, facts.lease_words))
+    elif facts.operator is not None:
         budget, words = _operator(facts)
     else:
         budget, words = _auto(facts)
@@ -102,7 +109,7 @@ def derive(facts: Facts) -> Derivation:
     parts.append(("descriptors", facts.descriptors, f"what the members' file-descriptor limits leave{remedy}"))
     if facts.descriptors is not None and bounds:
         budget, words = facts.descriptors, f"what the members' file-descriptor limits leave (not {budget}: {words})"
-    if budget < 1:
+    if budget < 1 and facts.lease is None:
         budget, words = 1, f"the minimum ({words} leaves {budget})"
     alone = derive(msgspec.structs.replace(facts, others=0, theirs=0, used=0)).budget if facts.others else budget
     return Derivation(budget, f"budget {budget} = {words}", tuple(parts), alone)
@@ -113,6 +120,13 @@ def _operator(facts: Facts) -> tuple[int, str]:
     if facts.maxclients is not None and facts.operator > facts.maxclients:
         return facts.maxclients, f"redis maxclients {facts.maxclients}, less than {facts.source} {facts.operator}"
     return facts.operator, facts.source
+
+
+def _leased(facts: Facts, lease: int) -> tuple[int, str]:
+    """A host's own number stays its ceiling."""
+    if facts.operator is not None and facts.operator < lease:
+        return facts.operator, f"{facts.source}, less than {lease}, the {facts.lease_words}"
+    return lease, facts.lease_words
 
 
 def _auto(facts: Facts) -> tuple[int, str]:
@@ -164,11 +178,14 @@ class Governor:
         """It will grow soon, if the growth lasts."""
         return self._larger_since is not None
 
-    def follow(self, target: int, now: float, *, at_once: bool = False, fits: int | None = None) -> int:
+    def follow(
+        self, target: int, now: float, *, at_once: bool = False, fits: int | None = None, quick: bool = False
+    ) -> int:
         """The effective budget when ``target`` is what the facts allow.
 
         Args:
             at_once: the operator set it: do not wait, and forget what a refusal left.
+            quick: growth need not last: it is granted, and not guessed.
             fits: how many of ours the server has room for, open ones included; None: it does not say.
         """
         self.target = target
@@ -182,7 +199,7 @@ class Governor:
             if self._larger_since is None:
                 self._larger_since, self._least = now, allowed
             self._least = min(self._least, allowed)
-            if now - self._larger_since >= SETTLE:
+            if quick or now - self._larger_since >= SETTLE:
                 self._larger_since = None
                 self.budget = self._least
                 if self.cap is not None and fits is None:

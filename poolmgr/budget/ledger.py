@@ -27,6 +27,10 @@ Only five methods change these numbers, one for each way a permit can move; each
 plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rule S5), and
 :mod:`poolmgr.budget.recovery`, which rebuilds the claims after a crash (rule S4).
 
+In a fleet the budget is at most this host's lease (:mod:`poolmgr.fleet`), and connections bear the lease's name. A
+member that holds connections under another name is told to hold nothing, and raised again when it does (``_purge``,
+rule F7).
+
 :mod:`poolmgr.budget.sharing` decides *which* members should get more or less; the rules hold
 whatever it says. Nothing here does I/O, reads a clock or starts a thread: every event brings its time
 (monotonic seconds), and :meth:`Ledger.settle` returns what must be done, in a :class:`Turn`. The
@@ -46,7 +50,8 @@ import msgspec
 from poolmgr.budget import recalls, sharing
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Quarantined, Server
 from poolmgr.budget.effects import Tell, Turn
-from poolmgr.wire import Ask, Limit, Report
+from poolmgr.fleet.lease import SavedLease
+from poolmgr.wire import Ask, Gate, Limit, Report
 
 __all__ = ["Identity", "Ledger", "Member", "Tell", "Turn"]
 
@@ -77,9 +82,12 @@ class Ledger:
     Args:
         owner: the supervisor's own process; its connections bear its tag.
         rng: jitter of the rotation's turns.
+        fleet: key of the fleet's table; empty: this host is in no fleet. In a fleet nothing may be opened at a server
+            before :meth:`let_in`.
     """
 
-    def __init__(self, *, owner: Identity | None = None, rng: random.Random | None = None) -> None:
+    def __init__(self, *, owner: Identity | None = None, rng: random.Random | None = None, fleet: str = "") -> None:
+        self.fleet = fleet
         self.owner = owner or Identity(tag="", pid=0)
         self.servers: dict[str, Server] = {}
         self.members: dict[str, Member] = {}
@@ -106,7 +114,7 @@ class Ledger:
         the ledger: the old process's connections ended with it."""
         known = self.servers.get(server)
         if known is None:
-            known = self.servers[server] = Server(server)
+            known = self.servers[server] = Server(server, gate=Gate(self.fleet, "", "") if self.fleet else None)
         known.aliases.update(aliases)
         if run_id and run_id != known.run_id:
             known.run_id = run_id
@@ -130,6 +138,7 @@ class Ledger:
             self._unsaved = True
         if budget != known.budget:
             known.budget = budget
+            self._forgive(known)
             self._unsaved = True
             self._touched.add(server)
 
@@ -145,6 +154,30 @@ class Ledger:
         held = held or self.partial or known.search
         if held != known.held:
             known.held = held
+            self._touched.add(server)
+
+    def let_in(self, server: str, lease: SavedLease | None, gate: Gate | None) -> None:
+        """What members' new connections have to ask there from now on, and the lease as the snapshot must have it.
+        All members are sent their limits again, with the gate; what bears another name is purged.
+
+        Args:
+            gate: None: nothing is to be asked, since that server has no table.
+        """
+        known = self.servers[server]
+        if lease != known.lease:
+            known.lease, self._unsaved = lease, True
+        same = gate is not None and known.gate is not None and _without_time(gate) == _without_time(known.gate)
+        before, known.gate = known.gate, gate
+        if not same and gate != before:
+            for account in known.accounts.values():
+                account.old_gate = True
+            self._touched.add(server)
+
+    def let_in_again(self, server: str, tag: str) -> None:
+        """The member found the gate shut, and waits for another limit."""
+        account = self.servers[server].accounts.get(tag)
+        if account is not None:
+            account.old_gate = True
             self._touched.add(server)
 
     def strike(self, server: str) -> None:
@@ -174,6 +207,7 @@ class Ledger:
                 linked=account.linked,
                 ceiling=account.ceiling,
                 active=account.active,
+                leases=account.leases | (known.leases if known else set()),
             )
         for tag, entry in old.quarantine.items():
             self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
@@ -202,6 +236,7 @@ class Ledger:
                     linked=account.linked,
                     ceiling=account.ceiling,
                     active=account.active,
+                    leases=set(account.leases),
                 )
                 known.charged += charge
                 account.unanswered, account.excess = True, 0  # permits that move to `new` make room here
@@ -233,6 +268,7 @@ class Ledger:
         *,
         opened: Mapping[str, int] | None = None,
         ceiling: int = 0,
+        leases: Mapping[str, Collection[str]] | None = None,
     ) -> bool:
         """Rules M4 and S4: a member states what it holds, on a new link.
 
@@ -240,6 +276,7 @@ class Ledger:
             holds: ``max(limit, open)`` by server.
             opened: how much of that is open; None: all of it.
             ceiling: how many connections its limit of open files leaves; 0: not known.
+            leases: the leases that the names of its open connections bear, by server.
 
         Returns:
             False if the registration is older than one already taken, or the process is known to have
@@ -257,6 +294,7 @@ class Ledger:
             if tag in server.accounts or server.id in holds or tag in server.quarantine:
                 stated = holds.get(server.id, 0)
                 self._state(server, tag, stated, stated if opened is None else opened.get(server.id, 0), now)
+                server.accounts[tag].leases.update((leases or {}).get(server.id, ()))
         return True
 
     def _outdated(self, tag: str, link: int) -> bool:
@@ -466,6 +504,7 @@ class Ledger:
         """``count`` own connections are proven gone."""
         known = self.servers[server]
         known.own = max(0, known.own - count)
+        known.own_over = min(known.own_over, known.own)
         known.own_wanted = min(known.own_wanted, known.own)
         self._touched.add(server)
 
@@ -504,6 +543,9 @@ class Ledger:
             for tag, account in server.accounts.items():
                 if account.unanswered and account.linked:
                     self._answer(server, tag, account, now, turn)
+                self._purge(server, tag, account, now, turn)
+                if account.old_gate and account.linked:
+                    self._tell(server, tag, account, account.limit, turn)
             if decision.wake is not None:
                 self._wakes[id] = max(decision.wake, now)
         self._touched.clear()
@@ -519,12 +561,24 @@ class Ledger:
         account = server.accounts[tag]
         if not account.linked or limit <= account.limit or not self._fits(server, max(0, limit - account.charge)):
             return False
+        if self._is_foreign(server, account):
+            return False
         turn.undo.append((server.id, tag, list(account.told)))
         turn.persist = True
         self._tell(server, tag, account, limit, turn)
         account.served = now
         self._reckon(account, now)
         return True
+
+    @staticmethod
+    def _is_foreign(server: Server, account: Account) -> bool:
+        """Rule F7: whether it may hold connections under a name that is not the present lease's."""
+        return not account.leases <= {server.lease_name}
+
+    def _purge(self, server: Server, tag: str, account: Account, now: float, turn: Turn) -> None:
+        """Rule F7: such connections are closed: now, if they are idle, else when they come back."""
+        if account.charge and self._is_foreign(server, account):
+            self._lower(server, tag, 0, now, turn)
 
     def _lower(self, server: Server, tag: str, limit: int, now: float, turn: Turn) -> bool:
         """Rule S2. Sends a smaller limit; the charge stays until the acknowledgement."""
@@ -562,12 +616,14 @@ class Ledger:
     def _tell(self, server: Server, tag: str, account: Account, limit: int, turn: Turn) -> None:
         before = account.charge
         account.seq += 1
-        account.unanswered = False
+        account.unanswered = account.old_gate = False
+        if limit:
+            account.leases.add(server.lease_name)
         while account.told and account.told[-1][1] <= limit:
             account.told.pop()
         account.told.append((account.seq, limit))
         server.charged += account.charge - before
-        turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit)))
+        turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit, server.gate)))
 
     def _ack(self, server: Server, account: Account, seq: int, now: float) -> None:
         """Rule S2: the acknowledgement of that sequence lowers the charge to the largest limit
@@ -578,6 +634,8 @@ class Ledger:
         last = account.told[-1]
         account.told = [entry for entry in account.told if entry[0] >= seq] or [last]
         server.charged += account.charge - before
+        if not account.charge:
+            account.leases.clear()
         # Count here, where nothing can be undone any more: neither called off nor abandoned.
         server.recalled_total += before - account.charge
         if account.ends_turn and account.charge == 0 < before:
@@ -592,11 +650,19 @@ class Ledger:
 
     def _grant_own(self, server: Server, turn: Turn) -> None:
         """Rule S5: the supervisor's own connections are charged, in the snapshot too, before they open."""
+        self._forgive(server)
         while server.own < server.own_wanted and self._own_fits(server):
+            server.own_over += int(server.outstanding >= server.budget)
             server.own += 1
             server.own_overdraws = False
             turn.own.append(server.id)
             turn.persist = True
+
+    @staticmethod
+    def _forgive(server: Server) -> None:
+        """What did not fit fits by now: it is no exception any more."""
+        if server.free >= 0:
+            server.own_over = 0
 
     def _own_fits(self, server: Server) -> bool:
         return server.own_overdraws or server.outstanding + 1 <= server.budget
@@ -663,3 +729,8 @@ class Ledger:
 
     def _settled(self, server: Server) -> bool:
         return server.outstanding == server.strange
+
+
+def _without_time(gate: Gate) -> Gate:
+    """The gate, whenever it is sent."""
+    return msgspec.structs.replace(gate, sure=0.0)

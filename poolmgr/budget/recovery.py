@@ -45,6 +45,7 @@ def _server(server: Server, now: float) -> SavedServer:
         ),
         search=server.search,
         unknown=server.unknown,
+        lease=server.lease,
     )
 
 
@@ -55,13 +56,15 @@ def restored(
     alive: Callable[[Identity], bool],
     owner: Identity | None = None,
     rng: random.Random | None = None,
+    fleet: str = "",
 ) -> Ledger:
     """Rule S4: the ledger of the successor of the supervisor that wrote ``saved``.
 
     Args:
         alive: whether a listed process still runs, as the same program.
+        fleet: as for :class:`Ledger`.
     """
-    ledger = Ledger(owner=owner, rng=rng)
+    ledger = Ledger(owner=owner, rng=rng, fleet=fleet)
     restore(ledger, saved, now, alive)
     ledger.persist()
     return ledger
@@ -76,7 +79,7 @@ def restore(ledger: Ledger, saved: Saved, now: float, alive: Callable[[Identity]
     for old in saved.servers:
         server = ledger.server(old.id, aliases=old.aliases, run_id=old.run_id)
         server.budget, server.operator, server.search = old.budget, old.operator, old.search
-        server.unknown = old.unknown
+        server.unknown, server.lease = old.unknown, old.lease if ledger.fleet else None
         for entry in old.quarantine:
             since = now - entry.age
             ledger.quarantine(server, entry.tag, entry.charge, since, exited=entry.exited, registered=entry.registered)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import poolmgr
-from poolmgr.cli import budget, config, limits, status
+from poolmgr.cli import budget, config, fleet, limits, status
 
 app = typer.Typer(
     name="poolmgr",
@@ -38,3 +38,4 @@ app.command("status")(status.command)
 app.command("limits")(limits.command)
 app.command("budget")(budget.command)
 app.command("config")(config.command)
+app.add_typer(fleet.app, name="fleet")

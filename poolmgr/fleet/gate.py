@@ -21,6 +21,18 @@ def commands(key: str, lease: str) -> tuple[tuple[str, ...], ...]:
     return (("HMGET", key, "!", lease), ("TIME",))
 
 
+def left(records: Sequence[bytes | str | None], clock: Sequence[bytes | str | int]) -> float:
+    """Seconds until the lease ends, if the gate is open: until then nobody can have fenced the host."""
+    record = records[1]
+    assert record is not None
+    return (int(record.split(maxsplit=3)[2]) - _milliseconds(clock)) / 1000
+
+
+def _milliseconds(clock: Sequence[bytes | str | int]) -> int:
+    seconds, micros = clock
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def shut(records: Sequence[bytes | str | None], clock: Sequence[bytes | str | int], table: str) -> str:
     """Why the connection must be closed unused; empty: the gate is open.
 
@@ -41,7 +53,6 @@ def shut(records: Sequence[bytes | str | None], clock: Sequence[bytes | str | in
         return "the fleet's table is another one than the one that gave this process its limit"
     if int(first[2]):
         return "the fleet's table is new, and what is connected has not been counted yet"
-    seconds, micros = clock
-    if int(seconds) * 1000 + int(micros) // 1000 >= int(fields[2]):
+    if _milliseconds(clock) >= int(fields[2]):
         return "this host's lease has ended"
     return ""

@@ -223,6 +223,10 @@ class Lease:
             self.blocked = True
             self._due = now
 
+    def hurry(self, now: float) -> None:
+        """Somebody must know now whether the lease stands."""
+        self._due = min(self._due, now)
+
     def failed(self, now: float) -> None:
         """The request under way was not answered, and will not be waited for. It may still be executed."""
         self._newest = 0

@@ -6,7 +6,9 @@ as one step in the server (https://redis.io/docs/latest/develop/programmability/
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -18,13 +20,23 @@ KEY = "poolmgr:1:{{{}}}"
 """The table's key. The number is the format's: records of another format are another table. The braces make a cluster
 keep all keys of a fleet in one slot."""
 
-NAME = re.compile(r"[0-9a-f]{10}\Z")
-"""A lease's name."""
+NAME = re.compile(r"[0-9a-f]{16}\Z")
+"""A lease's name: the fleet's mark, and ten random digits."""
 
 
 def key(fleet: str) -> str:
     """The key of a fleet's table."""
     return KEY.format(fleet)
+
+
+def mark(fleet: str) -> str:
+    """What the names of a fleet's leases begin with. Two fleets can share a server: neither kills the other's."""
+    return hashlib.sha256(fleet.encode()).hexdigest()[:6]
+
+
+def new_name(fleet: str) -> str:
+    """A name for a lease, which no other host has."""
+    return mark(fleet) + secrets.token_hex(5)
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):

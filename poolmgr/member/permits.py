@@ -12,7 +12,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from poolmgr import tags, wire
 from poolmgr.member import closer
@@ -35,7 +35,7 @@ class SocketPermit:
     one may have been opened with it, it counts until the supervisor has proven that no such connection exists.
     """
 
-    __slots__ = ("__weakref__", "_held", "_locked", "_used", "permits", "serial")
+    __slots__ = ("__weakref__", "_gate", "_held", "_locked", "_used", "permits", "serial")
 
     def __init__(self, locked: LockedCore, serial: int, permits: ServerPermits) -> None:
         self.serial = serial
@@ -43,10 +43,23 @@ class SocketPermit:
         self._locked = locked
         self._held = True
         self._used = False
+        self._gate: wire.Gate | Literal[False] | None = False
+        """False: not looked at yet."""
+
+    @property
+    def gate(self) -> wire.Gate | None:
+        gate = self._gate
+        if gate is False:
+            account = self.permits.dispatcher.account
+            gate = self._gate = account.gate
+            if gate is not None:
+                account.named(self.serial, gate.lease)
+        return gate
 
     @property
     def name(self) -> str:
-        return tags.name(self._locked.tag, self.serial, self._locked.core.scope)
+        gate = self.gate
+        return tags.name(self._locked.tag, self.serial, self._locked.core.scope, "" if gate is None else gate.lease)
 
     def hold(self, sock: socket.socket, below: int = -1) -> None:
         self._locked.sockets[self.serial] = sock, closer.below(below) if below >= 0 else None
@@ -202,6 +215,12 @@ class ServerPermits(Attachment):
 
     def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
         self._call(self._locked.core.trouble, self, kind, detail, monotonic(), began)
+
+    def let_in(self, gate: wire.Gate, until: float) -> None:
+        self._call(self._locked.core.let_in, self, gate, until)
+
+    def shut_out(self, gate: wire.Gate, why: str) -> None:
+        self._call(self._locked.core.shut_out, self, gate, why, monotonic())
 
     def renew(self, endpoint: wire.Endpoint) -> None:
         self._call(self._locked.core.renew, self, endpoint)

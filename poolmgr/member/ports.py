@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from poolmgr.member.core.bounds import Cause
-from poolmgr.wire import Counters, Endpoint
+from poolmgr.wire import Counters, Endpoint, Gate
 
 if TYPE_CHECKING:
     import socket
@@ -99,6 +99,10 @@ class Permit(Protocol):
     @property
     def permits(self) -> Permits:
         """The permits that it was taken from."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """In a fleet: what the connection has to ask once it has its name. The same from the first look on."""
 
     @property
     def name(self) -> str:
@@ -240,6 +244,12 @@ class Permits(Protocol):
     def trouble(self, kind: str, detail: str, began: float = 0.0) -> None:
         """Report a failed connect: ``refused`` (maxclients), ``unreachable``, ``auth``, ``way`` (see
         :class:`poolmgr.wire.Trouble`). ``began``: when the attempt did (monotonic seconds)."""
+
+    def let_in(self, gate: Gate, until: float) -> None:
+        """Report that a connection found this gate open: the lease stands until then (monotonic seconds)."""
+
+    def shut_out(self, gate: Gate, why: str) -> None:
+        """Report that a connection found this gate shut: no more permits before the supervisor has sent a limit."""
 
     def renew(self, endpoint: Endpoint) -> None:
         """Report credentials other than those that it was attached with."""

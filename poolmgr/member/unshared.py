@@ -23,7 +23,7 @@ from poolmgr.native import at_fork
 
 if TYPE_CHECKING:
     from poolmgr.member.ports import Outage
-    from poolmgr.wire import Endpoint
+    from poolmgr.wire import Endpoint, Gate
 
 log = Log("poolmgr.member")
 
@@ -34,6 +34,7 @@ class UnsharedPermit:
     __slots__ = ("__weakref__", "_member", "permits", "serial")
 
     name = ""
+    gate = None
 
     def __init__(self, member: UnsharedMember, serial: int, permits: UnsharedPermits) -> None:
         self._member = member
@@ -88,6 +89,10 @@ class UnsharedPermits:
         return False
 
     def trouble(self, kind: str, detail: str, began: float = 0.0) -> None: ...
+
+    def let_in(self, gate: Gate, until: float) -> None: ...
+
+    def shut_out(self, gate: Gate, why: str) -> None: ...
 
     def renew(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint

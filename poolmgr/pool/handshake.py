@@ -23,7 +23,8 @@ from typing import Any
 from redis.exceptions import AuthenticationError, ConnectionError as RedisConnectionError, ResponseError
 from redis.utils import str_if_bytes
 
-Words = tuple[Any, ...]
+from poolmgr.pool.gate import Question, Words, question
+
 OK = b"OK"
 
 
@@ -44,6 +45,8 @@ class Deferral:
         self._refused = ""
         """Why the server refuses our name, if it does."""
         self._named = False
+        self._question: Question | None = None
+        """What the connection asks at its fleet's gate, once redis-py's handshake is done."""
 
     def puts_off(self, words: Words) -> bool:
         """redis-py sends this command: whether it can wait."""
@@ -90,7 +93,9 @@ class Deferral:
         Raises:
             redis.exceptions.RedisError: what redis-py raises for such a reply.
         """
-        if isinstance(reply, ResponseError):
+        if self._question is not None and words in self._question.commands:
+            self._question.take(words, reply)
+        elif isinstance(reply, ResponseError):
             if not self._may_fail(words):
                 raise reply
             if words[1] == "SETNAME":
@@ -105,13 +110,25 @@ class Deferral:
             raise RedisConnectionError(f"{words[0]} {words[1]} was answered with {reply!r}")
 
     def over(self) -> None:
-        """redis-py's handshake is done: nothing is put off any more."""
+        """redis-py's handshake is done: nothing is put off any more. A fleet's gate is asked in the same packet."""
         self._over = True
+        self._question = question(self._connection)
+        if self._question is not None:
+            self._unsent += self._question.commands
+            self.owed += self._question.commands
 
     def done(self) -> None:
-        """All replies are read."""
-        if self._refused and not self._named:
-            self._connection._is_nameless(self._refused)
+        """All replies are read.
+
+        Raises:
+            GateShutError: the gate of its fleet is shut.
+            FleetRightsError: it has no name, which a fleet needs.
+        """
+        nameless = self._refused if not self._named else ""
+        if self._question is not None:
+            self._question.pass_through(nameless)
+        if nameless:
+            self._connection._is_nameless(nameless)
 
     def _may_wait(self, words: Words) -> bool:
         return self._answered and not self._over and _can_only_be_ok(words)

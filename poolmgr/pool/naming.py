@@ -31,6 +31,10 @@ class Named:
     """Our name was, or may have been, sent to the server, which has not answered that yet."""
     _nameless = False
     """This attempt goes without our name."""
+    _gated = False
+    """In a fleet: the connection needs its name, and asks a gate."""
+    _passed = False
+    """It has asked."""
 
     def _name(self, permit: Permit) -> None:
         """Carry the permit's name in the client name and in LIB-NAME."""
@@ -38,8 +42,13 @@ class Named:
             self._given_name, self._given_info = self.client_name, self.driver_info
         if not permit.name:
             return
+        self._gated, self._passed = getattr(permit, "gate", None) is not None, False
         origin = self._origin
-        if not self._given_name and (self._nameless or (origin is not None and origin.goes_nameless(self))):
+        if (
+            not self._gated
+            and not self._given_name
+            and (self._nameless or (origin is not None and origin.goes_nameless(self)))
+        ):
             self.client_name = self._given_name
         else:
             self.client_name = f"{self._given_name}:{permit.name}" if self._given_name else permit.name
@@ -58,7 +67,7 @@ class Named:
     def _name_is_in_the_way(self, error: Exception) -> bool:
         """Whether the handshake may succeed without our name: a proxy may not know CLIENT and close at it, and if
         commands are sent one by one, an error reply to it ends the handshake."""
-        if self._nameless or not self._naming or not self._name_is_ours:
+        if self._gated or self._nameless or not self._naming or not self._name_is_ours:
             return False
         if isinstance(error, RedisConnectionError):
             return type(error) is RedisConnectionError and "max number of clients" not in str(error)

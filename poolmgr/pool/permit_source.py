@@ -52,6 +52,7 @@ class _Later:
 
     serial = 0
     name = ""
+    gate = None
     permits: Any = None
 
     def gone(self) -> None:

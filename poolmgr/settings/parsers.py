@@ -61,6 +61,17 @@ def budget(text: str) -> int | str:
     return text.lower() if text.lower() in ("auto", OFF) else _one_or_more(text)
 
 
+def fleet_budget(text: str) -> int | str:
+    return "auto" if text.lower() == "auto" else _one_or_more(text)
+
+
+def lease(text: str) -> float:
+    value = seconds(zero=False, most=3600.0)(text)
+    if value < 2.0:
+        raise ValueError("a lease is renewed several times while it lasts")
+    return value
+
+
 def flag(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True

@@ -63,6 +63,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         most=100_000,
         example="3",
     )
+    fleet: str | None = setting(
+        None,
+        "REDIS_FLEET",
+        "hosts with the same word share one budget at each server (`docs/fleet.md`)",
+        parse=parsers.name,
+        allowed="a word of letters, digits and _ . : + -",
+        default_text="none: each host has its own budget",
+        example="web",
+    )
+    fleet_budget: int | Literal["auto"] = setting(
+        "auto",
+        "REDIS_FLEET_BUDGET",
+        "connections of all the fleet's hosts to one server; `auto` asks the server",
+        parse=parsers.fleet_budget,
+        allowed="a whole number from 1 to 1000000, or auto",
+        example="2400",
+    )
+    fleet_slack: int | None = setting(
+        None,
+        "REDIS_FLEET_SLACK",
+        "connections of the fleet's budget that no host is given: for those of hosts that are over and do not know it",
+        default_text="2% of the budget, at least 2",
+        example="20",
+    )
+    fleet_floor: int = setting(
+        1, "REDIS_FLEET_FLOOR", "connections that this host gets before others get more, if it needs them"
+    )
+    fleet_lease: float = setting(
+        10.0,
+        "REDIS_FLEET_LEASE",
+        "seconds after which a host that was not heard of may be fenced; the same on all hosts",
+        parse=parsers.lease,
+        allowed="seconds from 2 to 3600",
+    )
     pool_max_connections: int | None = setting(
         None,
         "REDIS_POOL_MAX_CONNECTIONS",

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 
 from poolmgr.budget import recovery
+from poolmgr.budget.accounts import Saved
 from poolmgr.budget.effects import Tell
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.disk.snapshot import SupersededError, Writer
@@ -42,6 +43,8 @@ class Committer:
         self._deliver = deliver
         self.granted: Callable[[str], None] = lambda server: None
         """Called when the supervisor may open one more connection of its own at a server. Set once."""
+        self.saved: Callable[[Saved], None] = lambda saved: None
+        """Called when the snapshot is on disk. Set once."""
         self._superseded = superseded
         self._settled = settled
         self._loop = asyncio.get_running_loop()
@@ -93,7 +96,8 @@ class Committer:
 
     def _save(self, now: float) -> bool:
         try:
-            self.writer.write(recovery.save(self.ledger, now))
+            saved = recovery.save(self.ledger, now)
+            self.writer.write(saved)
         except SupersededError:
             self._superseded()
             return False
@@ -109,6 +113,7 @@ class Committer:
         if self.unwritten:
             self.unwritten = ""
             log.info("snapshot.writable")
+        self.saved(saved)
         return True
 
     def _wake(self, at: float | None) -> None:

@@ -195,6 +195,7 @@ class Registrar:
         now = self._committer.clock()
         holds: dict[str, int] = {}
         opened: dict[str, int] = {}
+        leases: dict[str, list[str]] = {}
         dropped = 0
         for hold in hello.holds:
             upstreams = self._registry.held(hold)
@@ -202,9 +203,15 @@ class Registrar:
             for upstream, (stated, of_that) in upstreams.items():
                 holds[upstream.id] = holds.get(upstream.id, 0) + stated
                 opened[upstream.id] = opened.get(upstream.id, 0) + of_that
+                leases.setdefault(upstream.id, []).extend(hold.leases)
+                holder = self._registry.probes[upstream.id].holder
+                if holder is not None:
+                    holder.adopt(list(hold.leases))
         if dropped:
             limited("member.holds_too_much", member=pid, dropped=dropped)
-        if not self._ledger.register(process, hello.link, holds, now, opened=opened, ceiling=hello.descriptors):
+        if not self._ledger.register(
+            process, hello.link, holds, now, opened=opened, ceiling=hello.descriptors, leases=leases
+        ):
             limited("member.outdated", member=pid, link=hello.link)
             link.drop()
             return
@@ -247,6 +254,11 @@ class Registrar:
             return (
                 f"you speak protocol versions {hello.versions[0]} to {hello.versions[1]}, this supervisor "
                 f"{wire.OLDEST} to {wire.VERSION}: run one version of redis-poolmgr on this host"
+            )
+        if self._ledger.fleet and hello.versions[1] < wire.GATES:
+            return (
+                f"you speak protocol versions {hello.versions[0]} to {hello.versions[1]}, and this host is in a fleet "
+                f"(REDIS_FLEET), which needs {wire.GATES}: run one version of redis-poolmgr on this host"
             )
         tag = tags.find(hello.tag)
         if tag is None or tag.process != hello.tag:
@@ -363,8 +375,13 @@ class Registrar:
         others = [(self._describe(tag), charge) for charge, tag in held if charge]
         others += [("processes that have ended", left)] if (left := server.quarantined - server.strange) else []
         others += [(STRANGERS, server.strange)] if server.strange else []
-        upstream = self._registry.upstreams.get(server.id)
-        return wire.Picture(server.id, server.budget, tuple(others), bound=upstream.bound if upstream else "")
+        upstream, holder, fleet = self._registry.upstreams.get(server.id), None, ""
+        if server.id in self._registry.probes:
+            holder = self._registry.probes[server.id].holder
+        if holder is not None and not holder.outside:
+            fleet = holder.obstacle(self._committer.clock()) or holder.words
+        bound = upstream.bound if upstream else ""
+        return wire.Picture(server.id, server.budget, tuple(others), bound=bound, fleet=fleet)
 
     def _describe(self, tag: str) -> str:
         process = self._ledger.members[tag].identity

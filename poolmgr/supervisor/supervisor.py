@@ -18,6 +18,7 @@ from poolmgr import own_tag, tags
 from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.budget.ledger import Ledger
+from poolmgr.fleet import script
 from poolmgr.kernel import nofile, processes
 from poolmgr.settings import Settings
 from poolmgr.supervisor.clients.footprint import Footprints
@@ -110,6 +111,7 @@ class Supervisor:
         )
         self.registry = Registry(context)
         self.committer.granted = self.registry.granted
+        self.committer.saved = self.registry.saved
         self.audit = Audit(self.registry)
         self.registrar = Registrar(
             context,
@@ -136,6 +138,7 @@ class Supervisor:
 
     def _restored(self, owner: Identity) -> Ledger:
         """The ledger as the previous supervisor left it (rule S4)."""
+        fleet = script.key(self.settings.fleet) if self.settings.fleet else ""
         saved: Saved | None = None
         newest, lost = 0, False
         try:
@@ -147,11 +150,11 @@ class Supervisor:
             log.warning("snapshot.unusable", extra={"reason": error.reason, "detail": str(error)})
             self.notes.append(f"the snapshot could not be used ({error}): a census was taken instead")
         if saved is None:
-            ledger = Ledger(owner=owner)
+            ledger = Ledger(owner=owner, fleet=fleet)
             if lost:
                 ledger.mark_partial()
             return ledger
-        ledger = recovery.restored(saved, self._loop.time(), alive=self._lives, owner=owner)
+        ledger = recovery.restored(saved, self._loop.time(), alive=self._lives, owner=owner, fleet=fleet)
         for entry in ledger.quarantined():
             if not entry.exited and not self._lives(_process(entry.tag)):  # found by a census, and ended since
                 ledger.exited(entry.tag, self._loop.time())
@@ -216,13 +219,14 @@ class Supervisor:
         if self._alone_since is None or self.listener.links or self._loop.time() < self._alone_since:
             return
         self.registry.stop()
-        if self.ledger.idle and not self.listener.knocks():
+        if self.ledger.idle and not self.registry.leased and not self.listener.knocks():
             self._ended.set()
 
     def _settled(self) -> None:
         """A turn is over: refuse members that got less than they asked for; an obstacle to our end may be gone."""
         self.registrar.stuck(self.committer.unwritten)
         self.registrar.refuse()
+        self.registry.settled()
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()
 

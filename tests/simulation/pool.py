@@ -48,6 +48,7 @@ class Permit:
     __slots__ = ("process", "serial")
 
     name = ""
+    gate = None
     permits: Any = None
 
     def __init__(self, process: Process, serial: int) -> None:

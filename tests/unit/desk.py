@@ -11,6 +11,7 @@ class Permit:
     """Counts itself."""
 
     name = ""
+    gate = None
     permits: Any = None
     serial = 0
 

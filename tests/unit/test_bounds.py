@@ -115,7 +115,7 @@ def test_where_descriptors_are_missing_no_answer_is_awaited():
 
 
 class Permit:
-    serial, name = 1, ""
+    serial, name, gate = 1, "", None
     permits: Any = None
 
     def gone(self) -> None: ...

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from poolmgr import own_tag
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedQuarantine, SavedServer
+from poolmgr.fleet.lease import SavedLease
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk import snapshot
 from poolmgr.supervisor.disk.snapshot import SupersededError, UnusableError, Writer, mark, marked, read
@@ -204,7 +205,7 @@ def test_every_reason_is_told_apart(path: str, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(processes, "namespaces", lambda: 1)
         assert reason() == "namespace"
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+        patch.setattr(snapshot, "READABLE", frozenset({snapshot.WITH_LEASES + 1}))
         assert reason() == "version"
     Path(path).write_bytes(os.urandom(1 << 17))
     assert reason() == "truncated"
@@ -241,6 +242,7 @@ class Server010(msgspec.Struct, frozen=True):
     own: int
     quarantine: tuple[Quarantine010, ...] = ()
     search: bool = False
+    lease: ClassVar[None] = None  # it knows of none: neither written nor read
 
 
 class Saved010(msgspec.Struct, frozen=True):
@@ -344,3 +346,24 @@ def test_what_no_ledger_could_have_written_is_not_believed(path: str, wrong: dic
     with pytest.raises(UnusableError, match=says) as error:
         read(path, "scope")
     assert error.value.reason == "version"
+
+
+def test_a_lease_survives_and_a_version_that_knows_of_no_fleet_does_not_read_it(path: str) -> None:
+    lease = SavedLease("0123456789", "1.a.2", link=3, word=4, until=5)
+    before = saved()
+    with_lease = msgspec.structs.replace(
+        before, servers=(msgspec.structs.replace(before.servers[0], lease=lease), *before.servers[1:])
+    )
+    out = writer(path)
+    out.write(with_lease)
+    found = read(path)
+    assert found is not None and found.servers[0].lease == lease
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "READABLE", frozenset({snapshot.FORMAT}))
+        with pytest.raises(UnusableError) as error:
+            read(path)
+    assert error.value.reason == "version"
+    out.write(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "READABLE", frozenset({snapshot.FORMAT}))
+        assert read(path) == before

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from poolmgr.wire import Gate
+
 Owner = TypeVar("Owner")
 """The owner of a permit: its pool's place here."""
 
@@ -39,10 +41,17 @@ class Account(Generic[Owner]):
             the supervisor charges, seen from here.
         room: sockets that the process's limit of open files allows here, beside those at other servers; None:
             no fewer than the limit. Limits and acknowledgements do not depend on it.
+        gate: what a new connection has to ask in a fleet, as the newest limit said; None: nothing.
+        shut: that gate was found shut, there is none yet, or it is in doubt: nothing may be opened before another
+            limit comes (F5).
+        sure_until: when the lease may first have ended (monotonic seconds).
+        asked_at: when the supervisor was asked whether it stands; 0: it was not, or has answered.
+        leases: the lease that each socket's name bears, by serial; only in a fleet.
     """
 
     __slots__ = (
-        "acked", "closing", "high", "limit", "live", "lost", "promised", "promised_at", "room", "seq", "server"
+        "acked", "asked_at", "closing", "gate", "high", "leases", "limit", "live", "lost", "promised", "promised_at",
+        "room", "seq", "server", "shut", "sure_until"
     )  # fmt: skip
 
     def __init__(self, server: str = "") -> None:
@@ -58,6 +67,11 @@ class Account(Generic[Owner]):
         """Callers that :meth:`give_up` had close, whose sockets have not arrived in ``closing`` yet."""
         self.promised_at = 0.0
         self.room: int | None = None
+        self.gate: Gate | None = None
+        self.shut = False
+        self.sure_until = 0.0
+        self.asked_at = 0.0
+        self.leases: dict[int, str] = {}
 
     # ---- M1 --------------------------------------------------------------------------------------
 
@@ -66,8 +80,9 @@ class Account(Generic[Owner]):
         return len(self.live) + len(self.closing) + len(self.lost)
 
     def _may_open(self) -> bool:
-        """Rule M1: strictly below the limit, and (M4) only once this link has delivered a number."""
-        return self._answered() and self._counts_as_open() < self.limit
+        """Rule M1: strictly below the limit, and (M4) only once this link has delivered a number. Rule F5: not while
+        the gate is known to be shut."""
+        return self._answered() and not self.shut and self._counts_as_open() < self.limit
 
     def _has_room(self) -> bool:
         """Not a rule of the budget: whether there is a descriptor for one more."""
@@ -114,6 +129,7 @@ class Account(Generic[Owner]):
 
     def ended(self, serial: int) -> bool:
         """A socket's end is certain: never connected, end-of-file read, or proven."""
+        self.leases.pop(serial, None)
         if self.live.pop(serial, None) is not None:
             self.promised = max(0, self.promised - 1)
             return True
@@ -121,7 +137,37 @@ class Account(Generic[Owner]):
 
     def proven(self, serial: int) -> bool:
         """The supervisor's proof counts for lost sockets only; it cannot know of any other."""
+        self.leases.pop(serial, None)
         return self.lost.pop(serial, None) is not None
+
+    # ---- F5 --------------------------------------------------------------------------------------
+
+    def named(self, serial: int, lease: str) -> None:
+        """The name of this socket's connection bears that lease."""
+        self.leases[serial] = lease
+
+    def shut_out(self, gate: Gate, now: float) -> bool:
+        """Rule F5: a connection found this gate shut. False: another gate holds by now, or that is known."""
+        if self.shut or gate is not self.gate:
+            return False
+        self.shut, self.asked_at = True, now
+        return True
+
+    def let_in(self, gate: Gate, until: float) -> None:
+        """A connection found this gate open: the lease stands until then."""
+        known = self.gate
+        if known is not None and (gate.lease, gate.table) == (known.lease, known.table):
+            self.sure_until = max(self.sure_until, until)
+
+    def in_doubt(self, now: float) -> bool:
+        """Whether others may have proven this host gone since it last heard of its lease: it was stopped, say. All its
+        callers would then open connections that only the gate closes, and that nobody granted."""
+        return self.gate is not None and not self.shut and now >= self.sure_until
+
+    def leases_of_open(self) -> tuple[str, ...]:
+        """The leases that open sockets bear; empty text: none."""
+        found = {self.leases.get(serial, "") for states in (self.live, self.closing, self.lost) for serial in states}
+        return tuple(sorted(found))
 
     # ---- M2 --------------------------------------------------------------------------------------
 
@@ -143,11 +189,14 @@ class Account(Generic[Owner]):
         self.promised_at = now
         return True
 
-    def told(self, seq: int, limit: int) -> bool:
+    def told(self, seq: int, limit: int, gate: Gate | None = None) -> bool:
         """A numbered limit on the present link. False: an older or repeated one, ignored."""
         if seq <= self.seq:
             return False
         self.seq = seq
+        self.gate, self.shut = gate, gate is not None and not gate.table
+        if gate is not None and self.asked_at and not self.shut:
+            self.sure_until, self.asked_at = max(self.sure_until, self.asked_at + gate.sure), 0.0
         self.limit = limit
         self.high = max(self.high, limit)
         return True
@@ -185,4 +234,5 @@ class Account(Generic[Owner]):
         self.seq = 0
         self.acked = 0
         self.promised = 0
+        self.asked_at = 0.0
         self.high = self._stated()

@@ -239,15 +239,17 @@ class Dispatcher:
         """What stands between a caller and a permit that it is refused now."""
         if not self.account.seq:
             return SERVER if self.linked else SUPERVISOR
+        if self.account.shut:
+            return ANSWER
         # Below the limit, descriptors are missing: no supervisor can give those.
         return ANSWER if not self.refused and self.account.open >= self.account.limit else OTHERS
 
     # ---- what arrives ----------------------------------------------------------------------------
 
-    def told(self, seq: int, limit: int) -> None:
+    def told(self, seq: int, limit: int, gate: wire.Gate | None = None) -> None:
         """A numbered limit on the present link."""
         before = self.account.limit
-        if self.account.told(seq, limit):
+        if self.account.told(seq, limit, gate):
             self.dirty = True
             self.refused = self.refused and limit <= before
             self.publish()
@@ -288,6 +290,7 @@ class Dispatcher:
     def relinked(self, now: float) -> None:
         """A link begins: nothing has been reported on it."""
         self.account.forget_link()
+        self.account.asked_at = now  # whatever comes on this link was sent later
         self.linked, self.refused = True, False
         self._told = Told()
         self._asked = False
@@ -385,7 +388,7 @@ class Dispatcher:
             self._short_since = 0.0
         elif not self._short_since:
             self._short_since = now
-        if short and account.seq:
+        if short and account.seq and not account.shut:
             self._reassign(now, effects)
         wake = self._tell(now, short, send) if account.seq else NEVER
         if looked:

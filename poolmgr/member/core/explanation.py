@@ -35,6 +35,9 @@ def explain(attachment: Attachment, stuck: str = "") -> Shortage:
         remedy = f"A larger budget does not help, because {dispatcher.picture.bound}: {MAXCLIENTS}"
     if dispatcher.picture is None:
         return Shortage("budget", f"no permit for {key} is free ({mine})", remedy)
+    fleet = dispatcher.picture.fleet
+    if fleet:
+        mine, remedy = f"{mine}; {fleet}", "See who holds what with: poolmgr fleet"
     others = ", ".join(f"{title}: {count}" for title, count in dispatcher.picture.others)
     return Shortage(
         "budget",

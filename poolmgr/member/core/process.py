@@ -270,6 +270,7 @@ class MemberCore:
         """
         serial = serial or self.serial()
         dispatcher, refused_at = attachment.dispatcher, attachment.refused_at
+        self._doubt(attachment, now)
         if not self._is_placed(attachment):
             dispatcher.refuse(attachment, now, waiter)
             return None
@@ -347,6 +348,23 @@ class MemberCore:
             dispatcher.trying = False
             self.out.append(wire.Trouble(server, kind, detail, attachment.endpoint.key, began))
 
+    def shut_out(self, attachment: Attachment, gate: wire.Gate, why: str, now: float) -> None:
+        """Rule F5: a connection found its gate shut. Nothing more is opened there before another limit comes."""
+        dispatcher = attachment.dispatcher
+        if dispatcher.account.shut_out(gate, now) and self.linked:
+            self.out.append(wire.Trouble(dispatcher.account.server, "gate", why, attachment.endpoint.key))
+            dispatcher.touched()
+
+    def let_in(self, attachment: Attachment, gate: wire.Gate, until: float) -> None:
+        """A connection found its gate open: the lease stands until then (monotonic seconds)."""
+        attachment.dispatcher.account.let_in(gate, until)
+
+    def _doubt(self, attachment: Attachment, now: float) -> None:
+        """Rule F5: the lease may be over. One connection of the supervisor's finds out, instead of all callers'."""
+        account = attachment.dispatcher.account
+        if account.gate is not None and account.in_doubt(now) and account.shut_out(account.gate, now) and self.linked:
+            self.out.append(wire.Trouble(account.server, "doubt", way=attachment.endpoint.key))
+
     def reached(self, attachment: Attachment, now: float) -> None:
         """A connection was opened: the server is not down."""
         attachment.dispatcher.reached(now)
@@ -377,8 +395,9 @@ class MemberCore:
             stated = dispatcher.account._stated()
             if dispatcher.account.server and stated:
                 keys = tuple(sorted({a.endpoint.key for a in _owners(dispatcher)}))
+                account = dispatcher.account
                 holds.append(
-                    wire.Hold(dispatcher.account.server, keys, stated, dispatcher.account.open, _by(dispatcher))
+                    wire.Hold(account.server, keys, stated, account.open, _by(dispatcher), account.leases_of_open())
                 )
         return wire.Hello(
             tag=self.tag,
@@ -419,9 +438,9 @@ class MemberCore:
         if not self._listens_to(link):
             return
         match message:
-            case wire.Limit(server=server, seq=seq, limit=limit):
+            case wire.Limit(server=server, seq=seq, limit=limit, gate=gate):
                 self._answered = True
-                self._dispatcher(server).told(seq, limit)
+                self._dispatcher(server).told(seq, limit, gate)
                 self._divide(now)  # before any caller opens within it
             case wire.Welcome(scope=scope, parts=parts):
                 self._parts = parts
@@ -468,6 +487,8 @@ class MemberCore:
             ):
                 for serial in [s for s, owner in states.items() if owner.endpoint.key == key]:
                     into[serial] = states.pop(serial)
+                    if serial in dispatcher.account.leases:
+                        there.account.leases[serial] = dispatcher.account.leases.pop(serial)
             self._take_along(dispatcher, before - dispatcher.account.open)
             for attachment in moving:
                 attachment.dispatcher = there

@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ResponseEr
 
 from poolmgr import certificates
 from poolmgr.errors import PoolmgrError
+from poolmgr.exceptions import GateShutError
 from poolmgr.lazy import importable
 from poolmgr.member.closer import close_copy, discard
 from poolmgr.member.ports import Permit
@@ -32,6 +33,7 @@ from poolmgr.pool.aio.claims import claim
 from poolmgr.pool.aio.handshake import Later
 from poolmgr.pool.aio.parser import in_front
 from poolmgr.pool.entry import PoolEntry
+from poolmgr.pool.gate import question, shut_for_good
 from poolmgr.pool.handlers import loosen
 from poolmgr.pool.handshake import name_login
 from poolmgr.pool.metering import is_plain
@@ -117,6 +119,16 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self.is_connected:
             return
+        attempt = 1
+        while True:
+            try:
+                await self._connect_named(check_health, retry_socket_connect)
+                return
+            except GateShutError as error:
+                shut_for_good(attempt, error)
+            attempt += 1
+
+    async def _connect_named(self, check_health: bool, retry_socket_connect: bool) -> None:
         self._naming = not self._together
         try:
             try:
@@ -134,7 +146,30 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
             self._is_nameless(str(error))
         finally:
             self._nameless = False
+        if self._gated and not self._passed:  # a function of the user's greets the server
+            try:
+                await self._ask_gate()
+            except BaseException:
+                await self.disconnect(nowait=True)
+                raise
         self._authenticated()
+
+    async def _ask_gate(self) -> None:
+        """Ask the gate of its fleet one by one, if that has not been done.
+
+        Raises:
+            redis.exceptions.RedisError: the connection must not be used.
+        """
+        asked = question(self)
+        if asked is None:
+            return
+        for words in asked.alone:
+            await self.send_command(*words, check_health=False)
+            try:
+                asked.take(words, await self.read_response())
+            except ResponseError as error:
+                asked.take(words, error)
+        asked.pass_through()
 
     async def _attempt(self, check_health: bool, retry_socket_connect: bool) -> None:
         """As redis-py's ``connect_check_health``, but all or nothing: redis-py leaves a connection behind
@@ -151,6 +186,7 @@ class Pooled(Named, PoolEntry, _Base):  # type: ignore[misc]
         """As redis-py's; waits once for all replies after that to HELLO, not one by one."""
         if not self._together:
             await super().on_connect_check_health(check_health=check_health)
+            await self._ask_gate()
             return
         later = Later(self)
         mine = self.__dict__  # for this connection and moment only: the usual methods stay as quick as they are

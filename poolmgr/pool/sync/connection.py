@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
 
 from poolmgr import certificates
+from poolmgr.exceptions import GateShutError
 from poolmgr.forklock import whole
 from poolmgr.lazy import importable
 from poolmgr.member.closer import close, close_copy, discard, never_connected
@@ -36,6 +37,7 @@ from poolmgr.member.ports import Permit
 from poolmgr.native import monotonic, poll
 from poolmgr.pool import misdirected
 from poolmgr.pool.entry import PoolEntry
+from poolmgr.pool.gate import shut_for_good
 from poolmgr.pool.handlers import loosen
 from poolmgr.pool.handshake import name_login
 from poolmgr.pool.naming import Named
@@ -124,6 +126,16 @@ class Pooled(Handshake, Named, PoolEntry):
         if self._sock is not None:
             super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
             return
+        attempt = 1
+        while True:
+            try:
+                self._connect_named(check_health, retry_socket_connect)
+                return
+            except GateShutError as error:
+                shut_for_good(attempt, error)
+            attempt += 1
+
+    def _connect_named(self, check_health: bool, retry_socket_connect: bool) -> None:
         self._naming = not self._together
         try:
             try:
@@ -141,6 +153,12 @@ class Pooled(Handshake, Named, PoolEntry):
             self._is_nameless(str(error))
         finally:
             self._nameless = False
+        if self._gated and not self._passed:  # a function of the user's greets the server
+            try:
+                self._ask_gate()
+            except BaseException:
+                self.disconnect()
+                raise
         self._authenticated()
 
     def set_parser(self, parser_class: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from redis.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from poolmgr.pool.gate import question
 from poolmgr.pool.handshake import OK, Deferral
 
 
@@ -77,11 +78,29 @@ class Handshake(AbstractConnection if TYPE_CHECKING else object):  # type: ignor
     _together = True
     """Whether commands may be sent together: in a class that sends and reads as redis-py does."""
 
+    def _ask_gate(self) -> None:
+        """Ask the gate of its fleet one by one, if that has not been done.
+
+        Raises:
+            redis.exceptions.RedisError: the connection must not be used.
+        """
+        asked = question(self)
+        if asked is None:
+            return
+        for words in asked.alone:
+            self.send_command(*words, check_health=False)
+            try:
+                asked.take(words, self.read_response())
+            except ResponseError as error:
+                asked.take(words, error)
+        asked.pass_through()
+
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """As redis-py's; waits once for all replies after that to HELLO, not one by one."""
         if not self._together:
             try:
                 super().on_connect_check_health(check_health=check_health)
+                self._ask_gate()
             except BaseException:
                 self.disconnect()
                 raise

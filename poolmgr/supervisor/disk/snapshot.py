@@ -37,7 +37,14 @@ from poolmgr.budget.accounts import Saved
 from poolmgr.kernel import processes
 
 FORMAT = 2
-"""Number of the file's format. A file of another format is not read."""
+"""Number of the file's format."""
+
+WITH_LEASES = 3
+"""Number of the same format while this host has a lease of a fleet. A version that knows of no fleet must not read it:
+it would hand out more than the lease."""
+
+READABLE = frozenset({FORMAT, WITH_LEASES})
+"""Formats that are read. A file of another one is not."""
 
 _MAGIC = b"poolmgr\n"
 _HEAD = struct.Struct(">8sIQIII")  # magic, number, generation, capacity of a slot, length, checksum
@@ -160,6 +167,8 @@ def _contradiction(saved: Saved) -> str:
     if len(servers) < len(saved.servers):
         return "a server is listed twice"
     for server in saved.servers:
+        if server.lease is not None and (server.lease.word < 0 or server.lease.link < 0):
+            return f"a number of {server.id}'s lease is below 0"
         if server.budget < 0 or server.own < 0 or any(entry.charge < 0 for entry in server.quarantine):
             return f"a number of {server.id} is below 0"
         if any(not entry.age >= 0 for entry in server.quarantine):
@@ -188,13 +197,16 @@ def _newest(path: str, data: bytes) -> tuple[int, bytes]:
             continue
         formats.add(number)
         body = data[at + _HEAD.size : at + _HEAD.size + length]
-        whole = number == FORMAT and len(data) == 2 * capacity and len(body) == length and zlib.crc32(body) == checksum
+        whole = (
+            number in READABLE and len(data) == 2 * capacity and len(body) == length and zlib.crc32(body) == checksum
+        )
         if whole and (best is None or generation > best[0]):
             best = generation, body
     if best is not None:
         return best
-    if formats - {FORMAT}:
-        raise UnusableError("version", f"{path} has format {max(formats)}, this version reads {FORMAT}")
+    if strange := formats - READABLE:
+        readable = " and ".join(map(str, sorted(READABLE)))
+        raise UnusableError("version", f"{path} has format {max(strange)}, this version reads {readable}")
     raise UnusableError("truncated", f"{path} holds no whole snapshot ({len(data)} bytes)")
 
 
@@ -239,7 +251,10 @@ class Writer:
         size = _HEAD.size + len(body)
         anew = self._fd < 0 or size > self._capacity or not self._in_place()
         capacity = _room_for(size) if anew else self._capacity
-        slot = _HEAD.pack(_MAGIC, FORMAT, number, capacity, len(body), zlib.crc32(body)) + body
+        leased = any(server.lease is not None for server in saved.servers)
+        slot = (
+            _HEAD.pack(_MAGIC, WITH_LEASES if leased else FORMAT, number, capacity, len(body), zlib.crc32(body)) + body
+        )
         if anew:
             self._replace(slot, capacity)
         else:

@@ -85,7 +85,7 @@ class Admin:
     """See the module's docstring.
 
     Args:
-        name: goes into the client name and ``LIB-NAME``, with the scope behind it.
+        name: goes into the client name and ``LIB-NAME``, with the scope and the lease behind it.
         places: where to connect, the first that answers; empty: where the endpoint's name leads then.
         connect_timeout, timeout: seconds to connect, and for each reply.
     """
@@ -98,11 +98,17 @@ class Admin:
         timeout: float,
         places: tuple[Place, ...] = (),
         scope: str = "",
+        lease: str = "",
     ) -> None:
         self.endpoint = endpoint
         self._places = places
         self.name = name
-        self.shown = f"{name}.{scope}" if scope else name
+        self._scope = scope
+        self.lease = lease
+        """The lease of a fleet that its name bears; empty: none."""
+        self.about: dict[str, str] = {}
+        """What the server has said of itself on this connection, if it was asked
+        (:meth:`poolmgr.supervisor.fleet.table.Table.about`)."""
         self.id = 0
         """The server's number for this connection; 0 where it does not say."""
         self.server_pid = 0
@@ -128,6 +134,22 @@ class Admin:
         self.stalled = False
         """The server has not answered in time. The connection is kept: whenever an answer comes, the server is back,
         and waiting for it takes no second permit."""
+
+    @property
+    def shown(self) -> str:
+        """Its name, as the server shows it."""
+        if not self._scope:
+            return self.name
+        return f"{self.name}.{self._scope}.{self.lease}" if self.lease else f"{self.name}.{self._scope}"
+
+    def rename(self, lease: str) -> None:
+        """Let its name bear this lease.
+
+        Raises:
+            AdminError: there was no answer.
+        """
+        self.lease = lease
+        self.pipeline(("CLIENT", "SETNAME", self.shown), ("CLIENT", "SETINFO", "LIB-NAME", self.shown))
 
     def open(self) -> None:
         """Connect, authenticate and send our name, in one round trip.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from poolmgr import tags
 from poolmgr.budget import ceilings
@@ -25,6 +26,15 @@ ONE_SOCKET = (
 )
 
 
+class LeasePort(Protocol):
+    """:class:`poolmgr.supervisor.fleet.leaseholder.Leaseholder`."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def words(self) -> str: ...
+
+
 @dataclass(eq=False, repr=False)
 class Allowance:
     """One upstream's budget.
@@ -32,6 +42,7 @@ class Allowance:
     Args:
         belonging: which connections are ours.
         descriptors: what a member's limit of open files leaves, by its tag; 0: not known.
+        lease: this host's part of its fleet; None: it is in none.
     """
 
     _upstream: Upstream
@@ -39,6 +50,7 @@ class Allowance:
     _settings: Settings
     _belonging: Belonging
     _descriptors: Callable[[str], int]
+    lease: LeasePort | None = None
 
     def __post_init__(self) -> None:
         self._others = Others()
@@ -160,8 +172,11 @@ class Allowance:
         source = "set by poolmgr budget" if upstream.operator else "REDIS_CONNECTION_BUDGET"
         if not upstream.operator and any(key in settings.budgets for key in self._keys()):
             source = "REDIS_CONNECTION_BUDGETS"
+        leased = None if self.lease is None else self.lease.limit
         derivation = ceilings.derive(
             ceilings.Facts(
+                lease=leased,
+                lease_words="" if self.lease is None else self.lease.words,
                 operator=operator,
                 source=source,
                 maxclients=upstream.maxclients,
@@ -176,7 +191,9 @@ class Allowance:
             )
         )
         before = upstream.governor.budget
-        budget = upstream.governor.follow(derivation.budget, now, at_once=at_once or before is None, fits=upstream.fits)
+        budget = upstream.governor.follow(
+            derivation.budget, now, at_once=at_once or before is None, fits=upstream.fits, quick=leased is not None
+        )
         if budget < derivation.budget:
             why = "after a refusal" if upstream.governor.cap is not None else "until that has lasted"
             derivation = ceilings.Derivation(
@@ -187,7 +204,7 @@ class Allowance:
             )
         upstream.derivation = derivation
         upstream.bound = self._bound(budget)
-        yields = operator is not None and upstream.governor.cap is None
+        yields = (operator is not None or leased is not None) and upstream.governor.cap is None
         self._ledger.set_budget(upstream.id, budget, now, operator=upstream.operator, spares_used=not yields)
         if before is None or abs(budget - before) > before // 20:
             log.info("budget.derived", extra={"server": upstream.id, "budget": budget, "derivation": derivation.text})

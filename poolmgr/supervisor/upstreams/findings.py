@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from poolmgr.fleet.script import Refused, Renewal, Renewed
 from poolmgr.supervisor.upstreams.summary import Summary
 from poolmgr.wire import Endpoint
 
 if TYPE_CHECKING:
+    from poolmgr.supervisor.fleet.fencing import Done
     from poolmgr.supervisor.upstreams.admin import Place
 
 
@@ -29,6 +31,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         way's
             first list is made in any case.
         places: where the endpoints' names lead, by key; missing ones are looked up.
+        lease: the lease of a fleet that a new connection's name bears; empty: none.
+        renewal: what to ask the fleet's table first. fencing: seconds that a lease lasts, if the table may then have
+            this host list for all; 0: not now.
+        leaving: the table's number and the lease that ends, before the connection is closed.
     """
 
     endpoints: tuple[tuple[Endpoint, ...], ...]
@@ -40,6 +46,28 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     handshake: float = 7.0
     paid: float = math.inf
     places: dict[str, tuple[Place, ...]] = msgspec.field(default_factory=dict)
+    lease: str = ""
+    renewal: Renewal | None = None
+    fencing: float = 0.0
+    leaving: tuple[str, str] | None = None
+
+
+class Asked(msgspec.Struct):
+    """What the fleet's table was asked, and answered.
+
+    Attributes:
+        seq: the request's number. answer: None: there was none.
+        error: why not. passing: the server cannot answer just now.
+        seconds: the round trip, and the server's time.
+        done: what the host did for all.
+    """
+
+    seq: int
+    answer: Renewed | Refused | None = None
+    error: str = ""
+    passing: bool = False
+    seconds: float = 0.0
+    done: Done | None = None
 
 
 class Tried(msgspec.Struct):
@@ -86,6 +114,7 @@ class Findings(msgspec.Struct):
         started: seconds for which that server has been there, by the same keys.
         shut_out: keys by which the server answered and showed no list.
         lists: rows of each list, and the seconds that it took the server.
+        asked: what a fleet's table answered; None: it was not asked.
     """
 
     answered: bool = False
@@ -109,6 +138,7 @@ class Findings(msgspec.Struct):
     started: dict[str, int] = msgspec.field(default_factory=dict)
     shut_out: set[str] = msgspec.field(default_factory=set)
     lists: list[tuple[int, float]] = msgspec.field(default_factory=list)
+    asked: Asked | None = None
 
     @property
     def run_id(self) -> str:

@@ -11,12 +11,19 @@ This module blocks, so the event loop must never call it; and it must never touc
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from poolmgr.supervisor.upstreams.admin import Admin, AdminError, Place, ReplyError
-from poolmgr.supervisor.upstreams.findings import Findings, Tried, Work
+import msgspec
+
+from poolmgr.fleet import script
+from poolmgr.fleet.script import Renewal, Renewed
+from poolmgr.supervisor.fleet import fencing
+from poolmgr.supervisor.fleet.table import Table, TableError
+from poolmgr.supervisor.upstreams.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.upstreams.findings import Asked, Findings, Tried, Work
 from poolmgr.supervisor.upstreams.proof import Row, UnreadableError, Verdict, judge, merged, parse
 from poolmgr.supervisor.upstreams.summary import summed
 from poolmgr.wire import Endpoint
@@ -33,9 +40,14 @@ class Inspector:
         scope: goes into its connections' names.
         serial: gives the next number for a connection's name.
         connect_timeout, timeout: seconds.
+        fleet: of this host; empty: none.
     """
 
-    def __init__(self, tag: str, scope: str, serial: Iterable[int], connect_timeout: float, timeout: float) -> None:
+    def __init__(
+        self, tag: str, scope: str, serial: Iterable[int], connect_timeout: float, timeout: float, fleet: str = ""
+    ) -> None:
+        self._fleet = fleet
+        self._table = Table(fleet)
         self._tag = tag
         self._scope = scope
         self._serial = iter(serial)
@@ -106,7 +118,7 @@ class Inspector:
             if not self.drop():
                 return
             try:
-                self._open(ways, found, work.places)
+                self._open(ways, found, work)
             except AdminError as error:
                 if error.kind == "refused" or len(work.endpoints) == 1:
                     raise
@@ -148,14 +160,14 @@ class Inspector:
         if broken:
             self.drop()
 
-    def _open(self, ways: Sequence[Endpoint], found: Findings, places: Mapping[str, tuple[Place, ...]]) -> None:
+    def _open(self, ways: Sequence[Endpoint], found: Findings, work: Work) -> None:
         """Open the first way that the server accepts: of several with one address, some may have wrong passwords or
         files."""
         worst: AdminError | None = None
         for endpoint in ways:
             name = f"{self._tag}-{next(self._serial)}"
-            at = places.get(endpoint.key, ())
-            admin = Admin(endpoint, name, self._connect_timeout, self._timeout, at, self._scope)
+            at = work.places.get(endpoint.key, ())
+            admin = Admin(endpoint, name, self._connect_timeout, self._timeout, at, self._scope, work.lease)
             self.kept = admin
             try:
                 admin.open()
@@ -185,6 +197,10 @@ class Inspector:
             found.forbidden.update(dict.fromkeys(sorted(questions(work)), self.kept.mute))
             self._answered(found)
             return
+        if work.renewal is not None and found.asked is None:
+            self._renew(work, work.renewal, found)
+        if work.leaving is not None:
+            self._leave(*work.leaving)
         if work.facts:
             self._facts(found)
         if targets or (work.listing and work.fresh):
@@ -207,6 +223,46 @@ class Inspector:
         if info.get("run_id"):
             found.said[key] = info["run_id"]
             found.started[key] = max(0, (_number(info.get("uptime_in_seconds", "")) or 0) - 1)
+
+    # ---- the fleet's table ------------------------------------------------------------------------
+
+    def _renew(self, work: Work, renewal: Renewal, found: Findings) -> None:
+        """Renew this host's lease, and do what it is asked to do for all."""
+        assert self.kept is not None
+        asked = found.asked = Asked(renewal.seq)
+        try:
+            asked.answer = self._table.renew(self.kept, renewal)
+            asked.seconds = self.kept.took
+            self._answered(found)
+            if work.fencing and isinstance(asked.answer, Renewed) and asked.answer.duty:
+                asked.done = fencing.perform(
+                    self._table,
+                    script.mark(self._fleet),
+                    self.kept,
+                    lambda: self._another(work, found, renewal.name),
+                    lambda ids: self._list(found, ids),
+                    work.fencing,
+                    work.handshake,
+                )
+        except TableError as error:
+            if asked.answer is None:
+                asked.error, asked.passing = str(error), error.passing
+            elif asked.done is None:
+                asked.done = fencing.Done(error=str(error))
+
+    def _another(self, work: Work, found: Findings, lease: str) -> Admin | None:
+        """A fresh connection to the same address, with the kept one's permit; None: that one's end is not proven."""
+        assert self.kept is not None
+        endpoint = self.kept.endpoint
+        if not self.drop():
+            return None
+        self._open((endpoint,), found, msgspec.structs.replace(work, lease=lease))
+        return self.kept
+
+    def _leave(self, table: str, name: str) -> None:
+        assert self.kept is not None
+        with contextlib.suppress(TableError):
+            self._table.leave(self.kept, table, name)
 
     # ---- facts ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from poolmgr.supervisor.context import Context
+from poolmgr.supervisor.fleet.leaseholder import KNOCK, Leaseholder
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.allowance import Allowance
 from poolmgr.supervisor.upstreams.census import Census
@@ -27,7 +28,7 @@ from poolmgr.supervisor.upstreams.ports import RegistryPort
 from poolmgr.supervisor.upstreams.reclaim import Reclaimer
 from poolmgr.supervisor.upstreams.reconcile import Reconciler
 from poolmgr.supervisor.upstreams.resolution import Resolution, started
-from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, Schedule
+from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, NOTHING_BUT_CLOSE, Schedule
 from poolmgr.supervisor.upstreams.session import UNCLOSED, AdminSession
 from poolmgr.supervisor.upstreams.unproven import Waits
 from poolmgr.supervisor.upstreams.upstream import Upstream
@@ -51,7 +52,13 @@ class Probe:
         self.permits = OwnPermits(context.ledger, upstream.id, context.committer.touch, context.committer.clock)
         self._session = AdminSession(upstream, context.ledger, self.permits, settings, context.serial, self._kept_ended)
         self.allowance = Allowance(upstream, context.ledger, settings, context.belonging, self._descriptors)
-        self._schedule = Schedule(upstream, context.ledger, settings.socket_connect_timeout + settings.socket_timeout)
+        self.holder: Leaseholder | None = None
+        """This host's lease of its fleet's budget there; None: it is in no fleet."""
+        handshake = settings.socket_connect_timeout + settings.socket_timeout
+        self._schedule = Schedule(upstream, context.ledger, handshake, self._is_leased)
+        if settings.fleet:
+            self.holder = Leaseholder(upstream, context, self._lease_changed, self.wake)
+            self.allowance.lease = self.holder
         self._reclaimer = Reclaimer(upstream, context, self.permits)
         self._waits = Waits(
             upstream, context.ledger, self.permits.release, self._reclaimer.let_go, self._search, context.scope.unproven
@@ -66,6 +73,8 @@ class Probe:
             loan, self._census, self._merged,
         )  # fmt: skip
         self.outages = self._reconciler.outages
+        if self.holder is not None:
+            self._reconciler.learned = self.holder.learned
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,6 +87,13 @@ class Probe:
         self.unwanted = False
         """No process uses the server: keep nothing open and stop looking."""
         self._ended = False
+
+    def _is_leased(self) -> bool:
+        return self.holder is not None and not self.holder.outside
+
+    def _lease_changed(self) -> None:
+        if self.upstream.resolved and self.upstream.governor.budget is not None:
+            self.allowance.apply(self._committer.clock())
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())
@@ -221,6 +237,7 @@ class Probe:
             try:
                 async with self._using:
                     if not work.endpoints:
+                        await self._leave()
                         await self._session.shut()
                     elif self.upstream.resolved:
                         await self._go(work)
@@ -258,9 +275,43 @@ class Probe:
             if upstream.unclosed:
                 return None  # one unanswered connection is enough
         strange = self._reclaimer.strange()
-        return self._schedule.due(
+        work = self._schedule.due(
             now, targets, strange, stopping=self._stopping, stalled=self._session.stalled, holding=self._session.holding
         )
+        return self._with_renewal(work, now)
+
+    def _with_renewal(self, work: Work | None, now: float) -> Work | None:
+        """The same, and the fleet's table is asked first if that is due."""
+        holder = self.holder
+        if holder is None or not self.upstream.resolved or (work is not None and not work.endpoints):
+            return work
+        if work is None and self._stopping and holder.may_leave:
+            return NOTHING_BUT_CLOSE
+        lease = "" if holder.lease is None else holder.lease.name
+        renewal = None
+        if not self._stopping and not self._session.stalled and now >= self._schedule.retry_at:
+            renewal = holder.request(now)
+        if renewal is None:
+            return None if work is None else msgspec.structs.replace(work, lease=lease)
+        if work is None:
+            work = Work(endpoints=self.upstream.endpoints, handshake=self._schedule.handshake)
+        may_list = now >= self._schedule.throttle.free_at and "CLIENT LIST" not in self.upstream.forbidden
+        fencing = self._context.settings.fleet_lease if may_list else 0.0
+        return msgspec.structs.replace(work, lease=lease, renewal=renewal, fencing=fencing)
+
+    async def _leave(self) -> None:
+        """Tell the fleet's table that this host's lease is over, if nothing is held of it."""
+        leaving = None if self.holder is None else self.holder.leaves()
+        if self.holder is None or leaving is None:
+            return
+        work = Work(endpoints=self.upstream.endpoints, lease=leaving[1], leaving=leaving)
+        if self.upstream.endpoints:
+            if not self._session.holding:  # nothing is handed out any more, this one excepted
+                self._context.ledger.overdraw_own(self.upstream.id)
+                self._committer.touch()
+            if await self._session.permit(KNOCK):
+                await self._session.look(work)
+        self.holder.left()
 
     @property
     def _stopping(self) -> bool:
@@ -269,6 +320,8 @@ class Probe:
     async def _sleep(self, now: float) -> None:
         later = min(self._census.held_until(now), self._reclaimer.due_at(now))
         until = self._schedule.until(now, self._reclaimer.targets(), stopping=self._stopping, held_until=later)
+        if self.holder is not None and not self._stopping:
+            until = min(until, max(self.holder.due(), self._schedule.retry_at))
         if self.upstream.hidden and self._reclaimer.targets():
             until = min(until, now + 0.5)
         try:
@@ -282,7 +335,12 @@ class Probe:
         if self._session.stalled and self.outages.blind and self._may_replace():
             await self._session.shut()
             work = msgspec.structs.replace(work, fresh=True)
+        if work.renewal is not None and not await self._session.permit(KNOCK):
+            self._context.ledger.overdraw_own(self.upstream.id)
+            self._committer.touch()
         if not await self._session.permit():
+            if self.holder is not None and work.renewal is not None:
+                self.holder.failed()
             now = self._committer.clock()
             self._schedule.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
             self._context.committer.touch()
@@ -292,6 +350,8 @@ class Probe:
         searching = work.fresh and work.listing and self._context.ledger.servers[self.upstream.id].search
         found = await self._session.look(work)
         now = self._committer.clock()
+        if self.holder is not None and work.renewal is not None:
+            self.holder.looked(work.renewal, found.asked)
         once_more = not work.fresh and not self._session.stalled
         if found.error is not None and once_more and found.error[0] == "unreachable":
             self._schedule.renew = True  # the fault may lie in this connection only
@@ -372,5 +432,6 @@ class Probe:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._leave()
         await self._session.shut()
         self._session.stop()

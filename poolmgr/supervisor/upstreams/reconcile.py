@@ -7,6 +7,7 @@ must never look itself: nothing here waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from poolmgr import wire
@@ -46,6 +47,8 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self._ledger = self._context.ledger
+        self.learned: Callable[[Findings], None] = lambda found: None
+        """Called with the findings of each look. Set once."""
         self.outages = Outages(self._upstream, self._context, self._registry)
         self._asked: dict[tuple[str, str | None, str | None], float] = {}
         """The ways for which other credentials were requested, and when."""
@@ -53,6 +56,7 @@ class Reconciler:
     def note(self, found: Findings, now: float, began: float) -> None:
         """Take health, and when to look again, from a look that began then."""
         upstream = self._upstream
+        self.learned(found)
         if found.server_pid:
             upstream.server_process = found.server_pid, processes.start_time(found.server_pid)
         upstream.address = found.address or upstream.address

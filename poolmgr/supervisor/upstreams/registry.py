@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from poolmgr import wire
+from poolmgr.budget.accounts import Saved
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.addresses import UNUSED, Addresses
@@ -233,6 +234,27 @@ class Registry:
         self.ledger.strike(upstream.id)
         self._roster.totals.forget(upstream.id)
 
+    def settled(self) -> None:
+        """A turn of the ledger is over: what follows for this host's leases of its fleet."""
+        for probe in self.probes.values():
+            if probe.holder is not None:
+                probe.holder.settled()
+
+    @property
+    def leased(self) -> bool:
+        """Whether a lease of a fleet can still be given back: its server is there."""
+        return any(
+            probe.holder is not None and probe.holder.unneeded and probe.upstream.reached and probe.upstream.endpoints
+            for probe in self.probes.values()
+        )
+
+    def saved(self, saved: Saved) -> None:
+        """The snapshot is on disk."""
+        for server in saved.servers:
+            probe = self.probes.get(server.id)
+            if probe is not None and probe.holder is not None:
+                probe.holder.saved(server.lease)
+
     def granted(self, server: str) -> None:
         """A turn has granted us a connection of our own."""
         probe = self.probes.get(server)
@@ -316,6 +338,9 @@ class Registry:
         if said.kind == "nameless" and tag not in upstream.nameless:
             upstream.nameless[tag] = said.detail
             log.warning("member.nameless", extra={"server": upstream.id, "tag": tag, "error": said.detail})
+        holder = self.probes[upstream.id].holder
+        if said.kind in ("gate", "doubt") and holder is not None:
+            holder.asked(tag, shut=said.kind == "gate")
         if said.kind in ("refused", "unreachable"):
             if said.kind == "refused":
                 upstream.refused = True

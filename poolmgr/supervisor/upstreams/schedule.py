@@ -7,15 +7,16 @@ moves its times (:mod:`poolmgr.supervisor.upstreams.reconcile`).
 
 from __future__ import annotations
 
-from collections.abc import Set
+import math
+from collections.abc import Callable, Set
 
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.upstreams.findings import Work
 from poolmgr.supervisor.upstreams.throttle import Throttle
 from poolmgr.supervisor.upstreams.upstream import Upstream
 
-SMALL = 8
-"""Below this budget no connection is kept."""
+SMALL, SMALL_LEASE = 8, 4
+"""Below this budget no connection is kept: of a host's own, and of a lease, which is renewed every few seconds."""
 
 LOOK_EVERY, LIST_EVERY = 2.0, 60.0
 """Seconds between two looks at a server's limits (half of that while the budget may rise), and at its list, which the
@@ -48,6 +49,8 @@ class Schedule:
 
     Args:
         handshake: see :func:`poolmgr.supervisor.upstreams.proof.judge`.
+        leased: whether the budget is a lease of a fleet. Then one host at a time lists for all
+            (:mod:`poolmgr.supervisor.fleet.fencing`), and no audit of our own does.
 
     Attributes:
         retry_at: no look before, unless ``hurry`` is set and the server was reached.
@@ -58,7 +61,10 @@ class Schedule:
         throttle: when a list may be made.
     """
 
-    def __init__(self, upstream: Upstream, ledger: Ledger, handshake: float) -> None:
+    def __init__(
+        self, upstream: Upstream, ledger: Ledger, handshake: float, leased: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._leased = leased
         self._upstream = upstream
         self._ledger = ledger
         self.handshake = handshake
@@ -80,7 +86,8 @@ class Schedule:
         governor = self._upstream.governor
         # A refusal lowers the budget below what was meant; and at a full server no closed connection comes back.
         meant = governor.target if governor.cap is not None else 0
-        return max(self._ledger.servers[self._upstream.id].budget, meant) < SMALL
+        small = SMALL_LEASE if self._leased() else SMALL
+        return max(self._ledger.servers[self._upstream.id].budget, meant) < small
 
     def looked(self, now: float) -> None:
         """The server has been asked for its limits."""
@@ -95,7 +102,8 @@ class Schedule:
     def listed(self, now: float) -> None:
         """The server has been asked for its list."""
         self._listed_at = now
-        self._list_at = now + max(LIST_EVERY, self.throttle.cost / LISTED_SHARE) * self._seldom()
+        every = max(LIST_EVERY, self.throttle.cost / LISTED_SHARE) * self._seldom()
+        self._list_at = now + (math.inf if self._leased() else every)
         self._extra, self._asked = self._asked, False
 
     def list_again(self) -> None:

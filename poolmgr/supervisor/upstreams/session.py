@@ -49,7 +49,12 @@ class AdminSession:
         self._permits = permits
         scope = next(iter(ledger.scopes), "")
         self._inspector = Inspector(
-            ledger.owner.tag, scope, serial, settings.socket_connect_timeout, settings.socket_timeout
+            ledger.owner.tag,
+            scope,
+            serial,
+            settings.socket_connect_timeout,
+            settings.socket_timeout,
+            settings.fleet or "",
         )
         self._ended = ended
         self._thread = DaemonExecutor("poolmgr-probe")

@@ -39,7 +39,7 @@ def summed(rows: Iterable[Row]) -> Summary:
             continue
         key = tag.process, tag.scope
         if key not in found:
-            found[key] = msgspec.structs.replace(tag, serial=0), []
+            found[key] = msgspec.structs.replace(tag, serial=0, lease=""), []
         found[key][1].append(row.id)
     numbers: dict[str, set[int]] = {}
     for (process, _), (_, ids) in found.items():

@@ -81,6 +81,7 @@ def families(reading: Reading) -> Iterator[Metric]:
     unwritten.add_metric([], int(reading.unwritten))
     yield unwritten
     yield from _of_servers(reading)
+    yield from _of_leases(reading.status.servers)
     yield from _of_pools(reading.totals)
 
 
@@ -183,6 +184,50 @@ def _of_servers(reading: Reading) -> Iterator[Metric]:
     yield counter("poolmgr_rotations", "Turns that ended while permits rotate.", lambda s: of(s).rotated)
     yield counter("poolmgr_outages", "Times the server stopped answering.", lambda s: of(s).outages)
     yield counter("poolmgr_permits_unproven", "Permits freed after a wait, not a proof.", lambda s: s.unproven)
+
+
+def _of_leases(servers: Iterable[schema.ServerStatus]) -> Iterator[Metric]:
+    """Of hosts in a fleet. Figures of the fleet as a whole are the same on all its hosts."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    leases = [(server.id, server.lease) for server in servers if server.lease is not None and not server.lease.outside]
+    if not leases:
+        return
+
+    def gauge(name: str, text: str, value: Callable[[schema.LeaseStatus], float | None]) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=["server"])
+        for server, lease in leases:
+            number = value(lease)
+            if number is not None:
+                family.add_metric([server], number)
+        return family
+
+    def counter(name: str, text: str, value: Callable[[schema.LeaseStatus], float]) -> Metric:
+        family = CounterMetricFamily(name, text, labels=["server"])
+        for server, lease in leases:
+            family.add_metric([server], value(lease))
+        return family
+
+    yield gauge("poolmgr_fleet_budget_connections", "Connections of all hosts of the fleet.", lambda held: held.budget)
+    yield gauge("poolmgr_fleet_slack_connections", "Of these, given to no host.", lambda held: held.slack)
+    yield gauge("poolmgr_fleet_hosts", "Hosts that renew their leases.", lambda held: held.hosts)
+    yield gauge("poolmgr_fleet_other_clients", "Clients that are not the fleet's.", lambda held: held.others)
+    yield gauge("poolmgr_lease_grant_connections", "What this host may hold.", lambda held: held.grant)
+    yield gauge("poolmgr_lease_demand_connections", "What this host could use.", lambda held: held.demand)
+    yield gauge("poolmgr_lease_seconds_left", "Until this host's lease ends.", lambda held: held.seconds_left)
+    renewals = CounterMetricFamily("poolmgr_lease_renewals", "Requests, by outcome.", labels=["server", "outcome"])
+    for server, lease in leases:
+        for outcome in ("ok", "table", "old", "fenced", "error"):
+            renewals.add_metric([server, outcome], lease.renewals.get(outcome, 0))
+    yield renewals
+    yield counter("poolmgr_lease_renew_seconds", "Time that these took, together.", lambda held: held.renew_seconds)
+    yield counter("poolmgr_lease_fenced", "Leases of this host that others have proven over.", lambda held: held.fenced)
+    yield counter("poolmgr_lease_gate_shut", "New connections that were not let in.", lambda held: held.gates_shut)
+    yield counter("poolmgr_fleet_tables", "Times that another table was met.", lambda held: held.tables)
+    yield counter("poolmgr_fleet_leases_freed", "Leases that this host has proven over.", lambda held: held.freed)
+    yield counter(
+        "poolmgr_fleet_connections_killed", "Connections that it has killed for that.", lambda held: held.killed
+    )
 
 
 def _of_pools(totals: dict[tuple[str, str], Total]) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.listener import Listener
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.committer import Committer
+from poolmgr.supervisor.fleet.leaseholder import Leaseholder
 from poolmgr.supervisor.upstreams.allowance import ONE_SOCKET
 from poolmgr.supervisor.upstreams.registry import Registry
 from poolmgr.supervisor.upstreams.upstream import Upstream
@@ -39,6 +40,38 @@ def _health(upstream: Upstream) -> schema.HealthStatus:
         unseen = f"it forbids CLIENT LIST: {upstream.forbidden['CLIENT LIST']}"
     return schema.HealthStatus(
         up=known.up, since=known.since, error=known.error, unseen=unseen, unseen_since=known.unseen_since
+    )
+
+
+def _lease(holder: Leaseholder | None, now: float) -> schema.LeaseStatus | None:
+    if holder is None:
+        return None
+    lease = holder.lease
+    answer = None if lease is None else lease.answer
+    left = holder.seconds_left(now)
+    return schema.LeaseStatus(
+        fleet=holder.fleet,
+        name=lease.name if lease is not None else "",
+        table=lease.table if lease is not None else "",
+        grant=lease.word if lease is not None else 0,
+        demand=holder.demand,
+        target=lease.target if lease is not None else 0,
+        wanted=lease is not None and lease.wanted,
+        seconds_left=None if left is None else round(left, 3),
+        budget=answer.budget if answer is not None else None,
+        slack=answer.slack if answer is not None else None,
+        hosts=answer.hosts if answer is not None else None,
+        others=answer.others if answer is not None else None,
+        learning=answer is not None and answer.learning,
+        trouble=holder.trouble,
+        outside=holder.outside,
+        renewals=dict(holder.renewals),
+        renew_seconds=holder.seconds,
+        fenced=lease.fenced if lease is not None else 0,
+        gates_shut=holder.gates_shut,
+        tables=holder.tables,
+        freed=holder.freed,
+        killed=holder.killed,
     )
 
 
@@ -121,6 +154,7 @@ class Queries:
             unproven=upstream.unproven,
             health=_health(upstream),
             members=tuple(self._member(view, member, now) for member in view.members),
+            lease=_lease(self._registry.probes[upstream.id].holder, now),
         )
 
     def _member(self, view: ServerView, member: MemberView, now: float) -> schema.MemberStatus:
@@ -171,6 +205,9 @@ class Queries:
                 "its own are freed after a wait; allow their user CLIENT SETNAME or CLIENT SETINFO "
                 "(ACL SETUSER ... +client|setname +client|setinfo)"
             )
+        holder = self._registry.probes[upstream.id].holder
+        if holder is not None and (why := holder.outside or holder.obstacle(self._committer.clock())):
+            notes.append(why)
         if upstream.neighbours:
             others = sorted(upstream.neighbours.values(), key=lambda known: -known.count)
             pids = ", ".join(f"process {known.pid}" for known in others[:3])

@@ -1,0 +1,6 @@
+"""This host's part of a fleet, at each server: :mod:`poolmgr.fleet` has the rules; here are the shell and the calls.
+
+- ``leaseholder``: the lease of one server in the event loop: what is asked when, and what follows for the ledger.
+- ``table``: the calls to the fleet's table, in a probe's thread.
+- ``fencing``: what one host at a time does for all: prove, audit, count; in the same thread.
+"""
