@@ -15,7 +15,9 @@ from poolmgr.gunicorn import interrupts
 
 interrupts.end_at_once()  # before anything that takes time
 
+import contextlib
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -131,5 +133,24 @@ def on_exit(server: Any) -> None:
         token.release()
 
 
+def _reads_token_files_first(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Nothing is started for a service whose callers could not be told apart. What else is wrong, ``start`` says."""
+
+    def on_starting(server: Any) -> None:
+        if server.app.app_uri == wsgi_app and (_found.worker_token_file or _found.worker_readonly_token_file):
+            with contextlib.suppress(ImportError):
+                from worker import token_files
+
+                try:
+                    with as_workers(server.cfg):
+                        token_files.check(_found)
+                except SettingsError as error:
+                    raise SystemExit(f"Error: {error}") from None
+        start(server)
+
+    return on_starting
+
+
 install(globals())
+globals()["on_starting"] = _reads_token_files_first(on_starting)
 interrupts.raise_exit()

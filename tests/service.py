@@ -276,6 +276,8 @@ class Service:
         given = self.environ.get("WORKER_TOKEN")
         if given:
             return given
+        if file := self.environ.get("WORKER_TOKEN_FILE"):
+            return Path(file).read_text().strip()
         path = self.directory / "token"
         wait_for(path.exists, what="the token's file")
         return path.read_text().strip()

@@ -1,4 +1,5 @@
-"""The token that is made when ``WORKER_TOKEN`` is not set: a file that only this user can read.
+"""The token that is made when neither ``WORKER_TOKEN`` nor ``WORKER_TOKEN_FILE`` is set: a file that only this user
+can read.
 
 The file belongs to the service. Its master holds a shared ``flock`` on it; so does a second master
 during an upgrade. The last master to leave removes it. If a master is killed the file stays, and the next master
@@ -119,7 +120,7 @@ def hold(settings: Settings) -> None:
         SettingsError: the private directory is not ours.
     """
     global _hold
-    if settings.worker_token is not None or _hold is not None:
+    if settings.worker_token or settings.worker_token_file or _hold is not None:
         return
     path, made = path_of(settings), False
     while True:

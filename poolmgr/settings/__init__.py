@@ -75,6 +75,12 @@ def _contradiction(settings: Settings) -> str:
             "WORKER_READONLY_TOKEN equals WORKER_TOKEN, so it would allow everything; "
             "set it to another token, or unset it"
         )
+    for name, text, path in (
+        ("WORKER_TOKEN", settings.worker_token, settings.worker_token_file),
+        ("WORKER_READONLY_TOKEN", settings.worker_readonly_token, settings.worker_readonly_token_file),
+    ):
+        if text is not None and path is not None:
+            return f"{name}_FILE and {name} are both set; unset one of them"
     longest = SOCKET_PATH_MAX - len(EMBEDDED_SUFFIX)
     size = len(os.fsencode(settings.socket))
     if settings.redis_url is None and size > longest:

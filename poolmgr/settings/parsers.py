@@ -6,6 +6,7 @@ more than "not allowed". No parser looks at the machine.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -39,6 +40,16 @@ def seconds(*, zero: bool, most: float = 31_536_000.0) -> Callable[[str], float]
         return value
 
     return parse
+
+
+FOREVER = "forever"
+
+
+def seconds_or_forever(text: str) -> float:
+    return math.inf if text.lower() == FOREVER else _seconds(text)
+
+
+_seconds = seconds(zero=True)
 
 
 def one_of(*words: str) -> Callable[[str], str]:
@@ -181,6 +192,14 @@ def socket_path(text: str) -> str:
     size = len(os.fsencode(text))
     if size > SOCKET_PATH_MAX:
         raise ValueError(f"it is {size} bytes long")
+    if text.endswith("/"):
+        raise ValueError("it is a directory")
+    return text
+
+
+def file_path(text: str) -> str:
+    if "\0" in text or not text.startswith("/"):
+        raise ValueError("it is not an absolute path")
     if text.endswith("/"):
         raise ValueError("it is a directory")
     return text

@@ -168,7 +168,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         3.0,
         "POOLMGR_LINGER",
         "seconds the supervisor outlives its last client; at most 3 if that client ended in good order, "
-        "0 after a service",
+        "0 after a service; `forever`: it ends at SIGTERM only",
+        parse=parsers.seconds_or_forever,
+        allowed="a number of seconds, 0 or more, or forever",
     )
     autostart: bool = setting(True, "POOLMGR_AUTOSTART", "start a supervisor if there is none; 0 where systemd does it")
     metrics: str | None = setting(
@@ -204,6 +206,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         secret="whole",
         example="a-long-random-text",
     )
+    worker_token_file: str | None = setting(
+        None,
+        "WORKER_TOKEN_FILE",
+        "a file with that token, for secrets that containers get as files; it is read again when it changes",
+        parse=parsers.file_path,
+        allowed="an absolute path",
+        default_text="none",
+        example="/run/secrets/worker-token",
+    )
     worker_readonly_token: str | None = setting(
         None,
         "WORKER_READONLY_TOKEN",
@@ -213,6 +224,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_text="none",
         secret="whole",
         example="another-long-random-text",
+    )
+    worker_readonly_token_file: str | None = setting(
+        None,
+        "WORKER_READONLY_TOKEN_FILE",
+        "a file with the second token",
+        parse=parsers.file_path,
+        allowed="an absolute path",
+        default_text="none",
+        example="/run/secrets/worker-readonly-token",
     )
     worker_readonly_scripts: bool = setting(
         False, "WORKER_READONLY_SCRIPTS", "1: the read-only token may run EVAL_RO, EVALSHA_RO and FCALL_RO"

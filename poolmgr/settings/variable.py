@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable
 from typing import Any, Literal, Union, get_args, get_origin
@@ -69,7 +70,7 @@ class Variable(msgspec.Struct, frozen=True):
         if isinstance(value, dict):
             return ",".join(f"{key}={number}" for key, number in value.items())
         if isinstance(value, float):
-            return f"{value:g}"
+            return parsers.FOREVER if value == math.inf else f"{value:g}"
         return str(value)
 
     def show_wrong(self, text: str) -> str:

@@ -1,14 +1,15 @@
 """The supervisor put together: restored from the snapshot, open to members, ended when no client is left.
 
 Each part has a file of its own; this one connects them and decides when the process ends. It ends by itself only with
-nothing charged and nothing in quarantine, and then leaves no file behind. On SIGTERM it ends at once: the snapshot says
-everything to its successor.
+nothing charged and nothing in quarantine, and then leaves no file behind; not at all with ``POOLMGR_LINGER=forever``.
+On SIGTERM it ends at once: the snapshot says everything to its successor.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 import socket
@@ -71,6 +72,7 @@ class Supervisor:
     ) -> None:
         self.settings = settings
         self.path = singleton.path
+        self._stays = settings.linger == math.inf  # it ends by a signal only
         self.notes: list[str] = []
         self.astray = ""
         """Why new processes cannot find us; empty: they can."""
@@ -123,7 +125,7 @@ class Supervisor:
         )
         self.watch.gone = self.registrar.gone
         self.listener = Listener(listener, self.registrar, descriptors=limit, group=group, came=self._link_came)
-        self._alone_since: float | None = self.started + FIRST_CLIENT
+        self._alone_since: float | None = None if self._stays else self.started + FIRST_CLIENT
         self.footprints = Footprints()
         self._queries = Queries(
             self.path, self.ledger, self.committer, self.registry, self.roster, self.footprints, self.listener,
@@ -207,7 +209,7 @@ class Supervisor:
 
     def _link_closed(self, link: Link) -> None:
         self.listener.links.discard(link)
-        if not self.listener.links and self._alone_since is None:
+        if not self.listener.links and self._alone_since is None and not self._stays:
             linger = min(self.settings.linger, BRIEFLY) if self.registrar.left else self.settings.linger
             if self.registrar.service_left:
                 linger = 0.0

@@ -185,3 +185,28 @@ def test_a_cleaner_of_tmp_leaves_it_alone(below: Path, tmp_path: Path) -> None:
         wait_for(lambda: nothing_is_left(service), 10)
     finally:
         service.clean_up()
+
+
+def test_a_token_from_a_file_is_followed_by_all_workers_and_no_file_is_made(
+    make: Callable[..., Service], server: RedisServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("token-of-monday\n")
+    service = make(redis_url=server.url, environ={"WORKER_TOKEN": None, "WORKER_TOKEN_FILE": str(secret)}).start()
+    assert lets_in(service, "token-of-monday")
+    (tmp_path / "new").write_text("token-of-tuesday\n")
+    (tmp_path / "new").rename(secret)
+    wait_for(lambda: all(answered(service, "token-of-tuesday") for _ in range(6)), 10)
+    wait_for(lambda: not any(answered(service, "token-of-monday") for _ in range(6)), 10)
+    secret.write_text("")
+    wait_for(lambda: answered(service, "token-of-tuesday") and service.events("worker.token_file"), 10)
+    headers = {"Authorization": "Bearer token-of-monday"}
+    assert service.post(["PING"], headers=headers).status == 401
+    lose_a_worker(service)
+    assert service.post(["PING"], headers=headers).status == 503, "a token that was replaced does not come back"
+    assert not (service.directory / "token").exists()
+    assert "token-of" not in service.log
+
+
+def answered(service: Service, token: str) -> bool:
+    return service.post(["PING"], headers={"Authorization": f"Bearer {token}"}).status == 200

@@ -6,6 +6,8 @@ import contextlib
 import time
 from pathlib import Path
 
+import pytest
+
 from poolmgr import wire
 from tests.debugger import held
 from tests.fake_member import FakeMember, Members, endpoint_of
@@ -43,6 +45,24 @@ def test_it_lingers_for_a_member_that_comes_back(supervisor: Start, redis_server
     first.kill()
     assert running.wait() == 0
     assert watch.seconds() > 0.3 and watch.fair() < 3
+
+
+@pytest.mark.parametrize("last", ["none came", "a member", "a service"])
+def test_one_that_lingers_forever_outlives_its_last_client(pair: Pair, last: str) -> None:
+    """As a container of its own: an end there would be a failure, and each start another one."""
+    hasty = "supervisor.FIRST_CLIENT=0.2 supervisor.BRIEFLY=0.2"
+    running, server = pair(POOLMGR_LINGER="forever", HASTY=hasty)
+    if last != "none came":
+        master = running.member()
+        member, _ = joined(running, server)
+        member.send(wire.Bye())
+        wait_for(lambda: running.events("member.left"))
+        if last == "a service":
+            master.send(wire.Bye())
+        master.close()
+    time.sleep(1.2)  # it looks for its end twice a second
+    assert running.running, running.events()
+    assert running.terminate() == 0
 
 
 # ---- ends of members ------------------------------------------------------------------------------------

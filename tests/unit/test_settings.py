@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from pathlib import Path
@@ -69,6 +70,8 @@ def test_a_variable_set_to_nothing_means_its_default():
         ("REDIS_POOL_TIMEOUT", "1e-3", "pool_timeout", 0.001),
         ("REDIS_POOL_ORDER", "LIFO", "pool_order", "lifo"),
         ("POOLMGR_AUTOSTART", "no", "autostart", False),
+        ("POOLMGR_LINGER", "2.5", "linger", 2.5),
+        ("POOLMGR_LINGER", "Forever", "linger", math.inf),
         ("POOLMGR_METRICS", "off", "metrics", None),
         ("POOLMGR_METRICS", "[::1]:9108", "metrics", "[::1]:9108"),
         ("WORKER_MAX_BODY", "2M", "worker_max_body", 2 << 20),
@@ -114,6 +117,7 @@ def test_values_that_are_allowed(name, text, attribute, value):
         ("POOLMGR_SOCKET", "relative/path"),
         ("POOLMGR_SOCKET", "/a/directory/"),
         ("POOLMGR_LINGER", "-1"),
+        ("POOLMGR_LINGER", "inf"),
         ("POOLMGR_AUTOSTART", "maybe"),
         ("POOLMGR_METRICS", "9108"),
         ("POOLMGR_METRICS", "localhost:99999"),
