@@ -66,6 +66,7 @@ class FakePermits:
         self.unreached = self.left = False
         self.out: dict[int, bool] = {}
         self.closing: list[FakePermit] = []
+        self.claimants: set[FakeClaimant] = set()
         self.troubles: list[tuple[str, str]] = []
         self.refused = 0
         self.most = 0
@@ -76,10 +77,12 @@ class FakePermits:
 
     def shut_out(self, gate: Gate, why: str) -> None: ...
 
-    def take(self) -> FakePermit | None:
-        if len(self.out) >= self.limit:
+    def take(self, claimant: FakeClaimant | None = None) -> FakePermit | None:
+        """As the member's: who waits by itself comes first."""
+        before = 0 if claimant is not None else len(self.claimants)
+        if len(self.out) + before >= self.limit:
             self.sweep()
-        if len(self.out) >= self.limit:
+        if len(self.out) + before >= self.limit:
             self.refused += 1
             return None
         permit = FakePermit(self, next(self._serials))
@@ -150,17 +153,18 @@ class FakeClaimant:
     def __init__(self, permits: FakePermits, timeout: float | None) -> None:
         self.permits = permits
         self.until = time.monotonic() + min(60 if timeout is None else timeout, 60)
+        permits.claimants.add(self)
 
     def look(self) -> FakePermit | float:
         if self.permits.outage is not None:
             raise ServerDownError("down")
-        permit = self.permits.take()
+        permit = self.permits.take(self)
         if permit is None and time.monotonic() >= self.until:
             raise ConnectionPoolTimeoutError("no permit", reason="budget")
         return 0.002 if permit is None else permit
 
     def leave(self) -> None:
-        pass
+        self.permits.claimants.discard(self)
 
 
 class FakeMember:

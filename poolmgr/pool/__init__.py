@@ -1,8 +1,8 @@
 """What pools of every flavour share. The pool for threads and greenlets is in ``sync``, the one for asyncio in ``aio``;
 a further flavour derives from ``base.BasePool``.
 
-- Who gets the next connection: ``queue``. How a caller waits for it: ``waiting``; why it is refused: ``refusal``; how
-  long a request has waited: ``request_wait``.
+- Who gets the next connection: ``queue``; which part of a pool, if event loops share it: ``parts``. How a caller waits:
+  ``waiting``; why it is refused: ``refusal``; how long a request has waited: ``request_wait``.
 - Whether a connection is taken in, lent again, closed: ``admission``; when it falls due: ``housekeeping``; what the
   pool keeps on it: ``entry``.
 - What the member asks, what a user changes while the pool is in use, what a fork does to it: ``base``, ``fork``; what

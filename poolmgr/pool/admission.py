@@ -50,6 +50,15 @@ def welcome(pool: Host, connection: Any) -> None:
     pool._call(pool.hooks.created, connection)
 
 
+def opened(pool: Host, ticket: Ticket, connection: Any, seconds: float) -> None:
+    """A connection is there, for a caller or for the queue. While a caller opened it for itself, ``max_connecting`` may
+    have kept the pool from opening the next one."""
+    pool._core.opened(ticket, seconds)
+    welcome(pool, connection)
+    if pool._queue and not ticket.background:
+        pool._advance()
+
+
 def arrived(pool: Host, ticket: Ticket, connection: Any) -> None:
     """A connection opened for the queue is ready."""
     if pool._core.closed is not None:

@@ -16,7 +16,7 @@ import pytest
 import redis.asyncio
 
 from poolmgr.asyncio import ConnectionPool
-from poolmgr.pool.aio.errand import RESERVED
+from poolmgr.pool.parts import RESERVED
 from poolmgr.pool.waiting import SLICE
 from tests.helpers import RedisServer, wait_for
 from tests.permits import FakeMember

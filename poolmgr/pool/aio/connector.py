@@ -43,8 +43,7 @@ async def made(shard: Shard, ticket: Ticket, deadline: float = INFINITY) -> Any:
     except BaseException:
         await connection.disconnect()
         raise
-    shard._core.opened(ticket, monotonic() - started)
-    admission.welcome(shard, connection)
+    admission.opened(shard, ticket, connection, monotonic() - started)
     shard._count(ConnectionState.IDLE, 1)
     if recorder._async_metrics_collector is not None:
         await recorder.record_connection_create_time(pool, monotonic() - started)
@@ -139,6 +138,7 @@ def take_back(shard: Shard, connection: Any, *, listened: bool) -> None:
     shard._count(ConnectionState.USED, -1)
     if connection._eager and connection._stream is not None:
         connection._stream.stirred = True
+    shard.make_room()
     reason = admission.flaw(shard, connection)
     if not reason and (listened or getattr(connection, "_re_auth_token", None) is not None):
         if shard.soon(lambda: dispatched(shard, connection)):
@@ -156,6 +156,7 @@ async def dispatched(shard: Shard, connection: Any) -> None:
         pool = shard.home()
         if pool is not None:
             await pool._event_dispatcher.dispatch_async(AsyncAfterConnectionReleasedEvent(connection))
+            shard.make_room()
             reason = admission.flaw(shard, connection)
     except Exception as error:
         log.warning("pool.release_listener_failed", extra={"pool": shard.name, "error": str(error)})

@@ -246,6 +246,7 @@ class ConnectionPool(Shards):
         self._ceiling, self.min_idle = housekeeping.bounds(self._ceiling, self.min_idle, max_connections, min_idle)
         for shard in tuple(self._shards):
             shard.resize(max_connections=self._ceiling, min_idle=self.min_idle)
+        self._shrink()
 
     def _lent_in(self, loop: object, keys: Collection[str]) -> int:
         if not any(permits.endpoint.key in keys for permits in self._origin.known):

@@ -22,12 +22,13 @@ from redis.observability.attributes import ConnectionState, get_pool_name
 from poolmgr.errors import PoolmgrError
 from poolmgr.member.core.bounds import ANSWER
 from poolmgr.member.ports import Claimant, Permit
+from poolmgr.native import monotonic
 from poolmgr.pool import admission, housekeeping
 from poolmgr.pool.aio.aside import aside
-from poolmgr.pool.aio.errand import RESERVED
 from poolmgr.pool.aio.finish import finish
 from poolmgr.pool.base import BasePool, teller
-from poolmgr.pool.queue import LEFT, PoolCore, Ticket
+from poolmgr.pool.parts import RESERVED, Part, is_served
+from poolmgr.pool.queue import LEFT, NEVER, PoolCore, Ticket, Waiter
 from poolmgr.pool.stats import Stats
 
 
@@ -107,6 +108,8 @@ class Shard(BasePool):
         """When this loop last got what another one had (monotonic seconds)."""
         self.reserved_until = 0.0
         """Other loops do not grow before that, since this one is about to."""
+        self.looks_at = NEVER
+        """When the head of its queue looks whether it may have what another loop's tasks could use."""
         self._claimant: Claimant | None = None
         self._size = 0
         """As the other loops know it."""
@@ -120,7 +123,7 @@ class Shard(BasePool):
         super()._advance(may_open)
         pool._receive()
         pool._fetch(self)
-        if (self.reserved_until or self.errand is not None) and not pool._has_none(self):
+        if (self.reserved_until or self.errand is not None) and is_served(self.part()):
             self._settle()
         self._tell_smaller(pool)
 
@@ -135,6 +138,47 @@ class Shard(BasePool):
         pool = self.home()
         if pool is not None and len(pool._shards) > 1:
             self._tell_smaller(pool)
+
+    # ---- what the parts of the pool decide by ------------------------------------------------------
+
+    def head(self) -> Waiter | None:
+        """The first task of its own that waits."""
+        for waiter in tuple(self._queue):
+            if waiter.fate is None and not waiter.elsewhere:
+                return waiter
+        return None
+
+    def part(self) -> Part:
+        """What is known of it now."""
+        core = self._core
+        head = self.head() if self._queue else None
+        sent = self.errand
+        return Part(
+            len(core.places),
+            core.ceiling,
+            len(core.idle),
+            len(core.opening),
+            None if head is None else head.since,
+            head is not None and core.starved and not self.answer_is_due(),
+            core.closed is not None,
+            sent is not None and sent.fate is None,
+            self.got_at,
+            self.reserved_until,
+            core.connect_time,
+            core.retry_at,
+        )
+
+    def call_head(self, *, anew: bool = False) -> None:
+        """Have the first of its tasks look.
+
+        Args:
+            anew: there may be a permit.
+        """
+        if anew:
+            self._core.starved = False
+        head = self.head()
+        if head is not None:
+            head.wake()
 
     # ---- what another loop has lost for this one ---------------------------------------------------
 
@@ -175,6 +219,16 @@ class Shard(BasePool):
         claimant, self._claimant = self._claimant, None
         if claimant is not None:
             claimant.leave()
+
+    def make_room(self) -> None:
+        """Find out how many connections it may have."""
+        pool = self.home()
+        if pool is not None and len(pool._shards) > 1:
+            pool._make_room(self)
+
+    def _remind(self) -> None:
+        if self._queue and self._due(monotonic()) < NEVER:
+            self.call_head()
 
     def _due(self, now: float) -> float:
         pool = self.home()
@@ -280,6 +334,7 @@ class Shard(BasePool):
     def _give_back(self, connection: Any) -> None:
         if connection._loan:
             connection._loan.pop()
+            self.make_room()
             admission.keep(self, connection, admission.flaw(self, connection))
 
     def _count(self, state: ConnectionState, change: int) -> None:

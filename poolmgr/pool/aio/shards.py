@@ -1,6 +1,7 @@
 """A pool's shards: one in each event loop in which it is used; what is asked of the pool is asked of all together.
 
-The member knows the pool only. A loop that is closed without a goodbye is found at the next look.
+:mod:`poolmgr.pool.parts` decides what one loop gets of another; here it is carried out. The member knows the pool only.
+A loop that is closed without a goodbye is found at the next look.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 from poolmgr.member.ports import Usage
 from poolmgr.native import monotonic
-from poolmgr.pool import housekeeping
-from poolmgr.pool.aio import errand
+from poolmgr.pool import housekeeping, parts
 from poolmgr.pool.aio.errand import Errand
 from poolmgr.pool.aio.redis_interface import RedisInterface
 from poolmgr.pool.aio.shard import Shard
-from poolmgr.pool.queue import Granted, Served, Ticket
+from poolmgr.pool.parts import Part, Return
+from poolmgr.pool.queue import Ticket
 from poolmgr.pool.stats import Stats, Tally, snapshot
 from poolmgr.wire import Counters
 
@@ -77,25 +78,19 @@ class Shards(RedisInterface):
             for shard in self._by_age():
                 shard._advance(may_open=False)
 
+    def _parts(self, but: Shard | None = None) -> list[tuple[Part, Shard]]:
+        """What is known of each loop's part now."""
+        return [(shard.part(), shard) for shard in tuple(self._shards) if shard is not but]
+
     def _by_age(self) -> list[Shard]:
         """All shards in which tasks wait; first that of the task that has waited longest."""
-        waiting = [(waiter.since, shard) for shard in tuple(self._shards) if (waiter := errand.head(shard._core))]
-        return [shard for _, shard in sorted(waiting, key=lambda one: one[0])]
+        return parts.in_turn(self._parts())
 
     def _make_room(self, shard: Shard) -> None:
-        """The ceiling is for all loops together. This one does not grow while another one has yet to take what it was
-        given: unless this one was given something too, or they would keep each other waiting. Then the first comes
-        first."""
+        """How many connections this loop may have now."""
         self._bury_closed()
-        others = [other for other in tuple(self._shards) if other is not shard]
-        room = max(0, self._ceiling - sum(other._core.size for other in others))
-        now, size = monotonic(), shard._core.size
-        given = [other.reserved_until for other in others if now < other.reserved_until and self._has_none(other)]
-        if now < shard.reserved_until:
-            room = max(min(room, size), room - sum(until < shard.reserved_until for until in given))
-        elif given:
-            room = min(room, size)
-        shard._core.ceiling = room
+        others = [part for part, _ in self._parts(but=shard)]
+        shard._core.ceiling = parts.room(shard.part(), others, self._ceiling, monotonic())
 
     def _pass_on(self, shard: Shard) -> None:
         """A connection of this loop has ended: it may be the turn of the others."""
@@ -103,41 +98,28 @@ class Shards(RedisInterface):
             if other is not shard:
                 other._advance(may_open=False)
 
-    @staticmethod
-    def _has_none(shard: Shard) -> bool:
-        """Whether its tasks wait, and nothing is on its way to them."""
-        core = shard._core
-        return not core.idle and not core.opening and core.closed is None and errand.head(core) is not None
-
-    def _lacks(self, shard: Shard) -> bool:
-        """Whether its tasks wait for something that only others can give."""
-        core = shard._core
-        if not self._has_none(shard):
-            return False
-        return core.size >= core.ceiling or (core.starved and not shard.answer_is_due())
-
     def _patience(self, shard: Shard, now: float) -> float:
         """Seconds until a task of this loop may have what other loops' tasks could use; infinity: it need not."""
-        waiter = errand.head(shard._core) if len(self._shards) > 1 else None
-        if waiter is None or not self._lacks(shard):
-            return float("inf")
-        if shard.errand is not None and shard.errand.fate is None:
-            return float("inf")
-        return errand.patience(shard._core, waiter, shard.got_at, now)
+        wait = parts.patience(shard.part(), now) if len(self._shards) > 1 and shard._queue else parts.NEVER
+        shard.looks_at = now + wait
+        return wait
 
     def _fetch(self, shard: Shard) -> None:
         """What is idle in another loop is closed for a task that waits in this one; or the next one that comes back."""
-        now = monotonic()
-        waiter = errand.head(shard._core)
-        if waiter is None or self._patience(shard, now) > 0:
+        now, part = monotonic(), shard.part()
+        wait = parts.patience(part, now)
+        if now + wait < shard.looks_at:
+            shard.looks_at = now + wait
+            shard.call_head()  # it sleeps for longer
+        if part.since is None or wait > 0:
             return
-        others = [other for other in tuple(self._shards) if other is not shard]
-        if any(other.shed(1) for other in others):
+        others = self._parts(but=shard)
+        if self._close_idle(others, 1):
             shard.give(now)
             shard._advance(may_open=False)
             return
-        shard.errand = sent = Errand(waiter.since, shard, self._errands)
-        for other in others:
+        shard.errand = sent = Errand(part.since, shard, self._errands)
+        for _, other in others:
             other._core.insert(sent)
             other._advance(may_open=False)
 
@@ -148,29 +130,56 @@ class Shards(RedisInterface):
                 sent = self._errands.popleft()
             except IndexError:
                 return
-            got, sender = sent.brought(), sent.sender()
-            if got is None:  # a connection could be opened for it: by its task, in its loop
-                waiter = None if sender is None else errand.head(sender._core)
-                if waiter is not None:
-                    waiter.wake()
-                continue
-            if isinstance(got, Served):
-                holder = got.connection._shard
-                if sender is None or sender.loop.is_closed() or not self._lacks(sender):
-                    holder._idle.append(got.connection)
-                    if holder._queue:
-                        holder._advance(may_open=False)
-                else:
-                    sender.give(monotonic())
-                    holder._dispose(got.connection, "recalled")
-            elif isinstance(got, Granted):
-                for shard in tuple(self._shards):
-                    place = shard._core.places.get(got.ticket.serial)
-                    if place is not None and place() is got.ticket:
-                        shard._core.drop(got.ticket)
-                        shard._advance(may_open=False)
-            if sender is not None:
+            brought: Any = sent.brought()
+            sender: Any = sent.sender()
+            if sender is not None and sender.loop.is_closed():
+                sender = None
+            what = parts.came_back(brought, None if sender is None else sender.part(), monotonic())
+            if what is Return.OPEN:
+                sender.call_head(anew=True)
+            elif what is Return.KEEP:
+                self._keep(brought.connection)
+            elif what is Return.CLOSE:
+                sender.give(monotonic())
+                brought.connection._shard._dispose(brought.connection, "recalled")
+            elif what is Return.HAND_OVER:
+                sender.give(monotonic())
+                self._drop(brought.ticket)
+                sender.call_head(anew=True)
+            elif what is Return.DROP:
+                self._drop(brought.ticket)
+            if sender is not None and brought is not None:
                 sender._advance(may_open=False)
+
+    def _keep(self, connection: Any) -> None:
+        """It lies idle in its own loop again."""
+        holder = connection._shard
+        holder._idle.append(connection)
+        if holder._queue:
+            holder._advance(may_open=False)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """No connection is opened with it."""
+        for shard in tuple(self._shards):
+            place = shard._core.places.get(ticket.serial)
+            if place is not None and place() is ticket:
+                shard._core.drop(ticket)
+                shard._advance(may_open=False)
+
+    def _close_idle(self, among: list[tuple[Part, Shard]], count: int, reason: str = "recalled") -> int:
+        """Close so many idle connections; how many were closed."""
+        given = parts.gives([part for part, _ in among], count)
+        taken = [housekeeping.oldest_idle(shard, some) for (_, shard), some in zip(among, given, strict=True)]
+        return sum(shard._dispose_all(found, reason) for (_, shard), found in zip(among, taken, strict=True))
+
+    def _shrink(self) -> None:
+        """Close what all loops together have above the ceiling: idle ones now, lent ones when they come back."""
+        among = self._parts()
+        if len(among) > 1:
+            self._close_idle(among, sum(part.size for part, _ in among) - self._ceiling, "resized")
+            for _, shard in among:
+                self._make_room(shard)
+                shard._dispose_all(housekeeping.above_ceiling(shard), "resized")
 
     # ---- what its member asks (:class:`poolmgr.member.ports.PoolPort`) -----------------------------
 
@@ -219,10 +228,7 @@ class Shards(RedisInterface):
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections; how many were closed."""
         self._bury_closed()
-        closed = 0
-        for shard in tuple(self._shards):
-            closed += shard.shed(count - closed)
-        return closed
+        return self._close_idle(self._parts(), count)
 
     def tick(self, now: float) -> float:
         """Do what is due now; seconds until the next tick."""

@@ -38,8 +38,7 @@ def made(pool: RedisInterface, ticket: Ticket, deadline: float = INFINITY) -> An
     except BaseException:
         connection.disconnect()
         raise
-    pool._core.opened(ticket, monotonic() - started)
-    admission.welcome(pool, connection)
+    admission.opened(pool, ticket, connection, monotonic() - started)
     pool._count(ConnectionState.IDLE, 1)
     if recorder._metrics_collector is not None:
         recorder.record_connection_create_time(connection_pool=pool, duration_seconds=monotonic() - started)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poolmgr.pool import parts
+
 if TYPE_CHECKING:
     from tests.simulation.tasks.loop import Loop
     from tests.simulation.tasks.world import World
@@ -22,6 +24,8 @@ class Checks:
         self.callers: list[tuple[Loop, Any]] = []
         """Those in a queue, and the loop of each."""
         self._idle_since: dict[str, float] = {}
+        self._size = 0
+        """Of the pool, at the last look."""
 
     # ---- a connection ----------------------------------------------------------------------------
 
@@ -59,21 +63,36 @@ class Checks:
             core = shard._core
             if core.waiting and core.idle:
                 world.violated(f"a connection lies idle beside a waiter: {core}")
+        size, ceiling = sum(shard._core.size for shard in world.pool._shards), world.pool.max_connections
+        if size > ceiling and size > self._size:
+            world.violated(f"the loops together have grown above the ceiling of {ceiling}: {[s._core for s in shards]}")
+        self._size = size
         over = sum(shard._core.size - shard._core.lent - len(shard._core.opening) for shard in shards)
-        self._lasts("more connections than the ceiling", over > world.pool.max_connections)
+        self._lasts("more connections than the ceiling", over > ceiling)
+        self._lasts("one loop has an idle connection, another one's task waits with nothing", self._is_hoarded(shards))
         self._lasts("a permit is free, and a waiter waits", world.free() > 0 and self._could_open(shards))
         permits = world.member.permits
         claims = [] if permits is None else [c for c in permits.claimants if c.by_itself()]
         self._lasts("a permit is free, and one that reconnects waits", world.free() > 0 and bool(claims))
 
+    def _is_hoarded(self, shards: list[Any]) -> bool:
+        """It costs a connect, so a task that has waited for less than some has no right to it."""
+        now = self.world.now
+        worth = [parts.WORTH * shard._core.connect_time for shard in shards]
+        starving = [
+            shard for shard, pause in zip(shards, worth, strict=True)
+            if shard._core.size == 0 and shard._core.waiting and shard._core.closed is None
+            and now >= shard._core.retry_at and (head := shard.head()) is not None and now > head.since + pause
+            and now > shard.got_at + pause and not self.world.free()
+        ]  # fmt: skip
+        return bool(starving) and any(shard._core.idle for shard in shards)
+
     def _could_open(self, shards: list[Any]) -> bool:
         pool = self.world.pool
         room = sum(shard._core.size for shard in pool._shards) < pool.max_connections
         claims = 0 if self.world.member.permits is None else len(self.world.member.permits.claimants)
-        kept = any(shard.reserved_until > self.world.now for shard in pool._shards)  # for a loop that is about to open
         return (
             room
-            and not kept
             and self.world.free() > claims
             and any(
                 shard._core.waiting and not shard._core.opening and self.world.now >= shard._core.retry_at + PROMPT

@@ -41,6 +41,9 @@ INSTANT = 1e-7
 STUCK = 100_000
 """Callbacks at one time, after which something turns for ever."""
 
+ENDLESS = 10_000
+"""Looks at the clock within one callback, after which it turns for ever."""
+
 
 class Violation(Exception):
     """Something that must hold did not."""
@@ -88,7 +91,7 @@ class World:
         self.member = Member(self, rng.randint(1, 4))
         member: Any = self.member
         self.checks = Checks(self)
-        self.steps = self.cancelled = 0
+        self.steps = self.cancelled = self._glances = 0
         self.loops: list[Loop] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.struck: set[asyncio.Task[None]] = set()
@@ -116,6 +119,14 @@ class World:
     @property
     def now(self) -> float:
         return self.clock.now
+
+    def glance(self) -> float:
+        """The time, for the pool's code: a callback that asks for it again and again never ends."""
+        self._glances += 1
+        if self._glances > ENDLESS:
+            self.violated("a callback does not come to an end")
+            raise Violation(self.failing)
+        return self.now
 
     @property
     def running(self) -> Loop | None:
@@ -264,6 +275,7 @@ class World:
 
     def step(self, until: float) -> bool:
         """The next thing that happens; False if nothing does before that time."""
+        self._glances = 0
         busy = [loop for loop in self.loops if loop.busy()]
         if busy:
             self.steps += 1
@@ -327,7 +339,7 @@ def _arranged(world: World, seed: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, module in tuple(sys.modules.items()):
             if name.startswith("poolmgr.pool") and vars(module).get("monotonic") is native.monotonic:
-                stack.enter_context(patch.object(module, "monotonic", lambda: world.now))
+                stack.enter_context(patch.object(module, "monotonic", world.glance))
         for module in (claims, shell):
             stack.enter_context(patch.object(module, "aside", _aside))
         stack.enter_context(patch.object(Log, "_note", lambda *line: None))
