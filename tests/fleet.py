@@ -121,6 +121,15 @@ class Host:
         self.workers.clear()
         wait_for(lambda: self.supervisor.process.poll() is not None, 20, what="the supervisor ends")  # type: ignore[union-attr]
 
+    def reap(self) -> None:
+        """All of it has been killed, or is now."""
+        for worker in self.workers:
+            worker.stop()
+        self.workers.clear()
+        if self.supervisor.process is not None:
+            self.supervisor.process.kill()
+            self.supervisor.process.wait(10)
+
     def stop(self) -> None:
         """Whatever state it is in."""
         with contextlib.suppress(ProcessLookupError, AssertionError):

@@ -129,6 +129,8 @@ class RedisServer:
         self.options = {name.replace("_", "-"): str(value) for name, value in options.items()}
         self.password = self.options.get("requirepass")
         self.process: subprocess.Popen[bytes] | None = None
+        self.before: list[str] = []
+        """What its program is run with: ``nsenter ...``."""
         self.log = Path(self.path + ".log")
 
     @property
@@ -164,7 +166,11 @@ class RedisServer:
             "enable-debug-command": "local",
             **self.options,
         }
-        command = [self.binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        command = [
+            *self.before,
+            self.binary,
+            *(word for name, value in settings.items() for word in (f"--{name}", value)),
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(self._answers, 10, what=f"{command[0]} answers, log: {self.log.read_text()[-500:]}")

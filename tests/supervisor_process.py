@@ -45,7 +45,7 @@ class SupervisorProcess:
                     *self.command,
                     sys.executable,
                     "-m",
-                    "tests.hasty_supervisor" if environ.keys() & {"HASTY", "NAMES"} else "poolmgr.supervisor",
+                    _module(environ),
                 ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
                 stdin=subprocess.DEVNULL,
@@ -154,3 +154,9 @@ def joined(running: SupervisorProcess, at: RedisServer | wire.Endpoint, **fields
     member = running.member().hello(endpoint, **fields)
     member.until(lambda m: m.limits, what="a first limit")
     return member, member.resolved[endpoint.key]
+
+
+def _module(environ: Mapping[str, str]) -> str:
+    if environ.get("OFF"):
+        return "tests.fleet_supervisor"
+    return "tests.hasty_supervisor" if environ.keys() & {"HASTY", "NAMES"} else "poolmgr.supervisor"

@@ -1,0 +1,408 @@
+"""The fleet's oracle: hosts in namespaces of their own, a real server with room for exactly the budget, and faults.
+
+Every two seconds something happens. What the server rejects, and what fails though no fault explains it, is a finding.
+``python -m tests.fleet_oracle --seconds 300 --seed 7`` runs it, as root; ``--off gate`` switches a rule off.
+
+A host is a network, a process and a UTS namespace with a supervisor and two workers, one of threads and one of tasks.
+Each host's network is joined to a bridge in a namespace where the server listens; nothing of the machine's own network
+is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from poolmgr.fleet import script
+from tests import fleet
+from tests.fleet import LEASE, Host
+from tests.helpers import RedisServer, wait_for
+
+BUDGET = 24
+OBSERVERS = 2
+HOSTS = 4
+EVERY = 2.0
+PORT = 6379
+GRACE = 3 * LEASE + 6
+"""Seconds after a fault's end for which its host's requests may still fail: it has to be fenced, and to join."""
+
+
+class Namespace:
+    """A network, process, mount and UTS namespace of its own; its first process ends all others with it."""
+
+    def __init__(self, name: str) -> None:
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "--pid", "--uts", "--mount", "--fork", "--kill-child", "--mount-proc",
+             "sh", "-c", f"hostname {name} && ip link set lo up && echo ready && exec sleep infinity"],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"ready\n"
+        self.pid = int(Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()[0])
+        self._space = os.readlink(f"/proc/{self.pid}/ns/pid")
+
+    @property
+    def enter(self) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "--net", "--pid", "--uts", "--mount"]
+
+    def run(self, *words: str) -> None:
+        """In its network. Process numbers are those of outside."""
+        subprocess.run(["nsenter", "-t", str(self.pid), "--net", *words], check=True)
+
+    def pids(self) -> list[int]:
+        """Its processes, but for the first, as this namespace numbers them."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and int(entry) != self.pid:
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{entry}/ns/pid") == self._space:
+                        found.append(int(entry))
+        return found
+
+    def signal(self, number: signal.Signals, *, only: str = "") -> None:
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                if only.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, number)
+
+    def end(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
+        assert self.holder.stdout is not None
+        self.holder.stdout.close()
+
+
+class Member:
+    """A host of the fleet in its namespace.
+
+    Attributes:
+        blamed: until when its requests may fail, by a fault of its own (seconds of the epoch).
+    """
+
+    def __init__(self, number: int, hub: Namespace, base: Path, url: str, off: str) -> None:
+        self.number = number
+        self.hub = hub
+        self.base = base
+        self.url = url
+        self.off = off
+        self.space: Namespace | None = None
+        self.host: Host | None = None
+        self.blamed = 0.0
+        self.starts = 0
+
+    def start(self, callers: int) -> None:
+        self.starts += 1
+        self.space = Namespace(f"host-{self.number}")
+        link, address = f"h{self.number}x{self.starts}", f"10.77.0.{10 + self.number}/24"
+        self.hub.run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(self.space.pid))
+        self.hub.run("ip", "link", "set", link, "master", "br0", "up")
+        self.space.run("ip", "addr", "add", address, "dev", "eth0")
+        self.space.run("ip", "link", "set", "eth0", "up")
+        self.link = link
+        environ = {"REDIS_FLEET_BUDGET": str(BUDGET), **({"OFF": self.off} if self.off else {})}
+        self.host = Host(self.base / f"{self.number}-{self.starts}", self.url, before=self.space.enter, **environ)
+        self.host.start(("sync", "asyncio"))
+        self.host.callers(callers)
+
+    @property
+    def up(self) -> bool:
+        return self.space is not None
+
+    def kill(self) -> None:
+        assert self.space is not None and self.host is not None
+        self.space.end()
+        self.hub.run("ip", "link", "set", self.link, "down")  # its peer went with the namespace, or goes now
+        self.host.reap()
+        self.space = self.host = None
+
+    def signal(self, number: signal.Signals, only: str = "") -> None:
+        assert self.space is not None
+        self.space.signal(number, only=only)
+
+
+class Oracle:
+    """One run."""
+
+    def __init__(self, seed: int, off: str, base: Path) -> None:
+        self.rng = random.Random(seed)
+        self.off = off
+        self.base = base
+        self.hub = Namespace("hub")
+        self.hub.run("ip", "link", "add", "br0", "type", "bridge")
+        self.hub.run("ip", "addr", "add", "10.77.0.1/24", "dev", "br0")
+        self.hub.run("ip", "link", "set", "br0", "up")
+        self.server = InNamespace(self.hub, base)
+        self.server.start()
+        url = f"redis://10.77.0.1:{PORT}"
+        self.members = [Member(number, self.hub, base, url, off) for number in range(HOSTS)]
+        self.rejected = 0
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.everywhere: list[tuple[float, float]] = []
+        """When faults of the server began and ended, whose errors any host may see."""
+        self.unexplained: list[str] = []
+        self.seen: set[tuple[int, int, float, str]] = set()
+        self.faults: dict[str, int] = {}
+        self.most = 0
+        self.good = 0
+
+    # ---- faults -----------------------------------------------------------------------------------
+
+    def one(self) -> Member | None:
+        """A host to which nothing happens just now."""
+        calm = [member for member in self.members if member.up and member.blamed < time.time() - GRACE]
+        return self.rng.choice(calm) if calm else None
+
+    def after(self, seconds: float, then: Callable[[], None]) -> None:
+        self.later.append((time.time() + seconds, then))
+
+    def blame(self, member: Member, seconds: float) -> None:
+        member.blamed = time.time() + seconds
+
+    def kill_host(self) -> None:
+        if member := self.one():
+            away = self.rng.uniform(0.5, 8)
+            self.blame(member, away)
+            member.kill()
+            self.after(away, lambda: member.start(self.callers(member)))
+
+    def cut_off(self) -> None:
+        if member := self.one():
+            away = self.rng.uniform(0.5, 4 * LEASE)
+            self.blame(member, away)
+            self.hub.run("ip", "link", "set", member.link, "down")
+            self.after(away, lambda: self.hub.run("ip", "link", "set", member.link, "up"))
+
+    def pause(self) -> None:
+        if member := self.one():
+            away = self.rng.uniform(0.5, 4 * LEASE)
+            self.blame(member, away)
+            member.signal(signal.SIGSTOP)
+            self.after(away, lambda: member.signal(signal.SIGCONT))
+
+    def kill_supervisor(self) -> None:
+        member = self.one()
+        if member is None or member.host is None:
+            return
+        self.blame(member, 1.0)
+        member.signal(signal.SIGKILL, "supervisor")
+        supervisor = member.host.supervisor
+        assert supervisor.process is not None
+        supervisor.process.wait(10)
+        if self.rng.random() < 0.3:
+            Path(supervisor.path + ".snapshot").unlink(missing_ok=True)
+        supervisor.start()
+
+    def flush(self) -> None:
+        with self.server.observer() as client, contextlib.suppress(redis.ReadOnlyError):
+            client.flushall()
+
+    def evict(self) -> None:
+        with self.server.observer() as client, contextlib.suppress(redis.ReadOnlyError):
+            client.delete(script.key(fleet.FLEET))
+
+    def restart_server(self) -> None:
+        self.count()
+        began = time.time()
+        self.server.stop()
+        self.server.start()
+        self.everywhere.append((began, time.time()))
+
+    def no_memory(self) -> None:
+        with self.server.observer() as client:
+            client.config_set("maxmemory", 1)
+        self.after(self.rng.uniform(0.5, 2 * LEASE), lambda: self.set("maxmemory", 0))
+
+    def set(self, name: str, value: int) -> None:
+        with self.server.observer() as client:
+            client.config_set(name, value)
+
+    def read_only(self) -> None:
+        """It becomes a replica of nobody who answers, and is a primary again."""
+        away = self.rng.uniform(0.5, 2 * LEASE)
+        with self.server.observer() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        self.everywhere.append((time.time(), time.time() + away))
+        self.after(away, self.primary)
+
+    def primary(self) -> None:
+        with self.server.observer() as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+    def no_right(self) -> None:
+        what = self.rng.choice(["-evalsha", "-eval -evalsha", "-client|kill", "-hset", "-client|list"])
+        with self.server.observer() as client:
+            client.execute_command("ACL", "SETUSER", "default", *what.split())
+        self.after(self.rng.uniform(0.5, 2 * LEASE), self.all_rights)
+
+    def all_rights(self) -> None:
+        with self.server.observer() as client:
+            client.execute_command("ACL", "SETUSER", "default", "+@all")
+
+    def hot(self) -> None:
+        """Another host becomes the busy one."""
+        self.busy = self.rng.randrange(HOSTS)
+        for member in self.members:
+            if member.up and member.host is not None and member.blamed < time.time():
+                with contextlib.suppress(OSError):
+                    member.host.callers(self.callers(member))
+
+    busy = 0
+
+    def callers(self, member: Member) -> int:
+        return 12 if member.number == self.busy else 2
+
+    FAULTS = (
+        "kill_host", "cut_off", "pause", "pause", "kill_supervisor", "flush", "evict", "restart_server", "no_memory",
+        "read_only", "no_right", "hot",
+    )  # fmt: skip
+
+    # ---- the run ----------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        for member in self.members:
+            member.start(self.callers(member))
+        until = time.time() + seconds
+        following = time.time() + EVERY
+        while time.time() < until:
+            now = time.time()
+            due = [entry for entry in self.later if entry[0] <= now]
+            self.later = [entry for entry in self.later if entry[0] > now]
+            for _, then in due:
+                then()
+            if now >= following:
+                following = now + EVERY
+                name = self.rng.choice(self.FAULTS)
+                self.faults[name] = self.faults.get(name, 0) + 1
+                getattr(self, name)()
+                self.look()
+            time.sleep(0.02)
+        for _, then in sorted(self.later, key=lambda entry: entry[0]):
+            then()
+        self.later.clear()
+        self.settle()
+
+    def look(self) -> None:
+        self.count()
+        for member in self.members:
+            if member.up and member.host is not None and member.blamed < time.time():
+                self.errors_of(member)
+
+    def count(self) -> None:
+        with contextlib.suppress(redis.RedisError), self.server.observer() as client:
+            self.most = max(self.most, sum(fleet.connected(client).values()))
+            now = fleet.rejected(client)
+            self.rejected += max(0, now - self.server.counted)
+            self.server.counted = now
+
+    def errors_of(self, member: Member) -> None:
+        assert member.host is not None
+        for worker, stats in enumerate(member.host.stats()):
+            for at, text in stats["late"]:
+                entry = member.number, worker, at, text
+                if entry not in self.seen:
+                    self.seen.add(entry)
+                    if not self.explained(member, at):
+                        self.unexplained.append(f"host {member.number}: {text}")
+
+    def explained(self, member: Member, at: float) -> bool:
+        if at <= member.blamed + GRACE:
+            return True
+        return any(began <= at <= ended + GRACE for began, ended in self.everywhere)
+
+    def settle(self) -> None:
+        """Everything returns: all hosts work, and in the end nothing is left."""
+        for member in self.members:
+            host = member.host
+            assert host is not None
+            before = host.good
+            wait_for(lambda host=host, before=before: host.good > before + 5, 60, what=f"host {member.number} works")  # type: ignore[misc]
+            self.errors_of(member)
+        self.count()
+        for member in self.members:
+            assert member.host is not None
+            self.good += member.host.good
+            member.host.callers(0)
+            for worker in member.host.workers:
+                worker.ends("end\n")
+            member.host.workers.clear()
+        with self.server.observer() as client:
+            wait_for(lambda: not fleet.connected(client), 60, what="no connection of the fleet is left")
+            wait_for(lambda: not fleet.table(client).hosts, 60, what="no lease is left")  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        for member in self.members:
+            if member.space is not None:
+                member.signal(signal.SIGCONT)
+                member.space.end()
+            if member.host is not None:
+                member.host.reap()
+        self.server.stop()
+        self.hub.end()
+
+
+class InNamespace(RedisServer):
+    """A server that listens in a namespace; its Unix socket is seen from everywhere."""
+
+    def __init__(self, space: Namespace, base: Path) -> None:
+        super().__init__(base, port=PORT, maxclients=BUDGET + OBSERVERS, bind="10.77.0.1", protected_mode="no")
+        self.before = ["nsenter", "-t", str(space.pid), "--net"]
+        self.counted = 0
+
+    def start(self) -> RedisServer:
+        self.counted = 0
+        return super().start()
+
+
+def report(oracle: Oracle, seconds: float) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 1),
+        "rejected": oracle.rejected,
+        "unexplained": len(oracle.unexplained),
+        "good": oracle.good,
+        "most": oracle.most,
+        "faults": oracle.faults,
+    }
+
+
+@contextlib.contextmanager
+def oracle(seed: int, off: str = "") -> Iterator[Oracle]:
+    base = Path(tempfile.mkdtemp(prefix="pmf", dir="/tmp"))
+    made = Oracle(seed, off, base)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--off", default="", choices=["", "gate", "proof", "learning"])
+    options = parser.parse_args()
+    began = time.time()
+    with oracle(options.seed, options.off) as made:
+        made.run(options.seconds)
+        print(json.dumps({"seed": options.seed, "off": options.off, **report(made, time.time() - began)}), flush=True)
+        for text in made.unexplained[:20]:
+            print(text)
+    return 1 if made.rejected or made.unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
