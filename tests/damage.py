@@ -41,7 +41,7 @@ def of_another_version(path: Path) -> None:
     """Of a later one, that a downgrade finds."""
     slots = bytearray(path.read_bytes())
     for at in (0, len(slots) // 2):
-        slots[at + 8 : at + 12] = (snapshot.FORMAT + 1).to_bytes(4, "big")
+        slots[at + 8 : at + 12] = (max(snapshot.READABLE) + 1).to_bytes(4, "big")
     path.write_bytes(slots)
 
 

@@ -156,6 +156,8 @@ class Oracle:
         self.unexplained: list[str] = []
         self.seen: set[tuple[int, int, float, str]] = set()
         self.faults: dict[str, int] = {}
+        self.log: list[str] = []
+        self.began = 0.0
         self.most = 0
         self.good = 0
 
@@ -171,6 +173,7 @@ class Oracle:
 
     def blame(self, member: Member, seconds: float) -> None:
         member.blamed = time.time() + seconds
+        self.log.append(f"    host {member.number} for {seconds:.1f} s")
 
     def kill_host(self) -> None:
         if member := self.one():
@@ -275,9 +278,10 @@ class Oracle:
     def run(self, seconds: float) -> None:
         for member in self.members:
             member.start(self.callers(member))
-        until = time.time() + seconds
+        self.began = time.time()
+        until = self.began + seconds
         following = time.time() + EVERY
-        while time.time() < until:
+        while time.time() < until and not (self.off and self.rejected):
             now = time.time()
             due = [entry for entry in self.later if entry[0] <= now]
             self.later = [entry for entry in self.later if entry[0] > now]
@@ -287,13 +291,19 @@ class Oracle:
                 following = now + EVERY
                 name = self.rng.choice(self.FAULTS)
                 self.faults[name] = self.faults.get(name, 0) + 1
+                self.log.append(f"{now - until + seconds:.1f} s: {name}")
                 getattr(self, name)()
                 self.look()
             time.sleep(0.02)
         for _, then in sorted(self.later, key=lambda entry: entry[0]):
             then()
         self.later.clear()
-        self.settle()
+        if self.off and self.rejected:
+            return  # that is what was to be shown
+        try:
+            self.settle()
+        except AssertionError as error:
+            self.unexplained.append(f"not everything returned: {error}")
 
     def look(self) -> None:
         self.count()
@@ -316,7 +326,7 @@ class Oracle:
                 if entry not in self.seen:
                     self.seen.add(entry)
                     if not self.explained(member, at):
-                        self.unexplained.append(f"host {member.number}: {text}")
+                        self.unexplained.append(f"{at - self.began:.1f} s: host {member.number}: {text}")
 
     def explained(self, member: Member, at: float) -> bool:
         if at <= member.blamed + GRACE:
@@ -399,8 +409,8 @@ def main() -> int:
     with oracle(options.seed, options.off) as made:
         made.run(options.seconds)
         print(json.dumps({"seed": options.seed, "off": options.off, **report(made, time.time() - began)}), flush=True)
-        for text in made.unexplained[:20]:
-            print(text)
+        if made.unexplained:
+            print("\n".join([*made.log, *dict.fromkeys(made.unexplained)][:200]))
     return 1 if made.rejected or made.unexplained else 0
 
 
