@@ -23,8 +23,12 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""How an archive is unpacked. Python has filters from 3.11.4 on, and Debian 12 has 3.11.2."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +72,7 @@ def source(work: Path) -> tuple[Path, int]:
     tree = work / "tree"
     subprocess.run(["git", "-C", ROOT, "archive", f"--output={work}/tree.tar", "HEAD"], check=True)
     with tarfile.open(work / "tree.tar") as archive:
-        archive.extractall(tree, filter="data")
+        archive.extractall(tree, **SAFELY)
     return tree, int(_git("log", "-1", "--format=%ct"))
 
 
@@ -102,7 +106,7 @@ def version_of(tree: Path) -> str:
 def unpack(sdist: Path, directory: Path) -> Path:
     """The directory that the sdist makes in another."""
     with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter="data")
+        archive.extractall(directory, **SAFELY)
     (tree,) = directory.iterdir()
     return tree
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ from tests.stopwatch import Stopwatch
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""How an archive is unpacked. Python has filters from 3.11.4 on, and Debian 12 has 3.11.2."""
 
 
 def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.002) -> T:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SAFELY
 
 pytest.importorskip("hatchling")
 
@@ -51,7 +51,7 @@ def unpacked(release: Path, directory: Path) -> Path:
     with tarfile.open(sdist) as archive:
         assert {(member.uid, member.gid) for member in archive} == {(0, 0)}
         assert {member.mode & 0o777 for member in archive} <= {0o644, 0o755}
-        archive.extractall(directory, filter="data")
+        archive.extractall(directory, **SAFELY)
     (tree,) = directory.iterdir()
     return tree
 
