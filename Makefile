@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk servers matrix simulate simulate-exhaustive simulate-mutants chaos fuzz oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
+.PHONY: help run test agents crossed wrk servers matrix simulate simulate-exhaustive simulate-mutants chaos fuzz fleet-oracle oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -29,6 +29,9 @@ crossed: $(VENV)/.have-test ## a hundred thousand answers of the HTTP service un
 
 oracle: $(VENV)/.have-test ## the promise for SECONDS=30 a storm, of threads and of tasks: kills, reloads and upgrades at a full server
 	@POOLMGR_ORACLE_SECONDS=$(or $(SECONDS),30) exec $(BIN)/python -m pytest tests/integration/test_oracle.py tests/integration/test_aio_oracle.py tests/integration/test_restarts.py $(ARGS)
+
+fleet-oracle: $(VENV)/.have-test ## the fleet's promise for SECONDS=300: four hosts in namespaces, a fault every two seconds (SEED=7 OFF=gate; as root)
+	@exec $(BIN)/python -m tests.fleet.oracle --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED)) $(if $(OFF),--off $(OFF)) $(ARGS)
 
 wrk: $(VENV)/.have-test ## the HTTP service under wrk for SECONDS=30 a round, beside the same service on a bare pool
 	@WRK_SECONDS=$(or $(SECONDS),30) $(BIN)/python -m pytest tests/integration/test_http_load.py $(ARGS)

@@ -44,7 +44,7 @@ BUDGETS: dict[str, int] = {
     "fleet": 60,
 }
 """Seconds on two cores that do nothing else, for each slice of ``.ci/run``. The tests of asyncio are in
-``integration``; the last one is kept for what comes."""
+``integration``."""
 
 ALL = 900
 """What they may sum up to."""

@@ -158,5 +158,5 @@ def joined(running: SupervisorProcess, at: RedisServer | wire.Endpoint, **fields
 
 def _module(environ: Mapping[str, str]) -> str:
     if environ.get("OFF"):
-        return "tests.fleet_supervisor"
+        return "tests.fleet.weakened"
     return "tests.hasty_supervisor" if environ.keys() & {"HASTY", "NAMES"} else "poolmgr.supervisor"

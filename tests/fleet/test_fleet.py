@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests import fleet
-from tests.fleet import LEASE, Host, connected, rejected, table
+from tests.fleet import hosts as fleet
+from tests.fleet.hosts import Host, connected, rejected, table
 from tests.helpers import RedisServer, wait_for
 from tests.pools import running_server
 
 BUDGET = 16
 OBSERVERS = 2
 """The test's own connection, and one more for a moment."""
-PROVEN = LEASE + 1 + 6
-"""Seconds after which a killed host's permits are free: the end of its lease, a second, and a list."""
 
 Hosts = Callable[..., Host]
 

@@ -54,7 +54,7 @@ class Host:
 
     def add(self, flavour: str = "sync", **environ: str) -> Program:
         worker = Program(
-            "-m", "tests.fleet_worker", self.url, flavour, before=self.before,
+            "-m", "tests.fleet.worker", self.url, flavour, before=self.before,
             **{**self.environ, "POOLMGR_SOCKET": self.supervisor.path, **environ},
         )  # fmt: skip
         self.workers.append(worker)

@@ -1,7 +1,7 @@
 """The fleet's oracle: hosts in namespaces of their own, a real server with room for exactly the budget, and faults.
 
 Every two seconds something happens. What the server rejects, and what fails though no fault explains it, is a finding.
-``python -m tests.fleet_oracle --seconds 300 --seed 7`` runs it, as root; ``--off gate`` switches a rule off.
+``python -m tests.fleet.oracle --seconds 300 --seed 7`` runs it, as root; ``--off gate`` switches a rule off.
 
 A host is a network, a process and a UTS namespace with a supervisor and two workers, one of threads and one of tasks.
 Each host's network is joined to a bridge in a namespace where the server listens; nothing of the machine's own network
@@ -28,8 +28,8 @@ from typing import Any
 import redis
 
 from poolmgr.fleet import script
-from tests import fleet
-from tests.fleet import LEASE, Host
+from tests.fleet import hosts as fleet
+from tests.fleet.hosts import LEASE, Host
 from tests.helpers import RedisServer, wait_for
 
 BUDGET = 24
