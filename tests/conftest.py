@@ -49,11 +49,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(str(item.path.relative_to(here).with_suffix("")), len(places)))
 
 
+TIMING = "mark.timing"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only what measures time is wanted (``-mtiming``), no other file is loaded."""
+    if config.option.markexpr != "timing" or collection_path.suffix != ".py":
+        return None
+    return TIMING not in collection_path.read_text() or None
+
+
+gc.disable()  # until all is loaded: what is loaded stays, and looking for garbage in it again and again takes a fifth
+
+
 def pytest_collection_finish() -> None:
     """A collection of garbage, of which many tests make one or two each, looks at what the tests have made. What all
     test modules together have loaded takes it a tenth of a second, and is none."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 FOREIGN = (

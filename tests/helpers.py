@@ -35,8 +35,8 @@ SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.002) -> T:
     """Poll until ``predicate()`` is true; its value. Fails after ``timeout`` fair seconds, saying what for.
 
-    A predicate that takes long (a look at all processes, a request) is asked less often: who waits for a process leaves
-    it the processor.
+    A predicate that takes long (a look at all processes, a request) is asked less often, and so is one that has been
+    asked for long: who waits for a process leaves it the processor. What comes late is seen a thirtieth later at most.
     """
     watch = Stopwatch()
     while True:
@@ -50,7 +50,7 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
             raise AssertionError(
                 f"not within {timeout:g} s, which took {watch.seconds():.1f}: {name} (last value: {value!r})"
             )
-        time.sleep(max(step, min(3 * took, 0.3)))
+        time.sleep(max(step, min(3 * took, 0.3), min(watch.seconds() / 30, 0.03)))
 
 
 def status_of(process: subprocess.Popen[Any], timeout: float = 10.0) -> int:

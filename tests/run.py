@@ -1,8 +1,10 @@
 """``make test``: the suite in phases, none of which skips the next.
 
-1. Most tests wait most of the time, so several files run beside each other.
-2. What measures time runs alone.
-3. What failed runs once more, alone. On two cores that five files share, a process may get no turn for a second, and a
+1. Most tests wait most of the time, so eight files run beside each other on two cores: with five, a fifth of the
+   processors' time was left.
+2. What measures time runs without them. Three of these files run at a time, since each waits nearly all of its time:
+   together they want a quarter of one core.
+3. What failed runs once more, alone. On two cores that eight files share, a process may get no turn for a second, and a
    bound of a second says nothing then. A test that passes alone is named in the end, with how busy the machine was: it
    is unsteady, and wants a bound that tells two behaviours apart. One that fails alone too has failed. If others kept
    the processors busy meanwhile it was not alone, and runs again, three times at most.
@@ -75,8 +77,8 @@ def main(arguments: list[str]) -> int:
     # A shell's ``&`` has SIGINT ignored, and all that is started from there inherits it: the tests send some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     phases = [
-        Phase(slices.PHASES[0], "-n5", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
-        Phase(slices.PHASES[1], "-mtiming"),
+        Phase(slices.PHASES[0], "-n8", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
+        Phase(slices.PHASES[1], "-n3", "--dist=loadfile", "-mtiming"),
     ]
     with busy(int(os.environ.get("LOAD") or 0)):
         watch, times = Stopwatch(), 0
