@@ -130,8 +130,10 @@ class Member:
         self.space = self.host = None
 
     def signal(self, number: signal.Signals, only: str = "") -> None:
-        assert self.space is not None
+        assert self.space is not None and self.host is not None
         self.space.signal(number, only=only)
+        if number == signal.SIGCONT:  # nsenter stops itself when its child is stopped
+            self.host.signal(number)
 
 
 class Oracle:
@@ -338,8 +340,11 @@ class Oracle:
         for member in self.members:
             host = member.host
             assert host is not None
-            before = host.good
-            wait_for(lambda host=host, before=before: host.good > before + 5, 60, what=f"host {member.number} works")  # type: ignore[misc]
+            before = [stats["good"] for stats in host.stats()]
+            try:
+                wait_for(lambda host=host, before=before: works(host, before), 60, what=f"host {member.number} works")  # type: ignore[misc]
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{json.dumps(host.supervisor.status(), indent=1)}") from None
             self.errors_of(member)
         self.count()
         for member in self.members:
@@ -362,6 +367,11 @@ class Oracle:
                 member.host.reap()
         self.server.stop()
         self.hub.end()
+
+
+def works(host: Host, before: list[int]) -> bool:
+    """Whether each of its workers has answered more requests since."""
+    return all(stats["good"] > good + 5 for stats, good in zip(host.stats(), before, strict=True))
 
 
 class InNamespace(RedisServer):

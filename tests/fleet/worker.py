@@ -10,6 +10,7 @@ callers there are, each of which keeps a connection for ``HOLD`` seconds at a ti
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import sys
@@ -58,6 +59,7 @@ def words(tally: Tally, wanted: Any) -> None:
         elif what == "stats":
             print(tally.said(), flush=True)
         elif what == "end":
+            faulthandler.dump_traceback_later(45)  # a worker that does not end says where it is
             wanted(0)
             print("ok", flush=True)
             return
