@@ -40,10 +40,12 @@ class Client(msgspec.Struct, eq=False):
 class Server:
     """See the module's docstring. ``run`` is its ``run_id``."""
 
-    def __init__(self, run: str, clock: Callable[[], int], edit: Callable[[str], str]) -> None:
+    def __init__(
+        self, run: str, clock: Callable[[], int], edit: Callable[[str], str], later: Callable[[str], str] | None = None
+    ) -> None:
         self.run = run
         self.clock = clock
-        self.table = Table(clock, edit)
+        self.table = Table(clock, edit, later)
         self.clients: list[Client] = []
         self._serial = 0
 

@@ -20,17 +20,25 @@ class Table:
     Args:
         clock: milliseconds since the epoch, by this server's clock.
         edit: changes the script's text: a mutant.
+        later: the script of a later version; every other question is answered by it.
     """
 
-    def __init__(self, clock: Callable[[], int], edit: Callable[[str], str] = lambda text: text) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], int],
+        edit: Callable[[str], str] = lambda text: text,
+        later: Callable[[str], str] | None = None,
+    ) -> None:
         self.clock = clock
         self.hash: dict[str, str] = {}
         """The fleet's key; empty: it does not exist."""
         self._run = _compiled(edit(source.text(6)))
+        self._next = self._run if later is None else _compiled(later(source.text(6)))
 
     def call(self, *arguments: str | int) -> Any:
         """EVALSHA: one step."""
-        return self._run(self, [str(a) for a in arguments])
+        run, self._run, self._next = self._run, self._next, self._run
+        return run(self, [str(a) for a in arguments])
 
     def command(self, name: str, *rest: str) -> Any:
         """What the script may ask of the server."""

@@ -45,10 +45,16 @@ class Broken(AssertionError):
 class World:
     """See the module's docstring."""
 
-    def __init__(self, seed: int, kind: Kind | None = None, edit: Callable[[str], str] = lambda text: text) -> None:
+    def __init__(
+        self,
+        seed: int,
+        kind: Kind | None = None,
+        edit: Callable[[str], str] = lambda text: text,
+        later: Callable[[str], str] | None = None,
+    ) -> None:
         self.rng = random.Random(seed)
         self.kind = kind or draw(self.rng)
-        self.edit = edit
+        self.edit, self.later = edit, later
         self.now = 0.0
         self.skew = 0
         self.runs = 0
@@ -66,7 +72,7 @@ class World:
 
     def _server(self) -> Server:
         self.runs += 1
-        return Server(f"run{self.runs}", lambda: EPOCH + round(self.now * 1000) + self.skew, self.edit)
+        return Server(f"run{self.runs}", lambda: EPOCH + round(self.now * 1000) + self.skew, self.edit, self.later)
 
     def _host(self) -> Host:
         self.lives += 1
