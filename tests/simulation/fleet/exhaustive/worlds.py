@@ -6,7 +6,7 @@ SMALL = (
     World(name="2 hosts, budget 1"),
     World(name="2 hosts, budget 1, a death", deaths=1),
 )
-"""They have been exhausted: half a million states each."""
+"""Without a fault, or with one death."""
 
 LARGE = (
     World(name="2 hosts, budget 1, a death, started again", deaths=1, reborn=1),
@@ -24,4 +24,4 @@ LARGE = (
     World(name="2 hosts, budget 2, an old pass", budget=2, demands=(0, 2), ticks=True),
     World(name="3 hosts, budget 1", hosts=3, names=1),
 )
-"""Millions of states each. Walked breadth first as far as a number of them."""
+"""With further faults, hosts or permits. All are walked breadth first, as far as a number of states."""
