@@ -420,7 +420,7 @@ def main() -> int:
         made.run(options.seconds)
         print(json.dumps({"seed": options.seed, "off": options.off, **report(made, time.time() - began)}), flush=True)
         if made.unexplained:
-            print("\n".join([*made.log, *dict.fromkeys(made.unexplained)][:200]))
+            print("\n".join([*dict.fromkeys(made.unexplained), *made.log]))
     return 1 if made.rejected or made.unexplained else 0
 
 
