@@ -10,10 +10,11 @@ a further flavour derives from ``base.BasePool``.
 - Which server's permit it is, and which of its addresses': ``permit_source``, ``endpoints``, ``names``; from whom:
   ``membership``.
 - What commands do to a connection's session (PubSub, WATCH, MULTI): ``session_state``; which replies it still owes:
-  ``owed``; how long a reply may be: ``metering``; errors that say it leads to the wrong server: ``misdirected``.
+  ``owed``; which errors prove that nothing was sent: ``unsent``; how long a reply may be: ``metering``; errors that
+  say it leads to the wrong server: ``misdirected``.
 - How a Sentinel is asked where the servers are: ``sentinels``.
 - How it is named and greeted: ``naming``, ``handshake``; tried again: ``retries``; told of maintenance: ``handlers``.
-- Classes derived from a user's: ``derived``; which methods are redis-py's own: ``unchanged``; redis-py's private lists
-  of connections: ``views``.
+- Classes derived from a user's, and connections that become theirs: ``derived``; which methods are redis-py's own:
+  ``unchanged``; redis-py's private lists of connections: ``views``.
 - Which options there are: ``options``; those of ``get_pool()``: ``default``.
 """

@@ -1,17 +1,22 @@
-"""Classes derived from a user's connection class, kept on that class; and the arguments that all connections get.
+"""Classes derived from a user's connection class, kept on that class; connections that become theirs; and the arguments
+that all connections get.
 
-A derived class lives as long as the class that it derives from: kombu makes a connection class for every channel.
+A derived class bears its base's name and module, since it stands for it in messages and to agents. It lives as long as
+the class that it derives from: kombu makes a connection class for every channel.
 """
 
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis.driver_info import DriverInfo
 
 from poolmgr.lazy import load
+from poolmgr.pool.endpoints import opens_no_socket
+from poolmgr.pool.entry import PoolEntry
 
 Shape = TypeVar("Shape", bound=Hashable)
 
@@ -32,6 +37,62 @@ def kept(base: type, shape: Shape, make: Callable[[type, Shape], type]) -> type:
     if made is None:
         made = found.setdefault(shape, make(base, shape))
     return made
+
+
+class Foreign(NamedTuple):
+    """What of a class is not redis-py's own."""
+
+    dials: bool = False
+    """Foreign code stands between a connect and the socket."""
+    eager: bool = False
+    """A method that redis-py calls for every checkout is foreign."""
+    asked: bool = False
+    """``can_read`` is."""
+
+    def members(self, base: type, *, secured: bool) -> dict[str, Any]:
+        """The attributes by which a derived class's connections know it."""
+        return {
+            "_secured": secured,
+            "_own_way": self.dials,
+            "_eager": self.eager,
+            "_asked": self.asked,
+            "_socketless": opens_no_socket(base),
+        }
+
+
+def standing_for(base: type, bases: tuple[type, ...], members: dict[str, Any]) -> type:
+    """A class with these bases and attributes that bears ``base``'s name."""
+    named = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(named | members))
+
+
+def is_pooled(made: Any) -> bool:
+    """Whether what a class, a function or ``make_connection`` has made is a pooled connection already.
+
+    Raises:
+        TypeError: it is not a connection.
+    """
+    if isinstance(made, PoolEntry):
+        return True
+    if not callable(getattr(made, "connect", None)):
+        raise TypeError(f"{made!r}, made by connection_class or make_connection, is not a redis-py connection")
+    return False
+
+
+def become(made: Any, derive: Callable[[type], type]) -> None:
+    """Make a connection one of the class derived from its own.
+
+    Raises:
+        TypeError: its class cannot be pooled.
+    """
+    kind = type(made)
+    try:
+        made.__class__ = derive(kind)
+    except TypeError as error:
+        raise TypeError(
+            f"a {kind.__module__}.{kind.__qualname__}, made by connection_class or make_connection, cannot be pooled "
+            f"({error}): pass the class itself as connection_class"
+        ) from None
 
 
 TO_READ_METADATA = (

@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError
 
 from poolmgr.pool.aio.connection import FOREIGN
 from poolmgr.pool.owed import Counts
 from poolmgr.pool.session_state import STRANGE
+from poolmgr.pool.unsent import sent_nothing
 
 if TYPE_CHECKING:
     _Abstract: Any  # redis-py's methods are typed in part only
@@ -58,14 +59,8 @@ class Before(Counts):
         return result
 
     def _interrupted(self, sends: int, error: BaseException) -> None:
-        """If nothing was counted: a refusal by the class or the packer sent nothing; another error, or a cancellation,
-        may have."""
-        refused = isinstance(error, Exception) and not isinstance(
-            error, (RedisConnectionError, RedisTimeoutError, TimeoutError)
-        )
-        if isinstance(error, OSError) and error.errno is not None:  # the kernel's
-            refused = False
-        if self._sends == sends and not refused and self._stream is not None:
+        """A call failed, and nothing was counted: unless nothing was sent, what is owed is unknown."""
+        if self._sends == sends and self._stream is not None and not sent_nothing(error):
             self._owed |= STRANGE
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:

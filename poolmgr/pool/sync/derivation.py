@@ -1,11 +1,7 @@
-"""From a connection class, or a function that makes connections, to the class of pooled connections.
-
-A derived class bears its base's name and module, since it stands for it in messages and to agents.
-"""
+"""From a connection class, or a function that makes connections, to the class of pooled connections."""
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +14,7 @@ from redis.connection import (
 )
 from redis.sentinel import SentinelManagedConnection
 
-from poolmgr.pool.derived import kept, with_driver
-from poolmgr.pool.endpoints import opens_no_socket
+from poolmgr.pool.derived import Foreign, become, is_pooled, kept, standing_for, with_driver
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.sync.adapters import Bare, Cached
 from poolmgr.pool.sync.connection import Pooled
@@ -82,10 +77,7 @@ class _Shape(NamedTuple):
     """How a class is derived."""
 
     front: type
-    own_way: bool = False
-    """Foreign code stands between a connect and the socket."""
-    eager: bool = False
-    asked: bool = False
+    foreign: Foreign = Foreign()
 
 
 def _shape(base: type) -> _Shape:
@@ -98,25 +90,15 @@ def _shape(base: type) -> _Shape:
         front = _Managed
     else:
         front = _Plain
-    return _Shape(front, dials_its_own_way(base), connects_its_own_way(base), asks_its_own_way(base))
+    return _Shape(front, Foreign(dials_its_own_way(base), connects_its_own_way(base), asks_its_own_way(base)))
 
 
 def _made(base: type, shape: _Shape) -> type:
-    front, own_way, eager, asked = shape
-    members: dict[str, Any] = {
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-    }
+    front, foreign = shape
+    members: dict[str, Any] = {}
     bases: tuple[type, ...] = (front, base)
     if front is not Bare:
-        members |= {
-            "_secured": issubclass(base, RedisSSLConnection),
-            "_own_way": own_way,
-            "_eager": eager,
-            "_asked": asked,
-            "_socketless": opens_no_socket(base),
-        }
+        members = foreign.members(base, secured=issubclass(base, RedisSSLConnection))
         behind: tuple[type, ...] = ()
         if issubclass(base, RedisConnection):
             behind = (Tcp,)
@@ -127,9 +109,9 @@ def _made(base: type, shape: _Shape) -> type:
         bases += (Ended, Behind) if front is _Plain else (Ended,)
         if issubclass(base, SentinelManagedConnection):
             bases = (ThroughSentinel, *bases)
-        if eager:
+        if foreign.eager:
             bases = (_Eager, *bases)
-    return types.new_class(base.__name__, bases, exec_body=lambda space: space.update(members))
+    return standing_for(base, bases, members)
 
 
 def create(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -146,22 +128,13 @@ def pooled(made: Any) -> Any:
     Raises:
         TypeError: it is not a connection, or its class cannot be pooled.
     """
-    if isinstance(made, PoolEntry):
+    if is_pooled(made):
         return made
-    kind = type(made)
-    if not callable(getattr(made, "connect", None)):
-        raise TypeError(f"{made!r}, made by connection_class or make_connection, is not a redis-py connection")
-    if kind is CacheProxyConnection:
+    if type(made) is CacheProxyConnection:
         made._conn = pooled(made._conn)
         made.__class__ = Cached
         return made
     if getattr(made, "_sock", None) is not None:
         made.disconnect()  # it connects again under a permit
-    try:
-        made.__class__ = derive(kind)
-    except TypeError as error:
-        raise TypeError(
-            f"a {kind.__module__}.{kind.__qualname__}, made by connection_class or make_connection, cannot be pooled "
-            f"({error}): pass the class itself as connection_class"
-        ) from None
+    become(made, derive)
     return made
