@@ -164,9 +164,10 @@ class Leaseholder:
         lease = self.lease
         if lease is None:
             return
-        before = lease.word, lease.limit
+        limit = lease.limit
         lease.settle(self._server.held_of_lease, now)
-        if (lease.word, lease.limit) != before or lease.unsaved:
+        # Not while it is only not on disk yet: a full disk would have one turn follow another.
+        if lease.limit != limit or lease.saved() != self._server.lease:
             self._publish()
         if now >= self.due():
             self._wake()

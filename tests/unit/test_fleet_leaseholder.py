@@ -1,0 +1,153 @@
+"""A lease between its events: what goes to the ledger, and how often."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from poolmgr import settings
+from poolmgr.budget.accounts import Identity
+from poolmgr.budget.ledger import Ledger
+from poolmgr.fleet import script
+from poolmgr.fleet.script import Refused, Renewed
+from poolmgr.supervisor.fleet.leaseholder import Leaseholder
+from poolmgr.supervisor.upstreams.findings import Asked, Findings
+from poolmgr.supervisor.upstreams.upstream import Upstream
+from poolmgr.wire import Gate
+
+GOOD = Renewed(
+    table="1.a.2", now=1_000, grant=4, target=4, end=11_000, wanted=False, budget=24, slack=2, hosts=1, others=0,
+    duty="", learning=False,
+)  # fmt: skip
+
+
+class Scene:
+    """One server, one member, and what is asked of the rest."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.touched = self.woken = self.applied = 0
+        self.ledger = Ledger(fleet=script.key("web"))
+        self.ledger.server("s", run_id="r")
+        self.ledger.hold_raises("s", False)
+        self.ledger.register(Identity("tag", 1), 1, {}, self.now)
+        self.ledger.attach("tag", "s", self.now)
+        upstream = Upstream("s")
+        upstream.resolved, upstream.run_id = True, "r"
+        committer = SimpleNamespace(clock=lambda: self.now, touch=self.touch)
+        values = settings.load({"REDIS_FLEET": "web", "REDIS_FLEET_BUDGET": "24"})
+        context: Any = SimpleNamespace(settings=values, committer=committer, ledger=self.ledger)
+        self.holder = Leaseholder(upstream, context, self.apply, self.wake)
+        self.holder.learned(Findings(info={"redis_mode": "standalone"}))
+
+    def touch(self) -> None:
+        self.touched += 1
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def apply(self) -> None:
+        self.applied += 1
+        self.ledger.set_budget("s", self.holder.limit or 0, self.now)
+
+    def save(self) -> None:
+        self.holder.saved(self.ledger.servers["s"].lease)
+
+    def renew(self, answer: Renewed | Refused) -> script.Renewal:
+        """Have it ask, and answer."""
+        self.holder.settled()
+        self.save()
+        self.now += 20
+        renewal = self.holder.request(self.now)
+        assert renewal is not None
+        self.holder.looked(renewal, Asked(renewal.seq, answer))
+        return renewal
+
+    def limits(self) -> list[tuple[int, Gate | None]]:
+        """What the member is told in the next turn."""
+        return [(tell.message.limit, tell.message.gate) for tell in self.ledger.settle(self.now).tells]  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_while_the_disk_is_full_turns_do_not_follow_each_other(scene: Scene) -> None:
+    scene.renew(GOOD)
+    scene.holder.settled()
+    before = scene.touched
+    for _ in range(10):
+        scene.holder.settled()  # the lease is not on disk
+    assert scene.touched == before
+    assert scene.holder.request(scene.now + 60) is None, "and nothing is said that is not on disk"
+    scene.save()
+    assert scene.holder.request(scene.now + 60) is not None
+
+
+def test_nothing_is_asked_or_opened_before_it_is_known_what_server_it_is() -> None:
+    scene = Scene()
+    scene.holder._known = False
+    scene.holder.settled()
+    assert scene.holder.lease is None
+    assert scene.limits() == [(0, Gate(script.key("web"), "", ""))]
+
+
+def test_a_sentinel_takes_no_part(scene: Scene) -> None:
+    scene.holder._known = False
+    scene.holder.learned(Findings(info={"redis_mode": "sentinel"}))
+    scene.holder.settled()
+    assert scene.holder.limit is None
+    assert scene.limits() == [(0, None)]
+
+
+def test_members_are_told_of_the_gate_and_of_another_one_and_of_none_while_the_table_learns(scene: Scene) -> None:
+    name = scene.renew(GOOD).name
+    ((_, gate),) = scene.limits()
+    assert gate is not None
+    assert (gate.lease, gate.table) == (name, "1.a.2")
+    scene.renew(msgspec.structs.replace(GOOD, table="9.b.1", learning=True))
+    ((_, gate),) = scene.limits()
+    assert gate is not None
+    assert gate.table == "", "nothing may be opened"
+    scene.renew(msgspec.structs.replace(GOOD, table="9.b.1"))
+    ((_, gate),) = scene.limits()
+    assert gate is not None
+    assert (gate.lease, gate.table) == (name, "9.b.1")
+
+
+def test_who_is_fenced_has_nothing_and_joins_under_another_name(scene: Scene) -> None:
+    name = scene.renew(GOOD).name
+    assert scene.holder.limit == 4
+    scene.renew(Refused("fenced", "1.a.2", 12_000))
+    assert scene.holder.limit == 0
+    renewal = scene.renew(GOOD)
+    assert (renewal.table, renewal.word) == ("", 0)
+    assert renewal.name not in ("", name)
+
+
+def test_a_member_in_doubt_is_answered_at_once_only_while_the_lease_certainly_stands(scene: Scene) -> None:
+    scene.renew(GOOD)
+    scene.limits()
+    scene.holder.asked("tag", shut=False)
+    assert len(scene.limits()) == 1, "it was asked for just now, and stands for ten seconds"
+    scene.now += 11
+    scene.holder.asked("tag", shut=False)
+    assert scene.limits() == [], "it may be over"
+    scene.save()
+    renewal = scene.holder.request(scene.now)
+    assert renewal is not None, "so the table is asked"
+    scene.holder.looked(renewal, Asked(renewal.seq, GOOD))
+    assert len(scene.limits()) == 1
+
+
+def test_a_lease_that_was_left_is_not_renewed(scene: Scene) -> None:
+    name = scene.renew(GOOD).name
+    assert scene.holder.leaves() == ("1.a.2", name)
+    assert scene.holder.limit == 0
+    assert scene.holder.request(scene.now + 60) is None
+    scene.holder.left()
+    assert scene.ledger.servers["s"].lease is None
