@@ -237,10 +237,10 @@ class Oracle:
 
     def read_only(self) -> None:
         """It becomes a replica of nobody who answers, and is a primary again."""
-        away = self.rng.uniform(0.5, 2 * LEASE)
+        began, away = time.time(), self.rng.uniform(0.5, 2 * LEASE)
         with self.server.observer() as client:
-            client.execute_command("REPLICAOF", "127.0.0.1", "1")
-        self.everywhere.append((time.time(), time.time() + away))
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")  # which ends commands that block, with an error
+        self.everywhere.append((began, began + away))
         self.after(away, self.primary)
 
     def primary(self) -> None:
