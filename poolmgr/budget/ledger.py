@@ -28,7 +28,7 @@ plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rul
 :mod:`poolmgr.budget.recovery`, which rebuilds the claims after a crash (rule S4).
 
 In a fleet the budget is at most this host's lease (:mod:`poolmgr.fleet`), and connections bear the lease's name. A
-member that holds connections under another name is told to hold nothing, and raised again when it does (``_purge``,
+member that holds connections under another name gets the limit 0, and is raised when it holds none (``_purge``,
 rule F7).
 
 :mod:`poolmgr.budget.sharing` decides *which* members should get more or less; the rules hold
@@ -660,7 +660,7 @@ class Ledger:
 
     @staticmethod
     def _forgive(server: Server) -> None:
-        """What did not fit fits by now: it is no exception any more."""
+        """All permits fit again: those granted in excess are ordinary ones now."""
         if server.free >= 0:
             server.own_over = 0
 

@@ -100,7 +100,7 @@ def forget(context: typer.Context) -> None:
             )
         there = found.client.delete(found.key)
     console().print(
-        f"the table of fleet {found.name} is removed" if there else f"there is no table of fleet {found.name}",
+        f"the table of fleet {found.name} is removed" if there else f"this server has no table of fleet {found.name}",
         markup=False,
     )
 
@@ -119,8 +119,11 @@ class _Table:
     def ask(self, *arguments: str) -> Any:
         reply = self.client.eval(source.text(self._major), 1, self.key, *arguments)
         if reply == [b"none"]:
-            raise SupervisorError(f"there is no table of fleet {self.name} at this server: no host of it has come yet")
+            raise self._missing()
         return reply
+
+    def _missing(self) -> SupervisorError:
+        return SupervisorError(f"this server has no table of fleet {self.name}: none of its hosts has come yet")
 
     def read(self) -> records.Fleet:
         fields: dict[bytes, bytes] = self.client.hgetall(self.key)  # type: ignore[assignment]
@@ -134,7 +137,7 @@ class _Table:
         except records.UnreadableError as error:
             raise SupervisorError(f"{error}: another version of redis-poolmgr wrote it") from None
         if found is None or found.run_id != self.run_id:
-            raise SupervisorError(f"there is no table of fleet {self.name} at this server: no host of it has come yet")
+            raise self._missing()
         return found
 
 
