@@ -24,7 +24,7 @@ hypothesis.settings.register_profile("poolmgr", deadline=None)
 hypothesis.settings.load_profile("poolmgr")
 
 LONGEST = (
-    "systemd/test_services", "integration/test_http_slow", "integration/test_aio_servers",
+    "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_aio_servers",
     "integration/test_sentinel", "integration/test_gunicorn", "integration/test_aio_oracle",
     "integration/test_aio_processes", "integration/test_aio_cancellation",
     "integration/test_gunicorn_settings", "integration/test_reach_files", "simulation/test_simulation",

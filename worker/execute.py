@@ -8,8 +8,9 @@ watched. When the caller goes away, we close the connection, which frees it and 
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -31,6 +32,13 @@ TOO_MANY = "ERR at most {} commands that may block are allowed in one request: e
 ALONE = "ERR '{}' is allowed alone only, as the one command of a request"
 
 
+PATIENCE = 0.25
+"""Seconds for which a health check waits for a connection that others hold."""
+
+BUSY = ("budget", "pool", "queue", "descriptors")
+"""Reasons for which there is no connection, though the server may well answer."""
+
+
 class Runner:
     """Runs commands for callers. One for a process; safe in all threads and greenlets.
 
@@ -45,16 +53,23 @@ class Runner:
         self.max_reply = max_reply
         self.longest_block = reply_timeout - min(1.0, reply_timeout / 5)
         self.most_blocking = max(1, int((self.longest_block + LATENESS) / (2 * LATENESS)))  # so that each has as long
+        self._answered = True
+        """Whether the last request that got a connection got an answer."""
         self.catalog = Catalog(readonly_scripts=readonly_scripts)
         self.scripts = Scripts()
 
     def ping(self) -> None:
-        """Check that the server answers through the pool.
+        """Check that the server answers through the pool. While others hold all its connections, the last answer that
+        one of them has had says so: a service that is busy is not broken, and must not lose its callers to others.
 
         Raises: the error of redis-py or the pool if it does not.
         """
-        with self._connection() as connection:
-            Exchange(connection, self.reply_timeout).ask([[b"PING"]])
+        try:
+            with self._connection(PATIENCE) as connection, self._heard():
+                Exchange(connection, self.reply_timeout).ask([[b"PING"]])
+        except poolmgr.ConnectionPoolTimeoutError as error:
+            if error.reason not in BUSY or not self._answered:
+                raise
 
     def run(
         self,
@@ -79,7 +94,7 @@ class Runner:
         verdicts = _judge(expected, commands, readonly=readonly, atomic=atomic)
         if all(isinstance(verdict, Refused) and not verdict.unknown for verdict in verdicts):
             return _outcome(verdicts, [], atomic=atomic)  # no server need be asked to know that
-        with self._connection() as connection:
+        with self._connection() as connection, self._heard():
             exchange = Exchange(connection, self.reply_timeout)
             try:
                 policy = self.catalog.policy(exchange)
@@ -110,8 +125,18 @@ class Runner:
 
     # ---- one connection ------------------------------------------------------------------------
 
-    def _connection(self) -> Any:
-        return poolmgr.get_pool(protocol=2, max_reply=self.max_reply, parser_class=Parser).connection()
+    def _connection(self, timeout: float | None = -1) -> Any:
+        return poolmgr.get_pool(protocol=2, max_reply=self.max_reply, parser_class=Parser).connection(timeout)
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Remember whether the server answers."""
+        try:
+            yield
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError):
+            self._answered = False
+            raise
+        self._answered = True
 
     def _plain(self, exchange: Exchange, allowed: list[Allowed], caller: socket.socket | None) -> list[Any]:
         """One after the other. Those that block share the time."""

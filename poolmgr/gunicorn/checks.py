@@ -16,8 +16,10 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import redis
 from gunicorn import util
@@ -73,6 +75,40 @@ def check_workers(count: int) -> None:
         if given.isdecimal() and int(given) == 0:
             raise StartError(f"WEB_CONCURRENCY={given} starts no workers; set it to 1 or more, or unset it")
         raise StartError("--workers 0 starts no workers; set it to 1 or more, or leave it out")
+
+
+def check_temporary(directory: str | None) -> None:
+    """Check that gunicorn can make a worker's heartbeat file. Its own error is a traceback.
+
+    Args:
+        directory: gunicorn's ``worker_tmp_dir``.
+
+    Raises:
+        StartError: there is no place for it.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"x")
+    except OSError as error:
+        # tempfile names no reason: it has tried to write to each directory.
+        tried = directory or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (what tempfile tries first)
+        why = _no_room(tried) if isinstance(error, FileNotFoundError) else error.strerror
+        raise StartError(
+            f"no temporary file can be written to {tried} ({why}), and each worker of gunicorn needs one: "
+            "free space there, or set TMPDIR or --worker-tmp-dir"
+        ) from None
+
+
+def _no_room(directory: str) -> str:
+    path = Path(directory, f".poolmgr-{os.getpid()}")
+    try:
+        path.write_bytes(b"x")
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return "tempfile finds no usable directory"
 
 
 def check_binds(binds: Iterable[str]) -> None:

@@ -80,6 +80,8 @@ def on_starting(server: Any) -> None:
                 log.warning("setting.unknown", extra={"variable": name, "remedy": f"did you mean {meant}?"})
             checks.check_worker_class(found.worker_class)
             checks.check_workers(server.cfg.workers)
+            with as_workers(server.cfg):
+                checks.check_temporary(server.cfg.worker_tmp_dir)
             if _binds(server):
                 with interrupts.let_through():
                     checks.check_addresses(server.cfg.address)

@@ -103,7 +103,9 @@ def _inspect(path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise SupervisorError(f"cannot inspect {path} ({error.strerror}); check POOLMGR_SOCKET") from None
+        raise SupervisorError(
+            f"cannot inspect {path} as uid {os.getuid()} ({error.strerror}); check POOLMGR_SOCKET"
+        ) from None
     if not stat.S_ISSOCK(found.st_mode):
         raise SupervisorError(f"{path} is not a socket: remove it, or set POOLMGR_SOCKET to another path")
     if found.st_uid not in (os.getuid(), 0):

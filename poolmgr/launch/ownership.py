@@ -20,7 +20,12 @@ def objection(path: str) -> str:
 
     Only root and this user may be able to put a file there, or to replace a directory above it. A directory that does
     not exist yet does not matter: the process that makes it gets the error.
+
+    ``POOLMGR_VOLUME`` names one directory whose mode is not asked. A pod's volume is root's, with mode 0777, and only
+    the pod's containers write to it.
     """
+    volume = os.environ.get("POOLMGR_VOLUME", "").strip()
+    volume = os.path.realpath(volume) if volume else ""
     directory = Path(os.path.realpath(os.path.dirname(os.path.abspath(path))))
     for above in (directory, *directory.parents):
         try:
@@ -31,12 +36,15 @@ def objection(path: str) -> str:
         mode = stat.S_IMODE(found.st_mode)
         if not ours:
             return f"{above} belongs to {_user(found.st_uid)}, who could forge what lies in it: {REMEDY}"
+        if str(above) == volume:
+            continue
         if above == directory and mode & 0o022:
             return f"{above} (of {_user(found.st_uid)}, mode {mode:04o}) can be written to by others: {REMEDY}"
         if mode & 0o002 and not mode & stat.S_ISVTX:
             return (
                 f"{above} (of {_user(found.st_uid)}, mode {mode:04o}) can be written to by others, who could put "
-                f"another directory in the place of {directory}: {REMEDY}"
+                f"another directory in the place of {directory}: {REMEDY}, or POOLMGR_VOLUME={above} in a container "
+                "whose volume that is"
             )
     for suffix in FILES:
         try:

@@ -164,6 +164,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_text="`/tmp/redis-poolmgr-UID/supervisor`",
         example="/run/poolmgr/supervisor",
     )
+    volume: str | None = setting(
+        None,
+        "POOLMGR_VOLUME",
+        "a directory that others may write to by its mode and that only our processes can reach: a pod's volume",
+        parse=parsers.file_path,
+        allowed="an absolute path",
+        default_text="none",
+        example="/tmp",
+    )
     linger: float = setting(
         3.0,
         "POOLMGR_LINGER",

@@ -101,6 +101,25 @@ def root_of(system: System, say: Say, *, again: bool = False) -> Path:
     return home
 
 
+def bare_root(suite: str, say: Say) -> Path:
+    """A release's smallest root, as an image of it is, from the cache if it is there.
+
+    Raises:
+        UnavailableError: it is not, and the archive does not give it.
+    """
+    home = CACHE / "roots" / f"bare-{suite}-{FORM}"
+    if not home.is_dir():
+        unfinished = home.with_name(f"{home.name}.unfinished-{os.getpid()}")
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        say(f"debootstrap {suite} ...")
+        _do(["debootstrap", "--variant=minbase", suite, str(unfinished)], f"debootstrap has no root of {suite}")
+        try:
+            unfinished.rename(home)
+        except OSError:  # another run was quicker
+            shutil.rmtree(unfinished)
+    return home
+
+
 def _do(command: list[str], failed: str) -> None:
     log = CACHE / "logs" / "root.log"
     log.parent.mkdir(parents=True, exist_ok=True)
