@@ -171,7 +171,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         parse=parsers.file_path,
         allowed="an absolute path",
         default_text="none",
-        example="/tmp",
+        example="/run/pod",
     )
     linger: float = setting(
         3.0,

@@ -119,7 +119,7 @@ class Pod:
         new.rename(self.home / "secrets" / name)
         return f"/mnt/{name}"
 
-    def run(self, image: Image, *, command: list[str] | None = None, **environ: str) -> Container:
+    def run(self, image: Image, *, command: list[str] | None = None, **environ: Any) -> Container:
         found = Container(self, image, [*image.entry, *(command or image.command)], environ)
         self.containers.append(found)
         return found

@@ -1,4 +1,4 @@
-"""The manifests and the compose file: valid by their published schemas, and of one mind with the image and with gunicorn."""
+"""The manifests and the compose file: valid by their published schemas, and of one mind with image and gunicorn."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ Serve = Callable[..., Server]
 
 def start(pod: Pod, image: Image, **environ: str) -> Container:
     """The image's own command, with a server and a secret; ready to be asked."""
-    given = {
+    given: dict[str, Any] = {
         "REDIS_URL": "redis://127.0.0.1:6379/0",
         "REDIS_CONNECTION_BUDGET": str(BUDGET),
         "WORKER_TOKEN_FILE": pod.secret("token", TOKEN + "\n"),
         "WEB_CONCURRENCY": "2",
         **environ,
     }
-    container = pod.run(image, **given)
+    container = pod.run(image, command=None, **given)
     wait_for(lambda: not container.running or answers(pod, "/healthz"), 60, what="the service answers")
     assert container.running, container.log
     return container
@@ -114,9 +114,7 @@ def test_orphans_of_the_first_process_are_reaped(image: Image, pods: Pods, serve
         assert post(pod, "PING").status == 200  # a process that uses a pool has another supervisor started
         (pid,) = _pids(container, b"poolmgr.supervisor")
         os.kill(pid, signal.SIGKILL)
-        wait_for(
-            lambda pid=pid: _pids(container, b"poolmgr.supervisor") not in ([], [pid]), 20, what="another one is there"
-        )
+        wait_for(lambda: _pids(container, b"poolmgr.supervisor") not in ([], [pid]), 20, what="another one")  # noqa: B023
     workers = _pids(container, b"bin/gunicorn")[1:]
     os.kill(workers[0], signal.SIGKILL)
     wait_for(lambda: "zombie" not in container.processes().values(), 10, what="no zombie is left")

@@ -1,10 +1,11 @@
-"""The supervisor in a container of its own beside the service's: what they must share, and what happens if they do not."""
+"""The supervisor in a container of its own beside the service's: what they must share, and what happens otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import signal
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def sidecar(pod: Pod, image: Image) -> Container:
     return container
 
 
-def service(pod: Pod, image: Image, **environ: str) -> Container:
+def service(pod: Pod, image: Image, **environ: Any) -> Container:
     return pod.run(
         image, REDIS_URL="redis://127.0.0.1:6379/0", WORKER_TOKEN=TOKEN, WEB_CONCURRENCY="2", POOLMGR_AUTOSTART="0",
         REDIS_CONNECTION_BUDGET=str(BUDGET),

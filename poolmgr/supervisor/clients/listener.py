@@ -124,8 +124,8 @@ class Listener:
         if peer.pid == 0:
             return (
                 "your process id cannot be seen from here: you run in another pid namespace (a container). "
-                "Let both share one (shareProcessNamespace: true in a pod, pid: in a compose file), or run a supervisor inside "
-                "it with a POOLMGR_SOCKET of its own"
+                "Let both share one (shareProcessNamespace: true in a pod, pid: in a compose file), or run a "
+                "supervisor inside it with a POOLMGR_SOCKET of its own"
             )
         if len(self.links) >= self._most:
             return f"too many clients ({len(self.links)}): raise the supervisor's limit of open files"
