@@ -65,7 +65,7 @@ class Runner:
         Raises: the error of redis-py or the pool if it does not.
         """
         try:
-            with self._connection(PATIENCE) as connection, self._heard():
+            with self._pool().connection(PATIENCE) as connection, self._heard():
                 Exchange(connection, self.reply_timeout).ask([[b"PING"]])
         except poolmgr.ConnectionPoolTimeoutError as error:
             if error.reason not in BUSY or not self._answered:
@@ -94,7 +94,7 @@ class Runner:
         verdicts = _judge(expected, commands, readonly=readonly, atomic=atomic)
         if all(isinstance(verdict, Refused) and not verdict.unknown for verdict in verdicts):
             return _outcome(verdicts, [], atomic=atomic)  # no server need be asked to know that
-        with self._connection() as connection, self._heard():
+        with self._pool().connection() as connection, self._heard():
             exchange = Exchange(connection, self.reply_timeout)
             try:
                 policy = self.catalog.policy(exchange)
@@ -125,8 +125,8 @@ class Runner:
 
     # ---- one connection ------------------------------------------------------------------------
 
-    def _connection(self, timeout: float | None = -1) -> Any:
-        return poolmgr.get_pool(protocol=2, max_reply=self.max_reply, parser_class=Parser).connection(timeout)
+    def _pool(self) -> Any:
+        return poolmgr.get_pool(protocol=2, max_reply=self.max_reply, parser_class=Parser)
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
