@@ -170,8 +170,8 @@ def _print(fleet: records.Fleet, name: str) -> None:
     out.print(
         Text.from_markup(
             f"[bold]fleet {escape(name)}[/bold]  {fleet.granted} of budget {fleet.budget}{word} granted to "
-            f"{len(fleet.hosts)} hosts, slack {fleet.slack}"
-            + ("" if fleet.others is None else f", {fleet.others} other clients")
+            f"{_count(len(fleet.hosts), 'host')}, slack {fleet.slack}"
+            + ("" if fleet.others is None else f", {_count(fleet.others, 'other client')}")
         )
     )
     if fleet.learning:
@@ -180,6 +180,10 @@ def _print(fleet: records.Fleet, name: str) -> None:
     for host in fleet.hosts:
         rows.add_row(escape(host.host), host.name, str(host.grant), str(host.demand), escape(_state(host)))
     out.print(rows)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _state(host: records.Host) -> str:

@@ -51,7 +51,8 @@ def judge(survey: Survey, fresh: int, clients: Iterable[Seen]) -> Verdict:
 
     Args:
         survey: taken before the fresh connection was opened.
-        fresh: that connection's number. It was answered before the list was asked for.
+        fresh: that connection's number; 0: the server does not say, and any suspect may be older. It was answered
+            before the list was asked for.
         clients: the list.
     """
     shown: set[str] = set()
@@ -61,7 +62,7 @@ def judge(survey: Survey, fresh: int, clients: Iterable[Seen]) -> Verdict:
             shown.add(client.lease)
         else:
             others += 1
-            complete = complete and not (client.suspect and client.id < fresh)
+            complete = complete and not (client.suspect and (not fresh or client.id < fresh))
     gone = survey.marked - shown if complete else frozenset()
     return Verdict(frozenset(shown), gone, complete, others)
 

@@ -68,13 +68,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         lease: seconds that a lease lasts.
         floor: connections that a host with demand gets before others get more.
         host: for people. One word.
-        able: it may list and kill clients.
     """
 
     lease: float = 10.0
     floor: int = 1
     host: str = "-"
-    able: bool = True
 
 
 class Lease:
@@ -160,13 +158,16 @@ class Lease:
             return min(self._due, self._soon)
         return self._due
 
-    def request(self, run: str, demand: int, budget: int, slack: int, now: float) -> Renewal | None:
+    def request(
+        self, run: str, demand: int, budget: int, slack: int, now: float, *, able: bool = True
+    ) -> Renewal | None:
         """The request to be sent now; None: not yet.
 
         Args:
             run: the server process that will get it.
             demand: connections that this host could use.
             budget, slack: the fleet's, by this host's settings.
+            able: the host may list and kill clients.
         """
         if self.under_way or self.unsaved or now < self.due(demand):
             return None
@@ -189,7 +190,7 @@ class Lease:
             slack=slack,
             lease=round(self.terms.lease * 1000),
             until=self.end,
-            able=self.terms.able,
+            able=able,
             host=self.terms.host,
         )
 

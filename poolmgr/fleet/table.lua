@@ -64,6 +64,12 @@ local function is_marked(field) return string.byte(field) == 120 end -- x
 -- F4: its end has passed, and a host wants its permits (or will, some day).
 local function is_ripe(ends, short) return now > ends + (short == 2 and DELTA or UNWANTED) end
 
+-- F4. A user who may not do both must not lose the lease: what a script has done is not undone when it fails.
+local function mark(name, text)
+  redis.call('HSET', key, 'x' .. name, string.format('%.0f %s', now, text))
+  redis.call('HDEL', key, name)
+end
+
 -- F8: the table of this server process; nil if there is none, or another process's.
 local function table_of(run)
   local t = read_head(redis.call('HGET', key, '!'))
@@ -221,8 +227,7 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
     -- A word is larger than its grant if another table gave it, at a process that this name led to meanwhile. It is a
     -- claim then (F8). If it does not fit, this name is over; what it has here is within the grant, by its gate.
     if word > grant and t.used - grant + word > math.max(0, t.budget - t.slack) then
-      redis.call('HDEL', key, name)
-      redis.call('HSET', key, 'x' .. name, string.format('%.0f %s', now, got[2]))
+      mark(name, got[2])
       t.marked = t.marked + 1
       redis.call('HSET', key, '!', head_text(t))
       return {'fenced', t.number, now}
@@ -290,8 +295,7 @@ local function survey(run)
     else
       local _, _, ends = read_lease(text)
       if not t.learning and is_ripe(ends, t.short) then
-        redis.call('HDEL', key, field)
-        redis.call('HSET', key, 'x' .. field, string.format('%.0f %s', now, text))
+        mark(field, text)
         t.marked = t.marked + 1
         marked[#marked + 1] = field
       else
@@ -382,8 +386,7 @@ local function fence(run, name)
   if not text then return {'ok', 0} end
   local _, _, ends = read_lease(text)
   if t.learning or now <= ends + DELTA then return {'ok', -1, ends} end
-  redis.call('HDEL', key, name)
-  redis.call('HSET', key, 'x' .. name, string.format('%.0f %s', now, text))
+  mark(name, text)
   t.marked = t.marked + 1
   redis.call('HSET', key, '!', head_text(t))
   return {'ok', 1}

@@ -227,6 +227,8 @@ def test_a_proof_needs_a_list_without_the_name_and_without_any_unnamed_connectio
     held_up = duty.judge(survey, 10, [*clients, duty.Seen(9, suspect=True)])
     assert held_up.gone == frozenset()
     assert not held_up.complete
+    unnumbered = duty.judge(survey, 0, clients)
+    assert (unnumbered.complete, unnumbered.gone) == (False, frozenset()), "any suspect may be older than the fresh one"
     assert duty.leftovers({"dead"}, clients) == [3]
 
 

@@ -13,7 +13,8 @@ from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.fleet import script
 from poolmgr.fleet.script import Refused, Renewed
-from poolmgr.supervisor.fleet.leaseholder import Leaseholder
+from poolmgr.supervisor.fleet.fencing import Done
+from poolmgr.supervisor.fleet.leaseholder import ABLE_AGAIN, Leaseholder
 from poolmgr.supervisor.upstreams.findings import Asked, Findings
 from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.wire import Gate
@@ -151,3 +152,28 @@ def test_a_lease_that_was_left_is_not_renewed(scene: Scene) -> None:
     assert scene.holder.request(scene.now + 60) is None
     scene.holder.left()
     assert scene.ledger.servers["s"].lease is None
+
+
+def test_a_server_that_does_not_say_what_it_is_is_asked_again_and_people_are_told_what_to_allow() -> None:
+    scene = Scene()
+    scene.holder._known = False
+    refusal = "NOPERM this user has no permissions to run the 'info' command"
+    scene.holder.learned(Findings(forbidden={"INFO": refusal}))
+    assert "Allow it: ACL SETUSER default +evalsha" in scene.holder.obstacle(scene.now)
+    assert not scene.holder.looks_again(scene.now)
+    scene.now = scene.holder.due()
+    assert scene.holder.looks_again(scene.now)
+    scene.holder.learned(Findings(info={"redis_mode": "standalone"}))
+    assert not scene.holder.looks_again(scene.now)
+    assert not scene.holder.trouble
+
+
+def test_a_host_that_may_not_do_the_duty_leaves_it_to_others_for_a_while(scene: Scene) -> None:
+    assert scene.renew(GOOD).able
+    scene.holder._did(Done(error="CLIENT KILL: NOPERM"))
+    assert not scene.renew(GOOD).able
+    assert scene.renew(GOOD).able is False
+    scene.now += ABLE_AGAIN
+    assert scene.renew(GOOD).able, "its rights may have changed"
+    scene.holder._upstream.forbidden["CLIENT LIST"] = "NOPERM"
+    assert not scene.renew(GOOD).able

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from poolmgr.budget import ceilings
 from poolmgr.budget.accounts import Server
-from poolmgr.fleet import script
+from poolmgr.fleet import rights, script
 from poolmgr.fleet.lease import Lease, SavedLease, Terms
 from poolmgr.fleet.script import Renewal, Renewed
 from poolmgr.supervisor.context import Context
@@ -30,6 +30,12 @@ SLACK_SHARE, SLACK_LEAST = 50, 2
 KNOCK = 0.25
 """Seconds to wait for a permit to ask the table with. Then the connection comes out of the fleet's slack: a lease must
 not end because members have pinned all its permits."""
+
+LOOK_AGAIN = 2.0
+"""Seconds after which a server is asked again what it is, that did not let itself be asked."""
+
+ABLE_AGAIN = 60.0
+"""Seconds for which a host does not take the duty that the server did not let it do: others may."""
 
 OTHER_MODES = {
     "sentinel": "a Sentinel has no table: each host has its own budget there",
@@ -88,13 +94,23 @@ class Leaseholder:
         self._heard: tuple[Renewed, float] | None = None
         """The last good answer, and when it was asked for: it may have lain there for long."""
         self._limited = Limited(burst=1)
+        self._look_at = float("inf")
+        """When to ask again what server it is."""
+        self._able_at = 0.0
+        """When the duty may be tried again, which the server did not let this host do."""
 
     # ---- the lease's life -------------------------------------------------------------------------
 
     def learned(self, found: Findings) -> None:
         """A look has shown what kind of server this is."""
         mode = found.info.get("server_mode") or found.info.get("redis_mode")
+        if not mode and not self._known and "INFO" in found.forbidden:
+            ways = self._upstream.endpoints
+            user = ways[0][0].username if ways else None
+            self._note(rights.refusal("INFO", found.forbidden["INFO"], user), passing=False)
+            self._look_at = self._clock() + LOOK_AGAIN
         if mode and not self._known:
+            self._note("", passing=False)
             self._known = True
             self.outside = OTHER_MODES.get(mode, "")
             if self.outside:
@@ -120,7 +136,8 @@ class Leaseholder:
         answer = None if self.lease is None else self.lease.answer
         if answer is None:
             return f"lease of fleet {self.fleet}"
-        return f"lease of fleet {self.fleet} (budget {answer.budget:,}, {answer.hosts:,} hosts)"
+        hosts = f"{answer.hosts:,} host{'' if answer.hosts == 1 else 's'}"
+        return f"lease of fleet {self.fleet} (budget {answer.budget:,}, {hosts})"
 
     def _start(self, now: float) -> None:
         server = self._server
@@ -132,7 +149,6 @@ class Leaseholder:
                 lease=settings.fleet_lease,
                 floor=settings.fleet_floor,
                 host=host_name(),
-                able=not {"CLIENT LIST", "CLIENT KILL"} & self._upstream.forbidden.keys(),
             ),
             lambda: script.new_name(self.fleet),
             random.Random(),
@@ -172,8 +188,14 @@ class Leaseholder:
         if now >= self.due():
             self._wake()
 
+    def looks_again(self, now: float) -> bool:
+        """Whether the server is to be asked again what it is."""
+        return not self._known and now >= self._look_at
+
     def due(self) -> float:
         """When the next request is due."""
+        if not self._known:
+            return self._look_at
         lease = self.lease
         if lease is None or lease.under_way or lease.unsaved or self._leaving:
             return float("inf")
@@ -190,7 +212,13 @@ class Leaseholder:
         if slack is None:
             slack = max(SLACK_LEAST, budget // SLACK_SHARE)
         self._sent = now
-        return lease.request(self._upstream.run_id, self.demand, budget, min(slack, budget), now)
+        able = self.able(now)
+        return lease.request(self._upstream.run_id, self.demand, budget, min(slack, budget), now, able=able)
+
+    def able(self, now: float) -> bool:
+        """Whether this host may get the duty: it may list and kill clients, as far as is known. A host that keeps the
+        duty and cannot do it would keep all others from doing it."""
+        return not {"CLIENT LIST", "CLIENT KILL"} & self._upstream.forbidden.keys() and now >= self._able_at
 
     @property
     def demand(self) -> int:
@@ -267,6 +295,7 @@ class Leaseholder:
         if done.killed:
             log.warning("fleet.killed", extra={"server": self._upstream.id, "count": done.killed})
         if done.error:
+            self._able_at = self._clock() + ABLE_AGAIN
             self._limited("fleet.cannot_fence", server=self._upstream.id, error=done.error)
 
     def _note(self, error: str, *, passing: bool) -> None:

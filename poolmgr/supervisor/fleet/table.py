@@ -81,12 +81,13 @@ class Table:
         reply: Reply = admin.call(command, what, 1, self.key, *arguments)
         return reply
 
-    @staticmethod
-    def _refused(admin: Admin, command: str, error: ReplyError) -> TableError:
+    def _refused(self, admin: Admin, command: str, error: ReplyError) -> TableError:
         if error.passing:
             return TableError(f"the server does not renew this host's lease now: {error}", passing=True)
-        remedy = f". Allow it: {rights.line(admin.endpoint.username)}" if rights.missing(str(error)) else ""
-        return TableError(f"the server refuses {command}, which a fleet needs ({error}){remedy}", passing=False)
+        if "WRONGTYPE" in str(error):
+            text = f"the key {self.key} is no table of a fleet: rename it, or remove it ({error})"
+            return TableError(text, passing=False)
+        return TableError(rights.refusal(command, str(error), admin.endpoint.username), passing=False)
 
     def renew(self, admin: Admin, renewal: script.Renewal) -> script.Renewed | script.Refused:
         """Renew, join or claim, and name this connection after the lease.
@@ -96,6 +97,8 @@ class Table:
             AdminError: there was no answer; the request may be executed later.
         """
         run = self.about(admin)["run_id"]
+        if admin.nameless:
+            raise self._refused(admin, "CLIENT SETNAME", ReplyError(admin.nameless))
         try:
             answer = script.answer(self.ask(admin, *msgspec.structs.replace(renewal, run=run).arguments()))
         except script.UnreadableError as error:

@@ -111,6 +111,8 @@ class Admin:
         (:meth:`poolmgr.supervisor.fleet.table.Table.about`)."""
         self.id = 0
         """The server's number for this connection; 0 where it does not say."""
+        self.nameless = ""
+        """Why the server has refused its name; empty: it has not."""
         self.server_pid = 0
         """The server's process, over a Unix socket; 0 elsewhere."""
         self.address: tuple[str, int] | None = None
@@ -229,6 +231,7 @@ class Admin:
             ("CLIENT", "SETNAME", self.shown), ("CLIENT", "SETINFO", "LIB-NAME", self.shown), ("CLIENT", "ID")
         )
         self.id = replies[-1] if isinstance(replies[-1], int) else 0
+        self.nameless = str(replies[-3]) if isinstance(replies[-3], ReplyError) else ""
 
     def _greet(self, *commands: tuple[str | int, ...]) -> list[Any]:
         """Log in, and send these commands.

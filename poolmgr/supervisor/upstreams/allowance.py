@@ -97,11 +97,12 @@ class Allowance:
         return 2 * (unknown - self._unknown) > ceilings.reserve_of(upstream.maxclients, self._settings.reserve)
 
     def _meet(self, shown: Summary, now: float) -> None:
-        """Log each other supervisor of this host that uses the server, loudly, once: neither knows of the other."""
+        """Log each other supervisor of this host that uses the server, loudly, once: neither knows of the other. Those
+        of a fleet share the fleet's budget: pods of one machine are hosts of their own."""
         upstream = self._upstream
         here: dict[str, Neighbour] = {}
         for tag, count in shown.counts.items():
-            if self._belonging.neighbour(tag):
+            if self._belonging.neighbour(tag) and not (self._settings.fleet and tag.scope in shown.leased):
                 here.setdefault(tag.scope or tag.place, Neighbour(0, tag.pid, now)).count += count
         for scope, found in here.items():
             if scope not in upstream.neighbours:

@@ -271,11 +271,13 @@ class Inspector:
         replies = self.kept.pipeline(
             ("INFO", "server"), ("INFO", "clients"), ("INFO", "stats"), ("INFO", "replication"), ("PING",)
         )
-        for reply in replies:
+        for reply in replies[:-1]:
             if isinstance(reply, bytes):
                 found.info.update(_fields(reply))
             elif isinstance(reply, ReplyError):
                 self._no("INFO", reply, found)
+        if isinstance(replies[-1], ReplyError) and replies[-1].passing:  # PING is there to hear that
+            found.busy = str(replies[-1])
         if "maxclients" in found.info:
             found.maxclients = _number(found.info["maxclients"])
         else:

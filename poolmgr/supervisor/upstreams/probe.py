@@ -288,6 +288,8 @@ class Probe:
         if work is None and self._stopping and holder.may_leave:
             return NOTHING_BUT_CLOSE
         lease = "" if holder.lease is None else holder.lease.name
+        if work is None and holder.looks_again(now) and now >= self._schedule.retry_at:
+            work = Work(endpoints=self.upstream.endpoints, handshake=self._schedule.handshake, facts=True)
         renewal = None
         if not self._stopping and not self._session.stalled and now >= self._schedule.retry_at:
             renewal = holder.request(now)
@@ -332,10 +334,12 @@ class Probe:
 
     async def _go(self, work: Work) -> None:
         """One look at a resolved server."""
+        now = self._committer.clock()
         if self._session.stalled and self.outages.blind and self._may_replace():
             await self._session.shut()
             work = msgspec.structs.replace(work, fresh=True)
-        if work.renewal is not None and not await self._session.permit(KNOCK):
+        knocks = self.holder is not None and (work.renewal is not None or self.holder.looks_again(now))
+        if knocks and not await self._session.permit(KNOCK):
             self._context.ledger.overdraw_own(self.upstream.id)
             self._committer.touch()
         if not await self._session.permit():
