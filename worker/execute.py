@@ -9,7 +9,9 @@ watched. When the caller goes away, we close the connection, which frees it and 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,14 +55,15 @@ class Runner:
         self.max_reply = max_reply
         self.longest_block = reply_timeout - min(1.0, reply_timeout / 5)
         self.most_blocking = max(1, int((self.longest_block + LATENESS) / (2 * LATENESS)))  # so that each has as long
-        self._answered = True
-        """Whether the last request that got a connection got an answer."""
+        self._answered = time.monotonic()
+        """When the server has last answered a request; the start has asked it."""
         self.catalog = Catalog(readonly_scripts=readonly_scripts)
         self.scripts = Scripts()
 
     def ping(self) -> None:
         """Check that the server answers through the pool. While others hold all its connections, the last answer that
-        one of them has had says so: a service that is busy is not broken, and must not lose its callers to others.
+        one of them has had says so: a service that is busy is not broken, and must not lose its callers to others. An
+        answer says so for as long as two requests may take, one that waits for the other.
 
         Raises: the error of redis-py or the pool if it does not.
         """
@@ -68,7 +71,7 @@ class Runner:
             with self._pool().connection(PATIENCE) as connection, self._heard():
                 Exchange(connection, self.reply_timeout).ask([[b"PING"]])
         except poolmgr.ConnectionPoolTimeoutError as error:
-            if error.reason not in BUSY or not self._answered:
+            if error.reason not in BUSY or time.monotonic() - self._answered > 2 * self.reply_timeout:
                 raise
 
     def run(
@@ -130,13 +133,13 @@ class Runner:
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
-        """Remember whether the server answers."""
+        """Remember when the server has answered."""
         try:
             yield
         except (redis_errors.ConnectionError, redis_errors.TimeoutError):
-            self._answered = False
+            self._answered = -math.inf
             raise
-        self._answered = True
+        self._answered = time.monotonic()
 
     def _plain(self, exchange: Exchange, allowed: list[Allowed], caller: socket.socket | None) -> list[Any]:
         """One after the other. Those that block share the time."""

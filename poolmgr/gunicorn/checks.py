@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import redis
 from gunicorn import util
@@ -86,29 +85,25 @@ def check_temporary(directory: str | None) -> None:
     Raises:
         StartError: there is no place for it.
     """
+    why = _no_room(directory)
+    if why:
+        tried = directory or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (what tempfile tries first)
+        if directory is None:  # tempfile has tried many directories, and names no reason
+            why = _no_room(tried) or why
+        raise StartError(
+            f"no temporary file can be written to {tried} ({why}), and each worker of gunicorn needs one: "
+            "free space there, or set TMPDIR or --worker-tmp-dir"
+        )
+
+
+def _no_room(directory: str | None) -> str:
+    """Why no temporary file can be written there; empty if one can. It has no name that another user could foresee."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"x")
     except OSError as error:
-        # tempfile names no reason: it has tried to write to each directory.
-        tried = directory or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (what tempfile tries first)
-        why = _no_room(tried) if isinstance(error, FileNotFoundError) else error.strerror
-        raise StartError(
-            f"no temporary file can be written to {tried} ({why}), and each worker of gunicorn needs one: "
-            "free space there, or set TMPDIR or --worker-tmp-dir"
-        ) from None
-
-
-def _no_room(directory: str) -> str:
-    path = Path(directory, f".poolmgr-{os.getpid()}")
-    try:
-        path.write_bytes(b"x")
-    except OSError as error:
         return str(error.strerror)
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return "tempfile finds no usable directory"
+    return ""
 
 
 def check_binds(binds: Iterable[str]) -> None:

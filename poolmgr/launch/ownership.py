@@ -21,18 +21,21 @@ def objection(path: str) -> str:
     Only root and this user may be able to put a file there, or to replace a directory above it. A directory that does
     not exist yet does not matter: the process that makes it gets the error.
 
-    ``POOLMGR_VOLUME`` names one directory whose mode is not asked. A pod's volume is root's, with mode 0777, and only
-    the pod's containers write to it.
+    ``POOLMGR_VOLUME`` names one directory whose mode is not asked, but whose owner is. A pod's volume is root's, with
+    mode 0777, and only the pod's containers write to it. A relative path names none: what it means would depend on the
+    process that reads it.
     """
     volume = os.environ.get("POOLMGR_VOLUME", "").strip()
-    volume = os.path.realpath(volume) if volume else ""
+    volume = os.path.realpath(volume) if os.path.isabs(volume) else ""
     directory = Path(os.path.realpath(os.path.dirname(os.path.abspath(path))))
     for above in (directory, *directory.parents):
         try:
             found = above.lstat()
         except OSError:
             continue
-        ours = found.st_uid in (os.getuid(), 0) or (above != directory and found.st_uid == _unmapped())
+        ours = found.st_uid in (os.getuid(), 0) or (
+            above != directory and str(above) != volume and found.st_uid == _unmapped()
+        )
         mode = stat.S_IMODE(found.st_mode)
         if not ours:
             return f"{above} belongs to {_user(found.st_uid)}, who could forge what lies in it: {REMEDY}"

@@ -205,6 +205,12 @@ def file_path(text: str) -> str:
     return text
 
 
+def directory(text: str) -> str:
+    if "\0" in text or not text.startswith("/"):
+        raise ValueError("it is not an absolute path")
+    return text
+
+
 def address(text: str) -> str | None:
     if text.lower() in ("off", "no", "0"):
         return None

@@ -168,7 +168,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         None,
         "POOLMGR_VOLUME",
         "a directory that others may write to by its mode and that only our processes can reach: a pod's volume",
-        parse=parsers.file_path,
+        parse=parsers.directory,
         allowed="an absolute path",
         default_text="none",
         example="/run/pod",

@@ -234,11 +234,9 @@ def _copy(image: Image, text: str, stages: dict[str, Image]) -> None:
     place = f"{directory}/{target.removeprefix('./')}" if not target.startswith("/") else target
     place = place.rstrip("/") + "/" if many else place
     digest = hashlib.sha256()
-    with_content = []
     for name in found:
         for path in _files(ROOT / name):
             digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode & 0o111}\0".encode() + path.read_bytes())
-            with_content.append(path)
     _layer(image, f"COPY {text} {place} {digest.hexdigest()}", lambda layer: _put(image, layer, found, place))
 
 
@@ -250,17 +248,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def _put(image: Image, layer: Path, names: list[str], place: str) -> None:
+    aside = layer / "context"
     for name in names:
         for file in _files(ROOT / name):
-            target = layer / "at" / file.relative_to(ROOT)
+            target = aside / file.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
-    sources = [str(layer / "at" / name) for name in names]
-    aside = layer / "context"
-    (layer / "at").rename(aside)
-    (layer / "at").mkdir()
-    sources = [str(aside / name) for name in names]
-    _namespaced(image, layer, COPY, place, *sources)
+    _namespaced(image, layer, COPY, place, *(str(aside / name) for name in names))
     shutil.rmtree(aside)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -53,6 +54,12 @@ def post(pod: Pod, *command: Any) -> Answer:
     return request(pod.pid, "POST", "/", list(command), token=TOKEN)
 
 
+def said_on_stdout(container: Container) -> set[str]:
+    """Its events, without what varies."""
+    lines = container.logs["stdout"].read_text().splitlines()
+    return {re.sub(r":? \(?\d+\)?$", "", json.loads(line)["event"]).removesuffix(":") for line in lines}
+
+
 def test_it_serves_as_a_number_on_a_read_only_root_and_leaves_files_in_its_volume_only(
     image: Image, pods: Pods, serve: Serve
 ) -> None:
@@ -72,6 +79,8 @@ def test_it_serves_as_a_number_on_a_read_only_root_and_leaves_files_in_its_volum
     assert [server["budget"] for server in status["servers"]] == [BUDGET]
     assert request(pod.pid, "GET", "/metrics", port=9108).status == 200
     assert [line for line in container.lines() if not line.startswith('{"timestamp"')] == [], "all that it says is JSON"
+    assert {"request", "supervisor.started", "Booting worker with pid"} <= said_on_stdout(container)
+    assert container.logs["stderr"].read_bytes() == b"", "one stream"
     assert TOKEN not in container.log
     assert container.stop() == 0
     assert server.info("rejected_connections") == 0

@@ -56,6 +56,7 @@ def test_a_sidecar_outlives_the_service_and_serves_the_next_one(image: Image, po
         assert beside.running
         wait_for(lambda: "zombie" not in beside.processes().values(), 10, what="none of its processes is left")
     assert len(beside.events("supervisor.started")) == 1
+    assert beside.logs["stderr"].read_bytes() == b"", "one stream"
     assert server.info("rejected_connections") == 0
     assert beside.stop() in (0, 143)
 
