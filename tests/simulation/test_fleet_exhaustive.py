@@ -8,19 +8,18 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.fleet.exhaustive import LARGE, SMALL, World, describe, explore
+from tests.simulation.fleet.exhaustive.scenarios import SCENARIOS, follow
 from tests.simulation.fleet.mutants import MUTANTS, off
 
 FOUND = {
     "F1 raised though it does not fit": World(name="calm"),
     "F1 marked grants do not count": World(name="calm"),
     "F2 freed when the lease ends": World(name="calm"),
-    "F2 a successor states what was saved": World(name="a crash", crashes=1),
-    "F3 any answer is obeyed": World(name="a late request", late=1),
-    "F5 no gate": World(name="calm"),
+    "F2 said before it is obeyed": World(name="calm"),
     "F6 freed when it is marked": World(name="calm"),
     "F8 a new table raises at once": World(name="FLUSHALL", flushes=1),
 }
-"""Rules that a few thousand states need. ``mutants.py`` has a seed for the others."""
+"""Rules that some ten thousand states need. ``mutants.py`` has a seed for the others, or there is a scenario."""
 
 
 @pytest.mark.timeout(600)
@@ -40,6 +39,18 @@ def test_a_rule_of_the_fleet_switched_off_has_a_short_trace(name):
         result = explore(FOUND[name], limit=400_000, edit=edit, progress=False)
     assert result.violation, describe(FOUND[name], result)
     assert 5 < len(result.trace) < 25, describe(FOUND[name], result)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.rule)
+def test_a_rule_of_the_fleet_has_a_scenario_that_breaks_without_it(scenario):
+    """And does not with it."""
+    result = follow(scenario)
+    assert not result.violation, describe(scenario.world, result)
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == scenario.rule)
+    with off(mutant) as edit:
+        result = follow(scenario, edit)
+    assert result.violation, describe(scenario.world, result)
 
 
 @pytest.mark.timeout(600)

@@ -14,8 +14,9 @@ renumbered (:mod:`packing`).
 ``python -m tests.simulation.exhaustive`` explores the larger worlds too.
 """
 
-from tests.simulation.exhaustive.explore import Result, describe, explore
+from tests.simulation.exhaustive.explore import describe, explore
 from tests.simulation.exhaustive.states import World
 from tests.simulation.exhaustive.worlds import LARGE, LARGEST, SMALL
+from tests.simulation.walk import Result
 
 __all__ = ["LARGE", "LARGEST", "SMALL", "Result", "World", "describe", "explore"]

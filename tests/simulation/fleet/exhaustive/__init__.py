@@ -11,8 +11,9 @@ and from every state, without another fault, a host can come to hold all of it (
 ``make simulate-fleet`` explores them all, as far as a number of states.
 """
 
-from tests.simulation.fleet.exhaustive.explore import Result, describe, explore
+from tests.simulation.fleet.exhaustive.explore import describe, explore
 from tests.simulation.fleet.exhaustive.states import World
 from tests.simulation.fleet.exhaustive.worlds import LARGE, SMALL
+from tests.simulation.walk import Result
 
 __all__ = ["LARGE", "SMALL", "Result", "World", "describe", "explore"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import time
-from array import array
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
+from tests.simulation import walk
 from tests.simulation.fleet.exhaustive.states import (
     CURRENT,
+    GONE,
     OLD,
+    TO_COME,
     Faults,
     Fencer,
     Heads,
@@ -23,32 +21,11 @@ from tests.simulation.fleet.exhaustive.states import (
     beginning,
     canonical,
 )
-from tests.simulation.fleet.exhaustive.steps import NO_FAULT, PAST, Steps, held, outstanding
+from tests.simulation.fleet.exhaustive.steps import NO_FAULT, PAST, UNNAMED, Steps, held, outstanding
 from tests.simulation.fleet.exhaustive.together import Together
-
-
-class Result(msgspec.Struct):
-    """What an exploration came to.
-
-    Attributes:
-        calls: how often the script ran. depth: steps to the farthest state.
-        stuck: states from which no host can come to hold all; -1: not looked for.
-    """
-
-    states: int
-    seconds: float
-    complete: bool
-    calls: int = 0
-    depth: int = 0
-    violation: str = ""
-    stuck: int = -1
-    trace: list[str] = msgspec.field(default_factory=list)
-
+from tests.simulation.walk import Following, Packed, Result, Walk
 
 T = TypeVar("T", bound=Hashable)
-
-Packed = tuple[int, ...]
-"""Heads, fencers, faults, and the rows in the order of their numbers."""
 
 
 class Numbers(Generic[T]):
@@ -88,7 +65,9 @@ def explore(
         gc.enable()
 
 
-class Exploration:
+class Exploration(Walk):
+    """A state is packed as the numbers of heads, fencers, faults, and rows in the order of their numbers."""
+
     def __init__(self, world: World, edit: Callable[[str], str], *, progress: bool) -> None:
         self.world = world
         self.steps = Steps(world, edit)
@@ -100,6 +79,7 @@ class Exploration:
         self._canonical: dict[Row, int] = {}
         self._wrong: list[str] = []
         self._held: list[tuple[int, int]] = []
+        self._whole: list[bool] = []
         self._local: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
         self._records: list[tuple[Any, Any, bool, bool]] = []
         self._executed: dict[Any, list[tuple[str, int, int, bool]]] = {}
@@ -107,11 +87,7 @@ class Exploration:
         self._fewer: dict[tuple[int, int], int] = {}
         first = beginning(world)
         packed = self.pack(first.heads, first.fencers, first.faults, first.rows)
-        self.number: dict[Packed, int] = {packed: 0}
-        self.order = [packed]
-        self.parent = array("i", [-1])
-        self.progress = progress
-        self.source, self.target = array("I"), array("I")
+        super().__init__(packed, progress=progress)
 
     # ---- numbers ---------------------------------------------------------------------------------
 
@@ -128,13 +104,32 @@ class Exploration:
         number = self.rows(row)
         if number == len(self._held):
             self._held.append((held(row, CURRENT), held(row, OLD)))
-            wrong = ""
-            if row.alive and not row.lease.clearing and outstanding(row) > row.lease.word:
-                wrong = f"a host has handed out {outstanding(row)}, and may hold {row.lease.word}: {row}"
-            self._wrong.append(wrong)
+            self._whole.append(row.alive and row.lease.slot >= 0 and self._owns(row) >= self.world.budget)
+            self._wrong.append(self._broken(row))
             waiting = {r.place for r in row.requests if row.reply is None or not r.answerable}
             self._records.append((row.records[CURRENT], row.records[OLD], CURRENT in waiting, OLD in waiting))
         return number
+
+    def _broken(self, row: Row) -> str:
+        """What does not hold of one host."""
+        lease, reply = row.lease, row.reply
+        if row.alive and not lease.clearing and outstanding(row) > lease.word:
+            return f"a host has handed out {outstanding(row)}, and may hold {lease.word}: {row}"
+        over = reply is not None and reply.why == "fenced" and reply.slot == lease.slot and lease.end == TO_COME
+        if over and self.world.stands and any(c.slot == lease.slot and c.stage == PAST for c in row.clients):
+            return f"a host that has a connection is fenced, and its lease has not ended: {row}"
+        for f, bits in enumerate(row.fences):
+            if any(bits[c.slot] == GONE and c.before & 1 << f and c.stage in UNNAMED for c in row.clients):
+                return f"a lease counts as gone, and the server had accepted a connection of it before: {row}"
+        return ""
+
+    @staticmethod
+    def _owns(row: Row) -> int:
+        return sum(c.slot == row.lease.slot and c.place == CURRENT and c.stage == PAST for c in row.clients)
+
+    @property
+    def calls(self) -> int:
+        return self.steps.tables.calls
 
     def state(self, packed: Packed) -> State:
         heads, fencers, faults, *rows = packed
@@ -152,8 +147,7 @@ class Exploration:
 
     # ---- what follows ----------------------------------------------------------------------------
 
-    def following(self, packed: Packed) -> Iterator[tuple[Any, bool, Packed]]:
-        """(what, needs no fault, the state) of every step."""
+    def following(self, packed: Packed) -> Iterator[Following]:
         heads, fencers, faults, *rows = packed
         left = self.faults.at[faults]
         before = (heads, fencers)
@@ -225,94 +219,13 @@ class Exploration:
 
     # ---- the walk --------------------------------------------------------------------------------
 
-    def run(self, limit: int, told: Callable[[int, int], None] | None) -> Result:
-        began = time.monotonic()
-        number, order, parent, source, target = self.number, self.order, self.parent, self.source, self.target
-        at, progress = 0, self.progress
-        while at < len(order) and len(order) < limit:
-            for _, ours, packed in self.following(order[at]):
-                j = number.get(packed)
-                if j is None:
-                    j = number[packed] = len(order)
-                    order.append(packed)
-                    parent.append(at)
-                    wrong = self.violated(packed)
-                    if wrong:
-                        return self._result(began, False, wrong, j)
-                if progress and ours and j != at:
-                    source.append(at)
-                    target.append(j)
-            at += 1
-            if told is not None and at % 10_000 == 0:
-                told(len(order), len(order) - at)
-        complete = at >= len(order)
-        result = self._result(began, complete, "", -1)
-        if complete and progress:
-            stuck = self._stuck()
-            result.stuck = len(stuck)
-            if stuck:
-                result.trace = self.trace(stuck[0])
-        return result
+    def ends(self, packed: Packed) -> tuple[bool, bool]:
+        """There is a living host; and one holds the whole budget."""
+        return any(self.rows.at[r].alive for r in packed[3:]), any(self._whole[r] for r in packed[3:])
 
-    def _result(self, began: float, complete: bool, violation: str, last: int) -> Result:
-        depth, j = 0, len(self.order) - 1
-        while (j := self.parent[j]) >= 0:
-            depth += 1
-        trace = self.trace(last) if last >= 0 else []
-        took = time.monotonic() - began
-        return Result(len(self.order), took, complete, self.steps.tables.calls, depth, violation, -1, trace)
-
-    def trace(self, j: int) -> list[str]:
-        """The steps from the beginning to a state. Hosts and names may change places on the way."""
-        path = []
-        while j >= 0:
-            path.append(self.order[j])
-            j = self.parent[j]
-        path.reverse()
-        lines = []
-        for before, after in itertools.pairwise(path):
-            what, row = next(what for what, _, packed in self.following(before) if packed == after)
-            which = f"h{before[3:].index(row)} " if row >= 0 else ""
-            lines.append(which + what)
-        return lines
-
-    def _stuck(self) -> list[int]:
-        """States with a living host from which none can ever hold the whole budget again."""
-        starts, sources = self._backwards()
-        good, hopeful = bytearray(len(self.order)), bytearray(len(self.order))
-        stack = array("I")
-        whole = [row.alive and row.lease.slot >= 0 and self._owns(row) >= self.world.budget for row in self.rows.at]
-        alive = [row.alive for row in self.rows.at]
-        for j, packed in enumerate(self.order):
-            hopeful[j] = any(alive[r] for r in packed[3:])
-            if any(whole[r] for r in packed[3:]):
-                good[j] = 1
-                stack.append(j)
-        while stack:
-            j = stack.pop()
-            for before in sources[starts[j] : starts[j + 1]]:
-                if not good[before]:
-                    good[before] = 1
-                    stack.append(before)
-        return [j for j in range(len(self.order)) if hopeful[j] and not good[j]]
-
-    @staticmethod
-    def _owns(row: Row) -> int:
-        return sum(c.slot == row.lease.slot and c.place == CURRENT and c.stage == PAST for c in row.clients)
-
-    def _backwards(self) -> tuple[array[int], array[int]]:
-        """The states before state ``j`` are ``sources[starts[j] : starts[j + 1]]``."""
-        starts = array("I", bytes(4 * (len(self.order) + 1)))
-        for j in self.target:
-            starts[j + 1] += 1
-        for j in range(1, len(starts)):
-            starts[j] += starts[j - 1]
-        at = array("I", starts)
-        sources = array("I", bytes(4 * len(self.source)))
-        for before, j in zip(self.source, self.target, strict=True):
-            sources[at[j]] = before
-            at[j] += 1
-        return starts, sources
+    def line(self, what: Any, before: Packed) -> str:
+        words, row = what
+        return f"h{before[3:].index(row)} {words}" if row >= 0 else words
 
 
 def _sorted(rest: list[int], new: int) -> list[int]:
@@ -324,12 +237,4 @@ def _sorted(rest: list[int], new: int) -> list[int]:
 
 def describe(world: World, result: Result) -> str:
     """One line, and a trace if something is wrong."""
-    line = f"{world.name:58s} {result.states:9,d} states {result.seconds:7.1f} s  "
-    trace = "".join(f"\n    {k:2d}. {text}" for k, text in enumerate(result.trace, 1))
-    if result.violation:
-        return f"{line}VIOLATED: {result.violation}{trace}"
-    if result.stuck > 0:
-        return f"{line}permits lost in {result.stuck:,} states{trace}"
-    kept = ", nothing lost" if result.stuck == 0 else ""
-    end = f"safe{kept}, exhausted" if result.complete else "safe so far, not exhausted"
-    return f"{line}{end}; {result.depth} steps deep, the script ran {result.calls:,} times"
+    return walk.describe(world.name, result)

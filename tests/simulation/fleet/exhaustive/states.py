@@ -16,6 +16,9 @@ CURRENT, OLD, COPY = range(3)
 PASSED, TO_COME = 1, 2
 """An end; 0: none was told."""
 
+MARKED, GONE, SHOWN = 1, 2, 3
+"""What a fencer knows of a name: its survey has marked it; a list has shown that it is gone; a census has shown it."""
+
 DEATHS, REBORN, CRASHES, FLUSHES, FAILOVERS, BACK, LOST, LATE, SLOW, LAGS = range(10)
 """Places in ``State.faults``: how many of each are left."""
 
@@ -56,6 +59,12 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     old: bool = False
     ticks: bool = False
     unordered: bool = False
+
+    @property
+    def stands(self) -> bool:
+        """No host that has connections is fenced before its lease has ended. After two losses, or with a copy, claims
+        from two histories of leases can meet, of which not all fit."""
+        return self.flushes < 2 and not self.failovers
 
     @property
     def faults(self) -> tuple[int, ...]:
@@ -165,6 +174,7 @@ class Client(NamedTuple):
         stage: 0 under way, 1 accepted, 2 named, 3 past its gate.
         told: the table that gave its process its limit.
         before: accepted before the fresh connection of these fencers (bits), and without a name then.
+        aged: for so long without a name that no list suspects it any more.
     """
 
     place: int
@@ -173,6 +183,7 @@ class Client(NamedTuple):
     told: int
     ended: bool = False
     before: int = 0
+    aged: bool = False
 
 
 class Row(NamedTuple):
@@ -192,7 +203,7 @@ class Row(NamedTuple):
     records: tuple[tuple[Record | None, ...], ...]
     """By place, by slot."""
     fences: tuple[tuple[int, ...], ...]
-    """By fencer, by slot: 1 was marked in its survey, 2 a list has shown that it is gone, 3 shown in a census."""
+    """By fencer, by slot: see :data:`MARKED`."""
 
 
 class Fencer(NamedTuple):

@@ -149,7 +149,7 @@ class Steps:
             if client.stage == AIR:
                 step(f"server accepts {mine}", NO_FAULT, clients=becomes(client._replace(stage=ACCEPTED)))
             elif client.stage == ACCEPTED and not self.world.unordered:
-                named = client._replace(stage=NAMED, before=0)
+                named = client._replace(stage=NAMED, before=0, aged=False)
                 step(f"a connection gets its name {mine}", NO_FAULT, clients=becomes(named))
             elif client.stage in (ACCEPTED, NAMED):
                 if self._shut(row, heads, client.place, client.slot, client.told):
@@ -158,7 +158,14 @@ class Steps:
                     passed = client._replace(stage=NAMELESS if client.stage == ACCEPTED else PAST)
                     step(f"finds its gate open {mine}", NO_FAULT, clients=becomes(passed))
             elif client.stage == NAMELESS:
-                step(f"takes its name late {mine}", NO_FAULT, clients=becomes(client._replace(stage=PAST, before=0)))
+                step(
+                    f"takes its name late {mine}",
+                    NO_FAULT,
+                    clients=becomes(client._replace(stage=PAST, before=0, aged=False)),
+                )
+            if client.stage in UNNAMED and not client.aged:
+                aged = client._replace(before=0, aged=True)
+                step(f"has been without a name for long {mine}", NO_FAULT, clients=becomes(aged))
             if client.stage == PAST and not client.ended and row.alive:
                 step(f"closes one {mine}", NO_FAULT, clients=rest)
 

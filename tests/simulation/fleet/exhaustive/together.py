@@ -13,9 +13,13 @@ from tests.simulation.fleet.exhaustive.states import (
     CURRENT,
     FAILOVERS,
     FLUSHES,
+    GONE,
     LAGS,
+    MARKED,
     OLD,
+    SHOWN,
     TO_COME,
+    Client,
     Fencer,
     Heads,
     Place,
@@ -117,7 +121,8 @@ class Together:
 
     def _before(self, row: Row, f: int, place: int) -> Row:
         clients = tuple(
-            c._replace(before=c.before | 1 << f) if c.place == place and c.stage in UNNAMED else c for c in row.clients
+            c._replace(before=c.before | 1 << f) if c.place == place and c.stage in UNNAMED and not c.aged else c
+            for c in row.clients
         )
         return row._replace(clients=clients)
 
@@ -125,7 +130,9 @@ class Together:
         """CLIENT LIST. The fresh connection is number 2."""
         return [
             duty.Seen(
-                1 if c.before & 1 << f else 3, "" if c.stage in UNNAMED else real.name(i, c.slot), c.stage in UNNAMED
+                1 if c.before & 1 << f else 3,
+                "" if c.stage in UNNAMED else real.name(i, c.slot),
+                c.stage in UNNAMED and not c.aged,
             )
             for i, row in enumerate(rows)
             for c in row.clients
@@ -173,7 +180,7 @@ class Together:
         self, heads: Heads, fencers: tuple[Fencer | None, ...], rows: tuple[Row, ...], f: int, fencer: Fencer
     ) -> Whole:
         names = frozenset(
-            real.name(i, k) for i, row in enumerate(rows) for k, bit in enumerate(row.fences[f]) if bit == 1
+            real.name(i, k) for i, row in enumerate(rows) for k, bit in enumerate(row.fences[f]) if bit == MARKED
         )
         survey = script.Survey(real.number(fencer.table), real.NOW, fencer.learning, real.NOW, frozenset(), names)
         verdict = duty.judge(survey, 2, self._seen(rows, f, fencer.place))
@@ -181,11 +188,10 @@ class Together:
         new = []
         for i, row in enumerate(rows):
             bits = tuple(
-                2 if (name := real.name(i, k)) in verdict.gone else 3 if counts and name in verdict.shown else 0
+                GONE if (name := real.name(i, k)) in verdict.gone else SHOWN if counts and name in verdict.shown else 0
                 for k in range(self.world.names)
             )
-            clients = tuple(c._replace(before=c.before & ~(1 << f)) for c in row.clients)
-            new.append(row._replace(fences=put(row.fences, f, bits), clients=clients))
+            new.append(row._replace(fences=put(row.fences, f, bits)))
         what = f"fencer {f} lists: {len(verdict.gone)} gone"
         if not verdict.gone and not counts:
             return what + ", is done", NO_FAULT, heads, put(fencers, f, None), tuple(_cleared(row, f) for row in new)
@@ -204,18 +210,19 @@ class Together:
             return [real.name(i, k) for i, row in enumerate(rows) for k, b in enumerate(row.fences[f]) if b == bit]
 
         run, table = f"run{there.run}", real.number(fencer.table)
-        gone = those(2)
+        gone = those(GONE)
         if gone:
             after, new, _ = self._ask(heads, rows, fencer.place, *script.proven(run, table, gone))
             new = [
-                row._replace(fences=put(row.fences, f, tuple(0 if b == 2 else b for b in row.fences[f]))) for row in new
+                row._replace(fences=put(row.fences, f, tuple(0 if b == GONE else b for b in row.fences[f])))
+                for row in new
             ]
             if fencer.learning and fencer.complete:
                 yield f"fencer {f} frees", NO_FAULT, after, fencers, tuple(new)
             else:
                 yield from self._ended(after, fencers, tuple(new), f, "freed")
         else:
-            after, new, _ = self._ask(heads, rows, fencer.place, *script.census(run, table, those(3)))
+            after, new, _ = self._ask(heads, rows, fencer.place, *script.census(run, table, those(SHOWN)))
             yield from self._ended(after, fencers, tuple(new), f, "census")
 
     # ---- servers -----------------------------------------------------------------------------------
@@ -295,6 +302,11 @@ class Together:
                         new = [_cleared(row, i) for row in new]
                 words = f"failover with {what}{', the old primary lives on' if lives else ''}"
                 yield words, FAILOVERS, at, ended, tuple(new)
+
+
+def _suspect(client: Client) -> bool:
+    """It has no name yet, and may get one of the fleet's."""
+    return client.stage in UNNAMED and not client.aged
 
 
 def _cleared(row: Row, f: int) -> Row:
