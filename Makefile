@@ -42,8 +42,9 @@ simulate: $(VENV)/.have-test ## SEEDS=10000 worlds in virtual time, on all cores
 simulate-exhaustive: $(VENV)/.have-test ## small worlds in every order of every step (minutes; ARGS names the largest)
 	@exec $(BIN)/python -m tests.simulation.exhaustive $(ARGS)
 
-simulate-fleet: $(VENV)/.have-test ## SEEDS=10000 worlds of hosts that share a budget, then the smallest in every order (LIMIT=2000000 states of each, ARGS names them)
+simulate-fleet: $(VENV)/.have-test ## SEEDS=10000 worlds of hosts that share a budget, a thousand hosts, then the smallest worlds in every order (LIMIT=2000000 states of each, ARGS names them)
 	@$(BIN)/python -m tests.simulation --world fleet --seeds $(or $(SEEDS),10000)
+	@$(BIN)/python -m tests.simulation.fleet.crowd
 	@exec $(BIN)/python -m tests.simulation.fleet.exhaustive --limit $(or $(LIMIT),2000000) $(ARGS)
 
 simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which seed finds it

@@ -16,7 +16,7 @@ def rounds(server: Server, lease: float) -> Iterator[str]:
         return
     fresh = server.fresh()
     yield "fresh"
-    clients = server.list()
+    clients, coming = server.list(), server.coming(fresh)
     yield "list"
     shown = duty.judge(survey, fresh, clients).shown
     unwelcome = script.named(
@@ -27,9 +27,10 @@ def rounds(server: Server, lease: float) -> Iterator[str]:
         for id in duty.leftovers(unwelcome, clients):
             server.kill(id)
         yield "kill"
-        clients = server.list()
+        clients, coming = server.list(), server.coming(fresh)
         yield "list again"
     verdict = duty.judge(survey, fresh, clients)
+    assert not verdict.gone & coming, "a lease counts as gone, and the server had accepted a connection of it before"
     if verdict.gone:
         server.table.call(*script.proven(server.run, survey.table, sorted(verdict.gone)))
         yield "proven"

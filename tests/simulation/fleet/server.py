@@ -11,6 +11,9 @@ from poolmgr.fleet import gate
 from poolmgr.fleet.duty import Seen
 from tests.simulation.fleet.table import Table
 
+HANDSHAKE = 7_000
+"""Milliseconds after which a connection without a name is not suspected any more (``Findings.handshake``)."""
+
 Stage = Literal["air", "accepted", "sent", "named", "open", "shut"]
 """A connection's way: under way to the server; accepted; its packet has arrived; it has its name; past its gate; told
 that its gate is shut."""
@@ -24,6 +27,7 @@ class Client(msgspec.Struct, eq=False):
         wish: the name that its packet will give it, with the table that its process was told. lease: the name that it
             has.
         slow: what is under way for it arrives after that time.
+        since: when it was accepted, by the server's clock.
     """
 
     id: int
@@ -34,6 +38,7 @@ class Client(msgspec.Struct, eq=False):
     lease: str = ""
     ended: bool = False
     slow: float = 0.0
+    since: int = 0
     server: Any = None
 
 
@@ -58,7 +63,7 @@ class Server:
     def accept(self, client: Client) -> None:
         """Clients are numbered when they are accepted."""
         self._serial += 1
-        client.id, client.stage = self._serial, "accepted"
+        client.id, client.stage, client.since = self._serial, "accepted", self.clock()
 
     def fresh(self) -> int:
         """A fencer's connection, opened and answered: those that had arrived before were accepted before it."""
@@ -89,7 +94,14 @@ class Server:
 
     def list(self) -> list[Seen]:
         """CLIENT LIST."""
-        return [Seen(c.id, c.lease, suspect=not c.lease) for c in self.clients if c.stage != "air"]
+        return [Seen(c.id, c.lease, suspect=self._suspect(c)) for c in self.clients if c.stage != "air"]
+
+    def _suspect(self, client: Client) -> bool:
+        return client.stage != "air" and not client.lease and self.clock() - client.since <= HANDSHAKE
+
+    def coming(self, fresh: int) -> frozenset[str]:
+        """The names that suspects will have which were accepted before that connection."""
+        return frozenset(c.wish for c in self.clients if c.id < fresh and self._suspect(c))
 
     def kill(self, id: int) -> None:
         """CLIENT KILL ID."""
