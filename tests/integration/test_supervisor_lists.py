@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.fake_member import Connection, Members, endpoint_of
-from tests.helpers import RedisServer, Servers, debian_redis_binary, wait_for
+from tests.helpers import RedisServer, Servers, debian_redis_binary, free_port, wait_for
 from tests.supervisor_process import Pair, Start, joined
 
 
@@ -30,6 +30,14 @@ def test_none_is_made_while_nothing_is_to_be_proven(pair: Pair) -> None:
     assert lists(server) - before <= 1, "one may bear out what the first has shown"
     for other in others:
         other.close()
+
+
+def test_a_server_that_is_met_is_listed_once(supervisor: Start, redis_server: Servers) -> None:
+    """It is asked on several connections whether its address leads to one server; that takes no list."""
+    server, running = redis_server(port=free_port(), maxclients=100), supervisor(20)
+    member, _ = joined(running, endpoint_of(port=server.port))
+    assert lists(server) == 1
+    member.close()
 
 
 def test_a_killed_process_is_proven_gone_by_a_list_at_once(pair: Pair, members: Members) -> None:

@@ -182,9 +182,10 @@ class Resolution:
         if not found.run_id or self._loan.over or direct:
             return set()
         said, restarted = [found.run_id], False
+        only_its_name = msgspec.structs.replace(work, fresh=True, facts=False, listing=False, targets=frozenset())
         for _ in range(MEETINGS):
             began = self._committer.clock()
-            again = await self._session.look(msgspec.structs.replace(work, fresh=True))
+            again = await self._session.look(only_its_name)
             if again.error is not None:
                 now = self._committer.clock()
                 if now < self._meetings.met(found.run_id, now) + DOUBT:
@@ -193,11 +194,12 @@ class Resolution:
                     await self._session.shut()
                     self._loan.doubt()
                 break
-            if not again.run_id:
+            if not again.said:
                 break
-            if again.run_id != said[-1]:
-                said.append(again.run_id)
-                restarted = restarted or _started(again, self._committer.clock()) >= began
+            key, run_id = list(again.said.items())[-1]
+            if run_id != said[-1]:
+                said.append(run_id)
+                restarted = restarted or self._committer.clock() - again.started[key] >= began
         names = set(said)
         if restarted and len(names) == len(said):  # it may be one server: no run_id came twice
             return set()
