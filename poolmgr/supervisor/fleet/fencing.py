@@ -14,8 +14,9 @@ import msgspec
 from poolmgr.fleet import duty, script
 from poolmgr.fleet.duty import Seen
 from poolmgr.supervisor.fleet.table import Table
-from poolmgr.supervisor.upstreams.admin import Admin, ReplyError
+from poolmgr.supervisor.upstreams.admin import Admin
 from poolmgr.supervisor.upstreams.proof import HANDSHAKE, Row
+from poolmgr.supervisor.upstreams.resp import ReplyError
 
 PAUSES = (0.0, 0.001, 0.004, 0.016)
 """Seconds before each look at the list in one go; what is left then is tried again with the next renewal."""

@@ -13,7 +13,8 @@ import msgspec
 
 from poolmgr.fleet import rights, script, source
 from poolmgr.fleet.script import Reply
-from poolmgr.supervisor.upstreams.admin import Admin, ReplyError
+from poolmgr.supervisor.upstreams.admin import Admin, fields
+from poolmgr.supervisor.upstreams.resp import ReplyError
 
 
 class TableError(Exception):
@@ -39,7 +40,8 @@ class Table:
         self.key = script.key(fleet)
 
     def about(self, admin: Admin) -> dict[str, str]:
-        """What the server process at the other end of this connection says of itself; asked once for each connection.
+        """What the server process at the other end of this connection says of itself; asked once for each connection,
+        in its handshake where that could be.
 
         Raises:
             TableError: it does not.
@@ -50,12 +52,11 @@ class Table:
                 reply = admin.call("INFO", "server")
             except ReplyError as error:
                 raise self._refused(admin, "INFO", error) from None
-            lines = reply.decode("utf-8", "replace").splitlines() if isinstance(reply, bytes) else ()
-            admin.about = {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
-            if not admin.about.get("run_id"):
-                raise TableError(
-                    "the server's INFO shows no run_id: a fleet cannot tell its processes apart", passing=False
-                )
+            admin.about = fields(reply) if isinstance(reply, bytes) else {}
+        if not admin.about.get("run_id"):
+            raise TableError(
+                "the server's INFO shows no run_id: a fleet cannot tell its processes apart", passing=False
+            )
         return admin.about
 
     def ask(self, admin: Admin, *arguments: str | int) -> Reply:

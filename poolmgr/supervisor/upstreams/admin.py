@@ -4,10 +4,9 @@ It is a member of the ledger like any other (rule S5). The caller must hold a pe
 and may return that permit only when :meth:`Admin.close` says that the server has confirmed the end (rule M3). Its name
 bears the supervisor's tag. It must never be used in the event loop's thread, and never log an endpoint but by its key.
 
-It speaks RESP2 itself, in some sixty lines, instead of through redis-py: a supervisor must be there within some hundred
-milliseconds, and importing redis alone takes that long; and each step of its handshake and close must be its own. For
-TLS it asks redis-py to wrap the socket, so that a pool's ``ssl_*`` arguments mean the same here. More than 400 lines:
-each step must leave known whether the server can still see the connection, so all steps are one class.
+It does not go through redis-py: a supervisor must be there within some hundred milliseconds, and importing redis alone
+takes that long; and each step of its handshake and close must be its own. For TLS it asks redis-py to wrap the socket,
+so that a pool's ``ssl_*`` arguments mean the same here.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 
 from poolmgr import certificates
 from poolmgr.kernel.peer import peer
+from poolmgr.supervisor.upstreams.resp import NotRedisError, Reader, ReplyError, packed
 from poolmgr.wire import Endpoint
 
 CLOSE_BOUND = 1.0
@@ -31,12 +31,6 @@ SWALLOWED = 20_000
 all."""
 
 REFUSAL = "max number of clients"
-
-PASSING = frozenset(
-    {"BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "OOM", "MISCONF", "READONLY"}
-)
-"""First words of errors that mean "not just now" (a script runs, a file is loaded, ...)."""
-
 
 Place = tuple[int, Any]
 """Family and address, as the kernel takes them."""
@@ -71,16 +65,6 @@ class AdminError(Exception):
         self.deserted = deserted
 
 
-class ReplyError(Exception):
-    """The server answered a command with an error."""
-
-    @property
-    def passing(self) -> bool:
-        """The server cannot answer just now. Any other error means that it never will: it forbids the command, or does
-        not know it."""
-        return str(self).partition(" ")[0] in PASSING
-
-
 class Admin:
     """See the module's docstring.
 
@@ -88,6 +72,7 @@ class Admin:
         name: goes into the client name and ``LIB-NAME``, with the scope and the lease behind it.
         places: where to connect, the first that answers; empty: where the endpoint's name leads then.
         connect_timeout, timeout: seconds to connect, and for each reply.
+        describes: ask what the server is in the handshake's packet (:attr:`about`).
     """
 
     def __init__(
@@ -99,6 +84,8 @@ class Admin:
         places: tuple[Place, ...] = (),
         scope: str = "",
         lease: str = "",
+        *,
+        describes: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._places = places
@@ -107,8 +94,8 @@ class Admin:
         self.lease = lease
         """The lease of a fleet that its name bears; empty: none."""
         self.about: dict[str, str] = {}
-        """What the server has said of itself on this connection, if it was asked
-        (:meth:`poolmgr.supervisor.fleet.table.Table.about`)."""
+        """What the server has said of itself on this connection (``INFO server``), if it was asked."""
+        self._describes = describes
         self.id = 0
         """The server's number for this connection; 0 where it does not say."""
         self.nameless = ""
@@ -129,7 +116,7 @@ class Admin:
         transfer of the rest of a long reply is not included."""
         self._said = 0.0
         self._sock: socket.socket | None = None
-        self._buffer = bytearray()
+        self._reader = Reader(self._fill)
         self._ended = False
         self.dialled = self._connected = False
         """The kernel has a connection; it can be used, TLS included."""
@@ -228,8 +215,14 @@ class Admin:
 
     def _handshake(self) -> None:
         replies = self._greet(
-            ("CLIENT", "SETNAME", self.shown), ("CLIENT", "SETINFO", "LIB-NAME", self.shown), ("CLIENT", "ID")
+            ("CLIENT", "SETNAME", self.shown),
+            ("CLIENT", "SETINFO", "LIB-NAME", self.shown),
+            ("CLIENT", "ID"),
+            *([("INFO", "server")] if self._describes else []),
         )
+        if self._describes:
+            said = replies.pop()
+            self.about = fields(said) if isinstance(said, bytes) else {}
         self.id = replies[-1] if isinstance(replies[-1], int) else 0
         self.nameless = str(replies[-3]) if isinstance(replies[-3], ReplyError) else ""
 
@@ -259,7 +252,7 @@ class Admin:
         """The server closed the connection at our first words. It may do so at CLIENT and still serve members."""
         if self._sock is not None:
             self._sock.close()
-        self._buffer.clear()
+        self._reader = Reader(self._fill)
         self._ended = self._connected = self.dialled = False
         self._sock = self._connect()
         self._connected = True
@@ -289,12 +282,12 @@ class Admin:
             raise AdminError("unreachable", "not connected")
         try:
             self._said = time.perf_counter()
-            refusal = self._say(b"".join(_pack(command) for command in commands))
+            refusal = self._say(packed(*commands))
             if refusal is not None:
                 return [refusal]
             replies = []
             for _ in commands:
-                reply = self._read()
+                reply = self._reader.read()
                 replies.append(reply)
                 if isinstance(reply, ReplyError) and REFUSAL in str(reply):
                     # The server sends this instead of accepting us, and closes.
@@ -302,6 +295,8 @@ class Admin:
             return replies
         except OSError as error:
             raise self._failed(error) from None
+        except NotRedisError as error:
+            raise AdminError("unreachable", f"not a Redis server: {error}") from None
 
     def _say(self, words: bytes) -> ReplyError | None:
         """Send it. A full server says so and closes, maybe before it has read anything: then that reply is returned."""
@@ -310,49 +305,15 @@ class Admin:
             self._sock.sendall(words)
         except (BrokenPipeError, ConnectionResetError):
             try:
-                reply = self._read()
-            except (OSError, AdminError):
+                reply = self._reader.read()
+            except (OSError, AdminError, NotRedisError):
                 reply = None
             if isinstance(reply, ReplyError) and REFUSAL in str(reply):
                 return reply
             raise
         return None
 
-    def _read(self) -> Any:
-        line = self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return ReplyError(rest.decode("utf-8", "replace"))
-        if kind == b":":
-            return int(rest)
-        if kind == b"$":
-            return None if rest == b"-1" else self._exactly(int(rest))
-        if kind == b"*":
-            return None if rest == b"-1" else [self._read() for _ in range(int(rest))]
-        raise AdminError("unreachable", f"not a Redis server: it said {bytes(line[:60])!r}")
-
-    def _line(self) -> bytes:
-        start = 0
-        while (end := self._buffer.find(b"\r\n", start)) < 0:
-            start = max(0, len(self._buffer) - 1)
-            if start > 1 << 16:
-                raise AdminError("unreachable", "not a Redis server: a line without end")
-            self._fill()
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
-        return line
-
-    def _exactly(self, length: int) -> bytes:
-        while len(self._buffer) < length + 2:
-            self._fill()
-        with memoryview(self._buffer) as whole:
-            data = bytes(whole[:length])
-        del self._buffer[: length + 2]
-        return data
-
-    def _fill(self) -> None:
+    def _fill(self) -> bytes:
         assert self._sock is not None
         data = self._sock.recv(1 << 18)
         if self._said:
@@ -360,7 +321,7 @@ class Admin:
         if not data:
             self._ended = True
             raise AdminError("unreachable", "the server closed the connection")
-        self._buffer += data
+        return data
 
     # ---- the end ----------------------------------------------------------------------------------
 
@@ -394,9 +355,10 @@ class Admin:
             sock.close()
 
 
-def _pack(command: tuple[str | int, ...]) -> bytes:
-    parts = [str(part).encode() for part in command]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+def fields(text: bytes) -> dict[str, str]:
+    """What INFO answers."""
+    lines = text.decode("utf-8", "replace").splitlines()
+    return {key: value for key, mark, value in (line.partition(":") for line in lines) if mark}
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -22,9 +22,10 @@ from poolmgr.fleet import script
 from poolmgr.fleet.script import Renewal, Renewed
 from poolmgr.supervisor.fleet import fencing
 from poolmgr.supervisor.fleet.table import Table, TableError
-from poolmgr.supervisor.upstreams.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.upstreams.admin import Admin, AdminError, fields
 from poolmgr.supervisor.upstreams.findings import Asked, Findings, Tried, Work
 from poolmgr.supervisor.upstreams.proof import Row, UnreadableError, Verdict, judge, merged, parse
+from poolmgr.supervisor.upstreams.resp import ReplyError
 from poolmgr.supervisor.upstreams.summary import summed
 from poolmgr.wire import Endpoint
 
@@ -167,7 +168,10 @@ class Inspector:
         for endpoint in ways:
             name = f"{self._tag}-{next(self._serial)}"
             at = work.places.get(endpoint.key, ())
-            admin = Admin(endpoint, name, self._connect_timeout, self._timeout, at, self._scope, work.lease)
+            admin = Admin(
+                endpoint, name, self._connect_timeout, self._timeout, at, self._scope, work.lease,
+                describes=bool(self._fleet),
+            )  # fmt: skip
             self.kept = admin
             try:
                 admin.open()
@@ -216,10 +220,10 @@ class Inspector:
     def _who(self, key: str, found: Findings) -> None:
         """Ask which server this address leads to now."""
         assert self.kept is not None
-        info = found.info
+        info = found.info or self.kept.about
         if not info and not self.kept.mute and "INFO" not in found.forbidden:
             (reply,) = self.kept.pipeline(("INFO", "server"))
-            info = _fields(reply) if isinstance(reply, bytes) else {}
+            info = fields(reply) if isinstance(reply, bytes) else {}
         if info.get("run_id"):
             found.said[key] = info["run_id"]
             found.started[key] = max(0, (_number(info.get("uptime_in_seconds", "")) or 0) - 1)
@@ -273,7 +277,7 @@ class Inspector:
         )
         for reply in replies[:-1]:
             if isinstance(reply, bytes):
-                found.info.update(_fields(reply))
+                found.info.update(fields(reply))
             elif isinstance(reply, ReplyError):
                 self._no("INFO", reply, found)
         if isinstance(replies[-1], ReplyError) and replies[-1].passing:  # PING is there to hear that
@@ -417,11 +421,6 @@ def questions(work: Work) -> frozenset[str]:
     """The commands that the work needs."""
     facts = {"INFO", "CONFIG"} if work.facts else set()
     return frozenset(facts | ({"CLIENT LIST", "CLIENT KILL"} if work.targets or work.listing else set()))
-
-
-def _fields(text: bytes) -> dict[str, str]:
-    lines = text.decode("utf-8", "replace").splitlines()
-    return {key: value for key, mark, value in (line.partition(":") for line in lines) if mark}
 
 
 def _number(text: str) -> int | None:

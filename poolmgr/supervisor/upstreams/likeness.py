@@ -18,7 +18,8 @@ from enum import Enum
 
 import msgspec
 
-from poolmgr.supervisor.upstreams.admin import Admin, AdminError, ReplyError
+from poolmgr.supervisor.upstreams.admin import Admin, AdminError
+from poolmgr.supervisor.upstreams.resp import ReplyError
 
 
 class Seen(Enum):
