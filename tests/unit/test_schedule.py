@@ -7,7 +7,7 @@ import pytest
 from poolmgr import wire
 from poolmgr.budget.ceilings import Facts, derive
 from poolmgr.budget.ledger import Ledger
-from poolmgr.supervisor.upstreams.schedule import LIST_AGAIN, LIST_EVERY, LOOK_EVERY, Schedule
+from poolmgr.supervisor.upstreams.schedule import ASK_EVERY, ASKS, LIST_AGAIN, LIST_EVERY, LOOK_EVERY, LOOKS, Schedule
 from poolmgr.supervisor.upstreams.upstream import Upstream
 
 R = "tcp://r:6379"
@@ -25,7 +25,8 @@ class Look:
         self.upstream = Upstream(R)
         self.upstream.resolved = True
         self.upstream.ways.learn(wire.Endpoint(key=R, host="r", port=6379))
-        self.table = Schedule(self.upstream, ledger, 7.0)
+        self.hosts = 0
+        self.table = Schedule(self.upstream, ledger, 7.0, lambda: self.hosts > 0, lambda: self.hosts)
         self.now = 1000.0
         self.table.looked(self.now)
         self.table.listed(self.now)
@@ -37,6 +38,34 @@ class Look:
 
     def until(self, targets: frozenset[str] = NOTHING) -> float:
         return self.table.until(self.now, targets, stopping=False, held_until=float("inf")) - self.now
+
+
+@pytest.mark.parametrize(("hosts", "every"), [(0, LOOK_EVERY), (3, LOOK_EVERY), (1000, 1000 / LOOKS)])
+def test_all_hosts_of_a_large_fleet_together_look_at_a_bounded_rate(hosts: int, every: float) -> None:
+    look = Look()
+    look.hosts = hosts
+    look.table.looked(look.now)
+    assert look.until() == pytest.approx(every)
+
+
+@pytest.mark.parametrize(("hosts", "every"), [(0, ASK_EVERY), (3, ASK_EVERY), (1000, 1000 / ASKS)])
+def test_all_hosts_of_a_large_fleet_together_ask_for_identity_at_a_bounded_rate(hosts: int, every: float) -> None:
+    look = Look()
+    look.hosts = hosts
+    look.table.asked(look.now)  # the first time after a tenth
+    look.table.asked(look.now)
+    assert not look.table.is_to_ask(look.now + every - 0.1)
+    assert look.table.is_to_ask(look.now + every)
+
+
+def test_a_gate_that_was_shut_asks_for_identity_as_often_as_in_a_small_fleet() -> None:
+    look = Look()
+    look.hosts = 1000
+    look.table.asked(look.now)
+    look.table.asked(look.now)
+    look.table.ask_sooner()
+    assert not look.table.is_to_ask(look.now + ASK_EVERY - 0.1)
+    assert look.table.is_to_ask(look.now + ASK_EVERY)
 
 
 def test_a_quiet_server_is_listed_once_a_minute() -> None:

@@ -55,7 +55,7 @@ class Probe:
         self.holder: Leaseholder | None = None
         """This host's lease of its fleet's budget there; None: it is in no fleet."""
         handshake = settings.socket_connect_timeout + settings.socket_timeout
-        self._schedule = Schedule(upstream, context.ledger, handshake, self._is_leased)
+        self._schedule = Schedule(upstream, context.ledger, handshake, self._is_leased, self._hosts)
         if settings.fleet:
             self.holder = Leaseholder(upstream, context, self._lease_changed, self.wake)
             self.allowance.lease = self.holder
@@ -91,6 +91,10 @@ class Probe:
     def _is_leased(self) -> bool:
         return self.holder is not None and not self.holder.outside
 
+    def _hosts(self) -> int:
+        lease = self.holder.lease if self.holder is not None and self._is_leased() else None
+        return 0 if lease is None or lease.answer is None else lease.answer.hosts
+
     def _lease_changed(self) -> None:
         if self.upstream.resolved and self.upstream.governor.budget is not None:
             self.allowance.apply(self._committer.clock())
@@ -108,6 +112,10 @@ class Probe:
         """Look now: a member reported trouble."""
         self._schedule.hurry = True
         self._event.set()
+
+    def gate_shut(self) -> None:
+        """A new connection of a member found no lease of ours: the address may lead to another server now."""
+        self._schedule.ask_sooner()
 
     def list_again(self) -> None:
         """The last list shows something that a second list must confirm."""

@@ -341,6 +341,8 @@ class Registry:
         holder = self.probes[upstream.id].holder
         if said.kind in ("gate", "doubt") and holder is not None:
             holder.asked(tag, shut=said.kind == "gate")
+            if said.kind == "gate":
+                self.probes[upstream.id].gate_shut()
         if said.kind in ("refused", "unreachable"):
             if said.kind == "refused":
                 upstream.refused = True

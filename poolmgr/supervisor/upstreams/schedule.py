@@ -32,6 +32,10 @@ ASK_EVERY = 10.0
 """Seconds between two identity checks of all addresses, on fresh connections: where an address leads can change while
 all open connections stay up."""
 
+LOOKS, ASKS = 20, 20
+"""Looks and identity checks a second of all hosts of a fleet together. A thousand hosts would take some percent of the
+server's time else, idle as they are; what changes meanwhile, a renewal or a gate shows."""
+
 SELDOM = 5
 """With a small budget every look takes a permit from a member, so looks are this many times rarer."""
 
@@ -51,6 +55,7 @@ class Schedule:
         handshake: see :func:`poolmgr.supervisor.upstreams.proof.judge`.
         leased: whether the budget is a lease of a fleet. Then one host at a time lists for all
             (:mod:`poolmgr.supervisor.fleet.fencing`), and no audit of our own does.
+        hosts: that share the server in a fleet, as last heard; 0: none do.
 
     Attributes:
         retry_at: no look before, unless ``hurry`` is set and the server was reached.
@@ -62,15 +67,21 @@ class Schedule:
     """
 
     def __init__(
-        self, upstream: Upstream, ledger: Ledger, handshake: float, leased: Callable[[], bool] = lambda: False
+        self,
+        upstream: Upstream,
+        ledger: Ledger,
+        handshake: float,
+        leased: Callable[[], bool] = lambda: False,
+        hosts: Callable[[], int] = lambda: 0,
     ) -> None:
         self._leased = leased
+        self._hosts = hosts
         self._upstream = upstream
         self._ledger = ledger
         self.handshake = handshake
         self._look_at = 0.0
         self._list_at = 0.0
-        self._ask_at = 0.0
+        self._ask_at = self._asked_at = 0.0
         self.retry_at = 0.0
         self.prove_at = self.search_at = 0.0
         self.hurry = False
@@ -98,6 +109,7 @@ class Schedule:
             self._look_at = now + LOOK_EVERY  # others may leave, however small the budget is now
         else:
             self._look_at = now + LOOK_EVERY * self._seldom()
+        self._look_at = max(self._look_at, now + self._hosts() / LOOKS)
 
     def listed(self, now: float) -> None:
         """The server has been asked for its list."""
@@ -115,7 +127,12 @@ class Schedule:
 
     def asked(self, now: float) -> None:
         """All the server's addresses have been asked for its identity."""
-        self._ask_at = now + ASK_EVERY * (1 if self._ask_at else 0.1)
+        every = max(ASK_EVERY, self._hosts() / ASKS) if self._ask_at else 0.1 * ASK_EVERY
+        self._ask_at, self._asked_at = now + every, now
+
+    def ask_sooner(self) -> None:
+        """A gate was shut: the address may lead to another server than the kept connection."""
+        self._ask_at = min(self._ask_at, self._asked_at + ASK_EVERY)
 
     def is_to_ask(self, now: float) -> bool:
         """Whether to ask them again. Called right after an answer: a connection to a hanging server must not be given
