@@ -57,14 +57,14 @@ class Scene:
     def save(self) -> None:
         self.holder.saved(self.ledger.servers["s"].lease)
 
-    def renew(self, answer: Renewed | Refused) -> script.Renewal:
+    def renew(self, answer: Renewed | Refused, done: Done | None = None) -> script.Renewal:
         """Have it ask, and answer."""
         self.holder.settled()
         self.save()
         self.now += 20
         renewal = self.holder.request(self.now)
         assert renewal is not None
-        self.holder.looked(renewal, Asked(renewal.seq, answer))
+        self.holder.looked(renewal, Asked(renewal.seq, answer, done=done))
         return renewal
 
     def limits(self) -> list[tuple[int, Gate | None]]:
@@ -128,6 +128,15 @@ def test_who_is_fenced_has_nothing_and_joins_under_another_name(scene: Scene) ->
     renewal = scene.renew(GOOD)
     assert (renewal.table, renewal.word) == ("", 0)
     assert renewal.name not in ("", name)
+
+
+def test_a_host_that_has_freed_what_others_held_asks_for_it_at_once(scene: Scene) -> None:
+    scene.renew(msgspec.structs.replace(GOOD, duty="fence"), Done())
+    scene.holder.settled()
+    scene.save()
+    assert scene.holder.due() > scene.now
+    scene.renew(msgspec.structs.replace(GOOD, duty="fence"), Done(proven=("aaaaaabbbbbbbbbb",)))
+    assert scene.holder.due() <= scene.now
 
 
 def test_a_member_in_doubt_is_answered_at_once_only_while_the_lease_certainly_stands(scene: Scene) -> None:

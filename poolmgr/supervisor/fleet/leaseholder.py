@@ -290,6 +290,8 @@ class Leaseholder:
         self.done = done
         self.freed += len(done.proven)
         self.killed += done.killed
+        if done.proven and self.lease is not None:
+            self.lease.hurry(self._clock())  # this host may have waited for it
         for name in done.proven:
             log.warning("fleet.freed", extra={"server": self._upstream.id, "lease": name})
         if done.killed:
