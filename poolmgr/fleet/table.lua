@@ -20,6 +20,8 @@ local AT_ONCE = 1000        -- above this many hosts the pass is made less often
 local DUTY = 5000           -- how long a host has the duty that did not renew since
 local AUDIT = 30000         -- between two audits
 local FIRST = 2             -- what a host gets that joins
+local BEYOND = 8            -- a host has as much again as it uses, and at least so many, beyond that: more takes it one
+                            -- question, and new hosts would have to wait until it gives them back
 
 local key = KEYS[1]
 local clock = redis.call('TIME')
@@ -87,7 +89,7 @@ end
 
 -- ---- the pass over all records -----------------------------------------------------------------------------------
 
--- How far demands can be met evenly: the level at which what is left is used up (max-min).
+-- How far demands that are more than there is can be met evenly: the level at which what is left is used up (max-min).
 local function fair_level(demands, count, room)
   table.sort(demands)
   local left = room
@@ -100,6 +102,9 @@ local function fair_level(demands, count, room)
 end
 
 local function kept_back(room) return math.max(1, math.floor(room / 10)) end
+
+-- What a host with so much demand may have beyond it.
+local function beyond(t, demand) return demand == 0 and 0 or math.min(t.headroom, math.max(BEYOND, demand)) end
 
 -- The exact sum, the budget in force (F9), the fair level, the headroom, and whose end has passed. O(hosts). `renewing`
 -- has said something newer than its record.
@@ -115,10 +120,11 @@ local function tick(t, renewing)
       used = used + tonumber(string.match(text, '^%d+ (%d+)'))
       marked = marked + 1
     else
-      local grant, _, ends, demand, floor, budget, slack = read_lease(text)
+      local grant, ends, demand, budget, slack = string.match(text, '^(%d+) %d+ (%d+) (%d+) %d+ (%d+) (%d+)')
+      grant, ends, demand, budget, slack = tonumber(grant), tonumber(ends), tonumber(demand), tonumber(budget),
+        tonumber(slack)
       if field == renewing.name then
-        grant, ends, demand, floor, budget, slack = renewing.word, now, renewing.demand, renewing.floor,
-          renewing.budget, renewing.slack
+        grant, ends, demand, budget, slack = renewing.word, now, renewing.demand, renewing.budget, renewing.slack
       end
       used = used + grant
       if now <= ends + DELTA then
@@ -136,12 +142,12 @@ local function tick(t, renewing)
   if t.operator ~= '-' then least = tonumber(t.operator) end
   t.budget, t.slack = least or t.budget, most
   local room = math.max(0, t.budget - t.slack)
-  local sorted = {}
-  for i = 1, hosts do sorted[i] = demands[i] end
-  t.level = fair_level(sorted, hosts, room)
-  t.headroom = 0
-  if wanted > room then -- what even parts leave over: one more each, for those who come first
-    local even = 0
+  t.level, t.headroom = math.max(1, room), 0
+  if wanted > room then
+    local sorted = {}
+    for i = 1, hosts do sorted[i] = demands[i] end
+    t.level = fair_level(sorted, hosts, room)
+    local even = 0 -- what even parts leave over: one more each, for those who come first
     for i = 1, hosts do even = even + math.min(demands[i], t.level) end
     if even < room then t.headroom = 1 end
   elseif active > 0 then -- a tenth is kept for growth and for newcomers
@@ -150,7 +156,7 @@ local function tick(t, renewing)
   t.short = (wanted > room or used > room) and 2 or 0
   for i = 1, hosts do
     if grants[i] < math.min(demands[i], t.level) then t.short = 2
-    elseif demands[i] > 0 and 2 * (grants[i] - demands[i]) < t.headroom and t.short == 0 then t.short = 1 end
+    elseif 2 * (grants[i] - demands[i]) < beyond(t, demands[i]) and t.short == 0 then t.short = 1 end
   end
   for i = 1, #ended do
     if is_ripe(ended[i], t.short) then ripe = ripe + 1 end
@@ -179,7 +185,7 @@ local function parts(t, demand, floor)
   local fair = math.max(math.min(demand, t.level), math.min(demand, floor))
   if demand > fair then return fair, math.min(demand, fair + t.headroom) end
   local scarce = t.level < t.budget - t.slack
-  return fair, fair + ((demand == 0 or scarce) and 0 or t.headroom)
+  return fair, fair + (scarce and 0 or beyond(t, demand))
 end
 
 -- How much this host may hold from now on: never less than its word, and more only if all grants fit (F1).
@@ -248,7 +254,7 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   if now >= t.due then
     -- The record has to be there for the pass, which takes the newer numbers from the request.
     if not got[2] then redis.call('HSET', key, name, '0 0 0 0 0 0 0') end
-    tick(t, {name = name, word = word, demand = demand, floor = floor, budget = budget, slack = slack})
+    tick(t, {name = name, word = word, demand = demand, budget = budget, slack = slack})
   end
   local fair, target = parts(t, demand, floor)
   local grant = granted(t, word, demand, joins, fair, target)
@@ -264,6 +270,12 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   local wanted = grant > target and (t.short == 2 or (t.short == 1 and target * 2 < grant)) and 1 or 0
   return {'ok', t.number, now, grant, target, now + lease, wanted, t.budget, t.slack, t.hosts, t.others, duty,
     t.learning and 1 or 0}
+end
+
+-- Each call makes the functions that it passes by, so the question that is asked most is answered before the others'.
+if ARGV[1] == 'renew' then
+  return renew(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12],
+    ARGV[13], ARGV[14])
 end
 
 -- leave RUN TABLE NAME: in good order, when nothing of NAME is open but the connection that says so.
@@ -401,10 +413,7 @@ local function names_from(first)
 end
 
 local what = ARGV[1]
-if what == 'renew' then
-  return renew(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12],
-    ARGV[13], ARGV[14])
-elseif what == 'leave' then return leave(ARGV[2], ARGV[3], ARGV[4])
+if what == 'leave' then return leave(ARGV[2], ARGV[3], ARGV[4])
 elseif what == 'survey' then return survey(ARGV[2])
 elseif what == 'condemned' then return condemned(ARGV[2], ARGV[3], ARGV[4], names_from(5))
 elseif what == 'proven' then return proven(ARGV[2], ARGV[3], names_from(4))

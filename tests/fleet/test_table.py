@@ -77,6 +77,31 @@ def test_a_host_joins_waits_for_the_census_and_gets_its_part(server: RedisServer
     assert "does not have" in gate.shut(records, clock, joined.table)
 
 
+def test_a_host_that_is_alone_leaves_enough_for_new_ones(server: RedisServer, client: redis.Redis):
+    """It would be asked back for the rest with its next renewal only, and until then new hosts would have nothing."""
+    sha = client.script_load(text_for(server))
+    terms: dict[str, Any] = {"budget": 100, "demand": 2}
+    table = answered(client, sha, renewal(NAMES[0], 1, **terms)).table
+    client.evalsha(sha, 1, KEY, *script.census("run1", table, [NAMES[0]]))
+    alone = answered(client, sha, renewal(NAMES[0], 2, table=table, **terms))
+    assert isinstance(alone, Renewed)
+    assert alone.grant == 2 + 8
+    for n in range(40):
+        new = answered(client, sha, renewal(f"{n:010x}ff", 1, **terms))
+        assert isinstance(new, Renewed)
+        assert new.grant == 2
+
+
+def test_a_busy_host_has_as_much_again_as_it_uses(server: RedisServer, client: redis.Redis):
+    sha = client.script_load(text_for(server))
+    terms: dict[str, Any] = {"budget": 1000, "demand": 50}
+    table = answered(client, sha, renewal(NAMES[0], 1, **terms)).table
+    client.evalsha(sha, 1, KEY, *script.census("run1", table, [NAMES[0]]))
+    alone = answered(client, sha, renewal(NAMES[0], 2, table=table, **terms))
+    assert isinstance(alone, Renewed)
+    assert alone.grant == 100
+
+
 def test_a_table_that_was_lost_is_made_again_and_the_lease_is_claimed(server: RedisServer, client: redis.Redis):
     sha = client.script_load(text_for(server))
     first = answered(client, sha, renewal(NAMES[0], 1))
