@@ -214,8 +214,7 @@ def test_a_supervisor_without_the_rights_says_what_to_allow(
     host.url = server.url.replace("redis://", "redis://worker:x@")
     worker = host.add("sync")
     worker.ask("callers 1")
-    text = wait_for(lambda: fleet_errors(worker), 20, what="it fails")
-    assert "+evalsha" in text
+    wait_for(lambda: "+evalsha" in fleet_errors(worker), 20, what="it fails, and says why")
     assert any("+evalsha" in note for note in host.supervisor.status()["notes"])
     client.execute_command("ACL", "SETUSER", "worker", f"+{right}")
     wait_for(lambda: host.good, 20, what="it works once that is allowed")
