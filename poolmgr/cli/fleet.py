@@ -1,4 +1,4 @@
-"""``poolmgr fleet``: who holds what, over all hosts. It reads the table at the server, and needs no supervisor."""
+"""``poolmgr fleet``: which host holds what. It reads the table at the server, and needs no supervisor."""
 
 from __future__ import annotations
 

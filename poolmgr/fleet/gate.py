@@ -1,8 +1,9 @@
 """The gate: what a new connection reads of its lease, once it has its name (F5).
 
 Pure: the texts that HMGET and TIME answered in, a reason out. They are asked on the new connection itself, behind its
-name: so a connection that could pass is in the list of all who look for that name. The end is compared with the same
-server's clock. A copy of the table that another server process left behind is shut as soon as its ends have passed.
+name: so a connection that could pass is in every list that is searched for that name. The lease's end is compared with
+the same server's clock. A copy of the table that another server process left behind is shut as soon as its ends have
+passed.
 
 A limit is good for the table that gave it. After a failover, or back at a process that this name led to before, another
 one decides.
@@ -22,7 +23,7 @@ def commands(key: str, lease: str) -> tuple[tuple[str, ...], ...]:
 
 
 def left(records: Sequence[bytes | str | None], clock: Sequence[bytes | str | int]) -> float:
-    """Seconds until the lease ends, if the gate is open: until then nobody can have fenced the host."""
+    """Seconds until the lease ends, if the gate is open: until then no other host can have fenced this one."""
     record = records[1]
     assert record is not None
     return (int(record.split(maxsplit=3)[2]) - _milliseconds(clock)) / 1000

@@ -89,7 +89,7 @@ class Lease:
         word: connections that this host may hold; what the next request says.
         limit: what the ledger may hand out now: less than the word while the word is to fall.
         target: its fair part, as last heard. wanted: others need what is beyond.
-        end: when the gate shuts, in the server's milliseconds, as last heard.
+        end: when the gate shuts, in milliseconds of the server's clock, as the last good answer said.
         blocked: the gate was found shut, or the table learns: no member should try to open a connection before the next
             good answer.
         clearing: what it holds of an earlier name is still counted in what it holds (:meth:`settle`).
@@ -225,7 +225,7 @@ class Lease:
             self._due = now
 
     def hurry(self, now: float) -> None:
-        """Somebody must know now whether the lease stands."""
+        """The next request is due now: a member asks whether the lease stands, or permits may have become free."""
         self._due = min(self._due, now)
 
     def failed(self, now: float) -> None:

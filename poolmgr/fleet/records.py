@@ -1,4 +1,4 @@
-"""The fleet's table as people see it: who holds what. Pure: the fields of the hash in, values out.
+"""The fleet's table as people see it: which host holds what. Pure: the fields of the hash in, values out.
 
 ``table.lua`` writes the records. What a later version has put behind the known fields is skipped.
 """
@@ -14,12 +14,13 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One lease.
 
     Attributes:
-        name: the lease's. host: who has it, for people.
-        grant: connections that it is charged with. demand: how many it could use. floor: gets these before others more.
+        name: the lease's random name. host: the name of the host that holds the lease, for people.
+        grant: connections that the table charges the host with. demand: how many the host could use.
+        floor: how many of these it gets before any host gets more than its own floor.
         ends_in: seconds until it ends; negative: it has ended.
         budget: the fleet's, as this host is configured.
-        able: it may list and kill clients.
-        marked_for: seconds since its gate was shut for good; None: it is not.
+        able: the host may list and kill clients.
+        marked_for: seconds since the lease was marked, which shuts its gate for good; None: it is not marked.
     """
 
     name: str

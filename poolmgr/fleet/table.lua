@@ -147,7 +147,7 @@ local function tick(t, renewing)
     local sorted = {}
     for i = 1, hosts do sorted[i] = demands[i] end
     t.level = fair_level(sorted, hosts, room)
-    local even = 0 -- what even parts leave over: one more each, for those who come first
+    local even = 0 -- what even parts leave over: one more each, for the hosts that ask first
     for i = 1, hosts do even = even + math.min(demands[i], t.level) end
     if even < room then t.headroom = 1 end
   elseif active > 0 then -- a tenth is kept for growth and for newcomers
@@ -167,7 +167,7 @@ end
 
 -- ---- what a host asks --------------------------------------------------------------------------------------------
 
--- F8: a table that is made anew raises no grant before a census. It is written at once: the request that found none may
+-- F8: a new table raises no grant before a census. It is written at once: the request that found none may
 -- be refused, and the next one must meet the same table.
 local function make(run, name, seq, budget, slack)
   local t = {
@@ -240,7 +240,7 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
     end
     t.used = t.used - grant + word
   elseif joins then
-    if word > 0 then return {'fenced', t.number, now} end -- F7: who joins has nothing
+    if word > 0 then return {'fenced', t.number, now} end -- F7: a host that joins has nothing
     t.hosts = t.hosts + 1
   else -- a claim (F8): good while the table learns, the lease has not ended, and it fits
     if number ~= t.number then return {'table', t.number, now} end

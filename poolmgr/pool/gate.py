@@ -1,8 +1,8 @@
 """What a new connection asks before it is used, in a fleet: whether its host's lease still stands (rule F5).
 
-It has its name first, so that all who look for the lease's connections see it; then it reads its lease's record and the
-server's clock, on the same connection and in the handshake's last packet. If the gate is shut, the connection is closed
-unused, the supervisor asks the table why, and the caller waits as it does at a limit.
+It has its name first, so that every search for the lease's connections sees it; then it reads its lease's record and
+the server's clock, on the same connection and in the handshake's last packet. If the gate is shut, the connection is
+closed unused, the supervisor asks the table why, and the caller waits as it does at a limit.
 
 Here are the questions, and what follows from the answers; each flavour sends and reads in its way.
 """
@@ -42,7 +42,7 @@ class Question:
 
     @property
     def alone(self) -> tuple[Words, ...]:
-        """The commands for a connection of which it is not known whether its name was sent."""
+        """The commands for a connection that may not have sent its name yet."""
         return (("CLIENT", "SETNAME", self._connection.client_name), *self.commands)
 
     def take(self, words: Words, reply: Any) -> None:

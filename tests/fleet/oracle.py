@@ -236,7 +236,7 @@ class Oracle:
             client.config_set(name, value)
 
     def read_only(self) -> None:
-        """It becomes a replica of nobody who answers, and is a primary again."""
+        """The server becomes a replica of an address where nothing listens, and later a primary again."""
         began, away = time.time(), self.rng.uniform(0.5, 2 * LEASE)
         with self.server.observer() as client:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")  # which ends commands that block, with an error

@@ -311,7 +311,7 @@ class Leaseholder:
         self.renewals[outcome] = self.renewals.get(outcome, 0) + 1
 
     def asked(self, tag: str, *, shut: bool) -> None:
-        """A member opens nothing before it has heard that the lease stands.
+        """A member asks whether the lease stands, and opens nothing before it has an answer.
 
         Args:
             shut: its new connection found its gate shut; else it has not heard of the lease for long.
@@ -331,7 +331,7 @@ class Leaseholder:
             self._wake()
 
     def _sure(self, now: float) -> bool:
-        """Whether nobody can have fenced this host yet."""
+        """Whether the lease certainly stands: no other host can have fenced this one yet."""
         lease = self.lease
         return lease is not None and bool(lease.name) and not lease.blocked and (self.seconds_left(now) or 0.0) > 0
 
@@ -375,18 +375,19 @@ class Leaseholder:
 
     @property
     def unneeded(self) -> bool:
-        """Whether there is a lease of which nothing is held but own connections."""
+        """Whether there is a lease, and this host holds nothing of it but the supervisor's own connections."""
         lease, server = self.lease, self._server
         return lease is not None and bool(lease.name) and server.outstanding <= server.own
 
     @property
     def may_leave(self) -> bool:
-        """Whether the table can be told so now."""
+        """Whether the host can tell the table so now."""
         return self.unneeded and self.lease is not None and not self.lease.under_way
 
     def leaves(self) -> tuple[str, str] | None:
-        """Nothing is wanted there any more. If nothing is held either but own connections, the lease ends: from here on
-        nothing is handed out. The table's number and the name, for the table; None: there is nothing to leave."""
+        """No process wants the server any more. If this host holds nothing there but its supervisor's own connections,
+        the lease ends: from here on the ledger hands out nothing. Returns the table's number and the lease's name, for
+        the table; None: there is nothing to leave."""
         lease = self.lease
         if lease is None or not self.may_leave:
             return None
@@ -395,7 +396,7 @@ class Leaseholder:
         return lease.table, lease.name
 
     def left(self) -> None:
-        """The table was told, or could not be."""
+        """The host has told the table that it leaves, or could not reach the table."""
         self.lease = None
         self._leaving = False
         self._publish()
