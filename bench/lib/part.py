@@ -44,6 +44,7 @@ PARTS = (
     "moves",
     "scale",
     "crowded",
+    "fleet",
     "lag",
     "tasks",
 )
