@@ -78,7 +78,9 @@ def document(results: Results) -> str:
             row(system, found.python, found.systemd, found.kernel, minute(found.parts.get("run")), *cells, ran(parts))
         )
     lines += ["", "## Servers", ""]
-    lines.append("The files about permits, proof, pools, the service and fleets (`tests/matrix/served.py`), with each server.")
+    lines.append(
+        "The files about permits, proof, pools, the service and fleets (`tests/matrix/served.py`), with each server."
+    )
     lines += ["", row("system", "Python", "server", "tests", "run"), row(*["---"] * 5)]
     for found in results.values():
         for name, part in sorted(found.parts.items()):

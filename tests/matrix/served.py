@@ -24,7 +24,7 @@ FILES = (
     "test_limits", "test_oracle", "test_http_scripts", "test_http_refusals", "test_http_policy", "test_http_errors",
     "test_http_server_changes", "test_sentinel", "fleet/test_table", "fleet/test_fleet", "fleet/test_oracle",
 )  # fmt: skip
-"""Files about permits, proof, pools, the service and fleets; of ``tests/integration`` where no other folder is named."""
+"""Files about permits, proof, pools, the service and fleets, in ``tests/integration`` where no folder is named."""
 
 SHORT = (
     "test_servers", "test_pool_permits", "test_pool_handshake", "test_pool_names", "test_pool_cleanliness",
