@@ -13,7 +13,7 @@ How one is asked:
 
 - ``probe``: its task; ``schedule`` and ``throttle``: when it is asked, and what that may cost
 - ``inspection``: which questions are asked (INFO, maxclients, CLIENT LIST); ``session``: the connection for that;
-  ``admin``: its bytes
+  ``admin``: its connecting and its end; ``resp``: its bytes
 - ``findings``, ``summary``: the answers; ``reconcile``: what follows from them
 - ``outages``, ``verdict``: whether it is down
 - ``allowance``: the budget that it leaves (why so large: ``budget.ceilings``); ``own_permits``: those of our own
