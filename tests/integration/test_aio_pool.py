@@ -232,7 +232,7 @@ def test_a_client_for_threads_is_told(server: RedisServer, loop: str):
     with pytest.raises(TypeError, match="for tasks.*redis.asyncio.Redis.*poolmgr.ConnectionPool"):
         run(loop, inside())
     with pytest.raises(TypeError, match="for tasks.*redis.asyncio.Redis.*poolmgr.ConnectionPool"):
-        pool.get_connection()
+        pool.get_connection().send(None)  # without an event loop
     with pytest.raises(TypeError, match="derived from redis.asyncio's, not redis.connection.Connection"):
         with_pool(loop, server, lambda pool, _: pool._checkout(1), connection_class=redis.Connection)
 

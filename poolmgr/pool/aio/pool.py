@@ -104,7 +104,7 @@ class ConnectionPool(Shards):
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AsyncAfterConnectionReleasedEvent)
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
-            self._usual = None  # there are other listeners
+            self._usual = None  # there are other listeners; who takes the last one away leaves an empty list
         self._ensures = type(self).ensure_connection is not Shards.ensure_connection
         """A subclass's own is called for every checkout."""
         self._watched = bool(leak_after or self.hooks.checked_out or self._ensures)
@@ -125,9 +125,8 @@ class ConnectionPool(Shards):
 
     # ---- warm ------------------------------------------------------------------------------------
 
-    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """To be awaited: a connection; waits at most ``timeout`` for one that others hold. Give it back with
-        :meth:`release`.
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection; waits at most ``timeout`` for one that others hold. Give it back with :meth:`release`.
 
         Raises:
             ConnectionPoolTimeoutError: no connection came in time; says why.
@@ -143,16 +142,14 @@ class ConnectionPool(Shards):
             if _running() is None:
                 raise TypeError(FOR_THREADS)
             shard = self._here()
-        return self._taken(shard)
-
-    async def _taken(self, shard: Shard) -> Any:
         if not shard._queue and not self._watched and recorder._async_metrics_collector is None:
+            idle = shard._idle
             try:
-                connection = shard._pop()
+                connection = idle.pop() if shard._lifo else idle.popleft()
             except IndexError:
                 pass
             else:
-                left = len(shard._idle)
+                left = len(idle)
                 if left < shard._low:
                     shard._low = left
                 now = monotonic()
@@ -180,7 +177,7 @@ class ConnectionPool(Shards):
             or connection._stream is None
             or connection._draws.surplus > 0
             or self._strict
-            or self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
+            or self._listeners[AsyncAfterConnectionReleasedEvent] is not self._usual
             or recorder._async_metrics_collector is not None
         ):
             listened = self._usual is None or self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual

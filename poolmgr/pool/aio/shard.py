@@ -94,7 +94,7 @@ class Shard(BasePool):
         core.closed = pool.closed
         core.on_lost = teller(self)
         self._idle, self._queue = core.idle, core.queue
-        self._pop: Callable[[], Any] = core.idle.pop if core.lifo else core.idle.popleft
+        self._lifo = core.lifo
         self._origin = pool._origin
         self.pid = os.getpid()
         self._tasks: set[asyncio.Task[Any]] = set()

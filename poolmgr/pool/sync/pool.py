@@ -86,7 +86,7 @@ class ConnectionPool(RedisInterface):
         self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
         self._usual = self._listeners.get(AfterConnectionReleasedEvent)
         if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
-            self._usual = None  # there are other listeners
+            self._usual = None  # there are other listeners; who takes the last one away leaves an empty list
         self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
@@ -145,7 +145,7 @@ class ConnectionPool(RedisInterface):
             or connection._sock is None
             or connection._draws.surplus > 0
             or self._strict
-            or self._listeners.get(AfterConnectionReleasedEvent) is not self._usual
+            or self._listeners[AfterConnectionReleasedEvent] is not self._usual
             or recorder._metrics_collector is not None
         ):
             connector.take_back(self, connection)
