@@ -42,7 +42,7 @@ def document(run: Run, drawn: dict[str, str]) -> str:
     if judged:
         lines += ["## Goals", "", "| goal | bound | found | |", "|---|---|---|---|"]
         lines += [
-            f"| {_what(one)} | {one.goal.bound} | {spread(one.found, one.unit)} | {_MARKS[one.met]} |"
+            f"| {_what(one)} | {one.goal.bound} | {spread(one.found, one.unit)} | {_verdict(one)} |"
             for _, one in judged
         ]
         lines += [""]
@@ -54,6 +54,14 @@ def document(run: Run, drawn: dict[str, str]) -> str:
 def _what(judged: Judged) -> str:
     goal = judged.goal
     return goal.what[:1].upper() + goal.what[1:]
+
+
+def _verdict(judged: Judged) -> str:
+    """Whether it was reached; beside a goal that was missed, the least that there is to do."""
+    if judged.met is not False:
+        return _MARKS[judged.met]
+    floors = (f"{does}: {spread(found, judged.unit)}" for found, does in judged.floors)
+    return "; ".join([_MARKS[False], *floors])
 
 
 def _machine(run: Run) -> list[str]:

@@ -103,6 +103,8 @@ class Goal(msgspec.Struct, kw_only=True):
 
     Attributes:
         against: the variant it is a ratio against; empty: the value itself is judged.
+        floors: variants that do the least there is to do, each with what it does. Where the goal is missed, they say
+            whether it can be reached.
     """
 
     what: str
@@ -112,6 +114,7 @@ class Goal(msgspec.Struct, kw_only=True):
     against: str = ""
     at_most: float | None = None
     at_least: float | None = None
+    floors: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def bound(self) -> str:
@@ -125,6 +128,8 @@ class Judged(msgspec.Struct):
     goal: Goal
     found: Spread | None
     unit: str
+    floors: list[tuple[Spread, str]] = msgspec.field(default_factory=list)
+    """What was found for each floor that was measured, and what that does."""
 
     @property
     def met(self) -> bool | None:
@@ -163,10 +168,16 @@ class Part(msgspec.Struct, kw_only=True):
         table = next((table for table in self.tables if table.key == goal.table), None)
         if table is None:
             return Judged(goal, None, "")
-        if goal.against:
-            return Judged(goal, table.ratio(goal.variant, goal.place, goal.against), "×")
-        values = [c.values for c in table.cells if c.variant == goal.variant and c.place == goal.place]
-        return Judged(goal, Spread.of(values[0]) if values and values[0] else None, table.unit)
+        unit = "×" if goal.against else table.unit
+        floors = [(found, does) for name, does in goal.floors.items() if (found := _found(goal, table, name))]
+        return Judged(goal, _found(goal, table, goal.variant), unit, floors)
+
+
+def _found(goal: Goal, table: Table, variant: str) -> Spread | None:
+    if goal.against:
+        return table.ratio(variant, goal.place, goal.against)
+    values = table._values(variant, goal.place)
+    return Spread.of(values) if values else None
 
 
 class Run(msgspec.Struct, kw_only=True):

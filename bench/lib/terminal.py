@@ -91,7 +91,10 @@ class Screen:
 
 def verdict(judged: Judged) -> str:
     mark = {True: "[green]reached[/]", False: "[red]missed[/]", None: "[yellow]not measured[/]"}[judged.met]
-    return f"{mark}  {judged.goal.what}: {spread(judged.found, judged.unit)}, goal {judged.goal.bound}"
+    text = f"{mark}  {judged.goal.what}: {spread(judged.found, judged.unit)}, goal {judged.goal.bound}"
+    if judged.met is False:
+        text += "".join(f"; {does}: {spread(found, judged.unit)}" for found, does in judged.floors)
+    return text
 
 
 def grid(table: Table) -> Grid:

@@ -23,6 +23,7 @@ import uvloop
 
 import poolmgr.asyncio
 from bench.lib import servers
+from bench.lib.floors import LeastPool
 from bench.lib.measure import turns
 from bench.lib.part import Context
 from bench.lib.results import Goal, Part, Table
@@ -35,12 +36,14 @@ OURS = "poolmgr.asyncio"
 REDIS = "redis.asyncio.ConnectionPool"
 BLOCKING = "redis.asyncio.BlockingConnectionPool"
 SINGLE = "single_connection_client"
-BARE = "a transport without a client"
+BARE = "transport and hiredis, no client"
+LEAST = "redis-py's client, least pool"
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
 KEY = "bench"
+AT_ONCE = 50
 TASKS, CONNECTIONS = 32, 4
 """Of the fairness."""
 
@@ -56,22 +59,8 @@ def _clients(port: int) -> dict[str, redis.asyncio.Redis]:
             connection_pool=redis.asyncio.BlockingConnectionPool(max_connections=50, timeout=60, **where)
         ),
         SINGLE: redis.asyncio.Redis(single_connection_client=True, **where),
+        LEAST: redis.asyncio.Redis(connection_pool=LeastPool(**where)),
     }
-
-
-class _Bare(asyncio.Protocol):
-    """A GET's bytes there and its reply's back, and nothing else: what the loop and the kernel take of each GET."""
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.reply.set_result(data)
-
-    async def get(self) -> None:
-        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.transport.write(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(KEY), KEY.encode()))
-        await self.reply
 
 
 def _checkout(client: redis.asyncio.Redis) -> Work:
@@ -103,7 +92,16 @@ def _pipeline(client: redis.asyncio.Redis) -> Work:
 
 def _concurrent(client: redis.asyncio.Redis) -> Work:
     async def work() -> None:
-        await asyncio.gather(*(client.get(KEY) for _ in range(50)))
+        await asyncio.gather(*(client.get(KEY) for _ in range(AT_ONCE)))
+
+    return work
+
+
+def _bare(pool: LeastPool) -> Work:
+    """The same without a client."""
+
+    async def work() -> None:
+        await asyncio.gather(*(connection.get(KEY) for connection in pool.least))
 
     return work
 
@@ -131,15 +129,25 @@ class Kind:
 
 
 KINDS = (
-    Kind("checkout", "Checkout and release", _checkout, (OURS, REDIS, BLOCKING), size=20, rounds=30, each=20),
-    Kind("get", "GET by one task", _get, (OURS, REDIS, BLOCKING, SINGLE), size=100, rounds=40),
+    Kind("checkout", "Checkout and release", _checkout, (OURS, REDIS, BLOCKING, LEAST), size=100, rounds=30, each=20),
+    Kind("get", "GET by one task", _get, (OURS, REDIS, BLOCKING, SINGLE, LEAST), size=100, rounds=40),
     Kind("pipeline", "A pipeline of 100 GETs", _pipeline, (OURS, REDIS), size=10, rounds=30),
-    Kind("concurrent", "A GET among 50 at once", _concurrent, (OURS, REDIS, BLOCKING), size=5, rounds=30, each=50),
+    Kind(
+        "concurrent",
+        "A GET among 50 at once",
+        _concurrent,
+        (OURS, REDIS, BLOCKING, LEAST),
+        size=5,
+        rounds=30,
+        each=AT_ONCE,
+    ),
     Kind("growth", "A connect", _growth, (OURS, REDIS), size=10, rounds=30),
 )
 IMPORTED = "import"
-IMPORTS = (OURS, "msgspec")
-"""Ours, and how much of it is msgspec's, which messages and settings are made of."""
+MSGSPEC = "msgspec"
+IMPORTS = {OURS: ((), OURS), f"{OURS}, where msgspec is": ((MSGSPEC,), OURS), MSGSPEC: ((), MSGSPEC)}
+"""What is loaded before, and what is measured: ours, and how much of it is ours and how much msgspec's, which
+messages and settings are made of."""
 
 
 def run(context: Context) -> Part:
@@ -162,26 +170,42 @@ def run(context: Context) -> Part:
         for name, factory in LOOPS.items():
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(_measure(context, name, server.port, tables, fairness))
-    for module in IMPORTS:
-        _import(module, context.directory / "bytecode")
+    for before, module in IMPORTS.values():
+        _import(before, module, context.directory / "bytecode")
     for _ in range(context.rounds(9)):
-        for module in IMPORTS:
-            seconds, size = _import(module, context.directory / "bytecode")
-            imports.add(module, seconds * 1e3)
-            memory.add(module, size)
+        for name, (before, module) in IMPORTS.items():
+            seconds, size = _import(before, module, context.directory / "bytecode")
+            imports.add(name, seconds * 1e3)
+            memory.add(name, size)
     context.step("imports")
     return Part(
         key="tasks",
         title=TITLE,
         text="Processor time of the client's thread. redis.asyncio makes a task and two timeouts for each command on "
-        "Python 3.11; ours has one lazy timer for each connection. A fifth of a checkout under uvloop is "
+        "Python 3.11; ours has one lazy timer for each connection. A quarter of a checkout under uvloop is "
         "`asyncio._get_running_loop`, which asks the kernel for the process's id before Python 3.12; asyncio's own "
-        "loops tell in which thread they run, and are asked that instead. Of a GET by one task, the loop and the "
-        "kernel take what a transport without any client shows: its thread goes to sleep and is woken. Where the "
-        "machine is quiet, that is more than the goals for a GET, which were set on a busy one.",
+        "loops tell in which thread they run, and are asked that instead. The least pool does only what no pool can "
+        "do without, and its connections are a transport and hiredis, without timeouts: redis-py's client on it is "
+        "the floor for every pool, since the client stays as it is. A transport and hiredis without any client is "
+        "what the loop, the kernel and the parser take of a GET. Of a GET by one task that is most, because its thread "
+        "goes to sleep for each reply; the quieter the machine, the larger that part.",
         tables=[*tables.values(), fairness, imports, memory],
         goals=_goals(),
     )
+
+
+PARTS_OF_GET = {
+    BARE: "a transport and hiredis, without any client",
+    LEAST: "redis-py's client on a pool and connections that check nothing",
+}
+FLOORS = {
+    "checkout": {LEAST: "two coroutines, a deque, two looks at the clock and the question which loop runs"},
+    "get": PARTS_OF_GET,
+    "concurrent": {**PARTS_OF_GET, BARE: f"{AT_ONCE} transports and hiredis under gather, without any client"},
+    IMPORTED: {MSGSPEC: "msgspec alone"},
+    "memory": {MSGSPEC: "msgspec alone"},
+}
+"""What stands beside goals that are missed."""
 
 
 def _goals() -> list[Goal]:
@@ -190,7 +214,7 @@ def _goals() -> list[Goal]:
         for what, table, against, at_most in (
             ("checkout and release", "checkout", REDIS, 1 / 10),
             ("a GET", "get", REDIS, 1 / 2.5),
-            ("a GET, against single_connection_client", "get", SINGLE, 1 / (1.8 if loop == "asyncio" else 1.7)),
+            ("a GET, against single_connection_client", "get", SINGLE, 1 / 1.8),
             ("a pipeline of 100", "pipeline", REDIS, 1 / 2.4),
             ("a GET among 50 at once", "concurrent", REDIS, 1 / 2),
             ("growth by one permit, against a connect", "growth", REDIS, 1.1),
@@ -198,22 +222,24 @@ def _goals() -> list[Goal]:
             goals.append(
                 Goal(
                     what=f"{loop}: {what}", table=table, variant=OURS, place=loop, against=against,
-                    at_most=round(at_most, 3),
+                    at_most=round(at_most, 3), floors=FLOORS.get(table, {}),
                 )
             )  # fmt: skip
         goals.append(Goal(what=f"{loop}: fairness", table="fairness", variant=OURS, place=loop, at_most=1.05))
-    goals.append(Goal(what="import of poolmgr.asyncio", table=IMPORTED, variant=OURS, at_most=20))
-    goals.append(Goal(what="its memory", table="memory", variant=OURS, at_most=2))
+    for what, table, at_most in (("import of poolmgr.asyncio", IMPORTED, 20), ("its memory", "memory", 2)):
+        goals.append(Goal(what=what, table=table, variant=OURS, at_most=at_most, floors=FLOORS[table]))
     return goals
 
 
 async def _measure(context: Context, loop: str, port: int, tables: dict[str, Table], fairness: Table) -> None:
     clients = _clients(port)
-    _, bare = await asyncio.get_running_loop().create_connection(_Bare, "127.0.0.1", port)
+    least: Any = clients[LEAST].connection_pool
+    await least.fill(AT_ONCE)
+    bare: dict[str, Work] = {"get": lambda: least.least[0].get(KEY), "concurrent": _bare(least)}
     for kind in KINDS:
         works = {name: kind.make(clients[name]) for name in kind.names}
-        if kind.key == "get":
-            works[BARE] = bare.get
+        if kind.key in bare:
+            works[BARE] = bare[kind.key]
         for work in works.values():
             for _ in range(3):
                 await work()
@@ -236,7 +262,7 @@ async def _measure(context: Context, loop: str, port: int, tables: dict[str, Tab
     for client in clients.values():
         await client.aclose()
         await client.connection_pool.disconnect()
-    bare.transport.close()
+    least.end()
 
 
 async def _block(work: Work, size: int) -> float:
@@ -265,6 +291,8 @@ async def _fairness(pool: Any, seconds: float) -> float:
 PROGRAM = """
 import importlib, json, sys, time, resource
 import redis.asyncio
+for before in sys.argv[2:]:
+    importlib.import_module(before)
 def size():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 memory, before = size(), time.process_time()
@@ -273,12 +301,13 @@ print(json.dumps([time.process_time() - before, (size() - memory) / 1e6]))
 """
 
 
-def _import(module: str, cache: Path) -> tuple[float, float]:
-    """Processor seconds and megabytes of importing the module where ``redis.asyncio`` is. As where packages are
-    installed, its bytecode was written before: otherwise most of the time is the compiler's."""
+def _import(before: tuple[str, ...], module: str, cache: Path) -> tuple[float, float]:
+    """Processor seconds and megabytes of importing the module where ``redis.asyncio`` is, and what comes before. As
+    where packages are installed, its bytecode was written before: otherwise most of the time is the compiler's."""
     environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, module], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", PROGRAM, module, *before], cwd=ROOT, env=environ, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
     seconds, size = json.loads(done.stdout)
     return float(seconds), float(size)
