@@ -241,7 +241,7 @@ async def _measure(context: Context, loop: str, port: int, tables: dict[str, Tab
         if kind.key in bare:
             works[BARE] = bare[kind.key]
         for work in works.values():
-            for _ in range(3):
+            for _ in range(3 * AT_ONCE if kind.key == "concurrent" else 3):  # until a pool opens no more connections
                 await work()
         gc.collect()
         rounds = context.rounds(kind.rounds)

@@ -4,7 +4,7 @@ a further flavour derives from ``base.BasePool``.
 - Who gets the next connection: ``queue``; which part of a pool, if event loops share it: ``parts``. How a caller waits:
   ``waiting``; why it is refused: ``refusal``; how long a request has waited: ``request_wait``.
 - Whether a connection is taken in, lent again, closed: ``admission``; when it falls due: ``housekeeping``; what the
-  pool keeps on it: ``entry``.
+  pool keeps on it: ``entry``; which releases are looked at closely: ``releases``.
 - What the member asks, what a user changes while the pool is in use, what a fork does to it: ``base``, ``fork``; what
   these parts know of each other: ``host``. The figures: ``stats``.
 - Which server's permit it is, and which of its addresses': ``permit_source``, ``endpoints``, ``names``; from whom:

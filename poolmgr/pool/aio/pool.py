@@ -21,7 +21,7 @@ from typing import Any
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import Connection as RedisConnection
 from redis.asyncio.observability import recorder
-from redis.event import AsyncAfterConnectionReleasedEvent, EventDispatcher
+from redis.event import AsyncAfterConnectionReleasedEvent
 
 from poolmgr import gil
 from poolmgr.exceptions import PoolClosedError
@@ -39,6 +39,7 @@ from poolmgr.pool.base import BasePool
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import DEFAULT, Options, documented
 from poolmgr.pool.permit_source import PermitSource
+from poolmgr.pool.releases import Releases
 from poolmgr.pool.stats import Hooks
 
 gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
@@ -47,7 +48,7 @@ _running = asyncio._get_running_loop
 
 
 @documented
-class ConnectionPool(Shards):
+class ConnectionPool(Releases, Shards):
     """A pool of Redis connections for tasks, first come first served, under the budget of its host.
 
     It takes the arguments of ``redis.asyncio``'s pools, and these. Times are in seconds. Used in several loops, it has
@@ -67,6 +68,7 @@ class ConnectionPool(Shards):
     """Of each connection: the transport's, and the permit's."""
 
     _opener = staticmethod(connector.open_offered)
+    _release = AsyncAfterConnectionReleasedEvent
 
     def __init__(
         self,
@@ -101,14 +103,11 @@ class ConnectionPool(Shards):
             maint_notifications_config=maint_notifications_config,
             **metering.arguments_of(max_reply, connection_kwargs, _AsyncHiredisParser),
         )
-        self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
-        self._usual = self._listeners.get(AsyncAfterConnectionReleasedEvent)
-        if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
-            self._usual = None  # there are other listeners; who takes the last one away leaves an empty list
+        self._hear()
         self._ensures = type(self).ensure_connection is not Shards.ensure_connection
         """A subclass's own is called for every checkout."""
         self._watched = bool(leak_after or self.hooks.checked_out or self._ensures)
-        self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
+        self._strict = type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
     @classmethod
@@ -137,7 +136,7 @@ class ConnectionPool(Shards):
         """
         shard = self._shard
         if shard is None or (
-            _running() is not shard.loop if shard.teller is None else shard.teller._thread_id != get_ident()
+            _running() is not shard.loop if (teller := shard.teller) is None else teller._thread_id != get_ident()
         ):
             if _running() is None:
                 raise TypeError(FOR_THREADS)
@@ -176,12 +175,10 @@ class ConnectionPool(Shards):
             or connection._special
             or connection._stream is None
             or connection._draws.surplus > 0
-            or self._strict
             or self._listeners[AsyncAfterConnectionReleasedEvent] is not self._usual
             or recorder._async_metrics_collector is not None
         ):
-            listened = self._usual is None or self._listeners.get(AsyncAfterConnectionReleasedEvent) is not self._usual
-            connector.take_back(shard, connection, listened=listened)
+            connector.take_back(shard, connection, listened=self._listened)
             return
         connection._since = monotonic()
         shard._idle.append(connection)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis.connection import Connection as RedisConnection, DefaultParser
-from redis.event import AfterConnectionReleasedEvent, EventDispatcher
+from redis.event import AfterConnectionReleasedEvent
 from redis.observability import recorder
 
 from poolmgr import gil
@@ -29,6 +29,7 @@ from poolmgr.pool.host import UNBOUNDED
 from poolmgr.pool.membership import Member
 from poolmgr.pool.options import DEFAULT, Options
 from poolmgr.pool.queue import LEFT, Ticket
+from poolmgr.pool.releases import Releases
 from poolmgr.pool.stats import Hooks
 from poolmgr.pool.sync import connector, waiting
 from poolmgr.pool.sync.lease import Lease
@@ -39,7 +40,7 @@ gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
 
 @options.documented
-class ConnectionPool(RedisInterface):
+class ConnectionPool(Releases, RedisInterface):
     """A pool of Redis connections, first come first served, under the budget of its host.
 
     It takes the arguments of redis-py's pools, and these. Times are in seconds.
@@ -53,6 +54,8 @@ class ConnectionPool(RedisInterface):
     Raises:
         ValueError: an argument has a value that is not allowed.
     """
+
+    _release = AfterConnectionReleasedEvent
 
     def __init__(
         self,
@@ -83,11 +86,8 @@ class ConnectionPool(RedisInterface):
             maint_notifications_config=maint_notifications_config,
             **metering.arguments_of(max_reply, connection_kwargs, DefaultParser),
         )
-        self._listeners: Any = getattr(self._event_dispatcher, "_event_listeners_mapping", {})
-        self._usual = self._listeners.get(AfterConnectionReleasedEvent)
-        if type(self._event_dispatcher) is not EventDispatcher or len(self._usual or ()) != 1:
-            self._usual = None  # there are other listeners; who takes the last one away leaves an empty list
-        self._strict = self._usual is None or type(self).owns_connection is not ConnectionPool.owns_connection
+        self._hear()
+        self._strict = type(self).owns_connection is not ConnectionPool.owns_connection
         fork.watch(self)
 
     @classmethod
@@ -144,7 +144,6 @@ class ConnectionPool(RedisInterface):
             or connection._special
             or connection._sock is None
             or connection._draws.surplus > 0
-            or self._strict
             or self._listeners[AfterConnectionReleasedEvent] is not self._usual
             or recorder._metrics_collector is not None
         ):
