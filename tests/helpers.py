@@ -167,7 +167,7 @@ class RedisServer:
             "save": "",
             "appendonly": "no",
             "dir": str(Path(self.path).parent),
-            "enable-debug-command": "local",
+            **({"enable-debug-command": "local"} if self.kind.version >= (7, 0, 0) else {}),
             **self.options,
         }
         command = [
