@@ -196,7 +196,7 @@ def test_no_row_leaves_the_thread() -> None:
     inspector.kept = Server(40)  # type: ignore[assignment]
     findings = inspector.inspect(Work(endpoints=((Server.endpoint,),), listing=True))
     assert "name=" not in repr(findings) and "Row(" not in repr(findings)
-    assert inspector._rows is None, "nor is it kept there"
+    assert inspector._lists.rows is None, "nor is it kept there"
 
 
 def test_what_is_free_is_told_before_anything_else_is_done() -> None:

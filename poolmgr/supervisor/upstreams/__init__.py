@@ -12,7 +12,7 @@ Which there are:
 How one is asked:
 
 - ``probe``: its task; ``schedule`` and ``throttle``: when it is asked, and what that may cost
-- ``inspection``: which questions are asked (INFO, maxclients, CLIENT LIST); ``session``: the connection for that;
+- ``inspection``: which questions are asked (INFO, maxclients); ``lists``: CLIENT LIST; ``session``: the connection;
   ``admin``: its connecting and its end; ``resp``: its bytes
 - ``findings``, ``summary``: the answers; ``reconcile``: what follows from them
 - ``outages``, ``verdict``: whether it is down

@@ -24,13 +24,11 @@ from poolmgr.supervisor.fleet import fencing
 from poolmgr.supervisor.fleet.table import Table, TableError
 from poolmgr.supervisor.upstreams.admin import Admin, AdminError, fields
 from poolmgr.supervisor.upstreams.findings import Asked, Findings, Tried, Work
-from poolmgr.supervisor.upstreams.proof import Row, UnreadableError, Verdict, judge, merged, parse
+from poolmgr.supervisor.upstreams.lists import Lists, refused
+from poolmgr.supervisor.upstreams.proof import Row
 from poolmgr.supervisor.upstreams.resp import ReplyError
 from poolmgr.supervisor.upstreams.summary import summed
 from poolmgr.wire import Endpoint
-
-PAUSES = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
-"""Seconds before each look at the list in one pass; the rest is tried again later."""
 
 
 class Inspector:
@@ -54,28 +52,21 @@ class Inspector:
         self._serial = iter(serial)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
-        self._rows: list[Row] | None = None
-        """The newest list of this go. It stays in this thread; its summary goes to the event loop."""
         self.kept: Admin | None = None
         self.unclosed: deque[str] = deque()
         """Names of own connections whose end is not proven, until the session takes them: each still needs its permit,
         whether or not the findings are awaited."""
-        self._anchors: dict[tuple[str, str], int] = {}
-        """By way and target: the number of the first fresh connection answered after the target's end."""
-        self._hosts: dict[str, str] = {}
-        """By way: our address as the server sees it. Connections from other addresses are never killed."""
-        self._trips: dict[str, float] = {}
-        """By key: seconds of the quickest exchange, which is the round trip."""
+        self._lists = Lists()
 
     def inspect(self, work: Work) -> Findings:
         """Do the work; errors are in the findings. The caller holds a permit for one connection."""
         found = Findings()
         try:
             self._inspect(work, found)
-            if self._rows is not None:
-                found.shown = summed(self._rows)
+            if self._lists.rows is not None:
+                found.shown = summed(self._lists.rows)
         finally:
-            self._rows = None
+            self._lists.rows = None
         return found
 
     def _inspect(self, work: Work, found: Findings) -> None:
@@ -152,7 +143,7 @@ class Inspector:
             else:
                 gone = found.gone if gone is None else gone & found.gone
         if found.silent or late:
-            self._anchors.clear()  # a client may yet come out of a queue
+            self._lists.forget_anchors()  # a client may yet come out of a queue
         if forbidden is None:
             raise failed or AdminError("unreachable", "no endpoint is known")
         found.forbidden = forbidden
@@ -188,7 +179,7 @@ class Inspector:
                 if others and self.drop():
                     continue
                 raise worst from None
-            self._trips[endpoint.key] = min(admin.took, self._trips.get(endpoint.key, admin.took))
+            self._lists.opened(admin)
             found.tried.append(Tried(endpoint))
             self._answered(found)
             found.server_pid = admin.server_pid
@@ -207,10 +198,11 @@ class Inspector:
             self._leave(*work.leaving)
         if work.facts:
             self._facts(found)
+        assert self.kept is not None
         if targets or (work.listing and work.fresh):
-            self._prove(work, found, targets)
+            self._lists.prove(self.kept, work, found, targets)
         elif work.listing:
-            self._rows = self._list(found)
+            self._lists.rows = self._lists.ask(self.kept, found)
         self._answered(found)
 
     @staticmethod
@@ -244,7 +236,7 @@ class Inspector:
                     script.mark(self._fleet),
                     self.kept,
                     lambda: self._another(work, found, renewal.name),
-                    lambda ids: self._list(found, ids),
+                    lambda ids: self._listed(found, ids),
                     work.fencing,
                     work.handshake,
                 )
@@ -263,6 +255,10 @@ class Inspector:
         self._open((endpoint,), found, msgspec.structs.replace(work, lease=lease))
         return self.kept
 
+    def _listed(self, found: Findings, ids: Collection[int]) -> list[Row] | None:
+        assert self.kept is not None
+        return self._lists.ask(self.kept, found, ids)
+
     def _leave(self, table: str, name: str) -> None:
         assert self.kept is not None
         with contextlib.suppress(TableError):
@@ -279,7 +275,7 @@ class Inspector:
             if isinstance(reply, bytes):
                 found.info.update(fields(reply))
             elif isinstance(reply, ReplyError):
-                self._no("INFO", reply, found)
+                refused(found, "INFO", reply)
         if isinstance(replies[-1], ReplyError) and replies[-1].passing:  # PING is there to hear that
             found.busy = str(replies[-1])
         if "maxclients" in found.info:
@@ -292,129 +288,9 @@ class Inspector:
         try:
             reply = self.kept.call("CONFIG", "GET", "maxclients")
         except ReplyError as error:
-            self._no("CONFIG", error, found)
+            refused(found, "CONFIG", error)
             return None
         return _number(reply[1].decode()) if isinstance(reply, list) and len(reply) == 2 else None
-
-    # ---- lists and proof --------------------------------------------------------------------------
-
-    def _list(self, found: Findings, ids: Collection[int] = ()) -> list[Row] | None:
-        """The list, or only its rows for these connections and for the asking one.
-
-        Raises:
-            ReplyError: the server does not list by number.
-        """
-        assert self.kept is not None
-        kept = self.kept
-        some: tuple[str | int, ...] = ("ID", kept.id, *ids) if ids else ()
-        try:
-            reply = kept.call("CLIENT", "LIST", *some)
-        except ReplyError as error:
-            if some and not error.passing:
-                raise
-            self._no("CLIENT LIST", error, found)
-            return None
-        took = kept.took
-        try:
-            rows = parse(reply if isinstance(reply, bytes) else repr(reply).encode())
-            if kept.id and all(row.id != kept.id for row in rows):
-                raise UnreadableError("CLIENT LIST does not show the connection that asked for it")
-        except UnreadableError as error:
-            found.forbidden["CLIENT LIST"] = str(error)
-            return None
-        finally:
-            trip = self._trips.get(kept.endpoint.key, took)
-            found.lists.append((reply.count(b"\n") if isinstance(reply, bytes) else 1, max(0.0, took - trip)))
-        return rows
-
-    def _list_again(self, found: Findings, rows: list[Row], verdict: Verdict, paid: float) -> list[Row] | None:
-        """Look again at the connections that keep targets from being proven. Only these are asked for, which costs
-        hardly anything (Redis 6.2). None: not now."""
-        assert self.kept is not None
-        open_questions = (*verdict.leftovers, *verdict.suspects)
-        if self.kept.id:
-            try:
-                later = self._list(found, open_questions)
-                return None if later is None else merged(rows, open_questions, later)
-            except ReplyError:
-                pass
-        if sum(seconds for _, seconds in found.lists) >= paid:
-            return None
-        return self._list(found)
-
-    def _prove(self, work: Work, found: Findings, targets: frozenset[str]) -> None:
-        assert self.kept is not None
-        anchors = self._anchored(targets)
-        verdict: Verdict | None = None
-        rows: list[Row] | None = None
-        for pause in PAUSES:
-            if pause:
-                time.sleep(pause)
-            if rows is None or verdict is None:
-                rows = self._list(found)
-            else:
-                rows = self._list_again(found, rows, verdict, work.paid)
-            if rows is None:
-                return
-            self._rows = rows
-            here = self._address(rows)
-            # By a way that shows no list, our address may differ.
-            host = None if found.shut_out else here
-            verdict = judge(
-                rows,
-                targets,
-                fresh=self.kept.id,
-                host=host,
-                handshake=work.handshake,
-                anchors=anchors,
-                spare=work.spare,
-                ours=frozenset(self._hosts.values()),
-            )
-            found.gone, found.suspects = verdict.gone, len(verdict.suspects)
-            if verdict.leftovers:
-                self._kill(verdict.leftovers, found)
-            elif not verdict.suspects:
-                return
-
-    def _address(self, rows: Iterable[Row]) -> str | None:
-        """Our own address, by this way; None if the list does not show it."""
-        assert self.kept is not None
-        name, number = self.kept.shown, self.kept.id
-        here = next(
-            (row.host for row in rows if (row.id == number if number else name in (row.name, row.library))), None
-        )
-        self._hosts.pop(self.kept.endpoint.key, None)
-        if here is not None:
-            self._hosts[self.kept.endpoint.key] = here
-        return here
-
-    def _anchored(self, targets: frozenset[str]) -> dict[str, int]:
-        """The anchors of these targets, by the way that was just opened. A lower number comes from another server, or
-        from the same one after a restart: then nothing older is there."""
-        assert self.kept is not None
-        way, fresh = self.kept.endpoint.key, self.kept.id
-        self._anchors = {
-            (key, target): number
-            for (key, target), number in self._anchors.items()
-            if target in targets and (key != way or number <= fresh)
-        }
-        return {target: self._anchors.setdefault((way, target), fresh) for target in targets} if fresh else {}
-
-    def _kill(self, ids: Iterable[int], found: Findings) -> None:
-        assert self.kept is not None
-        for reply in self.kept.pipeline(*(("CLIENT", "KILL", "ID", number) for number in ids)):
-            if isinstance(reply, ReplyError):
-                self._no("CLIENT KILL", reply, found)
-            else:
-                found.killed += reply if isinstance(reply, int) else 1
-
-    @staticmethod
-    def _no(command: str, error: ReplyError, found: Findings) -> None:
-        """Sort an error: not now, or never."""
-        if error.passing:
-            found.busy = str(error)
-        else:
-            found.forbidden[command] = str(error)
 
 
 def questions(work: Work) -> frozenset[str]:
