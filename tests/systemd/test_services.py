@@ -53,7 +53,7 @@ def count(installed: Installed) -> int:
 def goes_on(installed: Installed, requests: int = 50) -> None:
     """Wait until so many more were served."""
     before = count(installed)
-    wait_for(lambda: count(installed) >= before + requests, 20, what=f"{requests} more requests")
+    wait_for(lambda: count(installed) >= before + requests, 20, what=f"{requests} more requests", step=0.2)
 
 
 def pid(installed: Installed, unit: str) -> int:
@@ -266,7 +266,7 @@ def test_a_supervisor_with_a_wrong_setting_says_so_and_comes_back_when_it_is_rig
         assert installed.run("systemctl restart poolmgr.service", check=False).returncode != 0
         assert "REDIS_CONNECTION_BUDGET='many' is not allowed" in installed.machine.journal("poolmgr.service")
         # More often than systemd's own bounds, which would close the socket for good.
-        wait_for(lambda: int(installed.machine.property("poolmgr.service", "NRestarts")) >= 10, 60)
+        wait_for(lambda: int(installed.machine.property("poolmgr.service", "NRestarts")) >= 10, 60, step=0.3)
         assert installed.machine.property("poolmgr.socket", "ActiveState") == "active"
         assert json.loads(installed.post('["PING"]')) == {"result": "PONG"}, "what is open stays open"
     finally:
@@ -343,7 +343,7 @@ def test_a_service_that_is_started_before_its_server_comes_up_with_it(installed:
         assert installed.run("systemctl start redis-worker.service", check=False).returncode != 0
         assert "Error: REDIS_URL is 'redis://127.0.0.1:6379/0'" in installed.machine.journal("redis-worker.service")
         # More often than the five times after which systemd would give up if they came too fast.
-        wait_for(lambda: int(installed.machine.property("redis-worker.service", "NRestarts")) >= 6, 60)
+        wait_for(lambda: int(installed.machine.property("redis-worker.service", "NRestarts")) >= 6, 60, step=0.3)
     finally:
         installed.start_server()
     wait_for(lambda: installed.machine.property("redis-worker.service", "ActiveState") == "active", 20)
