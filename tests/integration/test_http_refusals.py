@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.helpers import ROOT, RedisServer, wait_for
+from tests.helpers import ROOT, RedisServer, debian_redis_binary, wait_for
 from tests.inside import FULL, READER, Inside, inside
+from tests.pools import running_server
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls
 
@@ -24,11 +25,32 @@ def start(request, redis_server) -> Any:
     return redis_server if request.param == "valkey" else request.getfixturevalue("debian_redis")
 
 
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, RedisServer]]:
+    """One of each kind for all tests that leave a server as it was, but for its data."""
+    found: dict[str, RedisServer] = {}
+    with contextlib.ExitStack() as stack:
+        for kind, binary in (("valkey", ""), ("redis", debian_redis_binary())):
+            if binary is not None:
+                found[kind] = stack.enter_context(running_server(binary=binary))
+        yield found
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def shared(request, servers) -> RedisServer:
+    """An empty one of these."""
+    if request.param not in servers:
+        pytest.skip("redis-server is not installed (apt install redis-server)")
+    server: RedisServer = servers[request.param]
+    with server.observer() as client:
+        client.flushall()
+    return server
+
+
 @pytest.fixture
-def caller(start, monkeypatch) -> Iterator[tuple[Inside, RedisServer]]:
-    server = start()
-    with inside(server, monkeypatch) as app:
-        yield app, server
+def caller(shared, monkeypatch) -> Iterator[tuple[Inside, RedisServer]]:
+    with inside(shared, monkeypatch) as app:
+        yield app, shared
 
 
 def renamed(start, tmp_path, **names: str) -> RedisServer:
@@ -236,10 +258,9 @@ def test_scripts_that_only_read_can_be_allowed(start, monkeypatch):
      "XREAD GROUP g c BLOCK 0 STREAMS s $", "XREAD BLOCK -0 STREAMS s $", "XREAD BLOCK +0 STREAMS s $",
      "BLPOP k 0.0000001"],
 )  # fmt: skip
-def test_no_timeout_is_read_otherwise_than_the_server_reads_it(start, monkeypatch, words):
+def test_no_timeout_is_read_otherwise_than_the_server_reads_it(shared, monkeypatch, words):
     """Whatever it is, it is refused or cut: no reply is waited for in vain, no connection lost."""
-    server = start()
-    with inside(server, monkeypatch, REDIS_SOCKET_TIMEOUT="3.5") as app:
+    with inside(shared, monkeypatch, REDIS_SOCKET_TIMEOUT="3.5") as app:
         app.ask("PING")
         watch = Stopwatch()
         answer = app.ask(*words.split(" "))
@@ -254,9 +275,9 @@ def test_no_timeout_is_read_otherwise_than_the_server_reads_it(start, monkeypatc
     ("words", "count"),
     [("XREAD BLOCK 0 STREAMS s $", 1000), ("XREAD BLOCK 1 STREAMS s $", 21), ("BLPOP k 0.001", 20), ("WAIT 1 0", 21)],
 )
-def test_many_that_block_end_in_time_or_are_refused(start, monkeypatch, words, count):
+def test_many_that_block_end_in_time_or_are_refused(shared, monkeypatch, words, count):
     """Servers look ten times a second whether a wait is over, so each may take as much longer than it says."""
-    with inside(start(), monkeypatch, REDIS_SOCKET_TIMEOUT="5") as app:
+    with inside(shared, monkeypatch, REDIS_SOCKET_TIMEOUT="5") as app:
         answer = app.post([words.split(" ")] * count, path="/pipeline")
         assert answer.status_code == 200, answer.text
         assert answer.json[:20] == [{"result": 0 if words.startswith("WAIT") else None}] * 20

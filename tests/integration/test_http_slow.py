@@ -326,6 +326,7 @@ def test_answers_that_are_not_taken_hold_no_thread_whoever_gives_them(
         callers = [stack.enter_context(socket.socket()) for _ in range(2)]
         for made in callers:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 500)  # then the kernel keeps few of the answers
             made.connect(("127.0.0.1", service.port))
         flooding = Calls(*(functools.partial(flood, made) for made in callers))
         try:
