@@ -16,6 +16,7 @@ import pytest
 
 from poolmgr.kernel.lockfile import holder
 from poolmgr.settings.table import BY_NAME
+from tests import timing
 from tests.helpers import RedisServer, alive, debian_redis_binary, kill, wait_for
 from tests.program import Program, Programs
 
@@ -43,20 +44,15 @@ LONGEST = (
 begins one of them last keeps all others waiting."""
 
 
+pytest_ignore_collect = timing.pytest_ignore_collect
+
+
+@pytest.hookimpl(tryfirst=True)  # before any is left out for its mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    timing.seen(items)
     places = {name: place for place, name in enumerate(LONGEST)}
     here = Path(__file__).parent
     items.sort(key=lambda item: places.get(str(item.path.relative_to(here).with_suffix("")), len(places)))
-
-
-TIMING = "mark.timing"
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Where only what measures time is wanted (``-mtiming``), no other file is loaded."""
-    if config.option.markexpr != "timing" or collection_path.suffix != ".py":
-        return None
-    return TIMING not in collection_path.read_text() or None
 
 
 gc.disable()  # until all is loaded: what is loaded stays, and looking for garbage in it again and again takes a fifth
