@@ -17,8 +17,6 @@ from tests.proxy import Proxy
 from tests.supervisor_process import IMPATIENT, Start, SupervisorProcess, joined
 
 BUDGET = 20
-BETWEEN = 0.02
-"""Seconds between two rounds of what is done again and again: what is waited for has the processor meanwhile."""
 
 
 @pytest.fixture
@@ -77,7 +75,6 @@ def goes_on(pools: list[ConnectionPool], seconds: float) -> None:
     while time.monotonic() < until:
         for pool in pools:
             assert anew(pool)
-        time.sleep(BETWEEN)
 
 
 def health(running: SupervisorProcess) -> dict[str, object]:
@@ -94,9 +91,7 @@ def test_a_middlebox_that_forgets_the_supervisor_and_acknowledges_is_no_outage(
     dies = members(endpoint_of(port=proxy.port), 4).has(4)
     dies.kill()
     wait_for(lambda: any(m["pid"] == dies.pid for m in running.server()["members"]) is False, 10)
-    wait_for(
-        lambda: running.server()["quarantine"] == 0 or anew(pools[0]) is None, 10, what="its permits", step=BETWEEN
-    )
+    wait_for(lambda: running.server()["quarantine"] == 0 or anew(pools[0]) is None, 10, what="its permits")
     goes_on(pools, 1)
     assert not running.events("outage.began")
     if new:
@@ -126,7 +121,6 @@ def test_a_job_that_cannot_connect_proves_nothing_beside_warm_pools(
     while time.monotonic() < until:
         job.fails(name, "No route to host")
         assert anew(pools[0])
-        time.sleep(BETWEEN)
     assert not running.events("outage.began")
 
 
@@ -195,7 +189,6 @@ def test_while_it_is_down_one_process_at_a_time_tries(
         for pool in pools:
             with pytest.raises(ServerDownError):
                 client_of(pool).ping()
-        time.sleep(BETWEEN)
     assert sum(pool.stats().connect_errors for pool in pools) > tried, "and not always the first"
     proxy.cut()
     proxy.restore()
