@@ -234,6 +234,11 @@ def _has_peer(raw: socket.socket) -> bool:
     return True
 
 
+_parents: list[ssl.SSLSocket] = []
+"""In a forked child: its parent's TLS objects, kept so that none is ever freed here. OpenSSL takes locks of the whole
+process for that. A thread of the parent that held one at the fork does not exist here, and never releases it."""
+
+
 def close_copy(sock: socket.socket, under: Below | None = None) -> None:
     """In a forked child, before it has opened anything: close our copies of a parent's socket, and touch nothing that
     the parent uses too.
@@ -241,6 +246,8 @@ def close_copy(sock: socket.socket, under: Below | None = None) -> None:
     Args:
         under: a second descriptor of the same connection; its number may be another file's by now.
     """
+    if isinstance(sock, ssl.SSLSocket):
+        _parents.append(sock)
     if under is not None:
         with contextlib.suppress(OSError):
             found = os.fstat(under.descriptor)

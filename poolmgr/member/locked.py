@@ -18,7 +18,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from poolmgr import wire
 from poolmgr.kernel import processes
-from poolmgr.member.closer import Below
+from poolmgr.member.closer import Below, close_copy
 from poolmgr.member.core.dispatcher import Attachment
 from poolmgr.member.core.process import MemberCore
 from poolmgr.member.link import Link
@@ -185,7 +185,7 @@ class LockedCore:
             return
         if self.forked:
             if sock is not None:
-                sock.close()
+                close_copy(sock)
             return
         if sock is not None:
             self.closes.append((serial, sock))

@@ -336,6 +336,55 @@ def test_nor_of_one_that_is_shaking_hands_in_tls(secured: tuple[int, str], isola
     assert copies(f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none", isolated, 20) == 0
 
 
+KEPT = """
+import os, threading, weakref
+from poolmgr import ConnectionPool
+from poolmgr.member import closer
+
+added = threading.Semaphore(0)
+add = closer.Closer.add
+
+def add_and_wait(self, *arguments):
+    if self._closing:
+        added.release()
+        threading.Event().wait()
+    add(self, *arguments)
+    added.release()
+
+closer.Closer.add = add_and_wait
+closer.Closer._read = lambda self, closing: False  # no proof has come yet
+pool = ConnectionPool.from_url(os.environ["URL"], max_connections=8)
+connections = [pool.get_connection() for _ in range(5)]
+found = [weakref.ref(connection._sock) for connection in connections]
+idle, lent, *ended = connections
+pool.release(idle)
+for connection in ended:  # one at the closer, one on its way to it, one that the member has not seen
+    connection.disconnect()
+if os.environ["REDIS_CONNECTION_BUDGET"] != "off":
+    added.acquire()
+    added.acquire()
+before = [ref() is not None for ref in found]
+child = os.fork()
+if not child:
+    after = [ref() is not None for ref in found]
+    print(before, after, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("budget", ["12", "off"])
+def test_a_child_frees_no_tls_object_of_its_parent(secured: tuple[int, str], isolated: Path, budget: str):
+    """OpenSSL takes locks of the whole process for that. Another thread may hold one in the middle of a handshake or
+    while it reads certificates, and the child, where this thread does not exist, would wait for it within the fork."""
+    url = f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none"
+    environ = {"URL": url, "REDIS_CONNECTION_BUDGET": budget, "POOLMGR_SOCKET": str(isolated)}
+    printed = python(KEPT, environ=environ, timeout=60).stdout
+    there = [True, True, *[budget != "off"] * 3]  # without a budget what ends is closed at once
+    assert printed == f"{there} {there}\n", "in the parent, in the child"
+
+
 @pytest.mark.parametrize("then", ["a fork", "a connection"])
 def test_a_thread_that_was_torn_away_while_it_made_a_socket_holds_up_others_for_a_moment(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, then: str
