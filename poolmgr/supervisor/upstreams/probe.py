@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.fleet.leaseholder import KNOCK, Leaseholder
+from poolmgr.supervisor.fleet.leaseholder import Leaseholder
+from poolmgr.supervisor.fleet.renewals import Renewals
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.allowance import Allowance
 from poolmgr.supervisor.upstreams.census import Census
@@ -28,7 +29,7 @@ from poolmgr.supervisor.upstreams.ports import RegistryPort
 from poolmgr.supervisor.upstreams.reclaim import Reclaimer
 from poolmgr.supervisor.upstreams.reconcile import Reconciler
 from poolmgr.supervisor.upstreams.resolution import Resolution, started
-from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, NOTHING_BUT_CLOSE, Schedule
+from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, Schedule
 from poolmgr.supervisor.upstreams.session import UNCLOSED, AdminSession
 from poolmgr.supervisor.upstreams.unproven import Waits
 from poolmgr.supervisor.upstreams.upstream import Upstream
@@ -54,10 +55,12 @@ class Probe:
         self.allowance = Allowance(upstream, context.ledger, settings, context.belonging, self._descriptors)
         self.holder: Leaseholder | None = None
         """This host's lease of its fleet's budget there; None: it is in no fleet."""
+        self._renewals: Renewals | None = None
         handshake = settings.socket_connect_timeout + settings.socket_timeout
         self._schedule = Schedule(upstream, context.ledger, handshake, self._is_leased, self._hosts)
         if settings.fleet:
             self.holder = Leaseholder(upstream, context, self._lease_changed, self.wake)
+            self._renewals = Renewals(self.holder, upstream, context, self._session, self._schedule)
             self.allowance.lease = self.holder
         self._reclaimer = Reclaimer(upstream, context, self.permits)
         self._waits = Waits(
@@ -245,8 +248,7 @@ class Probe:
             try:
                 async with self._using:
                     if not work.endpoints:
-                        await self._leave()
-                        await self._session.shut()
+                        await self._shut_for_good()
                     elif self.upstream.resolved:
                         await self._go(work)
                     else:
@@ -286,42 +288,7 @@ class Probe:
         work = self._schedule.due(
             now, targets, strange, stopping=self._stopping, stalled=self._session.stalled, holding=self._session.holding
         )
-        return self._with_renewal(work, now)
-
-    def _with_renewal(self, work: Work | None, now: float) -> Work | None:
-        """The same, and the fleet's table is asked first if that is due."""
-        holder = self.holder
-        if holder is None or not self.upstream.resolved or (work is not None and not work.endpoints):
-            return work
-        if work is None and self._stopping and holder.may_leave:
-            return NOTHING_BUT_CLOSE
-        lease = "" if holder.lease is None else holder.lease.name
-        if work is None and holder.looks_again(now) and now >= self._schedule.retry_at:
-            work = Work(endpoints=self.upstream.endpoints, handshake=self._schedule.handshake, facts=True)
-        renewal = None
-        if not self._stopping and not self._session.stalled and now >= self._schedule.retry_at:
-            renewal = holder.request(now)
-        if renewal is None:
-            return None if work is None else msgspec.structs.replace(work, lease=lease)
-        if work is None:
-            work = Work(endpoints=self.upstream.endpoints, handshake=self._schedule.handshake)
-        may_list = now >= self._schedule.throttle.free_at and "CLIENT LIST" not in self.upstream.forbidden
-        fencing = self._context.settings.fleet_lease if may_list else 0.0
-        return msgspec.structs.replace(work, lease=lease, renewal=renewal, fencing=fencing)
-
-    async def _leave(self) -> None:
-        """Tell the fleet's table that this host's lease is over, if nothing is held of it."""
-        leaving = None if self.holder is None else self.holder.leaves()
-        if self.holder is None or leaving is None:
-            return
-        work = Work(endpoints=self.upstream.endpoints, lease=leaving[1], leaving=leaving)
-        if self.upstream.endpoints:
-            if not self._session.holding:  # nothing is handed out any more, this one excepted
-                self._context.ledger.overdraw_own(self.upstream.id)
-                self._committer.touch()
-            if await self._session.permit(KNOCK):
-                await self._session.look(work)
-        self.holder.left()
+        return work if self._renewals is None else self._renewals.added_to(work, now, stopping=self._stopping)
 
     @property
     def _stopping(self) -> bool:
@@ -330,8 +297,8 @@ class Probe:
     async def _sleep(self, now: float) -> None:
         later = min(self._census.held_until(now), self._reclaimer.due_at(now))
         until = self._schedule.until(now, self._reclaimer.targets(), stopping=self._stopping, held_until=later)
-        if self.holder is not None and not self._stopping:
-            until = min(until, max(self.holder.due(), self._schedule.retry_at))
+        if self._renewals is not None and not self._stopping:
+            until = min(until, self._renewals.due())
         if self.upstream.hidden and self._reclaimer.targets():
             until = min(until, now + 0.5)
         try:
@@ -346,13 +313,11 @@ class Probe:
         if self._session.stalled and self.outages.blind and self._may_replace():
             await self._session.shut()
             work = msgspec.structs.replace(work, fresh=True)
-        knocks = self.holder is not None and (work.renewal is not None or self.holder.looks_again(now))
-        if knocks and not await self._session.permit(KNOCK):
-            self._context.ledger.overdraw_own(self.upstream.id)
-            self._committer.touch()
+        if self._renewals is not None:
+            await self._renewals.knock(work, now)
         if not await self._session.permit():
-            if self.holder is not None and work.renewal is not None:
-                self.holder.failed()
+            if self._renewals is not None:
+                self._renewals.unsent(work)
             now = self._committer.clock()
             self._schedule.retry_at = now + (0.0 if self._waits.no_permit(work.targets, now) else 0.2)
             self._context.committer.touch()
@@ -362,8 +327,8 @@ class Probe:
         searching = work.fresh and work.listing and self._context.ledger.servers[self.upstream.id].search
         found = await self._session.look(work)
         now = self._committer.clock()
-        if self.holder is not None and work.renewal is not None:
-            self.holder.looked(work.renewal, found.asked)
+        if self._renewals is not None:
+            self._renewals.looked(work, found)
         once_more = not work.fresh and not self._session.stalled
         if found.error is not None and once_more and found.error[0] == "unreachable":
             self._schedule.renew = True  # the fault may lie in this connection only
@@ -437,6 +402,11 @@ class Probe:
             self._task.cancel()
         self._session.stop()
 
+    async def _shut_for_good(self) -> None:
+        if self._renewals is not None:
+            await self._renewals.leave()
+        await self._session.shut()
+
     async def close(self) -> None:
         """Stop looking and close the kept connection."""
         self._ended = True
@@ -444,6 +414,5 @@ class Probe:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._leave()
-        await self._session.shut()
+        await self._shut_for_good()
         self._session.stop()
