@@ -31,8 +31,9 @@ mount -t tmpfs -o size=$2,mode=0777 tmpfs "$1/tmp"
 mkdir "$1/tmp/volume"
 chmod 0777 "$1/tmp/volume"
 mount --bind "$1/tmp/volume" "$1/tmp"
+hostname "$3"
 ip link set lo up
-exec "$3" -c "$4"
+exec "$4" -c "$5"
 """
 """A pod's first process. Its volume is as Kubernetes makes one: root's, with mode 0777 and no sticky bit."""
 
@@ -79,13 +80,15 @@ class Pod:
     Args:
         shares_processes: ``shareProcessNamespace: true``.
         size: of the volume.
+        name: its own, and its host's.
     """
 
-    def __init__(self, *, shares_processes: bool = False, size: str = "32m") -> None:
+    def __init__(self, *, shares_processes: bool = False, size: str = "32m", name: str = "pod") -> None:
+        self.name = name
         self.shares_processes = shares_processes
         self.home = Path(tempfile.mkdtemp(prefix="pm-pod-", dir="/tmp"))
-        for name in ("tmp", "root", "secrets"):
-            (self.home / name).mkdir()
+        for directory in ("tmp", "root", "secrets"):
+            (self.home / directory).mkdir()
         (self.home / "secrets").chmod(0o755)
         self.containers: list[Container] = []
         kinds = [
@@ -96,7 +99,8 @@ class Pod:
             *(["--pid", "--fork", "--kill-child"] if shares_processes else []),
         ]
         self._holder = subprocess.Popen(
-            [*TIED, "unshare", *kinds, "sh", "-c", HOLD, "pod", str(self.home), size, sys.executable, REAP],
+            [*TIED, "unshare", *kinds, "sh", "-c", HOLD, "pod", str(self.home), size, name, sys.executable,
+             REAP],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._holder.stdout is not None

@@ -177,7 +177,8 @@ def test_the_sidecar_stays_and_all_containers_meet_in_one_place() -> None:
     }
     assert of["supervisor"]["POOLMGR_LINGER"] == "forever"
     assert of["service"]["POOLMGR_AUTOSTART"] == "0"
-    assert of["service"]["REDIS_CONNECTION_BUDGET"] == of["supervisor"]["REDIS_CONNECTION_BUDGET"]
+    for name in ("REDIS_FLEET", "REDIS_FLEET_BUDGET"):
+        assert of["service"][name] and of["service"][name] == of["supervisor"][name]
     assert "command" not in supervisor and "command" not in service, "the image's entry point stays"
     assert {m["mountPath"] for m in supervisor["volumeMounts"]} == {"/tmp"}
 

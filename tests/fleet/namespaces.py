@@ -19,6 +19,7 @@ from tests.helpers import RedisServer
 BUDGET = 24
 OBSERVERS = 2
 PORT = 6379
+SERVER = "10.77.0.1"
 
 
 class Namespace:
@@ -66,6 +67,24 @@ class Namespace:
         self.holder.stdout.close()
 
 
+def bridge() -> Namespace:
+    """A namespace to which the networks of others are joined."""
+    hub = Namespace("hub")
+    hub.run("ip", "link", "add", "br0", "type", "bridge")
+    hub.run("ip", "addr", "add", f"{SERVER}/24", "dev", "br0")
+    hub.run("ip", "link", "set", "br0", "up")
+    return hub
+
+
+def join(hub: Namespace, pid: int, link: str, number: int) -> None:
+    """Join the network of that process to the bridge, as host ``number`` of the net."""
+    inside = ["nsenter", "-t", str(pid), "--net", "ip"]
+    hub.run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    hub.run("ip", "link", "set", link, "master", "br0", "up")
+    subprocess.run([*inside, "addr", "add", f"{SERVER.removesuffix('1')}{number}/24", "dev", "eth0"], check=True)
+    subprocess.run([*inside, "link", "set", "eth0", "up"], check=True)
+
+
 class Member:
     """A host of the fleet in its namespace.
 
@@ -87,12 +106,8 @@ class Member:
     def start(self, callers: int) -> None:
         self.starts += 1
         self.space = Namespace(f"host-{self.number}")
-        link, address = f"h{self.number}x{self.starts}", f"10.77.0.{10 + self.number}/24"
-        self.hub.run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(self.space.pid))
-        self.hub.run("ip", "link", "set", link, "master", "br0", "up")
-        self.space.run("ip", "addr", "add", address, "dev", "eth0")
-        self.space.run("ip", "link", "set", "eth0", "up")
-        self.link = link
+        self.link = f"h{self.number}x{self.starts}"
+        join(self.hub, self.space.pid, self.link, 10 + self.number)
         environ = {"REDIS_FLEET_BUDGET": str(BUDGET), **({"OFF": self.off} if self.off else {})}
         self.host = Host(self.base / f"{self.number}-{self.starts}", self.url, before=self.space.enter, **environ)
         self.host.start(("sync", "asyncio"))
@@ -119,8 +134,8 @@ class Member:
 class InNamespace(RedisServer):
     """A server that listens in a namespace; its Unix socket is seen from everywhere."""
 
-    def __init__(self, space: Namespace, base: Path) -> None:
-        super().__init__(base, port=PORT, maxclients=BUDGET + OBSERVERS, bind="10.77.0.1", protected_mode="no")
+    def __init__(self, space: Namespace, base: Path, maxclients: int = BUDGET + OBSERVERS) -> None:
+        super().__init__(base, port=PORT, maxclients=maxclients, bind=SERVER, protected_mode="no")
         self.before = ["nsenter", "-t", str(space.pid), "--net"]
         self.counted = 0
 

@@ -26,7 +26,7 @@ import redis
 from poolmgr.fleet import script
 from tests.fleet import hosts as fleet
 from tests.fleet.hosts import LEASE, Host
-from tests.fleet.namespaces import PORT, InNamespace, Member, Namespace
+from tests.fleet.namespaces import PORT, SERVER, InNamespace, Member, bridge
 from tests.helpers import wait_for
 
 HOSTS = 4
@@ -42,13 +42,10 @@ class Oracle:
         self.rng = random.Random(seed)
         self.off = off
         self.base = base
-        self.hub = Namespace("hub")
-        self.hub.run("ip", "link", "add", "br0", "type", "bridge")
-        self.hub.run("ip", "addr", "add", "10.77.0.1/24", "dev", "br0")
-        self.hub.run("ip", "link", "set", "br0", "up")
+        self.hub = bridge()
         self.server = InNamespace(self.hub, base)
         self.server.start()
-        url = f"redis://10.77.0.1:{PORT}"
+        url = f"redis://{SERVER}:{PORT}"
         self.members = [Member(number, self.hub, base, url, off) for number in range(HOSTS)]
         self.rejected = 0
         self.later: list[tuple[float, Callable[[], None]]] = []
