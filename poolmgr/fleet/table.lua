@@ -109,6 +109,9 @@ local function beyond(t, demand) return demand == 0 and 0 or math.min(t.headroom
 -- The exact sum, the budget in force (F9), the fair level, the headroom, and whose end has passed. O(hosts). `renewing`
 -- has said something newer than its record.
 local function tick(t, renewing)
+  -- Nobody was heard for a whole lease: it was the server that stood still, or its clock jumped. Who comes first must
+  -- not fence all others, whose requests are on their way.
+  local stood_still = t.ticked > 0 and now - t.ticked >= renewing.lease
   local all = redis.call('HGETALL', key)
   local used, hosts, wanted, active, ripe, marked = 0, 0, 0, 0, 0, 0
   local least, most = nil, 0
@@ -125,6 +128,10 @@ local function tick(t, renewing)
         tonumber(slack)
       if field == renewing.name then
         grant, ends, demand, budget, slack = renewing.word, now, renewing.demand, renewing.budget, renewing.slack
+      end
+      if stood_still and ends < now then
+        ends = now
+        redis.call('HSET', key, field, (string.gsub(text, '^(%d+ %d+) %d+', string.format('%%1 %.0f', now))))
       end
       used = used + grant
       if now <= ends + DELTA then
@@ -254,7 +261,7 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   if now >= t.due then
     -- The record has to be there for the pass, which takes the newer numbers from the request.
     if not got[2] then redis.call('HSET', key, name, '0 0 0 0 0 0 0') end
-    tick(t, {name = name, word = word, demand = demand, budget = budget, slack = slack})
+    tick(t, {name = name, word = word, demand = demand, budget = budget, slack = slack, lease = lease})
   end
   local fair, target = parts(t, demand, floor)
   local grant = granted(t, word, demand, joins, fair, target)

@@ -220,6 +220,27 @@ def test_a_supervisor_without_the_rights_says_what_to_allow(
     wait_for(lambda: host.good, 20, what="it works once that is allowed")
 
 
+def test_a_host_that_may_not_kill_leaves_that_to_another_one(
+    hosts: Hosts, server: RedisServer, client: redis.Redis
+) -> None:
+    client.execute_command("ACL", "SETUSER", "weak", "on", "nopass", "~*", "&*", "+@all", "-client|kill")
+    weak = hosts()
+    weak.url = server.url.replace("redis://", "redis://weak:x@")
+    weak.start()
+    weak.callers(20)
+    wait_for(lambda: shares(client) == [BUDGET - 2], 20, what="it is there first, and has the duty")
+    able, stopped = hosts().start(), hosts().start()
+    able.callers(20)
+    stopped.callers(20)
+    wait_for(lambda: shares(client) in ([4, 5, 5], [4, 4, 5], [4, 4, 4]), 20, what="they share")
+    before = stopped.lease["name"]
+    with stopped.paused():
+        wait_for(lambda: shares(client) == [7, 7], 30, what="the others have its part")
+        assert before not in connected(client)
+    assert weak.status()["lease"]["killed"] == 0
+    assert rejected(client) == 0
+
+
 def test_a_host_that_cannot_renew_keeps_what_it_has_and_opens_nothing(hosts: Hosts, client: redis.Redis) -> None:
     first = hosts(HOLD="0.01").start()
     first.callers(3)

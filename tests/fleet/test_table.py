@@ -133,6 +133,27 @@ def test_a_renewal_is_executed_when_memory_is_full(redis_server: Servers):
         assert isinstance(answered(client, sha, renewal(NAMES[0], 2, table=first.table)), Renewed)
 
 
+def test_who_comes_first_after_the_server_stood_still_does_not_fence_all_others():
+    now = 1_800_000_000_000
+    table = Table(lambda: now)
+    first = script.answer(table.call(*renewal(NAMES[0], 1).arguments()))
+    assert isinstance(first, Renewed)
+    table.call(*renewal(NAMES[1], 1).arguments())
+    table.call(*script.census("run1", first.table, NAMES[:2]))
+    for name in NAMES[:2]:
+        table.call(*renewal(name, 2, table=first.table, demand=20).arguments())
+    now += 30_000
+    table.call(*renewal(NAMES[0], 3, table=first.table, word=1, demand=20).arguments())
+    survey = script.surveyed(table.call(*script.survey("run1")))
+    assert survey is not None
+    assert not survey.marked, "the other one's request is on its way"
+    now += 1_500
+    table.call(*renewal(NAMES[0], 4, table=first.table, word=1, demand=20).arguments())
+    survey = script.surveyed(table.call(*script.survey("run1")))
+    assert survey is not None
+    assert survey.marked == {NAMES[1]}, "it has not come"
+
+
 def test_the_real_server_answers_what_the_simulation_does(server: RedisServer, client: redis.Redis):
     """Random questions, the same time for both: each answer and each record is the same."""
     sha = client.script_load(text_for(server, timed=True))

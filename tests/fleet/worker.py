@@ -1,6 +1,6 @@
 """A worker of a host in a fleet: it keeps some callers busy, and says what became of them.
 
-``python -m tests.fleet.worker URL [sync|asyncio]`` reads a line and answers with one: ``callers N`` sets how many
+``python -m tests.fleet.worker URL [sync|asyncio]`` (``sentinel://HOST:PORT``, for threads: what it calls ``main``) reads a line and answers with one: ``callers N`` sets how many
 callers there are, each of which keeps a connection for ``HOLD`` seconds at a time; ``stats`` answers with JSON, where
 ``late`` has the errors of the last minute and when they came.
 
@@ -65,12 +65,22 @@ def words(tally: Tally, wanted: Any) -> None:
             return
 
 
-def threads(url: str) -> None:
-    import redis
+def _pool(url: str) -> Any:
+    import redis.sentinel
 
     import poolmgr
 
-    pool = poolmgr.ConnectionPool.from_url(url, timeout=TIMEOUT)
+    if not url.startswith("sentinel://"):
+        return poolmgr.ConnectionPool.from_url(url, timeout=TIMEOUT)
+    host, _, port = url.removeprefix("sentinel://").partition(":")
+    sentinel = redis.sentinel.Sentinel([(host, int(port))])
+    return poolmgr.SentinelConnectionPool("main", sentinel, timeout=TIMEOUT)
+
+
+def threads(url: str) -> None:
+    import redis
+
+    pool = _pool(url)
     client = redis.Redis(connection_pool=pool)
     tally = Tally()
     running: list[threading.Thread] = []
