@@ -1,8 +1,9 @@
 """A worker of a host in a fleet: it keeps some callers busy, and says what became of them.
 
-``python -m tests.fleet.worker URL [sync|asyncio]`` (``sentinel://HOST:PORT``, for threads: what it calls ``main``) reads a line and answers with one: ``callers N`` sets how many
+``python -m tests.fleet.worker URL [sync|asyncio]`` reads a line and answers with one: ``callers N`` sets how many
 callers there are, each of which keeps a connection for ``HOLD`` seconds at a time; ``stats`` answers with JSON, where
-``late`` has the errors of the last minute and when they came.
+``late`` has the errors of the last minute and when they came. ``sentinel://HOST:PORT``, for threads, is what the Sentinel
+there calls ``main``.
 
 ``OFF`` in the environment: ``gate``: nothing asks whether the host's lease stands.
 """
