@@ -2,8 +2,8 @@
 
 ``python -m tests.fleet.worker URL [sync|asyncio]`` reads a line and answers with one: ``callers N`` sets how many
 callers there are, each of which keeps a connection for ``HOLD`` seconds at a time; ``stats`` answers with JSON, where
-``late`` has the errors of the last minute and when they came. ``sentinel://HOST:PORT``, for threads, is what the Sentinel
-there calls ``main``.
+``late`` has the errors of the last minute and when they came. ``sentinel://HOST:PORT``, for threads, is what the
+Sentinel there calls ``main``.
 
 ``OFF`` in the environment: ``gate``: nothing asks whether the host's lease stands.
 """
