@@ -178,4 +178,4 @@ def _failed_over(sentinel: int, to: RedisServer) -> bool:
     with redis.Redis(port=sentinel, decode_responses=True) as client:
         with contextlib.suppress(redis.ResponseError):  # it does not know the replica yet, or has just failed over
             client.execute_command("SENTINEL FAILOVER", "main")
-        return client.sentinel_get_master_addr_by_name("main") == ("127.0.0.1", to.port)
+        return bool(client.sentinel_get_master_addr_by_name("main") == ("127.0.0.1", to.port))

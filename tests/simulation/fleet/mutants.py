@@ -157,7 +157,7 @@ fencer_rounds = fencer.rounds
 
 
 def _all_named(survey: script.Survey, fresh: int, clients: Any) -> duty.Verdict:
-    return _judge(survey, 0, clients)
+    return _judge(survey, -1, clients)  # 0: the number is not known
 
 
 FITS, NOT_ASKED = "if word > grant and t.used - grant", "if false and t.used - grant"
