@@ -88,6 +88,7 @@ class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
         renewals: by outcome: ``ok``, ``fenced``, ``table``, ``old``, ``error``. renew_seconds: all of them together.
         fenced: leases of this host that others have proven over. gates_shut: new connections that were not let in.
         tables: how often another table was met. freed, killed: leases and connections, by this host for all.
+        unproven: leases that were freed without a proof when this host asked (REDIS_FLEET_UNPROVEN).
     """
 
     fleet: str
@@ -111,6 +112,7 @@ class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
     gates_shut: int = 0
     tables: int = 0
     freed: int = 0
+    unproven: int = 0
     killed: int = 0
 
 

@@ -68,11 +68,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         lease: seconds that a lease lasts.
         floor: connections that a host with demand gets before others get more.
         host: for people. One word.
+        unproven: seconds after which a marked lease is free although no host may list clients; None: never.
     """
 
     lease: float = 10.0
     floor: int = 1
     host: str = "-"
+    unproven: float | None = None
 
 
 class Lease:
@@ -192,6 +194,7 @@ class Lease:
             until=self.end,
             able=able,
             host=self.terms.host,
+            unproven=round((self.terms.unproven or 0.0) * 1000),
         )
 
     # ---- what comes back --------------------------------------------------------------------------

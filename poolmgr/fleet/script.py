@@ -53,6 +53,7 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
         until: the end that it was last told, in milliseconds of the server's clock.
         able: the host may list and kill clients.
         host: for people. One word.
+        unproven: milliseconds after which a marked lease is free although no host may list clients; 0: never.
     """
 
     run: str
@@ -68,6 +69,7 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     until: int
     able: bool
     host: str
+    unproven: int = 0
 
     def arguments(self) -> tuple[str | int, ...]:
         """The script's ARGV."""
@@ -86,6 +88,7 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
             self.until,
             int(self.able),
             self.host,
+            self.unproven,
         )
 
 
@@ -101,6 +104,7 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
         hosts: how many have a lease. others: clients of the server that are not the fleet's; None: not counted yet.
         duty: what this host is asked to do for all.
         learning: the table is new: no grant is raised and no gate opens before a census.
+        unproven: leases that were freed without a proof.
     """
 
     table: str
@@ -115,6 +119,7 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     others: int | None
     duty: Literal["", "census", "fence", "audit"]
     learning: bool
+    unproven: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -144,7 +149,7 @@ def answer(reply: Reply) -> Renewed | Refused:
     try:
         match _plain(reply):
             case ["ok", str() as table, int() as now, *rest]:
-                grant, target, end, wanted, budget, slack, hosts, others, duty, learning = rest
+                grant, target, end, wanted, budget, slack, hosts, others, duty, learning, unproven = rest
                 return msgspec.convert(
                     {
                         "table": table,
@@ -159,6 +164,7 @@ def answer(reply: Reply) -> Renewed | Refused:
                         "others": None if others == "-" else int(str(others)),
                         "duty": duty,
                         "learning": learning == 1,
+                        "unproven": unproven,
                     },
                     Renewed,
                 )

@@ -172,6 +172,33 @@ local function tick(t, renewing)
   t.ticked, t.due = now, now + TICK * math.max(1, math.floor(hosts / AT_ONCE))
 end
 
+-- In a fleet in which no host may list clients, if its hosts ask for that: a lease that is ripe is marked, one that was
+-- marked so long ago is free, and a table that was made so long before all leases of earlier ones had ended has nothing
+-- to be counted. How many were freed.
+local function without_proof(t, renewing, unproven)
+  local all, freed = redis.call('HGETALL', key), 0
+  for i = 1, #all, 2 do
+    local ends, flag = string.match(all[i + 1], '^%d+ %d+ (%d+) %d+ %d+ %d+ %d+ (%S+)')
+    if all[i] ~= '!' and all[i] ~= renewing.name and not is_marked(all[i]) and flag == 'able'
+      and now <= ends + DELTA then return 0 end
+  end
+  if t.learning and now > t.made + renewing.lease + DELTA + unproven then t.learning = false end
+  for i = 1, #all, 2 do
+    local field, text = all[i], all[i + 1]
+    if field == '!' or field == renewing.name then -- not another's lease
+    elseif is_marked(field) then
+      if now > string.match(text, '^%d+') + unproven then
+        redis.call('HDEL', key, field)
+        freed = freed + 1
+      end
+    else
+      local _, _, ends = read_lease(text)
+      if not t.learning and is_ripe(ends, t.short) then mark(field, text) end
+    end
+  end
+  return freed
+end
+
 -- ---- what a host asks --------------------------------------------------------------------------------------------
 
 -- F8: a new table raises no grant before a census. It is written at once: the request that found none may
@@ -216,13 +243,14 @@ local function duty_of(t, name, able)
   return ''
 end
 
--- renew RUN TABLE NAME SEQ WORD DEMAND FLOOR BUDGET SLACK LEASE UNTIL ABLE HOST
--- TABLE `-`: NAME is new and joins. UNTIL: the end that NAME was last told.
--- -> ok     table now grant target end wanted budget slack hosts others duty learning
+-- renew RUN TABLE NAME SEQ WORD DEMAND FLOOR BUDGET SLACK LEASE UNTIL ABLE HOST UNPROVEN
+-- TABLE `-`: NAME is new and joins. UNTIL: the end that NAME was last told. UNPROVEN: 0, or after how long a marked lease
+-- is free though no host may list clients.
+-- -> ok     table now grant target end wanted budget slack hosts others duty learning unproven
 --    table  table now         the request speaks of another table: ask again, as a claim
 --    old    table now seq     it is not newer than the last one that was executed
 --    fenced table now         NAME is over: join under another one, with nothing
-local function renew(run, number, name, seq, word, demand, floor, budget, slack, lease, ends, able, host)
+local function renew(run, number, name, seq, word, demand, floor, budget, slack, lease, ends, able, host, unproven)
   seq, word, demand, floor = tonumber(seq), tonumber(word), tonumber(demand), tonumber(floor)
   budget, slack, lease, ends = tonumber(budget), tonumber(slack), tonumber(lease), tonumber(ends)
   local got = redis.call('HMGET', key, '!', name, 'x' .. name)
@@ -258,10 +286,13 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   end
   if t.operator == '-' and budget < t.budget then t.budget = budget end -- F9, until the next pass finds the least
   if slack > t.slack then t.slack = slack end
+  local freed = 0
   if now >= t.due then
+    local renewing = {name = name, word = word, demand = demand, budget = budget, slack = slack, lease = lease}
+    if able ~= '1' and unproven and unproven ~= '0' then freed = without_proof(t, renewing, tonumber(unproven)) end
     -- The record has to be there for the pass, which takes the newer numbers from the request.
     if not got[2] then redis.call('HSET', key, name, '0 0 0 0 0 0 0') end
-    tick(t, {name = name, word = word, demand = demand, budget = budget, slack = slack, lease = lease})
+    tick(t, renewing)
   end
   local fair, target = parts(t, demand, floor)
   local grant = granted(t, word, demand, joins, fair, target)
@@ -276,13 +307,13 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
     grant, seq, now + lease, demand, floor, budget, slack, able == '1' and 'able' or '-', host, rest))
   local wanted = grant > target and (t.short == 2 or (t.short == 1 and target * 2 < grant)) and 1 or 0
   return {'ok', t.number, now, grant, target, now + lease, wanted, t.budget, t.slack, t.hosts, t.others, duty,
-    t.learning and 1 or 0}
+    t.learning and 1 or 0, freed}
 end
 
 -- Each call makes the functions that it passes by, so the question that is asked most is answered before the others'.
 if ARGV[1] == 'renew' then
   return renew(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12],
-    ARGV[13], ARGV[14])
+    ARGV[13], ARGV[14], ARGV[15])
 end
 
 -- leave RUN TABLE NAME: in good order, when nothing of NAME is open but the connection that says so.

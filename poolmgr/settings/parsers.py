@@ -83,6 +83,15 @@ def lease(text: str) -> float:
     return value
 
 
+def unproven(text: str) -> float | None:
+    if text.lower() == "never":
+        return None
+    value = seconds(zero=False, most=86_400.0)(text)
+    if value < 1.0:
+        raise ValueError("a second at least")
+    return value
+
+
 def flag(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True

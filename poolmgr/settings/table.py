@@ -97,6 +97,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         parse=parsers.lease,
         allowed="seconds from 2 to 3600",
     )
+    fleet_unproven: float | None = setting(
+        None,
+        "REDIS_FLEET_UNPROVEN",
+        "where no host of the fleet may list clients: seconds after which the part of a host that was fenced is free "
+        "without a proof; the same on all hosts",
+        parse=parsers.unproven,
+        allowed="seconds from 1 to 86400, or never",
+        default_text="never",
+        example="60",
+    )
     pool_max_connections: int | None = setting(
         None,
         "REDIS_POOL_MAX_CONNECTIONS",

@@ -241,6 +241,33 @@ def test_a_host_that_may_not_kill_leaves_that_to_another_one(
     assert rejected(client) == 0
 
 
+def test_where_no_host_may_list_clients_the_hosts_say_after_how_long_a_part_is_free(
+    hosts: Hosts, server: RedisServer, client: redis.Redis
+) -> None:
+    client.execute_command(
+        "ACL", "SETUSER", "blind", "on", "nopass", "~*", "&*", "+@all", "-client|list", "-client|kill"
+    )
+
+    def blind(**environ: str) -> Host:
+        host = hosts(**environ)
+        host.url = server.url.replace("redis://", "redis://blind:x@")
+        host.start()
+        host.callers(20)
+        return host
+
+    never = blind()
+    note = "by a host that may list clients, as this one may not. Allow it: ACL SETUSER blind"
+    wait_for(lambda: any(note in text for text in never.supervisor.status()["notes"]), 20, what="it says so")
+    assert shares(client) == [0]
+    never.stop()
+    first, second = (blind(REDIS_FLEET_UNPROVEN="1") for _ in "12")
+    wait_for(lambda: shares(client) == [7, 7], 30, what="they share")
+    second.kill()
+    wait_for(lambda: shares(client) == [BUDGET - 2], 30, what="the other one has its part")
+    assert first.lease["unproven"] >= 1
+    assert rejected(client) == 0
+
+
 def test_a_host_that_cannot_renew_keeps_what_it_has_and_opens_nothing(hosts: Hosts, client: redis.Redis) -> None:
     first = hosts(HOLD="0.01").start()
     first.callers(3)

@@ -154,6 +154,58 @@ def test_who_comes_first_after_the_server_stood_still_does_not_fence_all_others(
     assert survey.marked == {NAMES[1]}, "it has not come"
 
 
+def test_without_lists_a_part_is_freed_after_a_wait_if_the_hosts_ask_for_that():
+    now = 1_800_000_000_000
+    table = Table(lambda: now)
+
+    def asks(name: str, seq: int, **changes: Any) -> Renewed:
+        said = {"able": False, "unproven": 5_000, "demand": 20, **changes}
+        answer = script.answer(table.call(*renewal(name, seq, **said).arguments()))
+        assert isinstance(answer, Renewed), answer
+        return answer
+
+    first = asks(NAMES[0], 1)
+    number = first.table
+    asks(NAMES[1], 1)
+    for seq in range(2, 17):
+        now += 1_000
+        assert asks(NAMES[0], seq, table=number, unproven=0).learning, "never, if they do not ask for that"
+        asks(NAMES[1], seq, table=number, unproven=0)
+    now += 1_001
+    assert not asks(NAMES[0], 20, table=number).learning, "all leases of another table have ended, and more"
+    other = asks(NAMES[1], 20, table=number)
+    assert other.grant > 0
+    held = asks(NAMES[0], 21, table=number).grant
+    for seq in range(22, 38):
+        now += 1_000
+        held = asks(NAMES[0], seq, table=number, word=held).grant
+        if seq < 33:
+            assert held + other.grant <= 10, "it is charged"
+    told = script.answer(table.call(*renewal(NAMES[1], 21, table=number, word=other.grant, able=False).arguments()))
+    assert told == Refused("fenced", number, now), "marked"
+    for seq in range(38, 42):
+        now += 1_000
+        answer = asks(NAMES[0], seq, table=number, word=held, able=seq == 41)
+        held = answer.grant
+    assert held == 10
+    assert table.hash.keys() == {"!", NAMES[0]}
+
+
+def test_a_host_that_may_list_is_waited_for():
+    now = 1_800_000_000_000
+    table = Table(lambda: now)
+    first = script.answer(table.call(*renewal(NAMES[0], 1, able=False, unproven=1_000).arguments()))
+    assert isinstance(first, Renewed)
+    for seq in range(2, 20):
+        now += 1_000
+        table.call(*renewal(NAMES[1], seq, table=first.table if seq > 2 else "").arguments())
+        answer = script.answer(
+            table.call(*renewal(NAMES[0], seq, table=first.table, able=False, unproven=1_000).arguments())
+        )
+        assert isinstance(answer, Renewed)
+        assert answer.learning, "it takes the census"
+
+
 def test_the_real_server_answers_what_the_simulation_does(server: RedisServer, client: redis.Redis):
     """Random questions, the same time for both: each answer and each record is the same."""
     sha = client.script_load(text_for(server, timed=True))
@@ -212,6 +264,7 @@ def _question(rng: random.Random, seq: int, number: str) -> tuple[str | int, ...
         budget=rng.choice((12, 12, 10)),
         until=rng.choice((0, 1_900_000_000_000)),
         able=rng.random() < 0.7,
+        unproven=rng.choice((0, 0, 3000)),
     ).arguments()
 
 

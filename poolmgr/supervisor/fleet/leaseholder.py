@@ -78,6 +78,8 @@ class Leaseholder:
         """How often another table has been met."""
         self.freed = self.killed = 0
         """Leases and connections, by this host's duty."""
+        self.unproven = 0
+        """Leases that were freed without a proof, when this host asked."""
         self._upstream = upstream
         self._context = context
         self._settings = settings
@@ -149,6 +151,7 @@ class Leaseholder:
                 lease=settings.fleet_lease,
                 floor=settings.fleet_floor,
                 host=host_name(),
+                unproven=settings.fleet_unproven,
             ),
             lambda: script.new_name(self.fleet),
             random.Random(),
@@ -264,6 +267,9 @@ class Leaseholder:
         lease.answered(renewal.seq, answer, now)
         if isinstance(answer, Renewed):
             self._heard = answer, self._sent
+            self.unproven += answer.unproven
+            if answer.unproven:
+                log.warning("fleet.freed_unproven", extra={"server": self._upstream.id, "count": answer.unproven})
             if self._owed and self._sure(now):
                 self._tell_owed()
         self._count("ok" if isinstance(answer, Renewed) else answer.why)
@@ -368,7 +374,11 @@ class Leaseholder:
         if lease is None or not lease.name:
             return f"this host has not joined the fleet {self.fleet} yet"
         if lease.answer is not None and lease.answer.learning:
-            return f"the table of fleet {self.fleet} is new: what is connected is counted first"
+            text = f"the table of fleet {self.fleet} is new: what is connected is counted first"
+            if not self.able(now):
+                user = self._upstream.endpoints[0][0].username if self._upstream.endpoints else None
+                text += f", by a host that may list clients, as this one may not. Allow it: {rights.line(user)}"
+            return text
         return ""
 
     # ---- the end ----------------------------------------------------------------------------------

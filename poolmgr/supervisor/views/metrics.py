@@ -225,6 +225,7 @@ def _of_leases(servers: Iterable[schema.ServerStatus]) -> Iterator[Metric]:
     yield counter("poolmgr_lease_gate_shut", "New connections that were not let in.", lambda held: held.gates_shut)
     yield counter("poolmgr_fleet_tables", "Times that another table was met.", lambda held: held.tables)
     yield counter("poolmgr_fleet_leases_freed", "Leases that this host has proven over.", lambda held: held.freed)
+    yield counter("poolmgr_fleet_leases_unproven", "Leases freed without a proof.", lambda held: held.unproven)
     yield counter(
         "poolmgr_fleet_connections_killed", "Connections that it has killed for that.", lambda held: held.killed
     )

@@ -71,6 +71,7 @@ def _lease(holder: Leaseholder | None, now: float) -> schema.LeaseStatus | None:
         gates_shut=holder.gates_shut,
         tables=holder.tables,
         freed=holder.freed,
+        unproven=holder.unproven,
         killed=holder.killed,
     )
 
