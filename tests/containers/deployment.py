@@ -182,6 +182,32 @@ class Client:
         assert not self._thread.is_alive()
 
 
+class Load:
+    """Clients, whose requests are counted together."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self.clients = clients
+
+    @property
+    def good(self) -> int:
+        return sum(client.good for client in self.clients)
+
+    @property
+    def bad(self) -> list[tuple[float, Replica, str]]:
+        return [lost for client in self.clients for lost in list(client.bad)]
+
+    def lost(self) -> list[str]:
+        """Those without an answer of success, for people."""
+        return [f"{replica.pod.name}: {text}" for _, replica, text in self.bad]
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.stop()
+
+
 def environment() -> dict[str, str]:
     """What the manifest sets in plain words."""
     (container,) = specification()["containers"]

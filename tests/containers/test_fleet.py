@@ -15,7 +15,7 @@ import pytest
 
 from tests.containers import deployment
 from tests.containers.conftest import Pods
-from tests.containers.deployment import Client, Replica, Service
+from tests.containers.deployment import Client, Load, Replica, Service
 from tests.containers.image import Image
 from tests.fleet import hosts
 from tests.fleet.namespaces import PORT, SERVER, InNamespace, bridge, join
@@ -104,27 +104,24 @@ def test_a_rolling_update_of_a_fleet_under_load_loses_no_request_and_a_kill_only
         replica.wait()
     assert members(running[0]) == {replica.pod.name for replica in running}, "a pod's name is its host's"
 
-    clients = [Client(service, TOKEN, ["INCR", "app:requests"], 0.05) for _ in range(CLIENTS)]
-    for old in list(running):
-        running.append(start().wait())
-        before = counted(server)
-        wait_for(lambda: counted(server) > before + 50, 60, what="it works under load")  # noqa: B023
-        running.remove(old)
-        assert old.end() == 0
-    assert members(running[-1]) == {replica.pod.name for replica in running}, "what has ended has left"
+    commands = [["INCR", "app:requests"]] * CLIENTS
+    with Load([Client(service, TOKEN, command, 0.05) for command in commands]) as load:
+        for old in list(running):
+            running.append(start().wait())
+            before = load.good
+            wait_for(lambda: load.lost() or load.good > before + 50, 60, what="it works under load")  # noqa: B023
+            running.remove(old)
+            assert old.end() == 0
+            assert load.lost() == []
+        assert members(running[-1]) == {replica.pod.name for replica in running}, "what has ended has left"
 
-    (victim, *others) = running
-    so_far = sum(client.good for client in clients)
-    assert [client.bad for client in clients if client.bad] == []
-    victim.kill()
-    wait_for(victim.ready.is_set, 90, what="it is started again, and is ready")
-    wait_for(lambda: sum(client.good for client in clients) > so_far + 200, 60, what="all goes on")
-    for client in clients:
-        client.stop()
-    good = sum(client.good for client in clients)
-    bad = [lost for client in clients for lost in client.bad]
-    assert {lost[1].pod.name for lost in bad} <= {victim.pod.name}, bad
-    assert good <= counted(server) <= good + len(bad), "each was run once"
+        (victim, *others) = running
+        before = load.good
+        victim.kill()
+        wait_for(victim.ready.is_set, 90, what="it is started again, and is ready")
+        wait_for(lambda: load.good > before + 200, 60, what="all goes on")
+    assert {lost[1].pod.name for lost in load.bad} <= {victim.pod.name}, load.lost()
+    assert load.good <= counted(server) <= load.good + len(load.bad), "each was run once"
     assert all(other.container.running and not other.killed for other in others)
     with server.observer() as observer:
         assert hosts.rejected(observer) == 0
