@@ -46,7 +46,12 @@ class Tasks:
         retry = options.get("retry")
         if isinstance(retry, redis.retry.Retry):
             options["retry"] = Retry(retry._backoff, retry._retries)
-        made = ConnectionPool(**options)
+        return self._kept(ConnectionPool(**options))
+
+    def pool_at(self, url: str, **options: Any) -> Any:
+        return self._kept(ConnectionPool.from_url(url, **options))
+
+    def _kept(self, made: ConnectionPool) -> Any:
         self.pools.append(made)
         return self.bridge(made)
 

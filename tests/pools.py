@@ -84,8 +84,7 @@ def running_secured_server() -> Iterator[tuple[int, str]]:
 
 
 def direct_pool(server: RedisServer, **options: Any) -> ConnectionPool:
-    options.setdefault("member", FakeMember())
-    return pool_with(host="127.0.0.1", port=server.port, **options)
+    return pool_with(**{"host": "127.0.0.1", "port": server.port, "member": FakeMember(), **options})
 
 
 def pool_with(**options: Any) -> ConnectionPool:
@@ -93,6 +92,13 @@ def pool_with(**options: Any) -> ConnectionPool:
     if bridge.present is not None:
         return bridge.present.pool(**options)  # type: ignore[no-any-return]
     return ConnectionPool(**options)
+
+
+def pool_at(url: str, **options: Any) -> ConnectionPool:
+    """The same for a URL."""
+    if bridge.present is not None:
+        return bridge.present.pool_at(url, **options)  # type: ignore[no-any-return]
+    return ConnectionPool.from_url(url, **options)
 
 
 def sentinel_pool(port: int, **options: Any) -> ConnectionPool:
@@ -114,7 +120,7 @@ class Process:
         self.pools: list[ConnectionPool] = []
 
     def pool(self, port: int, **options: Any) -> ConnectionPool:
-        self.pools.append(ConnectionPool(**{"host": "127.0.0.1", "port": port, "member": self.member, **options}))
+        self.pools.append(pool_with(**{"host": "127.0.0.1", "port": port, "member": self.member, **options}))
         return self.pools[-1]
 
     def end(self) -> None:
@@ -202,7 +208,8 @@ def only(lines: list[str], text: str) -> bool:
 
 @contextlib.contextmanager
 def slow_names() -> Iterator[threading.Event]:
-    """No name is resolved before the event is set, or for five seconds."""
+    """No name is resolved before the event is set, or for five seconds. An address needs no resolution: tasks connect
+    to one at once."""
     resolve, go = socket.getaddrinfo, threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -11,15 +12,18 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio.connection import Connection as TaskConnection
 from redis.connection import Connection
 
-from poolmgr import ConnectionPool, ServerDownError
+from poolmgr import ServerDownError
 from poolmgr.member.ports import Outage
 from tests import names as resolver
 from tests.helpers import free_port, wait_for
 from tests.names import Names
 from tests.permits import FakeMember, FakePermits
-from tests.pools import client_of, give, running_server, take
+from tests.pools import client_of, give, pool_with, running_server, take
+
+pytestmark = pytest.mark.usefixtures("flavour")
 
 ONE, TWO, NOWHERE = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 
@@ -49,7 +53,7 @@ class House:
     def __init__(self, port: int, **options: Any) -> None:
         self.member = FakeMember(options.pop("limit", 10**6))
         self.port = port
-        self.pool = ConnectionPool(host="cache", port=port, member=self.member, **options)
+        self.pool = pool_with(host="cache", port=port, member=self.member, **options)
 
     def at(self, address: str) -> FakePermits:
         return self.member.all[f"tcp://{address}:{self.port}"]
@@ -84,7 +88,7 @@ def test_the_supervisor_is_told_the_address_and_the_name(names: Names, port: int
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
 def test_an_address_is_no_name(port: int, host: str) -> None:
     member = FakeMember()
-    pool = ConnectionPool(host=host, port=port, member=member)
+    pool = pool_with(host=host, port=port, member=member)
     with contextlib.suppress(redis.ConnectionError):
         client_of(pool).ping()
     (endpoint,) = member.endpoints
@@ -220,10 +224,27 @@ class Mixin(Connection):
         return super()._connect()
 
 
-@pytest.mark.parametrize("kind", [Tunnel, Mixin])
-def test_a_class_with_a_way_of_its_own_stays_known_by_its_name(names: Names, port: int, kind: type) -> None:
+class TunnelOfTasks(TaskConnection):
+    async def _connect(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(TWO, self.port)
+        await self.on_connect()
+
+
+class MixinOfTasks(TaskConnection):
+    async def _connect(self) -> None:
+        await super()._connect()
+
+
+WAYS: dict[str, dict[str, type]] = {
+    "threads": {"tunnel": Tunnel, "mixin": Mixin},
+    "tasks": {"tunnel": TunnelOfTasks, "mixin": MixinOfTasks},
+}
+
+
+@pytest.mark.parametrize("way", ["tunnel", "mixin"])
+def test_a_class_with_a_way_of_its_own_stays_known_by_its_name(names: Names, port: int, flavour: str, way: str) -> None:
     names.lead(cache=(NOWHERE, TWO))
-    house = House(port, connection_class=kind)
+    house = House(port, connection_class=WAYS[flavour][way])
     assert house.who() == TWO
     (endpoint,) = house.member.endpoints
     assert (endpoint.key, endpoint.address) == (f"tcp://cache:{port}", "")

@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 import redis
 from redis.connection import Connection
-from redis.event import AfterConnectionReleasedEvent, EventDispatcher, EventListenerInterface
+from redis.event import (
+    AfterConnectionReleasedEvent,
+    AsyncAfterConnectionReleasedEvent,
+    AsyncEventListenerInterface,
+    EventDispatcher,
+    EventListenerInterface,
+)
 from redis.sentinel import Sentinel
 
 from poolmgr.pool.sync.pool import UNBOUNDED, ConnectionPool
@@ -221,18 +227,27 @@ def test_fact_10_what_others_read_is_true(pool: ConnectionPool):
     pool.release(second)
 
 
-def test_fact_11_a_release_tells_those_who_listen(server: RedisServer):
+def test_fact_11_a_release_tells_those_who_listen(server: RedisServer, flavour: str):
     class Listener(EventListenerInterface):
         heard: list[Any] = []
 
         def listen(self, event: Any) -> None:
             self.heard.append(event.connection)
 
+    class ListenerOfTasks(AsyncEventListenerInterface):
+        async def listen(self, event: Any) -> None:
+            Listener.heard.append(event.connection)
+
+    release, listener = {
+        "threads": (AfterConnectionReleasedEvent, Listener()),
+        "tasks": (AsyncAfterConnectionReleasedEvent, ListenerOfTasks()),
+    }[flavour]
     dispatcher = EventDispatcher()
     pool = direct_pool(server, event_dispatcher=dispatcher)
     client_of(pool).ping()
-    dispatcher.register_listeners({AfterConnectionReleasedEvent: [Listener()]})
+    dispatcher.register_listeners({release: [listener]})  # type: ignore[list-item]
     client_of(pool).ping()
+    wait_for(lambda: pool.stats().idle == 1, what="all have heard of it")
     assert len(Listener.heard) == 1
     assert Listener.heard[0] is pool._available_connections[0]
 

@@ -10,11 +10,13 @@ from tests.pools import client_of, direct_pool, nothing_is_missing, slow_names, 
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls
 
+pytestmark = pytest.mark.usefixtures("flavour")
+
 SLOW = 5.0
 
 
 def test_who_waits_is_served_by_a_release(server: RedisServer) -> None:
-    pool = direct_pool(server, timeout=SLOW)
+    pool = direct_pool(server, host="localhost", timeout=SLOW)
     warm(pool, 2)
     held = [pool.get_connection() for _ in range(2)]
     with slow_names():
@@ -36,7 +38,7 @@ def test_a_caller_that_gives_up_leaves_the_resolution_behind(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bounds.LONGEST, bounds.CONNECTING, 0.2)
-    pool = direct_pool(server, timeout=0.2)
+    pool = direct_pool(server, host="localhost", timeout=0.2)
     warm(pool, 1)
     held = pool.get_connection()
     with slow_names() as go:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 import poolmgr
-from poolmgr.pool.sync import connector
+import poolmgr.asyncio
+from poolmgr.pool.aio import default as for_tasks
+from poolmgr.pool.queue import PoolCore
+from poolmgr.pool.sync import connector, default as for_threads
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
+
+
+def in_a_loop(pool: poolmgr.asyncio.ConnectionPool) -> PoolCore:
+    """The core that the pool has in an event loop."""
+
+    async def core() -> PoolCore:
+        return pool._here()._core
+
+    return asyncio.run(core())
 
 
 def test_every_option_in_a_url(server: RedisServer):
@@ -35,9 +50,10 @@ def test_an_option_with_a_wrong_value(option: str):
         ConnectionPool.from_url(f"redis://localhost?{option}")
 
 
-def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
-    from poolmgr.pool.sync import default
-
+@pytest.mark.parametrize(("face", "default"), [(poolmgr, for_threads), (poolmgr.asyncio, for_tasks)])
+def test_every_option_from_the_environment(
+    face: Any, default: Any, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
     values = {
         "REDIS_URL": f"redis://127.0.0.1:{server.port}/0?order=fifo", "REDIS_POOL_MAX_CONNECTIONS": "7",
         "REDIS_POOL_TIMEOUT": "1.5", "REDIS_POOL_MIN_IDLE": "2", "REDIS_POOL_MAX_WAITING": "9",
@@ -50,16 +66,19 @@ def test_every_option_from_the_environment(server: RedisServer, monkeypatch: pyt
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(default, "_pools", {})
     monkeypatch.setattr(default, "_clients", {})
-    pool = poolmgr.get_pool()
-    assert (pool.max_connections, pool.timeout, pool._core.min_idle, pool.max_waiting) == (7, 1.5, 2, 9)
+    pool = face.get_pool()
+    core = pool._core if face is poolmgr else in_a_loop(pool)
+    assert (pool.max_connections, pool.timeout, core.min_idle, pool.max_waiting) == (7, 1.5, 2, 9)
     assert (pool.idle_timeout, pool.max_lifetime, pool.leak_after) == (30, 600, 4)
-    assert (pool.name, pool._core.max_opening, pool.max_reply) == ("cache", 3, 1024)
-    assert default.get_pool(max_reply=99).max_reply == 99
-    assert default.get_pool(protocol=2).name == "cache-resp2"
+    assert (pool.name, core.max_opening, pool.max_reply) == ("cache", 3, 1024)
+    if face is poolmgr:
+        assert default.get_pool(max_reply=99).max_reply == 99
+        assert default.get_pool(protocol=2).name == "cache-resp2"
     assert pool.order == "fifo", "the URL goes before"
     assert pool.connection_kwargs["socket_timeout"] == 3
     assert pool.connection_kwargs["socket_connect_timeout"] == 1
-    assert poolmgr.get_pool() is pool
+    assert face.get_pool() is pool
+    assert face.get_client().connection_pool is pool
 
 
 def test_a_release_is_looked_at_closely_only_where_somebody_has_asked_for_it(server: RedisServer, monkeypatch):

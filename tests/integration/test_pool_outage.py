@@ -23,6 +23,8 @@ from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, SupervisorProcess
 from tests.threads import Calls
 
+pytestmark = pytest.mark.usefixtures("flavour")
+
 WORKERS = 64
 
 

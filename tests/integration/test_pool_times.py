@@ -21,9 +21,11 @@ from poolmgr.member.core import bounds
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer, alive, kill, wait_for
 from tests.permits import FakeMember
-from tests.pools import Processes, client_of, direct_pool, slow_names
+from tests.pools import Processes, client_of, direct_pool, pool_with, slow_names
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls
+
+pytestmark = pytest.mark.usefixtures("flavour")
 
 Make = Callable[..., ConnectionPool]
 
@@ -193,7 +195,7 @@ def test_whom_a_slow_connect_holds_up_waits_for_no_one_else(server: RedisServer,
         return resolve(*args)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    pool = direct_pool(server, timeout=0, max_connecting=1)
+    pool = direct_pool(server, host="localhost", timeout=0, max_connecting=1)
     held, refused = all_at_once(pool, 4)
     assert (len(held), refused) == (4, [])
     while held:
@@ -201,7 +203,7 @@ def test_whom_a_slow_connect_holds_up_waits_for_no_one_else(server: RedisServer,
 
 
 def test_a_caller_that_would_be_one_too_many_for_its_pool_is_refused_while_others_connect(server: RedisServer):
-    pool = direct_pool(server, timeout=0.1, max_connections=1)
+    pool = direct_pool(server, host="localhost", timeout=0.1, max_connections=1)
     with slow_names() as go:
         first = Calls(lambda: client_of(pool).ping())
         wait_for(lambda: pool.stats().opening == 1)
@@ -224,7 +226,7 @@ def test_retries_of_a_connect_end_with_its_own_bound(monkeypatch: pytest.MonkeyP
     retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 3)
     for longest, attempts in ((60.0, 4), (0.02, 1)):
         monkeypatch.setitem(bounds.LONGEST, "connecting", longest)
-        pool = ConnectionPool(host="127.0.0.1", port=1, member=FakeMember(), timeout=0, retry=retry)
+        pool = pool_with(host="127.0.0.1", port=1, member=FakeMember(), timeout=0, retry=retry)
         tries.clear()
         with pytest.raises(redis.ConnectionError):
             pool.get_connection()

@@ -12,14 +12,15 @@ import redis
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
-from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing
+from tests.pools import answers_are_its_own, client_of, direct_pool, nothing_is_missing, pool_at
 
 
+@pytest.mark.usefixtures("flavour")
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_tls(secured: tuple[int, str], protocol: int):
     port, certificate = secured
     member = FakeMember(limit=2)
-    pool = ConnectionPool.from_url(
+    pool = pool_at(
         f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}", protocol=protocol, member=member, timeout=5
     )
     client = client_of(pool)
@@ -42,13 +43,14 @@ def test_tls(secured: tuple[int, str], protocol: int):
     assert member.endpoints[0].tls is not None
 
 
+@pytest.mark.usefixtures("flavour")
 def test_tls_that_fails_after_the_connect_gives_its_permit_back_by_the_servers_word(
     secured: tuple[int, str], server: RedisServer
 ):
     port, _ = secured
     for place in (port, server.port):  # a certificate that is not trusted; a server that speaks no TLS
         member = FakeMember(limit=1)
-        pool = ConnectionPool.from_url(f"rediss://127.0.0.1:{place}/0", member=member, timeout=1, socket_timeout=0.5)
+        pool = pool_at(f"rediss://127.0.0.1:{place}/0", member=member, timeout=1, socket_timeout=0.5)
         with pytest.raises(redis.RedisError):
             client_of(pool).ping()
         assert len(member.only.closing) == 1, "it was connected: its end has to be proven"
