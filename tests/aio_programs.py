@@ -26,6 +26,7 @@ import redis.asyncio
 
 import poolmgr
 from poolmgr.asyncio import ConnectionPool, get_client, get_pool, lifespan
+from poolmgr.member.loop import Loop
 from poolmgr.member.member import get_member
 from tests.helpers import wait_for
 from tests.permits import FakeMember
@@ -119,9 +120,23 @@ def a_lifespan_leaves_alone_what_is_in_use(loop: str) -> None:
     assert held.read_response() == b"still"
     threads.release(held)
     assert redis.Redis(connection_pool=threads).ping()
-    for _ in range(3):  # the member's thread has had its turns
+    turns: list[Loop] = []
+    take_turn = Loop._turn
+
+    def turn(loop: Loop) -> None:
+        take_turn(loop)
+        turns.append(loop)
+
+    Loop._turn = turn  # type: ignore[method-assign]
+
+    def has_had_its_turns() -> bool:
         threads.release(threads.get_connection())
-        time.sleep(0.1)
+        loop = get_member().loop
+        assert isinstance(loop, Loop)
+        loop.waker.poke()
+        return len(turns) >= 3
+
+    wait_for(has_had_its_turns, what="the member's thread has had its turns")
     assert threads.stats().idle == 1 and threads.stats().closed == {}, threads.stats()
 
 

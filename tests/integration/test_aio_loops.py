@@ -284,3 +284,55 @@ def test_a_loop_that_is_closed_with_all_connections_holds_up_no_other(shared: An
     side_by_side(loop, waits)
     thread.join()
     assert pool.stats().closed["loop"] >= 2
+
+
+def test_a_pool_is_resized_for_all_its_loops_together(server: RedisServer, loop: str):
+    member = FakeMember(prompt=True)
+    pool = ConnectionPool(host="127.0.0.1", port=server.port, member=member, timeout=20, max_connections=4)
+    took, lowered, returned, raised, full, done = ([threading.Event() for _ in range(2)] for _ in range(6))
+
+    def user(number: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def use() -> None:
+            held = [await pool.get_connection() for _ in range(2)]
+            took[number].set()
+            await until(lowered[number])
+            while held:
+                await pool.release(held.pop())
+            returned[number].set()
+            await until(raised[number])
+            held = await asyncio.gather(*(pool.get_connection() for _ in range(3)))
+            full[number].set()
+            await until(done[number])
+            while held:
+                await pool.release(held.pop())
+
+        return use
+
+    async def resize() -> None:
+        await all_of(took)
+        assert pool.stats().in_use == 4
+        pool.resize(max_connections=1)
+        assert pool.stats().in_use == 4, "lent ones are closed when they come back"
+        set_all(lowered)
+        await all_of(returned)
+        stats = pool.stats()
+        assert (stats.in_use, stats.idle, stats.closed) == (0, 1, {"resized": 3}), stats
+        pool.resize(max_connections=6)
+        set_all(raised)
+        await all_of(full)
+        assert pool.stats().in_use == 6 == member.only.most
+        set_all(done)
+
+    events = (*took, *lowered, *returned, *raised, *full, *done)
+    side_by_side(loop, user(0), user(1), resize, events=events)
+    wait_until_its_loops_are_forgotten(pool)
+
+
+async def all_of(events: list[threading.Event]) -> None:
+    for event in events:
+        await until(event)
+
+
+def set_all(events: list[threading.Event]) -> None:
+    for event in events:
+        event.set()

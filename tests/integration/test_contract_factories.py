@@ -24,35 +24,9 @@ from poolmgr.member.core import bounds
 from poolmgr.pool.sync.pool import ConnectionPool
 from poolmgr.pool.sync.sentinel import SentinelConnectionPool
 from tests.helpers import ROOT, RedisServer
+from tests.makers import makers
 from tests.permits import FakeMember
 from tests.pools import answers_are_its_own, client_of, nothing_is_missing, permits
-
-
-class Maker:
-    def __call__(self, **kwargs: Any) -> Connection:
-        return Connection(**kwargs)
-
-    def method(self, **kwargs: Any) -> Connection:
-        return Connection(**kwargs)
-
-
-class Another(Connection):
-    pass
-
-
-class Choosing(Connection):
-    """A class whose instances are another one's."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = Another.__new__(Another)
-        made.__init__(*args, **kwargs)  # type: ignore[misc]
-        return made
-
-
-def function(**kwargs: Any) -> Connection:
-    made = Connection(**kwargs)
-    made.client_name = "me"
-    return made
 
 
 def connected(**kwargs: Any) -> Connection:
@@ -62,15 +36,7 @@ def connected(**kwargs: Any) -> Connection:
     return made
 
 
-FACTORIES: dict[str, Any] = {
-    "function": function,
-    "lambda": lambda **kwargs: Connection(client_name="me", **kwargs),
-    "partial": functools.partial(Connection, client_name="me"),
-    "object": Maker(),
-    "method": Maker().method,
-    "connected": connected,
-    "class that makes another": Choosing,
-}
+FACTORIES: dict[str, Any] = {**makers(Connection), "connected": connected}
 
 
 def pool_from(factory: Any, **options: Any) -> ConnectionPool:
@@ -153,7 +119,12 @@ def test_the_class_may_be_set_on_the_pool(server: RedisServer):
     pool = pool_from(Connection, host="127.0.0.1", port=server.port, max_connections=1)
     client = client_of(pool)
     client.set("k", "v")
-    for factory in (Another, function, fakeredis.FakeRedisConnection, Connection):
+    for factory in (
+        FACTORIES["class that makes another"],
+        FACTORIES["function"],
+        fakeredis.FakeRedisConnection,
+        Connection,
+    ):
         pool.connection_class = factory
         pool.drain()
         assert client.get("k") == (None if factory is fakeredis.FakeRedisConnection else b"v")

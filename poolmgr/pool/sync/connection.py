@@ -14,16 +14,15 @@ Overrides of a user's class, a mixin or an agent are called in between, in redis
 The socket is kept in ``_raw`` from the instant it can be connected, so that no exception, wherever it
 strikes, loses a connected socket together with the knowledge of its permit.
 
-:mod:`poolmgr.pool.owed` says whether a connection is clean; :meth:`Pooled._look`, here, whether it is stale.
-Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these parts.
+Two files say what may be done with it: :mod:`poolmgr.pool.owed` whether it is clean, :mod:`poolmgr.pool.sync.look`
+whether it is stale. Neither decides its fate. :mod:`poolmgr.pool.sync.derivation` says which class gets which of these
+parts.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError
@@ -34,7 +33,7 @@ from poolmgr.forklock import whole
 from poolmgr.lazy import importable
 from poolmgr.member.closer import close, close_copy, discard, never_connected
 from poolmgr.member.ports import Permit
-from poolmgr.native import monotonic, poll
+from poolmgr.native import monotonic
 from poolmgr.pool import misdirected
 from poolmgr.pool.entry import PoolEntry
 from poolmgr.pool.gate import shut_for_good
@@ -42,13 +41,11 @@ from poolmgr.pool.handlers import loosen
 from poolmgr.pool.handshake import name_login
 from poolmgr.pool.naming import Named
 from poolmgr.pool.sync.handshake import Handshake
+from poolmgr.pool.sync.look import Looked
 from poolmgr.pool.sync.sockets import ending
 
-_CLOSED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
-_READABLE = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
-
-class Pooled(Handshake, Named, PoolEntry):
+class Pooled(Looked, Handshake, Named, PoolEntry):
     """In front of a class that derives from :class:`redis.connection.AbstractConnection`."""
 
     if TYPE_CHECKING:  # redis-py's
@@ -60,7 +57,6 @@ class Pooled(Handshake, Named, PoolEntry):
 
     _permit: Permit | None = None
     _raw: socket.socket | None = None
-    _poll: Any = None
     _secured = False
     _dialled_in = 0
     """The process in which the socket was made; 0: none was, or it is not a socket of the kernel's."""
@@ -74,10 +70,6 @@ class Pooled(Handshake, Named, PoolEntry):
     """Another thread has disconnected meanwhile."""
     _own_way = False
     """Foreign code stands between a connect and the socket."""
-    _eager = False
-    """``connect`` or ``can_read`` is foreign, and is called for every checkout."""
-    _asked = False
-    """``can_read`` is foreign."""
     _socketless = False
     """Connections of this class are in memory, and need no permit."""
 
@@ -343,70 +335,3 @@ class Pooled(Handshake, Named, PoolEntry):
         with the last reference, and not when the garbage collector next looks for cycles."""
         for name in ("_maint_notifications_pool_handler", "_maint_notifications_connection_handler"):
             loosen(getattr(self, name, None), self)
-
-    def _look(self) -> str:
-        """Why the idle connection cannot be used, from one look at its socket; empty if it can.
-
-        Nothing is owed, so nothing should be there to read. A push may be, under RESP3.
-        """
-        sock = self._sock
-        if sock is None:
-            return "disconnected"
-        if self._eager or not self._dialled_in:
-            reason = self._ask()
-            sock = self._sock
-            if reason or sock is None or not self._dialled_in:
-                return reason
-        poller = self._poll
-        try:
-            if poller is None:
-                poller = self._poll = poll()
-                poller.register(sock, _READABLE)
-            events = poller.poll(0)
-        except (OSError, ValueError):  # its descriptor is closed
-            self._poll = None
-            return "stale"
-        if not events:
-            return ""
-        if events[0][1] & _CLOSED:
-            return "stale"
-        return self._peek(sock)
-
-    def _ask(self) -> str:
-        """The class's own answer, asked as redis-py asks before it lends a connection."""
-        try:
-            self.connect()
-            ready = self.can_read() if self._asked or not self._dialled_in else False
-        except Exception:  # a foreign class: whatever it raises, do not use the connection
-            return "stale"
-        return "dirty" if ready and self.protocol not in (3, "3") else ""
-
-    def _peek(self, sock: Any) -> str:
-        if isinstance(sock, ssl.SSLSocket):
-            return self._peek_secured(sock)
-        try:
-            first = sock.recv(1, socket.MSG_PEEK)  # there is something: it does not block
-        except OSError:
-            return "stale"
-        if not first:
-            return "stale"
-        return "" if first == b">" and self.protocol in (3, "3") else "dirty"
-
-    def _peek_secured(self, sock: ssl.SSLSocket) -> str:
-        """TLS has records of its own (session tickets), which are not data; read them away."""
-        sock.settimeout(0)
-        try:
-            data = sock.recv(65536)
-        except (ssl.SSLWantReadError, BlockingIOError):
-            return ""
-        except OSError:
-            return "stale"
-        finally:
-            sock.settimeout(self.socket_timeout)
-        if not data:
-            return "stale"
-        reader: Any = getattr(self._parser, "_reader", None)
-        if data[:1] == b">" and self.protocol in (3, "3") and hasattr(reader, "feed"):
-            reader.feed(data)
-            return ""
-        return "dirty"
