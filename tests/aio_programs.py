@@ -127,7 +127,7 @@ def a_lifespan_leaves_alone_what_is_in_use(loop: str) -> None:
         take_turn(loop)
         turns.append(loop)
 
-    Loop._turn = turn  # type: ignore[method-assign]
+    Loop._turn = turn  # type: ignore[method-assign, assignment]
 
     def has_had_its_turns() -> bool:
         threads.release(threads.get_connection())
