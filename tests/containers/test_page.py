@@ -4,6 +4,8 @@ Docker and no cluster. What ``docker compose up`` would start is made of the com
 from __future__ import annotations
 
 import base64
+import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ import yaml
 
 from tests.containers.conftest import Pods
 from tests.containers.image import Image
+from tests.containers.reach import request
 from tests.containers.test_service import Serve, answers
 from tests.helpers import ROOT, wait_for
 
@@ -70,9 +73,9 @@ def test_the_compose_files_service_answers_the_pages_first_request(
 def test_the_secret_of_the_page_has_what_the_manifests_ask_for(tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl to make the secret with")
-    create, _, rest = block("kubectl create secret").partition("\n")
+    *_, create, apply = block("kubectl create secret").splitlines()
     secret = yaml.safe_load(shell(f"{create} --dry-run=client -o yaml", tmp_path))
-    assert rest.startswith("kubectl apply -k deploy/container/kubernetes/base ")
+    assert apply == "kubectl apply -k deploy/container/kubernetes/base"
     manifest = yaml.safe_load((ROOT / "deploy/container/kubernetes/base/deployment.yaml").read_text())
     spec = manifest["spec"]["template"]["spec"]
     (url,) = [
@@ -82,6 +85,50 @@ def test_the_secret_of_the_page_has_what_the_manifests_ask_for(tmp_path: Path) -
     assert secret["metadata"]["name"] == url["name"] == token["secretName"]
     assert set(secret["data"]) == {url["key"], *(item["key"] for item in token["items"])}
     assert len(base64.b64decode(secret["data"]["worker-token"])) == 64
+
+
+@pytest.mark.parametrize("overlay", ["base", "sidecar"])
+def test_all_containers_get_the_image_that_the_page_names(overlay: str, tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl to put the manifests together")
+    shutil.copytree(ROOT / "deploy" / "container" / "kubernetes", tmp_path / "kubernetes")
+    text = next(text for kind, text in BLOCKS if kind == "yaml" and text.startswith("images:"))
+    with (tmp_path / "kubernetes" / overlay / "kustomization.yaml").open("a") as file:
+        file.write(text)
+    documents = yaml.safe_load_all(shell(f"kubectl kustomize kubernetes/{overlay}", tmp_path))
+    (spec,) = [found["spec"]["template"]["spec"] for found in documents if found["kind"] == "Deployment"]
+    found = [container["image"] for container in [*spec["containers"], *spec.get("initContainers", [])]]
+    assert set(found) == {"registry.example/redis-poolmgr:1"}
+    assert "=registry.example/redis-poolmgr:1)" in block("kustomize edit"), "the same as with the command"
+
+
+APP = """
+import poolmgr
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"%d" % poolmgr.get_client().incr("app:visits")]
+"""
+
+
+def test_the_pages_application_runs(image: Image, pods: Pods, serve: Serve) -> None:
+    """Its own lines, with what they copy in a place that the test's container has."""
+    (text,) = [text for kind, text in BLOCKS if kind == "dockerfile"]
+    words = dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("USER 0"))
+    assert words["USER"] == image.user, "it is not root's"
+    name, place = words["COPY"].split()
+    assert place.rstrip("/") == words["WORKDIR"]
+    pod = pods()
+    serve(pod)
+    own = dataclasses.replace(
+        image, directory=str(Path(pod.secret(name, APP)).parent), command=json.loads(words["CMD"])
+    )
+    environ = {"REDIS_URL": "redis://127.0.0.1:6379/0", "REDIS_CONNECTION_BUDGET": "8", "WEB_CONCURRENCY": "1"}
+    container = pod.run(own, command=None, **environ)
+    wait_for(lambda: not container.running or answers(pod, "/"), 60, what="the application answers")
+    assert container.running, container.log
+    assert int(request(pod.pid, "GET", "/").body) >= 2
+    assert container.exec("pip", "--version").returncode == 0, "the image can be added to"
+    assert container.stop() == 0
 
 
 def test_the_page_shows_the_fleet_settings_of_the_manifests() -> None:
