@@ -266,9 +266,8 @@ MUTANTS = (
         "its connections are still there",
         (
             (
-                "        redis.call('HSET', key, 'x' .. field, string.format('%.0f %s', now, text))\n"
-                "        t.marked = t.marked + 1\n",
-                "        t.used = t.used - read_lease(text)\n",
+                "        mark(field, text)\n        t.marked = t.marked + 1\n",
+                "        redis.call('HDEL', key, field)\n        t.used = t.used - read_lease(text)\n",
             ),
         ),
     ),

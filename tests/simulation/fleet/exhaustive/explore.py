@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tests.simulation import walk
 from tests.simulation.fleet.exhaustive.states import (
+    COPY,
     CURRENT,
     GONE,
     OLD,
     TO_COME,
+    Client,
     Faults,
     Fencer,
     Heads,
+    Record,
     Row,
     State,
     World,
     beginning,
     canonical,
 )
-from tests.simulation.fleet.exhaustive.steps import NO_FAULT, PAST, UNNAMED, Steps, held, outstanding
+from tests.simulation.fleet.exhaustive.steps import PAST, UNNAMED, Steps, held, outstanding
 from tests.simulation.fleet.exhaustive.together import Together
 from tests.simulation.walk import Following, Packed, Result, Walk
 
@@ -41,6 +44,20 @@ class Numbers(Generic[T]):
             number = self.of[value] = len(self.at)
             self.at.append(value)
         return number
+
+
+class View(NamedTuple):
+    """What the duty reads of a row, and changes but for the lease."""
+
+    records: tuple[tuple[Record | None, ...], ...]
+    clients: tuple[Client, ...]
+    fences: tuple[tuple[int, ...], ...]
+    slot: int
+    end: int
+
+
+def view(row: Row) -> View:
+    return View(row.records, row.clients, row.fences, row.lease.slot, row.lease.end if row.lease.slot >= 0 else 0)
 
 
 def explore(
@@ -81,7 +98,12 @@ class Exploration(Walk):
         self._held: list[tuple[int, int]] = []
         self._whole: list[bool] = []
         self._local: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
-        self._records: list[tuple[Any, Any, bool, bool]] = []
+        self._records: list[tuple[int, int, bool, bool]] = []
+        self._there: Numbers[tuple[Record | None, ...]] = Numbers()
+        self._views: Numbers[View] = Numbers()
+        self._viewed: list[int] = []
+        self._rounds: dict[Packed, list[tuple[str, int, int, tuple[int, ...]]]] = {}
+        self._changed: dict[tuple[int, int], int] = {}
         self._executed: dict[Any, list[tuple[str, int, int, bool]]] = {}
         self._emptied: dict[tuple[int, int], int] = {}
         self._fewer: dict[tuple[int, int], int] = {}
@@ -107,7 +129,9 @@ class Exploration(Walk):
             self._whole.append(row.alive and row.lease.slot >= 0 and self._owns(row) >= self.world.budget)
             self._wrong.append(self._broken(row))
             waiting = {r.place for r in row.requests if row.reply is None or not r.answerable}
-            self._records.append((row.records[CURRENT], row.records[OLD], CURRENT in waiting, OLD in waiting))
+            here, old = map(self._there, row.records[:COPY])
+            self._records.append((here, old, CURRENT in waiting, OLD in waiting))
+            self._viewed.append(self._views(view(row)))
         return number
 
     def _broken(self, row: Row) -> str:
@@ -138,12 +162,18 @@ class Exploration(Walk):
         )
 
     def violated(self, packed: Packed) -> str:
-        for place in (CURRENT, OLD):
-            count = sum(self._held[r][place] for r in packed[3:])
-            if count > self.world.budget:
-                where = "the old server" if place else "the server"
-                return f"{count} connections past their gates, of {self.world.budget}, at {where}"
-        return next((self._wrong[r] for r in packed[3:] if self._wrong[r]), "")
+        current = old = 0
+        for row in packed[3:]:
+            if self._wrong[row]:
+                return self._wrong[row]
+            here, there = self._held[row]
+            current += here
+            old += there
+        budget = self.world.budget
+        if max(current, old) > budget:
+            where = "the server" if current > budget else "the old server"
+            return f"{max(current, old)} connections past their gates, of {budget}, at {where}"
+        return ""
 
     # ---- what follows ----------------------------------------------------------------------------
 
@@ -175,13 +205,46 @@ class Exploration(Walk):
                 for what, new_heads, new, made in done:
                     others = [self._empty(r, place) for r in rest] if made else rest
                     yield (what, row), True, (new_heads, fencers, faults, *_sorted(others, new))
+        key = (heads, fencers, *[self._viewed[r] for r in rows])
+        rounds = self._rounds.get(key)
+        if rounds is None:
+            rounds = self._rounds[key] = self._make_rounds(packed)
+        for what, new_heads, new_fencers, views in rounds:
+            changed = sorted(map(self._change, rows, views))
+            yield (what, -1), True, (new_heads, new_fencers, faults, *changed)
+        if self._has_faults_of_servers:
+            yield from self._servers(packed)
+
+    @property
+    def _has_faults_of_servers(self) -> bool:
+        world = self.world
+        return bool(world.flushes or world.lags or world.failovers or world.back)
+
+    def _servers(self, packed: Packed) -> Iterator[Following]:
         state = self.state(packed)
-        for what, fault, new_heads_, new_fencers, new_rows in self.together.all(state.heads, state.fencers, state.rows):
-            if fault == NO_FAULT or left[fault]:
-                after = self.pack(new_heads_, new_fencers, left, new_rows)
-                if fault != NO_FAULT:
-                    after = (after[0], after[1], self._with(faults, fault), *after[3:])
-                yield (what, -1), fault == NO_FAULT, after
+        for what, fault, heads, fencers, rows in self.together.servers(state.heads, state.fencers, state.rows):
+            if state.faults[fault]:
+                after = self.pack(heads, fencers, state.faults, rows)
+                yield (what, -1), False, (*after[:2], self._with(packed[2], fault), *after[3:])
+
+    def _make_rounds(self, packed: Packed) -> list[tuple[str, int, int, tuple[int, ...]]]:
+        """The steps of the duty read and change only a part of a row."""
+        state = self.state(packed)
+        return [
+            (what, self.heads(heads), self.fencers(fencers), tuple(self._views(view(row)) for row in rows))
+            for what, _, heads, fencers, rows in self.together.rounds(state.heads, state.fencers, state.rows)
+        ]
+
+    def _change(self, row: int, to: int) -> int:
+        """That part of it has changed."""
+        if self._viewed[row] == to:
+            return row
+        number = self._changed.get((row, to))
+        if number is None:
+            new = self._views.at[to]
+            changed = self.rows.at[row]._replace(records=new.records, clients=new.clients, fences=new.fences)
+            number = self._changed[row, to] = self.row(changed)
+        return number
 
     def _with(self, faults: int, fault: int) -> int:
         number = self._fewer.get((faults, fault))
