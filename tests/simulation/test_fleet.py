@@ -35,9 +35,10 @@ def test_a_seed_is_the_same_run_every_time():
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.name in FOUND], ids=lambda mutant: mutant.name)
 def test_a_rule_of_the_fleet_switched_off_is_found(mutant):
-    """The seed is known that finds it; if the worlds have changed, look for another."""
-    assert hunt(mutant, range(mutant.seed, mutant.seed + 1)) is not None, f"seed {mutant.seed} finds it no more"
-    World(mutant.seed).run()
+    """By the seed that is known to find it; if the script gives out permits otherwise by now, by another one."""
+    found = hunt(mutant, range(mutant.seed, mutant.seed + 1)) or hunt(mutant, range(200))
+    assert found is not None, "python -m tests.simulation.fleet.mutants looks for a seed"
+    World(found[0], mutant.kind).run()
 
 
 def test_the_worlds_are_full_of_faults():
