@@ -70,6 +70,12 @@ def _contradiction(settings: Settings) -> str:
             f"REDIS_POOL_MIN_IDLE={settings.pool_min_idle} exceeds REDIS_POOL_MAX_CONNECTIONS={ceiling}; "
             f"set it to {ceiling} or less, or unset it"
         )
+    least = settings.fleet_slack if settings.fleet_slack is not None else 2
+    if settings.fleet and settings.fleet_budget != "auto" and int(settings.fleet_budget) <= least:
+        return (
+            f"REDIS_FLEET_BUDGET={settings.fleet_budget} leaves nothing beside the slack of {least}; "
+            f"set it to {least + 1} or more, or REDIS_FLEET_SLACK to less"
+        )
     if settings.worker_readonly_token and settings.worker_readonly_token == settings.worker_token:
         return (
             "WORKER_READONLY_TOKEN equals WORKER_TOKEN, so it would allow everything; "

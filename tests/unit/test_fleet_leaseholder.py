@@ -186,3 +186,15 @@ def test_a_host_that_may_not_do_the_duty_leaves_it_to_others_for_a_while(scene: 
     assert scene.renew(GOOD).able, "its rights may have changed"
     scene.holder._upstream.forbidden["CLIENT LIST"] = "NOPERM"
     assert not scene.renew(GOOD).able
+
+
+def test_a_budget_that_leaves_nothing_or_more_than_the_server_takes_is_said(scene: Scene) -> None:
+    scene.renew(GOOD)
+    assert not scene.holder.remark
+    scene.holder._upstream.maxclients = 8
+    assert "the budget 24 of fleet web is more than the server takes" in scene.holder.remark
+    assert not scene.holder.obstacle(scene.now)
+    scene.renew(msgspec.structs.replace(GOOD, grant=0, target=0, budget=2))
+    assert not scene.holder.remark
+    assert "its slack 2, so no host gets any" in scene.holder.obstacle(scene.now)
+    assert "to 3 or more" in scene.holder.obstacle(scene.now)

@@ -231,6 +231,14 @@ def test_rows_say_where_a_value_came_from_and_report_all_errors():
     assert (rows["REDIS_SOCKET_TIMEOUT"].value, rows["REDIS_SOCKET_TIMEOUT"].source) == ("5", "default")
 
 
+def test_a_fleets_budget_must_be_more_than_its_slack():
+    message = wrong(REDIS_FLEET="web", REDIS_FLEET_BUDGET="2")
+    assert message.startswith("REDIS_FLEET_BUDGET=2 leaves nothing beside the slack of 2; set it to 3 or more")
+    assert "to 10 or more" in wrong(REDIS_FLEET="web", REDIS_FLEET_BUDGET="9", REDIS_FLEET_SLACK="9")
+    assert load({"REDIS_FLEET": "web", "REDIS_FLEET_BUDGET": "2", "REDIS_FLEET_SLACK": "0"}).fleet_budget == 2
+    assert load({"REDIS_FLEET_BUDGET": "2"}).fleet_budget == 2
+
+
 def test_rows_report_a_contradiction_at_the_variable_that_has_it():
     rows = {row.name: row for row in describe({"REDIS_POOL_MIN_IDLE": "9", "REDIS_POOL_MAX_CONNECTIONS": "4"})}
     assert "4 or less" in rows["REDIS_POOL_MIN_IDLE"].error

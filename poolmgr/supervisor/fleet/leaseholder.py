@@ -373,6 +373,11 @@ class Leaseholder:
             return f"{self.trouble} ({'so nothing new is opened' if ended else 'the lease still stands'})"
         if lease is None or not lease.name:
             return f"this host has not joined the fleet {self.fleet} yet"
+        if (answer := lease.answer) is not None and answer.budget <= answer.slack:
+            return (
+                f"the budget of fleet {self.fleet} is {answer.budget}, its slack {answer.slack}, so no host gets any: "
+                f"raise it with poolmgr fleet budget, or REDIS_FLEET_BUDGET, to {answer.slack + 1} or more"
+            )
         if lease.answer is not None and lease.answer.learning:
             text = f"the table of fleet {self.fleet} is new: what is connected is counted first"
             if not self.able(now):
@@ -380,6 +385,18 @@ class Leaseholder:
                 text += f", by a host that may list clients, as this one may not. Allow it: {rights.line(user)}"
             return text
         return ""
+
+    @property
+    def remark(self) -> str:
+        """What people should know of the fleet's settings though it works; empty: nothing."""
+        answer = None if self.lease is None else self.lease.answer
+        most = self._upstream.maxclients
+        if answer is None or most is None or answer.budget <= most:
+            return ""
+        return (
+            f"the budget {answer.budget} of fleet {self.fleet} is more than the server takes, which refuses the rest: "
+            f"maxclients is {most}. Lower it with poolmgr fleet budget, or raise maxclients"
+        )
 
     # ---- the end ----------------------------------------------------------------------------------
 

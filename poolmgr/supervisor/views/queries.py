@@ -209,6 +209,8 @@ class Queries:
         holder = self._registry.probes[upstream.id].holder
         if holder is not None and (why := holder.outside or holder.obstacle(self._committer.clock())):
             notes.append(why)
+        if holder is not None and holder.remark:
+            notes.append(holder.remark)
         if upstream.neighbours:
             others = sorted(upstream.neighbours.values(), key=lambda known: -known.count)
             pids = ", ".join(f"process {known.pid}" for known in others[:3])
