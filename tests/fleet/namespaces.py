@@ -90,6 +90,7 @@ class Member:
 
     Attributes:
         blamed: until when its requests may fail, by a fault of its own (seconds of the epoch).
+        stopped: its processes are stopped, and answer nothing.
     """
 
     def __init__(self, number: int, hub: Namespace, base: Path, url: str, off: str) -> None:
@@ -101,6 +102,7 @@ class Member:
         self.space: Namespace | None = None
         self.host: Host | None = None
         self.blamed = 0.0
+        self.stopped = False
         self.starts = 0
 
     def start(self, callers: int) -> None:
@@ -123,10 +125,23 @@ class Member:
         self.hub.run("sh", "-c", f"ip link set {self.link} down 2>/dev/null || :")  # it goes with the namespace, later
         self.host.reap()
         self.space = self.host = None
+        self.stopped = False
+
+    def tend(self) -> bool:
+        """Start its supervisor again if that has ended, as a service manager does: where a machine is so busy that a
+        supervisor does not answer for seconds, its members end it."""
+        if self.host is None or self.stopped:
+            return False
+        supervisor = self.host.supervisor
+        if supervisor.process is None or supervisor.process.poll() is None:
+            return False
+        supervisor.start()
+        return True
 
     def signal(self, number: signal.Signals, only: str = "") -> None:
         assert self.space is not None and self.host is not None
         self.space.signal(number, only=only)
+        self.stopped = number == signal.SIGSTOP
         if number == signal.SIGCONT:  # nsenter stops itself when its child is stopped
             self.host.signal(number)
 

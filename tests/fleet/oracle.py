@@ -157,7 +157,7 @@ class Oracle:
         """Another host becomes the busy one."""
         self.busy = self.rng.randrange(HOSTS)
         for member in self.members:
-            if member.up and member.host is not None and member.blamed < time.time():
+            if member.host is not None and not member.stopped and member.blamed < time.time():
                 with contextlib.suppress(OSError):
                     member.host.callers(self.callers(member))
 
@@ -206,7 +206,9 @@ class Oracle:
     def look(self) -> None:
         self.count()
         for member in self.members:
-            if member.up and member.host is not None and member.blamed < time.time():
+            if member.tend():
+                self.blame(member, 1.0)
+            if member.host is not None and not member.stopped and member.blamed < time.time():
                 self.errors_of(member)
 
     def count(self) -> None:
@@ -234,6 +236,7 @@ class Oracle:
     def settle(self) -> None:
         """Everything returns: all hosts work, and in the end nothing is left."""
         for member in self.members:
+            member.tend()
             host = member.host
             assert host is not None
             before = [stats["good"] for stats in host.stats()]
