@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 import statistics
 import time
 from pathlib import Path
@@ -192,8 +193,8 @@ async def _crowd(context: Context, tables: dict[str, Table], facts: dict[str, st
         await _starts(context, tables["start"], facts, server, count)
         async with Fleet(server, "quiet", budget, demand=EACH) as fleet:
             fleet.start(count)
-            await fleet.until(lambda: all(granted(each) >= EACH for each in fleet.members), 60, "all have their part")
-            held = hold(server, [each.connection_name() for each in fleet.members for _ in range(EACH - 2)])
+            await fleet.until(lambda: all(granted(each) >= EACH for each in fleet.members), 180, "all have their part")
+            held = await _held(fleet, EACH - 2)
             facts["connections"] = f"{_connected(server):,}"
             context.step("all connections")
             quiet = asyncio.create_task(_quiet(context, tables, facts, fleet))
@@ -204,15 +205,18 @@ async def _crowd(context: Context, tables: dict[str, Table], facts: dict[str, st
             context.step("quiet")
             await _lists(tables["list"], fleet, connections)
             await _more(context, tables, fleet, budget)
-            held += hold(
-                server,
-                [each.connection_name() for each in fleet.members for _ in range((large - connections) // count)],
-            )
+            held += await _held(fleet, (large - connections) // count)
             await _lists(tables["list"], fleet, _connected(server))
             _large(tables, facts, _connected(server))
             for sock in held:
                 sock.close()
     context.step("many connections")
+
+
+async def _held(fleet: Fleet, each: int) -> list[socket.socket]:
+    """So many connections of each host. Leases must not end meanwhile."""
+    names = [member.connection_name() for member in fleet.members for _ in range(each)]
+    return await asyncio.to_thread(hold, fleet.server, names)
 
 
 async def _starts(context: Context, table: Table, facts: dict[str, str], server: RedisServer, count: int) -> None:
