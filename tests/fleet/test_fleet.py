@@ -208,6 +208,8 @@ def fleet_errors(worker: object) -> str:
 def test_a_supervisor_without_the_rights_says_what_to_allow(
     hosts: Hosts, server: RedisServer, client: redis.Redis, right: str
 ) -> None:
+    if "|" in right and server.kind.version < (7, 0, 0):
+        pytest.skip("a subcommand cannot be taken away before 7.0")
     client.execute_command("ACL", "SETUSER", "worker", "on", "nopass", "~*", "&*", "+@all", f"-{right}")
     host = hosts(PATIENCE="1")
     host.supervisor.start()
