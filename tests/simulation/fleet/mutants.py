@@ -1,7 +1,7 @@
 """Every rule of the fleet's protocol, switched off: the simulation must notice each one.
 
 A mutant edits the script's text, or replaces a small method around it. ``breaks`` says what its absence leads to.
-``python -m tests.simulation.fleet.mutants`` shows for each which seed finds it.
+``python -m tests.simulation.fleet.mutants`` shows for each which seed or scenario finds it.
 """
 
 from __future__ import annotations
@@ -403,22 +403,32 @@ def hunt(mutant: Mutant, seeds: range) -> tuple[int, str] | None:
     return None
 
 
+def followed(mutant: Mutant) -> str:
+    """What its scenario finds; empty: there is none."""
+    from tests.simulation.fleet.exhaustive import scenarios  # its walk is not needed for a seed
+
+    for scenario in scenarios.SCENARIOS:
+        if scenario.rule == mutant.name:
+            with off(mutant) as edit:
+                return scenarios.follow(scenario, edit).violation
+    return ""
+
+
 def main() -> int:
-    """Print which seed finds each."""
+    """Print which seed finds each, or what its scenario finds."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    words = sys.argv[2:]
+    chosen = sys.argv[2:]
     missed = 0
     for mutant in MUTANTS:
-        if words and not any(word in mutant.name for word in words):
+        if chosen and not any(word in mutant.name for word in chosen):
             continue
         began = time.perf_counter()
-        found = hunt(mutant, range(count))
+        words = followed(mutant) if mutant.name not in SEEDS else ""
+        found = None if words else hunt(mutant, range(count))
         took = time.perf_counter() - began
-        missed += found is None
-        print(
-            f"{mutant.name:45} {took:7.1f} s  " + (f"seed {found[0]}: {found[1][:110]}" if found else "NOT FOUND"),
-            flush=True,
-        )
+        missed += not words and found is None
+        text = f"scenario: {words}" if words else f"seed {found[0]}: {found[1]}" if found else "NOT FOUND"
+        print(f"{mutant.name:45} {took:7.1f} s  {text[:120]}", flush=True)
     return 1 if missed else 0
 
 
