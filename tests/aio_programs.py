@@ -177,7 +177,7 @@ def each_connection_counts_as_two_descriptors(loop: str) -> None:
         nonlocal most
         client = redis.asyncio.Redis(connection_pool=AT_IMPORT)
         await client.ping()
-        for _ in range(30):
+        for _ in range(8):
             await asyncio.gather(*(client.blpop("none", timeout=0.05) for _ in range(120)))
             most = max(most, len(os.listdir("/proc/self/fd")))
         await AT_IMPORT.aclose()

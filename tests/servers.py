@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 
 class Kind(NamedTuple):
@@ -42,6 +43,8 @@ def kind_of(binary: str) -> Kind:
 def let_redis_py_cache(kind: Kind, cached: type, patch: pytest.MonkeyPatch) -> None:
     """redis-py's cache takes servers that are called redis, from 7.4 on. Here another name is as good; an older one
     is skipped."""
+    import pytest  # not with this file, which the programs of tests load too
+
     if kind.version < (7, 4, 0):
         pytest.skip(f"redis-py's cache does not take {kind.minor}")
     patch.setattr(cached, "DEFAULT_SERVER_NAME", kind.name.lower())

@@ -3,11 +3,11 @@
 A suite of thousands of processes spends most of its time on loading redis, asyncio, gunicorn and so on, and again on
 unloading them. So each process of pytest has a *warm* Python beside it that has loaded these packages, and nothing of
 ours, and forks for each program. What it forks is a child of pytest's process (``CLONE_PARENT``, clone(2)), and has the
-program's own arguments and environment, also in ``/proc``.
+program's own arguments and environment, also in ``/proc``. A program under ``-X dev`` comes from a second one.
 
 What is different: the packages are there already, their modules are old for the garbage collector, and no interpreter
 was started. A test that is about one of these starts a real one: ``cold=True``. So does everything that a warm Python
-cannot do: options of the interpreter, other locales, other interpreters, systems without that call.
+cannot do: other options of the interpreter, other locales, other interpreters, systems without that call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,6 +52,7 @@ interpreter's beginning or end."""
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 CLONE_PARENT = 0x8000
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP = 15, 35, 14
+DEV = ["-X", "dev"]
 LONGEST = 100_000
 """Bytes of a job; a packet on a Unix socket takes 200,000."""
 
@@ -107,8 +108,11 @@ def run(
     return done
 
 
-def _program(words: list[str]) -> dict[str, str] | None:
+def _program(words: list[str]) -> dict[str, Any] | None:
     """What the warm Python is to run; None where it cannot."""
+    if words[1:3] == DEV:
+        found = _program([words[0], *words[3:]])
+        return found and {**found, "dev": True}
     if words[0] == sys.executable and len(words) > 1:
         if words[1] in ("-c", "-m") and len(words) > 2:
             return {"-c": {"code": words[2]}, "-m": {"module": words[2]}}[words[1]]
@@ -135,36 +139,38 @@ def _umask() -> int:
 class _Warm:
     """The warm Python, as pytest's process sees it."""
 
-    _ours: _Warm | None = None
+    _ours: ClassVar[dict[bool, _Warm | None]] = {}
     _pid = 0
 
-    def __init__(self) -> None:
+    def __init__(self, dev: bool) -> None:
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Its path is that of a start without PYTHONPATH, after the working directory.
         theirs_not = ("POOLMGR_", "REDIS_", "PYTHONPATH")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(theirs_not)}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
+                [sys.executable, *(DEV if dev else ()), "-m", "tests.warm", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], env=environ, cwd=ROOT,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
         self.able = self._link.recv(16) == b"able"
 
     @classmethod
-    def ours(cls) -> _Warm | None:
+    def ours(cls, dev: bool = False) -> _Warm | None:
         """This process's own, if it can be had."""
         if cls._pid != os.getpid():
-            cls._pid, cls._ours = os.getpid(), None
+            cls._pid, cls._ours = os.getpid(), {}
+        if dev not in cls._ours:
+            cls._ours[dev] = None
             if CLONE is not None and sys.platform == "linux":
-                made = cls()
-                cls._ours = made if made.able else None
+                made = cls(dev)
+                cls._ours[dev] = made if made.able else None
                 atexit.register(made.end, os.getpid())
-        return cls._ours
+        return cls._ours[dev]
 
     @classmethod
     def forget(cls) -> None:
-        cls._ours = None
+        cls._ours = {False: None, True: None}
 
     def end(self, pid: int) -> None:
         if pid == os.getpid():
@@ -192,7 +198,7 @@ def fork(job: dict[str, Any], standard: list[int]) -> int:
     """The new process's pid; 0 where there is no warm Python, or none any more."""
     data = json.dumps(job).encode()
     with _lock:
-        warm = _Warm.ours() if len(data) < LONGEST else None
+        warm = _Warm.ours(job.get("dev", False)) if len(data) < LONGEST else None
         try:
             return warm.fork(data, standard) if warm is not None else 0
         except (OSError, ValueError):  # a test has killed it
@@ -204,22 +210,37 @@ def fork(job: dict[str, Any], standard: list[int]) -> int:
 
 _libc: Any = None
 _kept: list[Any] = []
+_loaded: list[str] = []
+"""Names of modules that only the warm Python has loaded."""
 
 
 def _load() -> None:
     import importlib
 
+    before = set(sys.modules)
     sys.modules["rich"] = None  # type: ignore[assignment]  # as a supervisor has it
     names = ["structlog"]
     names += ["asyncio", "redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
     # Of gunicorn what reads no variable of the environment while it is loaded, as its config does.
     names += ["gunicorn.util", "gunicorn.sock", "gunicorn.http", "gunicorn.reloader", "argparse", "grp", "pwd"]
+    names += ["uvloop"] if sys.flags.dev_mode else []  # these programs are about tasks
     names += ["falcon", "ssl", "runpy", "subprocess", "logging.config", "queue", "http.client"]
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     del sys.modules["rich"]
     assert "gunicorn.config" not in sys.modules and "poolmgr" not in sys.modules
+    _loaded.extend(sys.modules.keys() - before)
+    for name in _loaded:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules[name]))
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Leave what was loaded here to the kernel: to free each object takes longer than the start did. What else a
+    program has is freed as ever, after its own last calls."""
+    for name in _loaded:
+        sys.modules.pop(name, None)
 
 
 class _Map(ctypes.Structure):
@@ -297,7 +318,7 @@ def _become(job: dict[str, Any], standard: list[int]) -> None:
 
         faulthandler.enable()
     _open_standard(bool(environ.get("PYTHONUNBUFFERED")))
-    words = job["argv"] if job["argv"][0] != sys.executable else job["argv"][1:]
+    words = job["argv"] if job["argv"][0] != sys.executable else job["argv"][3 if "dev" in job else 1 :]
     if "script" in job:
         first = str(Path(job["script"]).resolve().parent)
         sys.argv = words

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
+from tests import warm
 from tests.helpers import ROOT, RedisServer, Servers, free_port
 from tests.walker import LOOPS
 
@@ -28,10 +28,10 @@ def server(redis_server: Servers) -> RedisServer:
 
 def run(server: RedisServer, name: str, loop: str, budget: int = BUDGET) -> None:
     """It ends well, says nothing on its way, and the server has refused nothing."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-X", "dev", "-m", "tests.aio_programs", name, loop],
         env={**os.environ, "REDIS_URL": server.url, "REDIS_CONNECTION_BUDGET": str(budget)},
-        cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
+        cwd=ROOT, timeout=150, check=False, cold="child" in name,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
     # uvloop's loops warn at their end of what they still have, and Python from 3.12 on of a fork in a process with

@@ -33,6 +33,7 @@ found = {
                 for s in (sys.stdin, sys.stdout, sys.stderr)],
     "bytecode": sys.dont_write_bytecode, "faults": __import__("faulthandler").is_enabled(),
     "gc": __import__("gc").isenabled(), "threads": len(os.listdir("/proc/self/task")),
+    "dev": sys.flags.dev_mode, "warnings": [str(one) for one in __import__("warnings").filters],
     "rich": "rich" in sys.modules, "config": "gunicorn.config" in sys.modules,
 }
 print(json.dumps(found))
@@ -54,7 +55,7 @@ def found(words: list[str], *, cold: bool, **options: Any) -> tuple[dict[str, An
         {"PYTHONPATH": f"/nowhere:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"},
     ],
 )
-@pytest.mark.parametrize("how", ["-c", "-m", "script", "of its own"])
+@pytest.mark.parametrize("how", ["-c", "-m", "script", "of its own", "-X dev"])
 def test_it_is_as_if_it_had_been_started(how: str, environ: dict[str, str], tmp_path: Path) -> None:
     if warm._Warm.ours() is None:
         pytest.skip("this system cannot")
@@ -68,6 +69,7 @@ def test_it_is_as_if_it_had_been_started(how: str, environ: dict[str, str], tmp_
         "-m": [sys.executable, "-m", "facts"],
         "script": [sys.executable, str(script)],
         "of its own": [str(own)],
+        "-X dev": [sys.executable, "-X", "dev", "-m", "facts"],
     }[how]
     given = {name: value for name, value in os.environ.items() if name not in warm.UNDERSTOOD} | environ
     before = os.umask(0o27)
@@ -88,10 +90,24 @@ def test_what_is_loaded_makes_the_difference() -> None:
     assert said == ["True True\n", "False False\n"]
 
 
+@pytest.mark.parametrize("cold", [False, True])
+def test_what_a_program_has_is_freed_at_its_end(cold: bool) -> None:
+    """And what was loaded before is there meanwhile."""
+    code = """if True:
+        import atexit, redis
+        class Mine:
+            def __del__(self): print("freed", redis.Redis.__name__, flush=True)
+        mine = Mine()
+        atexit.register(print, "ends")
+    """
+    done = warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("ends\nfreed Redis\n", "")
+
+
 @pytest.mark.parametrize(
     ("words", "environ"),
     [
-        ([sys.executable, "-X", "dev", "-c", "{}"], {}),
+        ([sys.executable, "-X", "utf8", "-c", "{}"], {}),
         (["/bin/sh", "-c", "exec " + sys.executable + " -c '{}'"], {}),
         ([sys.executable, "-c", "{}"], {"PYTHONHASHSEED": "1"}),
         ([sys.executable, "-c", "{}"], {"LC_ALL": "C"}),
@@ -113,8 +129,8 @@ def test_a_command_runs_and_an_error_is_told() -> None:
 def test_one_that_was_killed_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     if warm._Warm.ours() is None:
         pytest.skip("this system cannot")
-    victim = warm._Warm()
-    monkeypatch.setattr(warm._Warm, "_ours", victim)
+    victim = warm._Warm(dev=False)
+    monkeypatch.setattr(warm._Warm, "_ours", {False: victim})
     victim._process.kill()
     victim._process.wait()
     code = "import sys; print('redis' in sys.modules)"
