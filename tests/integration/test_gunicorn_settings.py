@@ -158,7 +158,7 @@ def test_somebody_elses_socket_is_refused(make, isolated):
 def test_PORT_and_WEB_CONCURRENCY_and_GUNICORN_CMD_ARGS_keep_their_meaning(make):
     port = free_port()
     service = make(port=port, workers=3, environ={"PORT": str(port), "GUNICORN_CMD_ARGS": "--name given"}).start()
-    assert len(service.workers()) == 3
+    wait_for(lambda: len(service.workers()) == 3, 10)  # the first may answer before the last is forked
     assert f"http://0.0.0.0:{port}" in service.log
     service.clean_up()
     other = make(workers=1, environ={"GUNICORN_CMD_ARGS": "--workers=2 --threads=2"}).start()
