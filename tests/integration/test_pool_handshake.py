@@ -139,15 +139,30 @@ def test_half_a_handshake_leaves_no_connection(monkeypatch: pytest.MonkeyPatch):
         pool = poolmgr.ConnectionPool(host="127.0.0.1", port=port, protocol=3, db=2, member=FakeMember(), retry=None)
         connection = pool.make_connection()
 
-        send = type(connection).send_command
+        def strike(connection: Any, command: Any, **options: Any) -> None:
+            assert ("SELECT", 2) in command.commands
+            raise KeyboardInterrupt
 
-        def strike(connection: Any, *words: Any, **options: Any) -> None:
-            if words[0] != "HELLO":
-                raise KeyboardInterrupt
-            send(connection, *words, **options)
-
-        monkeypatch.setattr(type(connection), "send_command", strike)
+        monkeypatch.setattr(type(connection), "send_packed_command", strike)
         with pytest.raises(KeyboardInterrupt):
             connection.connect()
         assert connection._sock is None
         assert "read_response" not in vars(connection)
+
+
+def test_what_is_put_off_is_one_packet(monkeypatch: pytest.MonkeyPatch):
+    """Each packet of its own would cost a system call, and wake the server once more."""
+    with server(ok, withhold=0) as (port, _):
+        pool = poolmgr.ConnectionPool(host="127.0.0.1", port=port, protocol=3, db=2, member=FakeMember(), retry=None)
+        connection = pool.make_connection()
+        packets: list[int] = []
+        transmit = type(connection)._transmit
+
+        def count(connection: Any, chunks: Any) -> None:
+            packets.append(len(list(chunks)))
+            transmit(connection, chunks)
+
+        monkeypatch.setattr(type(connection), "_transmit", count)
+        connection.connect()
+        assert packets == [1]
+        connection.disconnect()

@@ -25,9 +25,11 @@ class Later(Deferral):
         await self._send(*words, **options)
 
     async def _flush(self) -> None:
-        for words in self.unsent():
+        unsent = self.unsent()
+        for words in unsent:
             self.sends(words)
-            await self._send(*words, check_health=False)
+        if unsent:
+            await self._connection.send_packed_command(self._connection.pack_commands(unsent), check_health=False)
 
     async def read(self, *arguments: Any, **options: Any) -> Any:
         words, taken_for_ok = self.reads()

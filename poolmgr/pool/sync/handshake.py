@@ -27,9 +27,11 @@ class _Later(Deferral):
         self._send(*words, **options)
 
     def _flush(self) -> None:
-        for words in self.unsent():
+        unsent = self.unsent()
+        for words in unsent:
             self.sends(words)
-            self._send(*words, check_health=False)
+        if unsent:
+            self._connection.send_packed_command(self._connection.pack_commands(unsent), check_health=False)
 
     def read(self, *arguments: Any, **options: Any) -> Any:
         words, taken_for_ok = self.reads()
