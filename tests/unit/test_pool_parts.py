@@ -122,6 +122,45 @@ def test_a_part_wants_nothing_that_it_could_not_use_now(part):
         assert not parts.lacks(part, NOW)
 
 
+# ---- each condition by itself: drawn parts seldom meet all the others ----------------------------------
+
+
+def test_a_part_that_may_still_grow_lacks_nothing():
+    growing = WAITING._replace(ceiling=1, refused=False)
+    assert not parts.lacks(growing, NOW)
+    assert parts.lacks(growing._replace(ceiling=0), NOW), "it has no place"
+    assert parts.lacks(growing._replace(refused=True), NOW), "it has no permit"
+    for served in ({"since": None}, {"idle": 1, "size": 1}, {"opening": 1, "size": 1}, {"closed": True}):
+        assert not parts.lacks(WAITING._replace(**served), NOW), served
+        assert parts.is_served(WAITING._replace(**served)), served
+    assert not parts.is_served(WAITING)
+    assert not parts.lacks(WAITING._replace(retry_at=NOW + 0.1), NOW)
+    assert parts.lacks(WAITING._replace(retry_at=NOW), NOW)
+
+
+def test_what_a_part_has_it_keeps_and_there_is_never_less_room_than_none():
+    given_one = WAITING._replace(reserved_until=NOW + 1)
+    assert parts.room(ONE, [given_one], 1, NOW) == 1, "the place that is kept is another one"
+    assert parts.room(ONE, [Part(size=3, ceiling=3)], 2, NOW) == 0
+
+
+def test_a_part_asks_once_at_a_time():
+    assert parts.patience(WAITING._replace(asking=True), NOW) == NEVER
+    assert parts.patience(ONE, NOW) == NEVER, "none of its tasks waits"
+
+
+def test_how_long_a_part_waits_before_it_asks():
+    """One that has nothing: since it got something last. Another one: since its task waits too, and longer."""
+    worth, rest = parts.WORTH * WAITING.connect_time, parts.REST * WAITING.connect_time
+    assert parts.patience(WAITING._replace(got_at=NOW), NOW) == pytest.approx(worth)
+    assert parts.patience(WAITING._replace(since=NOW), NOW) == 0
+    busy = WAITING._replace(size=1)
+    assert parts.patience(busy, NOW) == 0
+    assert parts.patience(busy._replace(since=NOW), NOW) == pytest.approx(worth)
+    assert parts.patience(busy._replace(got_at=NOW), NOW) == pytest.approx(rest)
+    assert parts.patience(busy._replace(since=NOW, got_at=NOW), NOW) == pytest.approx(rest)
+
+
 GRANTED = Granted(Ticket(1, None, 0.0, background=False))
 
 
