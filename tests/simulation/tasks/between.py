@@ -57,6 +57,7 @@ def _opens_no_more(pool: Any, ticket: Any, connection: Any, seconds: float) -> N
 SEEDS = {
     "each loop has the pool's ceiling": 1,
     "no loop gives up what lies idle": 9,
+    "a lower ceiling closes nothing": 504,
     "no loop asks another one": 5,
     "a loop asks while it has asked": 0,
     "a loop without a permit asks no other one": 5,
@@ -70,6 +71,7 @@ SEEDS = {
 MUTANTS = (
     Mutant("each loop has the pool's ceiling", "together they exceed it", ((parts, "room", _its_own),)),
     Mutant("no loop gives up what lies idle", "another one's task has nothing", ((parts, "gives", _nothing),)),
+    Mutant("a lower ceiling closes nothing", "each loop has as many", ((Shards, "_shrink", lambda self: None),)),
     Mutant("no loop asks another one", "its tasks wait", ((parts, "patience", lambda part, now: NEVER),)),
     Mutant("a loop asks while it has asked", "errands without an end", ((parts, "patience", _again_and_again),)),
     Mutant(
