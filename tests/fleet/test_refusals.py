@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.fleet.hosts import LEASE, Host, connected, rejected
+from tests.fleet.hosts import LEASE, Host, connected, rejected, table
 from tests.fleet.test_fleet import BUDGET, OBSERVERS, shares
 from tests.helpers import RedisServer, Servers, free_port, wait_for
 from tests.pools import running_sentinel, running_server
@@ -84,6 +84,7 @@ def test_a_server_that_takes_no_writes(calm: Pair, client: redis.Redis) -> None:
     try:
         for host in calm:
             notes = told(host, "READONLY")
+            assert "the server does not renew this host's lease now" in notes
             assert "so nothing new is opened" in notes
         before = connected(client)
         works(calm)
@@ -170,7 +171,9 @@ def test_a_failover_by_sentinel_and_back(redis_server: Servers) -> None:
 
 def _shared(server: RedisServer) -> bool:
     with contextlib.suppress(redis.ConnectionError), server.observer() as client:
-        return shares(client) == [7, 7]
+        found = table(client)
+        mine = found is not None and found.run_id == client.info("server")["run_id"]
+        return mine and shares(client) == [7, 7]
     return False
 
 
