@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +53,26 @@ def answers(pod: Pod, path: str) -> bool:
 
 def post(pod: Pod, *command: Any) -> Answer:
     return request(pod.pid, "POST", "/", list(command), token=TOKEN)
+
+
+@contextlib.contextmanager
+def blocked(pod: Pod, callers: int) -> Iterator[None]:
+    """So many callers, each with a connection for a second at a time, if it gets one; all are gone afterwards."""
+    enough = threading.Event()
+
+    def go() -> None:
+        while not enough.is_set():
+            post(pod, "BLPOP", "nothing", 1)
+
+    threads = [threading.Thread(target=go) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join(60)
 
 
 def said_on_stdout(container: Container) -> set[str]:
@@ -155,19 +176,23 @@ def test_a_container_that_is_killed_leaves_the_next_one_all_permits(image: Image
         container.kill()
         assert container.wait()
     container = start(pod, image)
-    status = json.loads(container.exec("poolmgr", "status", "--json").stdout)
-    wait_for(lambda: server.info("connected_clients") <= BUDGET + 1)
     assert {post(pod, "PING").status for _ in range(10)} == {200}
-    assert status["servers"][0]["budget"] == BUDGET
+    (unusable,) = container.events("snapshot.unusable")
+    assert unusable["reason"] == "namespace"
+    with blocked(pod, 24):
+        wait_for(lambda: server.info("blocked_clients") == BUDGET - 1, 30, what="all but the supervisor's are used")
     assert server.info("rejected_connections") == 0
     assert container.stop() == 0
 
 
-def test_a_full_volume_stops_growth_and_nothing_else(image: Image, pods: Pods, serve: Serve) -> None:
+def test_a_full_volume_stops_growth_under_the_next_supervisor_and_nothing_else(
+    image: Image, pods: Pods, serve: Serve
+) -> None:
     pod = pods(size="4m")
     server = serve(pod, BUDGET)
     container = start(pod, image)
     assert post(pod, "PING").status == 200
+    (supervisor,) = _pids(container, b"poolmgr.supervisor")
     full = pod.volume / "full"
     with full.open("wb") as file, pytest.raises(OSError, match="No space left"):
         while True:
@@ -175,8 +200,16 @@ def test_a_full_volume_stops_growth_and_nothing_else(image: Image, pods: Pods, s
             file.flush()
     assert {post(pod, "INCR", "a").status for _ in range(10)} == {200}
     assert answers(pod, "/healthz") and answers(pod, "/readyz")
-    full.unlink()
+    with blocked(pod, 24):
+        wait_for(lambda: server.info("blocked_clients") == BUDGET - 1, 30, what="the snapshot has its room already")
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: container.events("snapshot.unwritable"), 30, what="the next supervisor has none, and says so")
     assert {post(pod, "INCR", "a").status for _ in range(10)} == {200}
+    assert answers(pod, "/healthz") and answers(pod, "/readyz")
+    full.unlink()
+    wait_for(lambda: container.events("snapshot.writable"), 30, what="it has room")
+    with blocked(pod, 24):
+        wait_for(lambda: server.info("blocked_clients") == BUDGET - 1, 30, what="all permits are used again")
     container.kill(signal.SIGHUP)
     wait_for(lambda: answers(pod, "/readyz"), 20)
     assert container.stop() == 0
