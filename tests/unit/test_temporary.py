@@ -20,7 +20,9 @@ mount --make-rprivate /
 mount -t tmpfs -o size=4k,mode=1777 tmpfs "$1"
 head -c 4096 /dev/zero >"$1/full"
 for name in ".poolmgr-$$" "poolmgr-$$" "$$"; do ln -s full "$1/$name"; done
-for place in /tmp /var/tmp /usr/tmp; do [ ! -d $place ] || mount -t tmpfs -o ro tmpfs $place; done
+for place in /tmp /var/tmp /usr/tmp; do
+  [ ! -d $place ] || { mount --bind $place $place; mount -o remount,bind,ro $place; }  # Python may be there
+done
 shift
 cd /proc
 exec "$@"
