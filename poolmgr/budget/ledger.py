@@ -623,7 +623,7 @@ class Ledger:
             account.told.pop()
         account.told.append((account.seq, limit))
         server.charged += account.charge - before
-        turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit, server.gate)))
+        turn.tells.append(Tell(tag, self.members[tag].link, Limit(server.id, account.seq, limit, gate=server.gate)))
 
     def _ack(self, server: Server, account: Account, seq: int, now: float) -> None:
         """Rule S2: the acknowledgement of that sequence lowers the charge to the largest limit

@@ -39,6 +39,9 @@ RESTARTING = 3.0
 """Seconds to wait for a supervisor that may not be started from here and has just spoken: its owner may be
 restarting it."""
 
+LASTING = 1.0
+"""Seconds after which the end of a link says nothing about the next one."""
+
 NOT_YET = "the supervisor that is being started does not serve yet: it is stopped, or this machine is very busy"
 """The trouble of a caller that has waited while a supervisor was started."""
 
@@ -61,7 +64,7 @@ class Finder:
         self._found: deque[socket.socket | None] = deque()
         self._looking = ExponentialWithJitterBackoff(cap=1.0, base=0.01)
         self._starting = ExponentialWithJitterBackoff(cap=5.0, base=0.1)
-        self._looks = self._starts = 0
+        self._looks = self._starts = self._breaks = 0
         self._look_at = self._start_at = 0.0
         self._complained = -NEVER
         self._met = -NEVER
@@ -154,8 +157,18 @@ class Finder:
         self._complained = -NEVER
         self.trouble = self._obstacle = ""
 
+    def broke(self, now: float, lasted: float) -> None:
+        """A link has come to its end. One that did not last is followed by the next after a while, even if the
+        supervisor had spoken: whatever ended it, a message that is none or a crash, may end the next one too."""
+        if lasted >= LASTING:
+            self._breaks = 0
+            return
+        self._breaks += 1
+        pause = self._looking.compute(self._breaks)
+        self._look_at, self._start_at = max(self._look_at, now + pause), max(self._start_at, now + pause)
+
     def failed(self, now: float) -> None:
-        """There is no supervisor, or it has closed the link without a word."""
+        """There is no supervisor."""
         self._looks += 1
         self._look_at = now + self._looking.compute(self._looks)
 

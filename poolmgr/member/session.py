@@ -55,6 +55,8 @@ class Session:
         self._selector = selector
         self._waker = waker
         self._finder = Finder(member.settings, waker.poke)
+        self._began = 0.0
+        """When the link began."""
         self._heard = 0.0
         """When the last message came, or the link began."""
         self._mute = True
@@ -127,7 +129,7 @@ class Session:
         return self._core.wanting or (now >= self._revive_at and self._core.open > 0)
 
     def _begin(self, link: Link, now: float) -> Link:
-        self._heard, self._mute, self._pinged, self._pending_since = now, True, 0.0, 0.0
+        self._began, self._heard, self._mute, self._pinged, self._pending_since = now, now, True, 0.0, 0.0
         self._writing = False
         self._member.locked(self._register, link, now)
         watch(self._selector, link.sock, lambda events, at: self._stirs(link, events, at))
@@ -240,8 +242,7 @@ class Session:
         else:  # a first one that never spoke is not a loss yet: it was about to end, or is not a supervisor
             log.info("supervisor.lost", extra={"reason": reason})
         self._revive_at = now + random.uniform(*REVIVE)
-        if self._mute:
-            self._finder.failed(now)
+        self._finder.broke(now, now - self._began)
         link = self._drop()
         if link is not None:
             link.close()

@@ -8,7 +8,7 @@ and with the environment's variables.
 
 from __future__ import annotations
 
-import os
+import secrets  # redis-py's pools load it in their constructor: here a fork waits for it
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -136,7 +136,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Set what a pool keeps as attributes of the same name: all but its size, which has its own places."""
         for name in ("timeout", "max_waiting", "max_reply", "idle_timeout", "max_lifetime", "order", "leak_after"):
             setattr(pool, name, getattr(self, name))
-        pool.name = self.name or f"pool-{os.urandom(3).hex()}"
+        pool.name = self.name or f"pool-{secrets.token_hex(3)}"
         pool.hooks = self.hooks or Hooks()
 
 

@@ -71,7 +71,9 @@ umount -l /opt
 exec "$@"
 """
 
-ALONE = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--clear-groups"]
+ALONE = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--clear-groups", "--pdeathsig=KILL"]
+"""The last one again: the kernel forgets it when a process gets another user (prctl(2)), and a container would outlive
+its runtime."""
 
 
 class Pod:

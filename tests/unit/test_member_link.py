@@ -39,6 +39,28 @@ def test_after_a_cut_it_registers_with_what_it_holds_and_opens_nothing_before_th
     wait_for(pool.open)
 
 
+def test_a_supervisor_whose_words_break_every_link_is_not_asked_without_a_pause(member, supervisor):
+    """A caller waits meanwhile, and each link brings a welcome before what is no message."""
+    pool = FakePool(member, ENDPOINT)
+    wait_for(lambda: supervisor.told)
+    answer = supervisor._answer
+
+    def nonsense(message):
+        answer(message)
+        if isinstance(message, wire.Hello):
+            limit = wire.encode(wire.Limit(supervisor.server, 9, 0))
+            supervisor._answering.link.sendall(limit.replace(b"Limit", b"Limbo"))
+
+    supervisor._answer = nonsense
+    pool.waiting = 1
+    supervisor.cut()
+    began, met = time.monotonic(), supervisor.accepted
+    wait_for(lambda: supervisor.accepted >= met + 8, 30)
+    assert time.monotonic() - began > 0.1
+    supervisor._answer = answer
+    wait_for(lambda: account(pool).seq, 10)
+
+
 def test_it_finds_the_next_supervisor(member, supervisor, caplog):
     caplog.set_level(logging.INFO, "poolmgr.member")
     pool = filled(FakePool(member, ENDPOINT), 1)
