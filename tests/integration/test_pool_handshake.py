@@ -166,3 +166,29 @@ def test_what_is_put_off_is_one_packet(monkeypatch: pytest.MonkeyPatch):
         connection.connect()
         assert packets == [1]
         connection.disconnect()
+
+
+def test_what_stands_for_a_socket_gets_one_command_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """As from redis-py: a stand-in of a test may answer one command for each call (redis-py's own tests have one)."""
+    with server(ok, withhold=0) as (port, _):
+        pool = poolmgr.ConnectionPool(host="127.0.0.1", port=port, protocol=3, db=2, member=FakeMember(), retry=None)
+        connection = pool.make_connection()
+        sent: list[bytes] = []
+
+        class Standing:
+            def __init__(self, sock: Any) -> None:
+                self._sock = sock
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._sock, name)
+
+            def sendall(self, data: bytes) -> None:
+                sent.append(bytes(data))
+                self._sock.sendall(data)
+
+        dial = type(connection)._connect
+        monkeypatch.setattr(type(connection), "_connect", lambda connection: Standing(dial(connection)))
+        connection.connect()
+        assert len(sent) > 3
+        assert {data[:1] for data in sent} == {b"*"} and all(data.count(b"\r\n*") == 0 for data in sent)
+        connection.disconnect()
