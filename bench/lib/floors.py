@@ -1,7 +1,8 @@
 """The least that a pool and a client for asyncio can do: what stays of a figure when nothing is left to leave out.
 
 :class:`LeastPool` and :class:`LeastConnection` check nothing and bound nothing. They stand beside the contestants of
-:mod:`bench.parts.tasks`, so that a goal that is missed can be told from one that nobody can reach.
+:mod:`bench.parts.tasks`, so that a goal that is missed can be told from one that nobody can reach. :data:`STEPS` adds
+to that pool, one after the other, what ours does in a checkout and its release: what each of them costs.
 """
 
 from __future__ import annotations
@@ -80,3 +81,122 @@ class LeastPool(redis.asyncio.ConnectionPool):
         """Close all."""
         for connection in self.least:
             connection.transport.close()
+
+
+class _Counting(LeastPool):
+    """Knows what is lent, how often, and how few were idle: what ``stats()``, a second release and a shrinking pool
+    need."""
+
+    async def fill(self, count: int) -> None:
+        await super().fill(count)
+        self.low, self.checkouts, self.origin = count, 0, object()
+        for connection in self.least:
+            connection.__dict__.update(loan=[], since=0.0, origin=self.origin)
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+            raise RuntimeError("another loop")
+        idle: Any = self.least
+        connection = idle.popleft()
+        left = len(idle)
+        if left < self.low:
+            self.low = left
+        connection.loan.append(monotonic())
+        self.checkouts += 1
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        try:
+            if connection.origin is not self.origin:
+                return
+            connection.loan.pop()
+        except (IndexError, AttributeError):
+            return
+        connection.since = monotonic()
+        self.least.append(connection)
+
+
+class _Looking(_Counting):
+    """And hands out no connection that has ended, has something to read, or is too old."""
+
+    async def fill(self, count: int) -> None:
+        await super().fill(count)
+        for connection in self.least:
+            connection.__dict__.update(stream=connection, stirred=False, expires=float("inf"))
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+            raise RuntimeError("another loop")
+        idle: Any = self.least
+        connection = idle.popleft()
+        left = len(idle)
+        if left < self.low:
+            self.low = left
+        now = monotonic()
+        stream = connection.stream
+        if stream is None or stream.stirred or now >= connection.expires:
+            raise RuntimeError("look closely")
+        connection.loan.append(now)
+        self.checkouts += 1
+        return connection
+
+
+class _Asking(_Looking):
+    """And asks what a release may owe: replies, a permit that is wanted back, callers that wait, those who listen."""
+
+    async def fill(self, count: int) -> None:
+        await super().fill(count)
+        self.queue, self.watched, self.metrics, self.usual = [], False, None, None  # type: ignore[var-annotated]
+        self.listeners: dict[str, Any] = {"released": None}
+        for connection in self.least:
+            connection.__dict__.update(owed=0, special=False, draws=self, home=self)
+        self.surplus = 0
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+            raise RuntimeError("another loop")
+        if self.queue or self.watched or self.metrics is not None:
+            raise RuntimeError("look closely")
+        idle: Any = self.least
+        connection = idle.popleft()
+        left = len(idle)
+        if left < self.low:
+            self.low = left
+        now = monotonic()
+        stream = connection.stream
+        if stream is None or stream.stirred or now >= connection.expires:
+            raise RuntimeError("look closely")
+        connection.loan.append(now)
+        self.checkouts += 1
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        try:
+            if connection.origin is not self.origin:
+                return
+            connection.loan.pop()
+        except (IndexError, AttributeError):
+            return
+        home = connection.home
+        if (
+            connection.owed
+            or connection.special
+            or connection.stream is None
+            or connection.draws.surplus > 0
+            or self.listeners["released"] is not self.usual
+            or self.metrics is not None
+        ):
+            raise RuntimeError("look closely")
+        connection.since = monotonic()
+        home.least.append(connection)
+        if home.queue:
+            raise RuntimeError("wake one")
+
+
+STEPS: dict[str, type[LeastPool]] = {
+    "coroutines, deque, clock, loop": LeastPool,
+    "and what is lent is known": _Counting,
+    "and no dead or old one is handed out": _Looking,
+    "and a release asks what it owes": _Asking,
+}
+"""What is added to the pool of the line before."""

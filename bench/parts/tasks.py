@@ -7,9 +7,11 @@ and the machine's. Contestants take turns in short blocks, all in one loop.
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import gc
 import json
 import os
+import pstats
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ import uvloop
 
 import poolmgr.asyncio
 from bench.lib import servers
-from bench.lib.floors import LeastPool
+from bench.lib.floors import STEPS, LeastPool
 from bench.lib.measure import turns
 from bench.lib.part import Context
 from bench.lib.results import Goal, Part, Table
@@ -161,6 +163,9 @@ def run(context: Context) -> Part:
         key="fairness", title=f"Most turns over fewest: {TASKS} tasks on {CONNECTIONS} connections", unit="1",
         axis="loop", log=True,
     )  # fmt: skip
+    steps = Table(
+        key="steps", title="Checkout and release, step by step", unit="µs", reference=REDIS, axis="loop", log=True
+    )
     imports = Table(key=IMPORTED, title="Import, beyond redis.asyncio's", unit="ms", chart="")
     memory = Table(key="memory", title="Memory of that import", unit="MB", chart="")
     context.steps(len(LOOPS) * (sum(context.rounds(kind.rounds) for kind in KINDS) + 2) + 1, TITLE)
@@ -170,6 +175,9 @@ def run(context: Context) -> Part:
         for name, factory in LOOPS.items():
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(_measure(context, name, server.port, tables, fairness))
+                runner.run(_steps(context, name, server.port, steps))
+        with asyncio.Runner() as runner:
+            shares = runner.run(_shares(server.port))
     for before, module in IMPORTS.values():
         _import(before, module, context.directory / "bytecode")
     for _ in range(context.rounds(9)):
@@ -188,9 +196,12 @@ def run(context: Context) -> Part:
         "do without, and its connections are a transport and hiredis, without timeouts: redis-py's client on it is "
         "the floor for every pool, since the client stays as it is. A transport and hiredis without any client is "
         "what the loop, the kernel and the parser take of a GET. Of a GET by one task that is most, because its thread "
-        "goes to sleep for each reply; the quieter the machine, the larger that part.",
-        tables=[*tables.values(), fairness, imports, memory],
+        "goes to sleep for each reply; the quieter the machine, the larger that part. Step by step, the least pool "
+        "does more and more of what ours does; what ours takes beyond the last step is that a pool has a part for each "
+        "loop, and that its connections are redis-py's objects.",
+        tables=[*tables.values(), steps, fairness, imports, memory],
         goals=_goals(),
+        facts={f"whose time a GET among {AT_ONCE} takes, by cProfile, on asyncio's loop": shares},
     )
 
 
@@ -263,6 +274,52 @@ async def _measure(context: Context, loop: str, port: int, tables: dict[str, Tab
         await client.aclose()
         await client.connection_pool.disconnect()
     least.end()
+
+
+async def _steps(context: Context, loop: str, port: int, table: Table) -> None:
+    """What is added to the least pool, one thing after the other, until it does what ours does."""
+    where: dict[str, Any] = {"host": "127.0.0.1", "port": port}
+    clients = {name: client for name, client in _clients(port).items() if name in (OURS, REDIS)}
+    for name, kind in STEPS.items():
+        clients[name] = redis.asyncio.Redis(connection_pool=kind(**where))
+        await clients[name].connection_pool.fill(1)  # type: ignore[attr-defined]
+    works = {name: _checkout(client) for name, client in clients.items()}
+    for work in works.values():
+        await work()
+    for _, name in turns(list(works), context.rounds(30), collect=False):
+        table.add(name, await _block(works[name], 100) / 20 * 1e6, loop)
+    for name, client in clients.items():
+        if name in STEPS:
+            client.connection_pool.end()  # type: ignore[attr-defined]
+        else:
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+
+OWNERS = (("/poolmgr/", "poolmgr"), ("/redis/", "redis-py's client"), ("/asyncio/", "asyncio"))
+KERNEL = ("send", "recv", "poll")
+
+
+async def _shares(port: int) -> str:
+    """Whose functions take the time of 50 GETs at once. Profiling makes functions of Python look longer than they are,
+    and the kernel shorter."""
+    client = _clients(port)[OURS]
+    work = _concurrent(client)
+    for _ in range(3 * AT_ONCE):
+        await work()
+    profile = cProfile.Profile()
+    profile.enable()
+    for _ in range(100):
+        await work()
+    profile.disable()
+    spent: Counter[str] = Counter()
+    for (file, _, function), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        kernel = any(f"'{name}' of" in function for name in KERNEL)
+        owner = next((owner for part, owner in OWNERS if part in file), "the rest of Python")
+        spent["the kernel" if kernel else owner] += own
+    await client.aclose()
+    await client.connection_pool.disconnect()
+    return ", ".join(f"{owner} {own / spent.total():.0%}" for owner, own in spent.most_common())
 
 
 async def _block(work: Work, size: int) -> float:
