@@ -298,12 +298,19 @@ def oracle(seed: int, off: str = "") -> Iterator[Oracle]:
         shutil.rmtree(base, ignore_errors=True)
 
 
+KEPT = {"gate": 2, "proof": 1, "learning": 3}
+"""A seed with which the server has refused connections within a minute, for each rule that can be switched off. Faults
+meet real processes, so a run may miss it: of ten, one must not."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--off", default="", choices=["", "gate", "proof", "learning"])
+    parser.add_argument("--seed", type=int, help="of the faults; default: any, with --off the kept one")
+    parser.add_argument("--off", default="", choices=["", *KEPT])
     options = parser.parse_args()
+    if options.seed is None:
+        options.seed = KEPT.get(options.off) or random.randrange(1_000_000)
     began = time.time()
     with oracle(options.seed, options.off) as made:
         made.run(options.seconds)
