@@ -1,4 +1,4 @@
-"""A process that connects when it is told to: ``python -m bench.apps.connects PORT sync|asyncio``.
+"""A process that connects when its parent asks for it: ``python -m bench.apps.connects PORT sync|asyncio``.
 
 It reads how often from a line, and answers with the seconds that each took from asking the pool until its connection
 could be used. The supervisor and the fleet are the environment's.

@@ -3,6 +3,7 @@
 :class:`LeastPool` and :class:`LeastConnection` check nothing and bound nothing. They stand beside the contestants of
 :mod:`bench.parts.tasks`, so that a goal that is missed can be told from one that nobody can reach. :data:`STEPS` adds
 to that pool, one after the other, what ours does in a checkout and its release: what each of them costs.
+Each step is written out whole: a call in a checkout would cost as much as what is measured.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def first(directory: Path, server: RedisServer, number: int) -> tuple[int, int]:
 
 
 class Connecting:
-    """A process that connects when it is told to, and its supervisor."""
+    """A process that connects when its parent asks for it, and that process's supervisor."""
 
     def __init__(self, socket: Path, port: int, flavour: str, **environ: str) -> None:
         self._socket = socket

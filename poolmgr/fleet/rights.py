@@ -20,7 +20,7 @@ def line(user: str | None) -> str:
 
 
 def refusal(command: str, error: str, user: str | None) -> str:
-    """What people are told of a command that the server refuses, with the remedy if it is a right."""
+    """The sentence about a command that the server refuses. If the user lacks a right, it ends with the remedy."""
     remedy = f". Allow it: {line(user)}" if missing(error) else ""
     return f"the server refuses {command}, which a fleet needs ({error}){remedy}"
 

@@ -83,7 +83,7 @@ def check_temporary(directory: str | None) -> None:
         directory: gunicorn's ``worker_tmp_dir``.
 
     Raises:
-        StartError: there is no place for it.
+        StartError: no such file can be written.
     """
     why = _no_room(directory)
     if why:

@@ -168,7 +168,7 @@ class Finder:
         self._look_at, self._start_at = max(self._look_at, now + pause), max(self._start_at, now + pause)
 
     def failed(self, now: float) -> None:
-        """There is no supervisor."""
+        """The search has found no supervisor."""
         self._looks += 1
         self._look_at = now + self._looking.compute(self._looks)
 

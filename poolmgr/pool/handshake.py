@@ -3,8 +3,9 @@
 redis-py sends the commands of its handshake one by one and waits for each reply: HELLO, CLIENT
 MAINT_NOTIFICATIONS, CLIENT SETNAME, twice CLIENT SETINFO, SELECT. A caller that waits for a permit also waits
 for these. Here redis-py's own code runs unchanged, but replies that can only be OK are taken for OK when
-it asks for them. When it is done, their commands are sent in one packet, and the replies read. A reply other
-than OK then raises what redis-py would have raised, before any caller has the connection.
+it asks for them. When it is done, their commands are sent in one packet, and the replies read. What stands for a
+socket gets them one at a time. A reply other than OK then raises what redis-py would have raised, before any
+caller has the connection.
 
 A class that sends or reads commands in another way gets them one by one, as from redis-py.
 

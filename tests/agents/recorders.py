@@ -7,6 +7,7 @@ what the agent would have sent about the calls of Redis in it: all of it, but fo
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ Work = Callable[[], None]
 Found = list[dict[str, Any]]
 
 
-class Recorder:
+class Recorder(ABC):
     """An agent.
 
     Attributes:
@@ -25,16 +26,17 @@ class Recorder:
     package = ""
     where: tuple[str, str, str]
 
+    @abstractmethod
     def install(self) -> None:
         """Patch redis-py.
 
         Raises:
             ImportError: the agent is not installed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, work: Work) -> Found:
-        raise NotImplementedError
+        """What the agent reports of this work."""
 
 
 class Sentry(Recorder):

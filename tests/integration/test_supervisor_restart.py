@@ -321,4 +321,4 @@ def test_a_snapshot_that_cannot_be_written_stops_raises_and_nothing_else(pair: P
     Path(f"{snapshot}.new").rmdir()
     member.report(name, open=0)
     other.until(lambda m: m.limit(name) > before, 5, "raised again")
-    assert not running.status()["notes"]
+    wait_for(lambda: not running.status()["notes"], what="the status says so no more")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +46,7 @@ class Result(msgspec.Struct):
     trace: list[str] = msgspec.field(default_factory=list)
 
 
-class Walk:
+class Walk(ABC):
     """See the module's docstring. Subclasses say what a world is.
 
     Args:
@@ -67,17 +68,17 @@ class Walk:
 
     # ---- what a world is ---------------------------------------------------------------------------
 
+    @abstractmethod
     def following(self, packed: Packed) -> Iterator[Following]:
         """All steps from a state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def violated(self, packed: Packed) -> str:
         """What does not hold in it; empty: all does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ends(self, packed: Packed) -> tuple[bool, bool]:
         """Whether an end that is hoped for must be within reach from here, and whether this is one."""
-        raise NotImplementedError
 
     def line(self, what: Any, before: Packed) -> str:
         """A step in a trace."""

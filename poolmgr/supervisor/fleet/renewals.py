@@ -53,7 +53,7 @@ class Renewals:
         return msgspec.structs.replace(work, lease=lease, renewal=renewal, fencing=fencing)
 
     async def knock(self, work: Work, now: float) -> None:
-        """Get a permit for a look that must not wait for members, out of the fleet's slack if there is no other."""
+        """Get a permit for a look that must not wait for members. If none is free, the fleet's slack pays for it."""
         if (work.renewal is not None or self._holder.looks_again(now)) and not await self._session.permit(KNOCK):
             self._overdraw()
 

@@ -86,7 +86,7 @@ class Table:
         if error.passing:
             return TableError(f"the server does not renew this host's lease now: {error}", passing=True)
         if "WRONGTYPE" in str(error):
-            text = f"the key {self.key} is no table of a fleet: rename it, or remove it ({error})"
+            text = f"the key {self.key} holds something other than a fleet's table: rename it, or remove it ({error})"
             return TableError(text, passing=False)
         return TableError(rights.refusal(command, str(error), admin.endpoint.username), passing=False)
 
