@@ -13,7 +13,7 @@ from tests.containers.conftest import Pods
 from tests.containers.container import Container, Pod
 from tests.containers.image import Image
 from tests.containers.reach import request
-from tests.containers.test_service import BUDGET, TOKEN, Serve, answers, post
+from tests.containers.test_service import BUDGET, TOKEN, Serve, answers, blocked, post
 from tests.helpers import wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -61,6 +61,11 @@ def test_a_sidecar_outlives_the_service_and_serves_the_next_one(image: Image, po
     assert beside.stop() in (0, 143)
 
 
+def workers_that_hold(container: Container) -> int:
+    (server,) = json.loads(container.exec("poolmgr", "status", "--json").stdout)["servers"]
+    return sum(member["title"] == "gunicorn worker" and member["charge"] > 0 for member in server["members"])
+
+
 def request_or_none(pod: Pod, port: int) -> bool:
     try:
         return request(pod.pid, "GET", "/metrics", port=port).status == 200
@@ -72,9 +77,10 @@ def test_a_sidecar_that_is_killed_leaves_the_ledger_to_the_next_one(image: Image
     pod = pods(shares_processes=True)
     server = serve(pod, BUDGET)
     beside = sidecar(pod, image)
-    service(pod, image)
+    container = service(pod, image)
     wait_for(lambda: answers(pod, "/readyz"), 60, what="the service is ready")
-    assert {post(pod, "PING").status for _ in range(10)} == {200}
+    with blocked(pod, 4):  # one worker takes all that come one after the other
+        wait_for(lambda: workers_that_hold(container) == 2, 60, what="each worker has a connection")
     beside.kill()
     beside.wait()
     assert {post(pod, "PING").status for _ in range(10)} == {200}, "processes keep what they hold"

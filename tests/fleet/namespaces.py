@@ -70,7 +70,9 @@ class Namespace:
 def bridge() -> Namespace:
     """A namespace to which the networks of others are joined."""
     hub = Namespace("hub")
-    hub.run("ip", "link", "add", "br0", "type", "bridge")
+    # Without an address of its own it takes the lowest of its ports'. That one changes as hosts come and go, and for
+    # some seconds the others send to the address that they know.
+    hub.run("ip", "link", "add", "br0", "address", "02:00:00:4d:00:01", "type", "bridge")
     hub.run("ip", "addr", "add", f"{SERVER}/24", "dev", "br0")
     hub.run("ip", "link", "set", "br0", "up")
     return hub
