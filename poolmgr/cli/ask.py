@@ -7,6 +7,8 @@ import time
 
 from poolmgr import launch, wire
 from poolmgr.errors import SupervisorError
+from poolmgr.kernel.lockfile import holder
+from poolmgr.launch import remedies
 from poolmgr.settings import Settings, unenforced
 
 
@@ -41,7 +43,7 @@ def ask(settings: Settings, question: wire.Query | wire.SetBudget, timeout: floa
         except TimeoutError:
             raise SupervisorError(
                 f"the supervisor at {settings.socket} has not answered for {timeout:g} s: it is busy or hangs; "
-                "try again, or run: systemctl restart poolmgr"
+                f"try again, or {remedies.restart(holder(settings.socket + '.lock'))}"
             ) from None
         except OSError as error:
             raise SupervisorError(f"the supervisor at {settings.socket} went away: {error.strerror}") from None

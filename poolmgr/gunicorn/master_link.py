@@ -11,6 +11,7 @@ import time
 from poolmgr import launch, settings, wire
 from poolmgr.errors import SupervisorError
 from poolmgr.kernel.peer import peer
+from poolmgr.launch import remedies
 
 LINK_TIMEOUT = launch.STARTING
 """Seconds a master waits for a supervisor at its start."""
@@ -82,11 +83,8 @@ def _ping(sock: socket.socket) -> None:
     except wire.WireError as error:
         kind, why = SupervisorError, str(error)
     who = peer(sock)
-    number = who.pid if who is not None else "PID"
-    raise kind(
-        f"the supervisor (process {number}) does not answer: {why}; restart it (systemctl restart poolmgr), "
-        f"or run: kill {number}"
-    )
+    pid = who.pid if who is not None else 0
+    raise kind(f"the supervisor (process {pid or '?'}) does not answer: {why}; {remedies.restart(pid)}")
 
 
 def connect_at_start(found: settings.Settings) -> None:

@@ -20,7 +20,7 @@ from poolmgr.errors import SupervisorError
 from poolmgr.kernel import processes
 from poolmgr.kernel.lockfile import STEP, STOPPED, holder, is_locked, silence
 from poolmgr.kernel.peer import peer
-from poolmgr.launch import dial, standing
+from poolmgr.launch import dial, remedies, standing
 from poolmgr.launch.dial import SILENT, StaysLockedError, locked
 from poolmgr.native import monotonic, poll
 from poolmgr.settings import Settings
@@ -69,7 +69,7 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
     if not settings.autostart:
         raise SupervisorError(
             f"no supervisor is listening on {path}, and POOLMGR_AUTOSTART=0 forbids starting one; "
-            "run: systemctl start poolmgr.socket"
+            f"{remedies.start()}"
         )
     try:
         with locked(path + ".launch", monotonic() + timeout / 2):
@@ -126,7 +126,7 @@ def replace_hung(settings: Settings, sock: socket.socket | None = None) -> bool:
             if pid == 1 or pid == os.getpid() or MODULE not in _command(pid):
                 raise SupervisorError(
                     f"the supervisor at {path} (process {pid}) does not answer and was not started by us; "
-                    "run: systemctl restart poolmgr"
+                    f"{remedies.restart()}"
                 )
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             if _ends(pidfd, pid, DYING):

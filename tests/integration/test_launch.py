@@ -16,6 +16,7 @@ import pytest
 from poolmgr import launch, settings
 from poolmgr.exceptions import SupervisorError
 from poolmgr.kernel.peer import peer
+from poolmgr.launch import remedies
 from tests import fake_supervisor
 from tests.fake_supervisor import pings, starts
 from tests.helpers import ROOT, kill, python, wait_for
@@ -111,9 +112,17 @@ def test_a_process_whose_children_are_reaped_behind_its_back_can_start_one(value
         signal.signal(signal.SIGCHLD, old)
 
 
-def test_none_is_started_where_that_is_switched_off(values, monkeypatch):
+@pytest.mark.parametrize(
+    ("booted", "remedy"),
+    [
+        pytest.param(True, "run: systemctl start poolmgr.socket", id="systemd"),
+        pytest.param(False, "start its container, or run: python -m poolmgr.supervisor", id="container"),
+    ],
+)
+def test_none_is_started_where_that_is_switched_off(values, monkeypatch, tmp_path, booted, remedy):
     monkeypatch.setenv("POOLMGR_AUTOSTART", "0")
-    with pytest.raises(SupervisorError, match="POOLMGR_AUTOSTART=0 forbids .*; run: systemctl start poolmgr.socket$"):
+    monkeypatch.setattr(remedies, "BOOTED", str(tmp_path if booted else tmp_path / "none"))
+    with pytest.raises(SupervisorError, match=f"POOLMGR_AUTOSTART=0 forbids starting one; {remedy}$"):
         launch.connect(settings.load())
     assert starts(values) == []
 

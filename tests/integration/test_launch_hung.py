@@ -14,6 +14,7 @@ import pytest
 from poolmgr import launch, settings
 from poolmgr.exceptions import SupervisorError
 from poolmgr.kernel.lockfile import give_sign, holder, is_locked, silence
+from poolmgr.launch import remedies
 from poolmgr.launch.dial import dial, locked
 from tests.fake_supervisor import pings, starts
 from tests.helpers import alive, kill, wait_for
@@ -109,7 +110,15 @@ def test_only_the_process_that_listens_now_is_killed(values):
         kill(first)
 
 
-def test_a_process_that_is_no_supervisor_is_never_killed(values):
+@pytest.mark.parametrize(
+    ("booted", "remedy"),
+    [
+        pytest.param(True, "run: systemctl restart poolmgr", id="systemd"),
+        pytest.param(False, "restart its container", id="container"),
+    ],
+)
+def test_a_process_that_is_no_supervisor_is_never_killed(values, monkeypatch, tmp_path, booted, remedy):
+    monkeypatch.setattr(remedies, "BOOTED", str(tmp_path if booted else tmp_path / "none"))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(values.socket)
     child = os.fork()
@@ -120,7 +129,7 @@ def test_a_process_that_is_no_supervisor_is_never_killed(values):
     try:
         sock = wait_for(lambda: dial(values.socket, time.monotonic()))
         assert sock is not None
-        with sock, pytest.raises(SupervisorError, match=rf"process {child}.* was not started by us; run: systemctl"):
+        with sock, pytest.raises(SupervisorError, match=rf"process {child}.* was not started by us; {remedy}$"):
             launch.replace_hung(values, sock)
         assert alive(child)
     finally:

@@ -275,6 +275,14 @@ def test_a_supervisor_with_a_wrong_setting_says_so_and_comes_back_when_it_is_rig
     wait_for(lambda: joined(installed) > 0, 10)
 
 
+def test_a_process_that_may_start_no_supervisor_says_which_unit_does(installed: Installed):
+    code = "from poolmgr import launch, settings; launch.connect(settings.load())"
+    environ = "env -C / POOLMGR_SOCKET=/run/poolmgr/none POOLMGR_AUTOSTART=0"
+    program = f"runuser -u poolmgr -- {environ} /opt/redis-poolmgr/bin/python -c '{code}'"
+    said = installed.run(program, check=False).stderr
+    assert "POOLMGR_AUTOSTART=0 forbids starting one; run: systemctl start poolmgr.socket" in said
+
+
 NEXT = "99.0.0"
 
 
