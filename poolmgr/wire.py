@@ -1,28 +1,29 @@
-"""Messages and framing on the supervisor's Unix socket.
+"""Every message on the supervisor's Unix socket, and the bounds of its fields.
 
-This file is the whole protocol between a member and its supervisor: the messages and their bytes. It must never decide
-anything: the ledger (:mod:`poolmgr.budget.ledger`) decides how many connections a process may hold, and the member
-(:mod:`poolmgr.member.core.process`) what to do with an answer.
+This file is the whole protocol between a member and its supervisor; :mod:`poolmgr.frames` makes bytes of it. It must
+never decide anything: the ledger (:mod:`poolmgr.budget.ledger`) decides how many connections a process may hold, and
+the member (:mod:`poolmgr.member.core.process`) what to do with an answer.
 
-Messages carry *states, not deltas*, so that loss, repetition and a restart of either side are
-harmless. A frame is a four-byte big-endian length and one msgpack value. A frame that is too long,
-does not decode or is of a kind that the receiver does not accept raises :class:`WireError`. The
-receiver then drops that peer and nothing else.
+Messages carry *states, not deltas*, so that loss, repetition and a restart of either side are harmless.
 
 Versions: a :class:`Hello` names the versions its sender speaks; the :class:`Welcome` names the one
 that is used. Fields are only ever added, with defaults; unknown fields are skipped by the decoder.
-
-More than 400 lines, so that both sides of the protocol and all bounds are read in one file.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from poolmgr.frames import (
+    MAX_FRAME as MAX_FRAME,
+    Decoder as Decoder,
+    Message as Message,
+    WireError as WireError,
+    encode as encode,
+)
 
 VERSION = 3
 """Version of the protocol this code speaks. 2: scopes (:mod:`poolmgr.tags`). 3: gates."""
@@ -32,11 +33,6 @@ GATES = 3
 
 OLDEST = 1
 """Oldest version this code still understands."""
-
-MAX_FRAME = 1 << 20
-"""Longest frame in bytes, header excluded. A status of some thousand members fits."""
-
-_HEADER = struct.Struct(">I")
 
 MOST = 10_000_000
 """Largest count of anything."""
@@ -55,14 +51,6 @@ Name = Annotated[
 NameOrNone = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]*\Z")]
 """Likewise; may be empty."""
 Serials = Annotated[tuple[Count, ...], Meta(max_length=MANY)]
-
-
-class WireError(ValueError):
-    """A frame that is malformed, too long, or not for this receiver."""
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Base of everything that travels."""
 
 
 # ---- values inside messages ------------------------------------------------------------------
@@ -401,60 +389,3 @@ def objection(message: Message) -> str:
 
 FromMember = Hello | Attach | Detach | Report | Lost | Trouble | Stats | Ping | Bye | Query | SetBudget
 FromSupervisor = Welcome | Resolved | Limit | Ask | Gone | Health | Picture | Pong | Answer | Refused
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode(message: Message) -> bytes:
-    """One frame, ready to be sent.
-
-    Raises:
-        WireError: the message is longer than :data:`MAX_FRAME`.
-    """
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME:
-        raise WireError(f"message of {len(body)} bytes is longer than {MAX_FRAME}")
-    return _HEADER.pack(len(body)) + body
-
-
-class Decoder:
-    """Bytes in, messages out. One for each peer; it keeps a message until it is complete.
-
-    Args:
-        kinds: :data:`FromMember` at the supervisor, :data:`FromSupervisor` at a member.
-    """
-
-    __slots__ = ("_buffer", "_decoder")
-
-    def __init__(self, kinds: object) -> None:
-        self._buffer = bytearray()
-        self._decoder = msgspec.msgpack.Decoder(kinds)
-
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield every message that is now complete.
-
-        Raises:
-            WireError: the peer does not speak this protocol; drop it.
-        """
-        buffer = self._buffer
-        buffer += data
-        at, size = 0, len(buffer)
-        try:
-            while size - at >= 4:
-                (length,) = _HEADER.unpack_from(buffer, at)
-                if length > MAX_FRAME:
-                    raise WireError(f"frame of {length} bytes is longer than {MAX_FRAME}")
-                if size - at - 4 < length:
-                    return
-                body = bytes(buffer[at + 4 : at + 4 + length])
-                at += 4 + length
-                try:
-                    yield self._decoder.decode(body)
-                except (
-                    msgspec.MsgspecError,
-                    ValueError,
-                    RecursionError,
-                ) as error:  # ValueError: not UTF-8
-                    raise WireError(f"not a message: {error}") from None
-        finally:
-            del buffer[:at]

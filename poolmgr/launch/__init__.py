@@ -68,8 +68,7 @@ def connect(settings: Settings, *, start: bool = True, timeout: float = STARTING
         raise NoSupervisorError(f"no supervisor is listening on {path}: {_why_none(path)}")
     if not settings.autostart:
         raise SupervisorError(
-            f"no supervisor is listening on {path}, and POOLMGR_AUTOSTART=0 forbids starting one; "
-            f"{remedies.start()}"
+            f"no supervisor is listening on {path}, and POOLMGR_AUTOSTART=0 forbids starting one; {remedies.start()}"
         )
     try:
         with locked(path + ".launch", monotonic() + timeout / 2):

@@ -1,7 +1,6 @@
 """What a person can do about a supervisor that is missing or does not answer, where this process runs.
 
-systemd's commands are of use where systemd runs. Elsewhere, in a container above all, a container or a person starts the
-supervisor.
+systemd's commands are of use where systemd runs. Elsewhere a container starts the supervisor, or a person.
 """
 
 from __future__ import annotations

@@ -19,7 +19,14 @@ import atheris
 
 from tests.fuzz import targets
 
-INSTRUMENTED = ["poolmgr.wire", "poolmgr.budget", "poolmgr.supervisor", "poolmgr.settings", "poolmgr.pool.options"]
+INSTRUMENTED = [
+    "poolmgr.frames",
+    "poolmgr.wire",
+    "poolmgr.budget",
+    "poolmgr.supervisor",
+    "poolmgr.settings",
+    "poolmgr.pool.options",
+]
 
 WORLDS, PIPELINES_A_SECOND = 12, 20
 """Of the property test of the policy: how many, and about how quick."""

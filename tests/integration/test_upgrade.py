@@ -77,11 +77,13 @@ class Tree:
     def _make_next(self) -> None:
         wire = (self._later / "poolmgr/wire.py").read_text()
         wire = _replaced(r"\nVERSION = \d+\n", "\nVERSION = 99\n", wire)
-        wire = _replaced(r"tag=True, omit_defaults=True\)", "tag=True, omit_defaults=False)", wire)
         wire = _replaced(r"(\n    link: Count\n)(    versions)", r"\1    of_tomorrow: int = 7\n\2", wire)  # Hello
         wire = _replaced(r"(\n    timeout: Time = 5.0\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Report
         wire = _replaced(r"(\n    seq: int\n    limit: int\n)", r"\1    of_tomorrow: int = 7\n", wire)  # Limit
         (self._later / "poolmgr/wire.py").write_text(wire)
+        frames = (self._later / "poolmgr/frames.py").read_text()
+        frames = _replaced(r"tag=True, omit_defaults=True\)", "tag=True, omit_defaults=False)", frames)
+        (self._later / "poolmgr/frames.py").write_text(frames)
 
     def install_later(self) -> None:
         self._install(self._later)
