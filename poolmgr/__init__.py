@@ -10,7 +10,8 @@ Behind them:
 - ``member``: a process's permits, its thread, and which of its pools gets the next permit
 - ``supervisor``: who is connected, the Redis servers, what is on disk, what is seen from outside
 - ``budget``: the rules by which processes share a budget, and how large it is; ``fleet``: by which hosts do
-- ``wire``: the messages, ``frames``: their bytes; ``tags``, ``own_tag``: the name of a process at a server; ``status``: the schema of its JSON
+- ``wire``: the messages, ``frames``: their bytes; ``tags``, ``own_tag``: the name of a process at a server
+- ``status``: the schema of ``poolmgr status --json``
 - ``settings``, ``logs``, ``errors``, ``exceptions``; ``cli``: the command; ``gunicorn``, ``conf``: under gunicorn
 - ``launch``, ``spawn``: how a supervisor is found or started; ``embedded``: the Valkey server if you name none
 - ``kernel``: what Linux says; ``certificates``; what the interpreter needs: ``forklock``, ``gil``, ``lazy``,

@@ -289,7 +289,7 @@ def test_addresses_that_come_and_go_do_not_fill_the_books(
         return bool(client_of(pool).ping()) and len(_addresses(running)) <= 2
 
     wait_for(few, 15, what="the others are forgotten")
-    assert len(ours.member.core._endpoints) == 1
+    assert len(ours.member.core.directory.endpoints) == 1
     assert server.rejected() == 0
 
 

@@ -72,13 +72,13 @@ def _yes(*_: Any, **__: Any) -> bool:
 
 
 def _inheriting(self: MemberCore, tag: str) -> MemberCore:
-    child = MemberCore(tag, rng=self._rng)
+    child = MemberCore(tag, rng=self.directory._rng)
     for dispatcher in self.dispatchers():
         if dispatcher.account.server:
-            account = child._dispatcher(dispatcher.account.server).account
-            account.limit, account.seq = dispatcher.account.limit, dispatcher.account.seq
+            heir = child.directory.dispatcher(dispatcher.account.server)
+            heir.account.limit, heir.account.seq = dispatcher.account.limit, dispatcher.account.seq
             for attachment in dispatcher.attachments:
-                child._resolved[attachment.endpoint.key] = child._dispatcher(dispatcher.account.server)
+                child.directory.resolved[attachment.endpoint.key] = heir
     return child
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from poolmgr import wire
+from poolmgr.member.core.directory import FORGET_AFTER
 from poolmgr.member.core.dispatcher import Attachment
-from poolmgr.member.core.process import FORGET_AFTER, MemberCore
+from poolmgr.member.core.process import MemberCore
 
 KEY, OTHER = "tcp://10.0.0.1:1", "tcp://10.0.0.2:1"
 

@@ -165,7 +165,7 @@ def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monk
 
 def test_the_end_of_an_outage_is_paced(member, supervisor, monkeypatch):
     monkeypatch.setattr(dispatcher, "PACE", 0.5)
-    monkeypatch.setattr(member.core._rng, "uniform", lambda low, high: high)
+    monkeypatch.setattr(member.core.directory._rng, "uniform", lambda low, high: high)
     pool = filled(FakePool(member, ENDPOINT), 1)
     supervisor.say(wire.Health(KEY, up=False, since=1.0, error="x"))
     wait_for(lambda: pool.permits.outage)

@@ -11,7 +11,8 @@ from poolmgr import settings, wire
 from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
-from poolmgr.member.core.process import FORGET_AFTER, Attachment, MemberCore
+from poolmgr.member.core.directory import FORGET_AFTER
+from poolmgr.member.core.process import Attachment, MemberCore
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.upstreams import registry as module

@@ -15,7 +15,7 @@ of the server decides whom to serve and what to report.
 
 1. *Attach.* The process sends the pool's endpoint to the supervisor, which answers with its server
    (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a dispatcher of its own, with limit 0.
-   Endpoints that turn out to be one server move to one dispatcher.
+   Endpoints that turn out to be one server move to one dispatcher (:mod:`poolmgr.member.core.directory`).
 2. *Take.* While ``open < limit``, a permit is free at once (M1). If not, a report of the waiting caller is
    in :meth:`MemberCore.outgoing` at once, for the waiting thread itself to send; when the limit rises,
    ``Wake`` goes to callers that wait without a pool, and ``Grow`` to the pools that want one, the one
@@ -53,15 +53,13 @@ from collections.abc import Iterator
 import msgspec
 
 from poolmgr import wire
+from poolmgr.member.core.directory import Directory, owners, unresolved
 from poolmgr.member.core.dispatcher import NEVER, Attachment, Dispatcher, Effect, Grow, Left, Login, Shed, Try, Wake
 from poolmgr.member.core.division import Part, divide
 from poolmgr.member.core.explanation import explain
 from poolmgr.member.ports import Shortage, Usage
 
 __all__ = ["Attachment", "MemberCore", "Effect", "Grow", "Left", "Login", "Settled", "Shed", "Try", "Wake"]
-
-FORGET_AFTER = 5.0
-"""Seconds for which an unused endpoint or server is kept: another pool may be about to use it."""
 
 TROUBLE_EVERY = 0.25
 """Seconds between two messages about the same trouble with the same server."""
@@ -90,7 +88,6 @@ class MemberCore:
         self.budget = budget
         self.link = 0
         """Number of the newest link; grows with every registration in this process."""
-        self.linked = False
         self.scope = ""
         """Scope that the names of this process's connections bear, from the supervisor (:mod:`poolmgr.tags`)."""
         self._stuck = ""
@@ -104,23 +101,13 @@ class MemberCore:
         """It shows the supervisor whether this process has become another program (:func:`identity.mark`)."""
         self.descriptors = 0
         """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
-        self._rng = rng or random.Random()
         self._serials = itertools.count(1)
-        self._dispatchers: dict[str, Dispatcher] = {}
-        """By server; for an unresolved endpoint, under a marker and the endpoint's key."""
-        self._endpoints: dict[str, wire.Endpoint] = {}
-        self._resolved: dict[str, Dispatcher] = {}
-        """Dispatchers by endpoint key, as resolved on the present link."""
-        self._questions = 0
-        self._asked: dict[str, int] = {}
-        """By endpoint: the number of the last question about it on this link. Absent: the registration asked."""
         self.out: deque[wire.Message] = deque()
         """Messages to send on the present link, oldest first; or use :meth:`outgoing`."""
+        self.directory = Directory(self.out, rng or random.Random())
+        """Which endpoint leads to which server, and the dispatcher of each."""
+        self._dispatchers = self.directory.dispatchers
         self._troubles: dict[tuple[str, str], float] = {}
-        self._parts = False
-        """The supervisor accepts goodbyes to single servers."""
-        self._unused: dict[str, float] = {}
-        """Endpoints that a pool has left, and when they are forgotten if no other pool uses them."""
 
     def forked(self, tag: str) -> MemberCore:
         """Rule M5: the core of a child process, which has no limit, no link and no socket."""
@@ -136,57 +123,15 @@ class MemberCore:
 
     def attach(self, attachment: Attachment) -> None:
         """From now on callers ask for connections to its endpoint through it."""
-        key = attachment.endpoint.key
-        if self._endpoints.get(key) != attachment.endpoint:  # new, or with other credentials
-            self._endpoints[key] = attachment.endpoint
-            if self.linked:
-                self._ask(attachment.endpoint)
-        dispatcher = self._resolved.get(key) or self._dispatcher(_unresolved(key))
-        attachment.dispatcher = dispatcher
-        attachment.untried = dispatcher.outage is not None and not any(
-            other.endpoint == attachment.endpoint for other in dispatcher.attachments
-        )
-        dispatcher.attachments.append(attachment)
-        dispatcher.publish()
-        dispatcher.dirty = True
+        self.directory.attach(attachment)
 
     def renew(self, attachment: Attachment, endpoint: wire.Endpoint) -> None:
         """Its pool now has other credentials."""
-        attachment.endpoint = endpoint
-        self._endpoints[endpoint.key] = endpoint
-        if self.linked:
-            self._ask(endpoint)
-
-    def _ask(self, endpoint: wire.Endpoint) -> None:
-        self._questions += 1
-        self._asked[endpoint.key] = self._questions
-        self.out.append(wire.Attach(endpoint, self._questions))
-
-    def _answers_the_last(self, key: str, number: int) -> bool:
-        """Whether an answer is to the last question about this endpoint, and the endpoint is still wanted. A 0.1.0
-        supervisor does not number its answers."""
-        return key in self._endpoints and (not self._parts or number == self._asked.get(key, 0))
+        self.directory.renew(attachment, endpoint)
 
     def detach(self, attachment: Attachment) -> None:
         """The pool is gone. Sockets taken through it stay counted until their end."""
-        dispatcher, key = attachment.dispatcher, attachment.endpoint.key
-        dispatcher.attachments = [a for a in dispatcher.attachments if a is not attachment]
-        dispatcher.dirty = True
-        self._unused[key] = NEVER
-        unknown = self._dispatchers.get(_unresolved(key))
-        if (
-            unknown is dispatcher
-            and not dispatcher.attachments
-            and not dispatcher.waiters
-            and not dispatcher.account.open
-        ):
-            # Nothing depends on it: without a known server, nothing was ever opened there.
-            del self._dispatchers[_unresolved(key)]
-            self._endpoints.pop(key, None)
-            self._asked.pop(key, None)
-            self._unused.pop(key, None)
-            if self.linked:
-                self.out.append(wire.Detach(key))
+        self.directory.detach(attachment)
 
     def leave(self, attachment: Attachment) -> None:
         """Its pool wants nothing there any more. :class:`Left` follows when nothing is open there."""
@@ -194,66 +139,9 @@ class MemberCore:
         attachment.refused_at = 0.0
         attachment.dispatcher.dirty = True
 
-    def _tidy(self, now: float) -> float:
-        """Forget endpoints unused for a while, and servers with nothing open, and tell the
-        supervisor. When the next may be forgotten."""
-        wake = NEVER
-        dispatchers = list(self._dispatchers.values())
-        if self._unused:
-            used, attached = (
-                self._used(),
-                {a.endpoint.key for dispatcher in dispatchers for a in dispatcher.attachments},
-            )
-            for key, at in sorted(self._unused.items()):
-                if key in attached:
-                    del self._unused[key]
-                elif key in used or key not in self._resolved:
-                    self._unused[key] = NEVER
-                elif at == NEVER or now < at:
-                    self._unused[key] = at = now + FORGET_AFTER if at == NEVER else at
-                    wake = min(wake, at)
-                else:
-                    self._forget(key)
-        for dispatcher in dispatchers:
-            account = dispatcher.account
-            if dispatcher.attachments or not account.server or not account.seq or not self._may_forget(dispatcher):
-                dispatcher.forget_at = NEVER
-            elif dispatcher.forget_at == NEVER or now < dispatcher.forget_at:
-                dispatcher.forget_at = now + FORGET_AFTER if dispatcher.forget_at == NEVER else dispatcher.forget_at
-                wake = min(wake, dispatcher.forget_at)
-            else:
-                for key in [key for key, known in self._resolved.items() if known is dispatcher]:
-                    self._forget(key)
-                del self._dispatchers[account.server]
-                self.out.append(wire.Detach("", account.server, account.seq))
-        return wake
-
-    def _forget(self, key: str) -> None:
-        """Nothing uses this endpoint: its next user asks again where it leads."""
-        self._unused.pop(key, None)
-        del self._resolved[key]
-        self._endpoints.pop(key, None)
-        self._asked.pop(key, None)
-        self.out.append(wire.Detach(key))
-
-    def _used(self) -> set[str]:
-        """Endpoints with a place, a socket or a waiting caller."""
-        dispatchers = self._dispatchers.values()
-        owners = [owner for dispatcher in dispatchers for owner in (*_owners(dispatcher), *dispatcher.waiters.values())]
-        return {owner.endpoint.key for owner in owners}
-
-    def _may_forget(self, dispatcher: Dispatcher) -> bool:
-        """Whether nothing is open there, and every endpoint in use has been resolved."""
-        if dispatcher.account.open or dispatcher.waiters:
-            return False
-        return all(
-            owner.endpoint.key in self._resolved for other in self._dispatchers.values() for owner in _owners(other)
-        )
-
     def spares(self, key: str) -> bool:
         """Whether it is one of several addresses of a name, and has not been reached yet."""
-        endpoint = self._endpoints.get(key)
-        return endpoint is not None and endpoint.among and key not in self._resolved
+        return self.directory.spares(key)
 
     # ---- permits ---------------------------------------------------------------------------------
 
@@ -271,7 +159,7 @@ class MemberCore:
         serial = serial or self.serial()
         dispatcher, refused_at = attachment.dispatcher, attachment.refused_at
         self._doubt(attachment, now)
-        if not self._is_placed(attachment):
+        if not self.directory.is_placed(attachment):
             dispatcher.refuse(attachment, now, waiter)
             return None
         if dispatcher.take(attachment, serial, now, waiter):
@@ -286,11 +174,6 @@ class MemberCore:
                 self.out.append(report)
                 dispatcher.hurried(report, now)
         return None
-
-    def _is_placed(self, attachment: Attachment) -> bool:
-        """Whether this link's supervisor has said to which server its address leads. An earlier supervisor's answer may
-        be out of date, and a limit at that server says nothing of another one."""
-        return attachment.endpoint.key in self._resolved
 
     def queue(self, attachment: Attachment, waiter: object) -> None:
         """``waiter`` (any object) waits for a permit without a pool; :class:`Wake` will name it."""
@@ -376,25 +259,16 @@ class MemberCore:
 
         Nothing is opened until a numbered limit has come on it.
         """
-        used = self._used()
-        self._dispatchers = {key: d for key, d in self._dispatchers.items() if d.attachments or d.account.open}
-        for key in self._unused.keys() - used:
-            self._endpoints.pop(key, None)
-        self._unused.clear()
-        self._parts = False
         self.link += 1
-        self.linked = True
         self.out.clear()
         self._troubles.clear()
-        self._resolved.clear()
-        self._asked.clear()
-        self._questions = 0
+        self.directory.register()
         holds = []
         for dispatcher in self._dispatchers.values():
             dispatcher.relinked(now)
             stated = dispatcher.account._stated()
             if dispatcher.account.server and stated:
-                keys = tuple(sorted({a.endpoint.key for a in _owners(dispatcher)}))
+                keys = tuple(sorted({a.endpoint.key for a in owners(dispatcher)}))
                 account = dispatcher.account
                 holds.append(
                     wire.Hold(account.server, keys, stated, account.open, _by(dispatcher), account.leases_of_open())
@@ -404,7 +278,7 @@ class MemberCore:
             link=self.link,
             versions=(wire.OLDEST, wire.VERSION),
             holds=tuple(holds),
-            endpoints=tuple(self._endpoints.values()),
+            endpoints=tuple(self.directory.endpoints.values()),
             title=self.title,
             budget=self.budget,
             descriptors=self.descriptors,
@@ -415,11 +289,9 @@ class MemberCore:
 
     def unlinked(self) -> None:
         """The link is lost: its sequences and acknowledgements are void, and nothing more is opened."""
-        self.linked = False
         self._stuck = ""
         self.out.clear()
-        for dispatcher in self._dispatchers.values():
-            dispatcher.unlinked()
+        self.directory.unlinked()
 
     def goodbye(self) -> wire.Bye | None:
         """The end, if nothing is open: after this message the supervisor gives all permits to others. So from
@@ -440,15 +312,14 @@ class MemberCore:
         match message:
             case wire.Limit(server=server, seq=seq, limit=limit, gate=gate):
                 self._answered = True
-                self._dispatcher(server).told(seq, limit, gate)
+                self.directory.dispatcher(server).told(seq, limit, gate)
                 self._divide(now)  # before any caller opens within it
             case wire.Welcome(scope=scope, parts=parts):
-                self._parts = parts
+                self.directory.parts = parts
                 self.scope = scope
                 self._stuck = ""
             case wire.Resolved(endpoint=key, server=server, number=number):
-                if self._answers_the_last(key, number):
-                    self._resolve(key, server)
+                self.directory.answered(key, server, number)
             case wire.Ask(server=server, guard=guard, login=key):
                 for dispatcher in self._dispatchers.values():
                     if key and any(attachment.endpoint.key == key for attachment in dispatcher.attachments):
@@ -463,7 +334,7 @@ class MemberCore:
                 dispatcher.touched()
             case wire.Health(server=server):
                 # An outage may be known before its server: it then bears the endpoint's name.
-                for name in (server, _unresolved(server)):
+                for name in (server, unresolved(server)):
                     if name in self._dispatchers:
                         self._dispatchers[name].health(message, now)
             case wire.Picture(server="", stuck=stuck):
@@ -471,51 +342,12 @@ class MemberCore:
             case wire.Picture(server=server) if server in self._dispatchers:
                 self._dispatchers[server].pictured(message)
 
-    def _resolve(self, key: str, server: str) -> None:
-        """An endpoint is that server: its users, and their sockets, move to the server's dispatcher.
-
-        The limit stays behind: it was for another name, and its charge is acknowledged there.
-        """
-        there = self._dispatcher(server)
-        for dispatcher in [d for d in self._dispatchers.values() if d is not there]:
-            moving = [a for a in _owners(dispatcher) if a.endpoint.key == key]
-            before = dispatcher.account.open
-            for states, into in (
-                (dispatcher.account.live, there.account.live),
-                (dispatcher.account.closing, there.account.closing),
-                (dispatcher.account.lost, there.account.lost),
-            ):
-                for serial in [s for s, owner in states.items() if owner.endpoint.key == key]:
-                    into[serial] = states.pop(serial)
-                    if serial in dispatcher.account.leases:
-                        there.account.leases[serial] = dispatcher.account.leases.pop(serial)
-            self._take_along(dispatcher, before - dispatcher.account.open)
-            for attachment in moving:
-                attachment.dispatcher = there
-            there.attachments += [a for a in dispatcher.attachments if a.endpoint.key == key]
-            dispatcher.attachments = [a for a in dispatcher.attachments if a.endpoint.key != key]
-            for waiter in [w for w, owner in dispatcher.waiters.items() if owner.endpoint.key == key]:
-                there.waiters[waiter] = dispatcher.waiters.pop(waiter)
-            if moving:
-                there.tell_lost = bool(there.account.lost)
-                dispatcher.touched()
-        self._dispatchers.pop(_unresolved(key), None)
-        self._resolved[key] = there
-        there.touched()
-
-    @staticmethod
-    def _take_along(dispatcher: Dispatcher, sockets: int) -> None:
-        """Sockets that moved to another dispatcher leave no room here: their charge moved along."""
-        dispatcher.account.limit = max(0, dispatcher.account.limit - sockets)
-
-    def _dispatcher(self, server: str) -> Dispatcher:
-        dispatcher = self._dispatchers.get(server)
-        if dispatcher is None:
-            name = "" if server.startswith(_MARK) else server
-            dispatcher = self._dispatchers[server] = Dispatcher(name, self._rng, linked=self.linked)
-        return dispatcher
-
     # ---- the turn --------------------------------------------------------------------------------
+
+    @property
+    def linked(self) -> bool:
+        """Whether there is a link to a supervisor."""
+        return self.directory.linked
 
     @property
     def dirty(self) -> bool:
@@ -582,9 +414,7 @@ class MemberCore:
         for dispatcher in self._dispatchers.values():
             wake = min(wake, dispatcher.settle(now, send, effects))
         self.out.extend(send)
-        if self._parts and self.linked:
-            wake = min(wake, self._tidy(now))
-        return Settled(tuple(effects), wake)
+        return Settled(tuple(effects), min(wake, self.directory.tidy(now)))
 
     def _divide(self, now: float) -> None:
         """Divide the descriptors if the limits of all servers come to more than there are."""
@@ -616,22 +446,6 @@ class MemberCore:
 
     def __repr__(self) -> str:
         return f"<MemberCore link={self.link} linked={self.linked} {list(self._dispatchers.values())!r}>"
-
-
-_MARK = "?"
-
-
-def _unresolved(key: str) -> str:
-    return _MARK + key
-
-
-def _owners(dispatcher: Dispatcher) -> list[Attachment]:
-    """All attachments with a place or a socket at the dispatcher."""
-    account = dispatcher.account
-    found = {id(a): a for a in dispatcher.attachments}
-    for states in (account.live, account.closing, account.lost):
-        found.update((id(a), a) for a in states.values())
-    return list(found.values())
 
 
 def _by(dispatcher: Dispatcher) -> dict[str, int]:

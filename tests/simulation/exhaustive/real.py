@@ -79,12 +79,12 @@ def _core(h: Holding) -> tuple[MemberCore, Attachment]:
     core = MemberCore(_TAGS[0], rng=_RNG)
     attachment = Attachment(ENDPOINT)
     core.attach(attachment)
-    core._resolve(ENDPOINT.key, SERVER)
+    core.directory.resolve(ENDPOINT.key, SERVER)
     account = attachment.dispatcher.account
     account.limit, account.seq, account.acked, account.high = h.limit, h.seq, h.acked, h.limit
     account.live = dict.fromkeys(range(1, h.live + 1), attachment)
     account.closing = {100 + n: attachment for n in range(h.closing)}
-    core.link, core.linked = h.link, h.linked
+    core.link, core.directory.linked = h.link, h.linked
     return core, attachment
 
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from poolmgr import wire
 from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger, Turn
+from poolmgr.member.core.directory import Directory
 from poolmgr.member.core.dispatcher import Dispatcher
-from poolmgr.member.core.process import MemberCore
 from poolmgr.supervisor.upstreams import twins
 from poolmgr.supervisor.upstreams.addresses import Addresses
 from poolmgr.supervisor.upstreams.registry import Registry
@@ -109,7 +109,7 @@ def _leaves_the_id_to_the_other(self: Registry, server: str, keys: Iterable[str]
     return upstream
 
 
-def _may_forget_with_unknown(self: MemberCore, dispatcher: Dispatcher) -> bool:
+def _may_forget_with_unknown(self: Directory, dispatcher: Dispatcher) -> bool:
     return not (dispatcher.account.open or dispatcher.waiters)
 
 
@@ -126,22 +126,9 @@ def _keeps_the_balancers_servers(self: Sameness, addresses: list[str]) -> Samene
     return other
 
 
-def _believes_each_answer(self: MemberCore, link: int, message: wire.Message, now: float) -> None:
-    if isinstance(message, wire.Resolved) and self._listens_to(link):
-        self._resolve(message.endpoint, message.server)
-    else:
-        _received(self, link, message, now)
-
-
 _one, _ask = Sameness._one, Looks.ask
 _new = Registry._new
-_held, _id_for, _met, _parted, _received = (
-    Registry.held,
-    Registry._id_for,
-    Meetings.met,
-    Sameness.part,
-    MemberCore.received,
-)
+_held, _id_for, _met, _parted = Registry.held, Registry._id_for, Meetings.met, Sameness.part
 
 MUTANTS = (
     Mutant(
@@ -160,7 +147,7 @@ MUTANTS = (
     Mutant(
         "what goes along leaves room behind",
         "it is opened once more before the others have gone along",
-        ((MemberCore, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
+        ((Directory, "_take_along", staticmethod(lambda dispatcher, sockets: None)),),
     ),
     Mutant("unites by an older answer", "they are two by now", ((Twins, "doubtful", _asks_nobody),)),
     Mutant("a balancer is no balancer", "its servers get a budget by each address", ((Sameness, "_one", _one_answer),)),
@@ -191,7 +178,7 @@ MUTANTS = (
     Mutant(
         "a goodbye while it is not known where addresses lead",
         "what is open by them may be there",
-        ((MemberCore, "_may_forget", _may_forget_with_unknown),),
+        ((Directory, "_may_forget", _may_forget_with_unknown),),
     ),
     Mutant(
         "an id is given again",
@@ -221,12 +208,12 @@ MUTANTS = (
     Mutant(
         "opens by an address that has not been placed",
         "the limit is another server's",
-        ((MemberCore, "_is_placed", lambda self, attachment: True),),
+        ((Directory, "is_placed", lambda self, attachment: True),),
     ),
     Mutant(
         "an answer to a question taken back is believed",
         "the address may lead elsewhere by now",
-        ((MemberCore, "received", _believes_each_answer),),
+        ((Directory, "_answers_the_last", lambda self, key, number: True),),
     ),
 )
 
