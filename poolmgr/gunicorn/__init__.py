@@ -5,7 +5,7 @@ Importing this package loads nothing; :func:`install` does.
 - ``hooks``: what runs in master and workers; ``master_link``: the master's connection to the supervisor
 - ``checks``: what is wrong before a master serves; ``interrupts``: Ctrl-C until then, ``quick_shutdown``: in a worker
 - ``workers_user``: whose supervisor it is; ``logger``: gunicorn's lines look like ours
-- ``worker``, ``intake``, ``callers``: threads get whole requests, however slow callers are
+- ``worker``, ``connection``, ``intake``, ``callers``: threads get whole requests, however slow callers are
 """
 
 from __future__ import annotations

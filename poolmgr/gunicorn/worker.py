@@ -13,8 +13,6 @@ show that *it* is alive.
 
 The class is for the worker service only, over plain HTTP/1. Any other application, TLS, HTTP/2, uWSGI and the PROXY
 protocol are served as gunicorn does it. ``WORKER_CLASS=gthread`` chooses this class (:mod:`poolmgr.conf`).
-
-More than 400 lines: gunicorn calls one class, and each of its methods moves a connection between the same few states.
 """
 
 from __future__ import annotations
@@ -28,20 +26,18 @@ import selectors
 import socket
 import sys
 import time
-from collections import deque
 from concurrent import futures
 from functools import partial
 from typing import Any
 
-from gunicorn import http
 from gunicorn.http.message import MAX_REQUEST_LINE
-from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
 from poolmgr import settings
-from poolmgr.errors import BodyTooLongError, SettingsError
+from poolmgr.errors import SettingsError
 from poolmgr.gunicorn import callers
-from poolmgr.gunicorn.intake import Intake, Limits
+from poolmgr.gunicorn.connection import Caller, TooLong
+from poolmgr.gunicorn.intake import Limits
 
 log = logging.getLogger("poolmgr.worker")
 
@@ -60,65 +56,6 @@ SPARED = 256
 
 _FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TRANSIENT = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM}
-
-
-class Caller(gthread.TConn):  # type: ignore[misc]
-    """A connection, with the request that is coming in on it."""
-
-    parser: Any
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, limits: Limits) -> None:
-        super().__init__(cfg, sock, client, server)
-        self._limits = limits
-        self.unreader = _Taken(sock)
-        self.deadline = 0.0
-        self.watched = False  # whether the poller has it
-        self.held = 0  # bytes that count for MEMORY
-        self.discarded = 0
-        self.next_request()
-
-    def next_request(self) -> None:
-        self.intake = Intake(self._limits)
-        self.continued = False
-
-    def hand_over(self) -> None:
-        """To a thread: gunicorn reads what has arrived."""
-        self.unreader.pieces.extend(self.intake.pieces)
-        self.intake.pieces.clear()
-        if self.parser is None:
-            self.parser = http.get_parser(self.cfg, self.sock, self.client)
-            self.parser.unreader = self.unreader
-            self.initialized = self.data_ready = True
-
-    def rest(self) -> bytes:
-        """What came after the request that was answered."""
-        found: bytes = self.unreader.take_buffered() + b"".join(self.unreader.pieces)
-        self.unreader.pieces.clear()
-        return found
-
-    @property
-    def remote(self) -> str:
-        return str(self.client[0]) if isinstance(self.client, tuple) and self.client else ""
-
-
-class _Taken(SocketUnreader):  # type: ignore[misc]
-    """Gives gunicorn's parser what the main loop has read, and then the end: it never waits."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self.pieces: deque[bytes] = deque()
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        return self.pieces.popleft() if self.pieces else b""
-
-
-class _TooLong:
-    """A body that is too long. Only enough of it was read to show that."""
-
-    def read(self, size: int = -1) -> bytes:
-        raise BodyTooLongError
-
-    readline = readlines = __iter__ = read
 
 
 class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
@@ -262,7 +199,7 @@ class ThreadWorker(gthread.ThreadWorker):  # type: ignore[misc]
         if conn.intake.excessive:
             req.force_close()
         if conn.intake.too_long:
-            req.body = _TooLong()
+            req.body = TooLong()
         if conn.continued:
             req._expected_100_continue = False  # the caller has been told to continue
         if self._lane(conn) is not None:
