@@ -17,6 +17,7 @@ from poolmgr.kernel import processes
 from poolmgr.supervisor.clients.link import Link, limited
 from poolmgr.supervisor.clients.roster import Member
 from poolmgr.supervisor.context import Context
+from poolmgr.supervisor.fleet import remarks
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.registry import Registry
 
@@ -379,7 +380,7 @@ class Registrar:
         if server.id in self._registry.probes:
             holder = self._registry.probes[server.id].holder
         if holder is not None and not holder.outside:
-            fleet = holder.obstacle(self._committer.clock()) or holder.words
+            fleet = remarks.obstacle(holder, self._committer.clock()) or remarks.origin(holder)
         bound = upstream.bound if upstream else ""
         return wire.Picture(server.id, server.budget, tuple(others), bound=bound, fleet=fleet)
 

@@ -13,6 +13,7 @@ from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.fleet import script
 from poolmgr.fleet.script import Refused, Renewed
+from poolmgr.supervisor.fleet import remarks
 from poolmgr.supervisor.fleet.fencing import Done
 from poolmgr.supervisor.fleet.leaseholder import ABLE_AGAIN, Leaseholder
 from poolmgr.supervisor.upstreams.findings import Asked, Findings
@@ -168,7 +169,7 @@ def test_a_server_that_does_not_say_what_it_is_is_asked_again_and_people_are_tol
     scene.holder._known = False
     refusal = "NOPERM this user has no permissions to run the 'info' command"
     scene.holder.learned(Findings(forbidden={"INFO": refusal}))
-    assert "Allow it: ACL SETUSER default +evalsha" in scene.holder.obstacle(scene.now)
+    assert "Allow it: ACL SETUSER default +evalsha" in remarks.obstacle(scene.holder, scene.now)
     assert not scene.holder.looks_again(scene.now)
     scene.now = scene.holder.due()
     assert scene.holder.looks_again(scene.now)
@@ -184,17 +185,17 @@ def test_a_host_that_may_not_do_the_duty_leaves_it_to_others_for_a_while(scene: 
     assert scene.renew(GOOD).able is False
     scene.now += ABLE_AGAIN
     assert scene.renew(GOOD).able, "its rights may have changed"
-    scene.holder._upstream.forbidden["CLIENT LIST"] = "NOPERM"
+    scene.holder.upstream.forbidden["CLIENT LIST"] = "NOPERM"
     assert not scene.renew(GOOD).able
 
 
 def test_a_budget_that_leaves_nothing_or_more_than_the_server_takes_is_said(scene: Scene) -> None:
     scene.renew(GOOD)
-    assert not scene.holder.remark
-    scene.holder._upstream.maxclients = 8
-    assert "the budget 24 of fleet web is more than the server takes" in scene.holder.remark
-    assert not scene.holder.obstacle(scene.now)
+    assert not remarks.oddity(scene.holder)
+    scene.holder.upstream.maxclients = 8
+    assert "the budget 24 of fleet web is more than the server takes" in remarks.oddity(scene.holder)
+    assert not remarks.obstacle(scene.holder, scene.now)
     scene.renew(msgspec.structs.replace(GOOD, grant=0, target=0, budget=2))
-    assert not scene.holder.remark
-    assert "its slack 2, so no host gets any" in scene.holder.obstacle(scene.now)
-    assert "to 3 or more" in scene.holder.obstacle(scene.now)
+    assert not remarks.oddity(scene.holder)
+    assert "its slack 2, so no host gets any" in remarks.obstacle(scene.holder, scene.now)
+    assert "to 3 or more" in remarks.obstacle(scene.holder, scene.now)

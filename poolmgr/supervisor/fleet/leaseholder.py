@@ -55,6 +55,7 @@ class Leaseholder:
         outside: why the server takes no part; empty: it does.
         trouble: why the table was not asked, last time; empty: it was.
         done: what this host last did for all.
+        upstream: the server.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Leaseholder:
         """Leases and connections, by this host's duty."""
         self.unproven = 0
         """Leases that were freed without a proof, when this host asked."""
-        self._upstream = upstream
+        self.upstream = upstream
         self._context = context
         self._settings = settings
         self._apply = apply
@@ -107,7 +108,7 @@ class Leaseholder:
         """A look has shown what kind of server this is."""
         mode = found.info.get("server_mode") or found.info.get("redis_mode")
         if not mode and not self._known and "INFO" in found.forbidden:
-            ways = self._upstream.endpoints
+            ways = self.upstream.endpoints
             user = ways[0][0].username if ways else None
             self._note(rights.refusal("INFO", found.forbidden["INFO"], user), passing=False)
             self._look_at = self._clock() + LOOK_AGAIN
@@ -116,8 +117,8 @@ class Leaseholder:
             self._known = True
             self.outside = OTHER_MODES.get(mode, "")
             if self.outside:
-                log.warning("fleet.outside", extra={"server": self._upstream.id, "reason": self.outside})
-                self._context.ledger.let_in(self._upstream.id, None, None)
+                log.warning("fleet.outside", extra={"server": self.upstream.id, "reason": self.outside})
+                self._context.ledger.let_in(self.upstream.id, None, None)
                 self._apply()
 
     @property
@@ -131,15 +132,6 @@ class Leaseholder:
             saved = self._server.lease  # the previous supervisor's, whose members live
             return 0 if saved is None else saved.word
         return self.lease.limit
-
-    @property
-    def words(self) -> str:
-        """Where the lease comes from, for people."""
-        answer = None if self.lease is None else self.lease.answer
-        if answer is None:
-            return f"lease of fleet {self.fleet}"
-        hosts = f"{answer.hosts:,} host{'' if answer.hosts == 1 else 's'}"
-        return f"lease of fleet {self.fleet} (budget {answer.budget:,}, {hosts})"
 
     def _start(self, now: float) -> None:
         server = self._server
@@ -164,7 +156,7 @@ class Leaseholder:
 
     def _may_start(self, server: Server) -> bool:
         """Whether all that bears this host's names is known: a word must cover it."""
-        return self._known and self._upstream.resolved and not self._context.ledger.partial and not server.unknown
+        return self._known and self.upstream.resolved and not self._context.ledger.partial and not server.unknown
 
     def adopt(self, names: list[str]) -> None:
         """A member has stated which leases its connections bear. Without a snapshot, that is all that is known."""
@@ -216,12 +208,12 @@ class Leaseholder:
             slack = max(SLACK_LEAST, budget // SLACK_SHARE)
         self._sent = now
         able = self.able(now)
-        return lease.request(self._upstream.run_id, self.demand, budget, min(slack, budget), now, able=able)
+        return lease.request(self.upstream.run_id, self.demand, budget, min(slack, budget), now, able=able)
 
     def able(self, now: float) -> bool:
         """Whether this host may get the duty: it may list and kill clients, as far as is known. A host that keeps the
         duty and cannot do it would keep all others from doing it."""
-        return not {"CLIENT LIST", "CLIENT KILL"} & self._upstream.forbidden.keys() and now >= self._able_at
+        return not {"CLIENT LIST", "CLIENT KILL"} & self.upstream.forbidden.keys() and now >= self._able_at
 
     @property
     def demand(self) -> int:
@@ -235,7 +227,7 @@ class Leaseholder:
         word = self._settings.fleet_budget
         if word != "auto":
             return int(word)
-        upstream, answer = self._upstream, None if self.lease is None else self.lease.answer
+        upstream, answer = self.upstream, None if self.lease is None else self.lease.answer
         facts = ceilings.Facts(
             maxclients=upstream.maxclients,
             reserve=self._settings.reserve,
@@ -269,12 +261,12 @@ class Leaseholder:
             self._heard = answer, self._sent
             self.unproven += answer.unproven
             if answer.unproven:
-                log.warning("fleet.freed_unproven", extra={"server": self._upstream.id, "count": answer.unproven})
+                log.warning("fleet.freed_unproven", extra={"server": self.upstream.id, "count": answer.unproven})
             if self._owed and self._sure(now):
                 self._tell_owed()
         self._count("ok" if isinstance(answer, Renewed) else answer.why)
         self._note("", passing=False)
-        server = self._upstream.id
+        server = self.upstream.id
         if lease.fenced > fenced:
             log.warning("fleet.fenced", extra={"server": server, "lease": name or renewal.name})
         elif lease.name != name:
@@ -299,19 +291,19 @@ class Leaseholder:
         if done.proven and self.lease is not None:
             self.lease.hurry(self._clock())  # this host may have waited for it
         for name in done.proven:
-            log.warning("fleet.freed", extra={"server": self._upstream.id, "lease": name})
+            log.warning("fleet.freed", extra={"server": self.upstream.id, "lease": name})
         if done.killed:
-            log.warning("fleet.killed", extra={"server": self._upstream.id, "count": done.killed})
+            log.warning("fleet.killed", extra={"server": self.upstream.id, "count": done.killed})
         if done.error:
             self._able_at = self._clock() + ABLE_AGAIN
-            self._limited("fleet.cannot_fence", server=self._upstream.id, error=done.error)
+            self._limited("fleet.cannot_fence", server=self.upstream.id, error=done.error)
 
     def _note(self, error: str, *, passing: bool) -> None:
         before, self.trouble, self.passing = self.trouble, error, passing
         if error and error != before:
-            log.warning("fleet.not_renewed", extra={"server": self._upstream.id, "error": error})
+            log.warning("fleet.not_renewed", extra={"server": self.upstream.id, "error": error})
         elif before and not error:
-            log.info("fleet.renewed_again", extra={"server": self._upstream.id})
+            log.info("fleet.renewed_again", extra={"server": self.upstream.id})
 
     def _count(self, outcome: str) -> None:
         self.renewals[outcome] = self.renewals.get(outcome, 0) + 1
@@ -343,7 +335,7 @@ class Leaseholder:
 
     def _tell_owed(self) -> None:
         for tag in self._owed:
-            self._context.ledger.let_in_again(self._upstream.id, tag)
+            self._context.ledger.let_in_again(self.upstream.id, tag)
         self._owed.clear()
         self._publish()
 
@@ -354,49 +346,12 @@ class Leaseholder:
             if self._clock() >= self.due():
                 self._wake()
 
-    # ---- for people -------------------------------------------------------------------------------
-
     def seconds_left(self, now: float) -> float | None:
         """Until the lease ends, as this host's clock tells it since the last answer; None: not known."""
         if self.lease is None or self._heard is None:
             return None
         answer, at = self._heard
         return (answer.end - answer.now) / 1000 - (now - at)
-
-    def obstacle(self, now: float) -> str:
-        """Why no process gets more there, if the fleet is the reason; empty: it is not."""
-        lease = self.lease
-        if self.outside:
-            return ""
-        if self.trouble:
-            ended = (self.seconds_left(now) or 0.0) <= 0
-            return f"{self.trouble} ({'so nothing new is opened' if ended else 'the lease still stands'})"
-        if lease is None or not lease.name:
-            return f"this host has not joined the fleet {self.fleet} yet"
-        if (answer := lease.answer) is not None and answer.budget <= answer.slack:
-            return (
-                f"the budget of fleet {self.fleet} is {answer.budget}, its slack {answer.slack}, so no host gets any: "
-                f"raise it with poolmgr fleet budget, or REDIS_FLEET_BUDGET, to {answer.slack + 1} or more"
-            )
-        if lease.answer is not None and lease.answer.learning:
-            text = f"the table of fleet {self.fleet} is new: what is connected is counted first"
-            if not self.able(now):
-                user = self._upstream.endpoints[0][0].username if self._upstream.endpoints else None
-                text += f", by a host that may list clients, as this one may not. Allow it: {rights.line(user)}"
-            return text
-        return ""
-
-    @property
-    def remark(self) -> str:
-        """What people should know of the fleet's settings though it works; empty: nothing."""
-        answer = None if self.lease is None else self.lease.answer
-        most = self._upstream.maxclients
-        if answer is None or most is None or answer.budget <= most:
-            return ""
-        return (
-            f"the budget {answer.budget} of fleet {self.fleet} is more than the server takes, which refuses the rest: "
-            f"maxclients is {most}. Lower it with poolmgr fleet budget, or raise maxclients"
-        )
 
     # ---- the end ----------------------------------------------------------------------------------
 
@@ -432,7 +387,7 @@ class Leaseholder:
 
     @property
     def _server(self) -> Server:
-        return self._context.ledger.servers[self._upstream.id]
+        return self._context.ledger.servers[self.upstream.id]
 
     def _publish(self) -> None:
         """Give the ledger the lease as it is now."""
@@ -443,7 +398,7 @@ class Leaseholder:
             open_to_members = lease.name and not lease.blocked and not self._leaving
             sure = max(0.0, self.seconds_left(self._clock()) or 0.0)
             saved, gate = lease.saved(), Gate(self.key, lease.name, lease.table if open_to_members else "", sure)
-        self._context.ledger.let_in(self._upstream.id, saved, gate)
+        self._context.ledger.let_in(self.upstream.id, saved, gate)
         self._apply()
         self._context.committer.touch()
 

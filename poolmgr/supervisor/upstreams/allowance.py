@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from poolmgr import tags
 from poolmgr.budget import ceilings
 from poolmgr.budget.foreign_clients import Others
 from poolmgr.budget.ledger import Ledger
 from poolmgr.settings import Settings
+from poolmgr.supervisor.fleet import remarks
+from poolmgr.supervisor.fleet.leaseholder import Leaseholder
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.belonging import Belonging
 from poolmgr.supervisor.upstreams.findings import Findings
@@ -24,15 +25,6 @@ ONE_SOCKET = (
     "give all services of this host one POOLMGR_SOCKET, outside of /tmp (PrivateTmp=); or divide the server by "
     "REDIS_CONNECTION_BUDGET"
 )
-
-
-class LeasePort(Protocol):
-    """:class:`poolmgr.supervisor.fleet.leaseholder.Leaseholder`."""
-
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def words(self) -> str: ...
 
 
 @dataclass(eq=False, repr=False)
@@ -50,7 +42,7 @@ class Allowance:
     _settings: Settings
     _belonging: Belonging
     _descriptors: Callable[[str], int]
-    lease: LeasePort | None = None
+    lease: Leaseholder | None = None
 
     def __post_init__(self) -> None:
         self._others = Others()
@@ -177,7 +169,7 @@ class Allowance:
         derivation = ceilings.derive(
             ceilings.Facts(
                 lease=leased,
-                lease_words="" if self.lease is None else self.lease.words,
+                lease_words="" if self.lease is None else remarks.origin(self.lease),
                 operator=operator,
                 source=source,
                 maxclients=upstream.maxclients,

@@ -17,6 +17,7 @@ from poolmgr.supervisor.clients.footprint import Footprints
 from poolmgr.supervisor.clients.listener import Listener
 from poolmgr.supervisor.clients.roster import Roster
 from poolmgr.supervisor.committer import Committer
+from poolmgr.supervisor.fleet import remarks
 from poolmgr.supervisor.fleet.leaseholder import Leaseholder
 from poolmgr.supervisor.upstreams.allowance import ONE_SOCKET
 from poolmgr.supervisor.upstreams.registry import Registry
@@ -207,10 +208,10 @@ class Queries:
                 "(ACL SETUSER ... +client|setname +client|setinfo)"
             )
         holder = self._registry.probes[upstream.id].holder
-        if holder is not None and (why := holder.outside or holder.obstacle(self._committer.clock())):
+        if holder is not None and (why := holder.outside or remarks.obstacle(holder, self._committer.clock())):
             notes.append(why)
-        if holder is not None and holder.remark:
-            notes.append(holder.remark)
+        if holder is not None and (odd := remarks.oddity(holder)):
+            notes.append(odd)
         if upstream.neighbours:
             others = sorted(upstream.neighbours.values(), key=lambda known: -known.count)
             pids = ", ".join(f"process {known.pid}" for known in others[:3])

@@ -1,0 +1,57 @@
+"""What people read of this host's lease at a server: where the budget comes from, why there is no more, what is odd.
+
+Words only: :mod:`poolmgr.supervisor.fleet.leaseholder` decides, and errors, ``poolmgr status`` and its notes repeat
+these sentences.
+"""
+
+from __future__ import annotations
+
+from poolmgr.fleet import rights
+from poolmgr.supervisor.fleet.leaseholder import Leaseholder
+
+
+def origin(holder: Leaseholder) -> str:
+    """Where the budget there comes from."""
+    answer = None if holder.lease is None else holder.lease.answer
+    if answer is None:
+        return f"lease of fleet {holder.fleet}"
+    hosts = f"{answer.hosts:,} host{'' if answer.hosts == 1 else 's'}"
+    return f"lease of fleet {holder.fleet} (budget {answer.budget:,}, {hosts})"
+
+
+def obstacle(holder: Leaseholder, now: float) -> str:
+    """Why no process gets more there, if the fleet is the reason; empty: it is not."""
+    lease, fleet = holder.lease, holder.fleet
+    if holder.outside:
+        return ""
+    if holder.trouble:
+        ended = (holder.seconds_left(now) or 0.0) <= 0
+        return f"{holder.trouble} ({'so nothing new is opened' if ended else 'the lease still stands'})"
+    if lease is None or not lease.name:
+        return f"this host has not joined the fleet {fleet} yet"
+    answer = lease.answer
+    if answer is not None and answer.budget <= answer.slack:
+        return (
+            f"the budget of fleet {fleet} is {answer.budget}, its slack {answer.slack}, so no host gets any: "
+            f"raise it with poolmgr fleet budget, or REDIS_FLEET_BUDGET, to {answer.slack + 1} or more"
+        )
+    if answer is not None and answer.learning:
+        text = f"the table of fleet {fleet} is new: what is connected is counted first"
+        if not holder.able(now):
+            ways = holder.upstream.endpoints
+            user = ways[0][0].username if ways else None
+            text += f", by a host that may list clients, as this one may not. Allow it: {rights.line(user)}"
+        return text
+    return ""
+
+
+def oddity(holder: Leaseholder) -> str:
+    """What people should know of the fleet's settings though it works; empty: nothing."""
+    answer = None if holder.lease is None else holder.lease.answer
+    most = holder.upstream.maxclients
+    if answer is None or most is None or answer.budget <= most:
+        return ""
+    return (
+        f"the budget {answer.budget} of fleet {holder.fleet} is more than the server takes, which refuses the rest: "
+        f"maxclients is {most}. Lower it with poolmgr fleet budget, or raise maxclients"
+    )
