@@ -12,7 +12,8 @@ ledger keeps three kinds of claims against it::
 by acknowledgement, with a smaller one. *Quarantine* is what dead processes may have left open on the
 server. *Own* counts the supervisor's own connections.
 
-Only five methods change these numbers, one for each way a permit can move; each keeps the invariant:
+These methods change these numbers, one for each way a permit can move. Each keeps the invariant, but for
+``register``, which writes down what is so already:
 
 =================== ======================================================== ==========
 ``_raise``          free → charge. The only way up; checks the sum.          rule S1
@@ -22,10 +23,14 @@ Only five methods change these numbers, one for each way a permit can move; each
 ``proven``          quarantine → free, when a look at the server has shown
                     none of its connections any more.                        rule S3
 ``register``        charge := what the member states it holds or may open.   rule M4, S4
+``leave``,          charge → free, when the member states that it holds      rule M4
+``leave_one``       nothing and has heard of all limits that it was sent.
+``_grant_own``,     free → own → free: the supervisor's own connections.     rule S5
+``return_own``
 =================== ======================================================== ==========
 
-plus ``_grant_own`` and ``return_own`` for the supervisor's own connections (rule S5), and
-:mod:`poolmgr.budget.recovery`, which rebuilds the claims after a crash (rule S4).
+Two more files write claims: :mod:`poolmgr.budget.recovery` rebuilds them after a crash (rule S4), and
+:mod:`poolmgr.budget.merging` moves them when two servers turn out to be one, or one to be two.
 
 In a fleet the budget is at most this host's lease (:mod:`poolmgr.fleet`), and connections bear the lease's name. A
 member that holds connections under another name gets the limit 0, and is raised when it holds none (``_purge``,
@@ -34,7 +39,7 @@ rule F7).
 :mod:`poolmgr.budget.sharing` decides *which* members should get more or less; the rules hold
 whatever it says. Nothing here does I/O, reads a clock or starts a thread: every event brings its time
 (monotonic seconds), and :meth:`Ledger.settle` returns what must be done, in a :class:`Turn`. The
-shell (:mod:`poolmgr.supervisor.supervisor`) must write the snapshot *before* it acts on a turn that says
+shell (:mod:`poolmgr.supervisor.committer`) must write the snapshot *before* it acts on a turn that says
 ``persist``; if it cannot, it calls :meth:`Ledger.abandon`.
 
 More than 400 lines, so that all that can move a permit is read in one file.
@@ -185,66 +190,13 @@ class Ledger:
         known = self.servers[server]
         assert not known.accounts, f"{server} is still used"
         assert known.outstanding == 0, f"{known.outstanding} permits are still charged at {server}"
-        del self.servers[server]
+        self.remove(server)
+
+    def remove(self, server: str) -> Server:
+        """Take a server out of the ledger. Its charges are the caller's to look after."""
         self._wakes.pop(server, None)
         self._unsaved = True
-
-    def dissolve(self, server: str, into: str) -> None:
-        """``server`` has turned out to be another name of ``into``, which takes over all charges."""
-        old, new = self.servers.pop(server), self.servers[into]
-        new.aliases |= old.aliases
-        for tag, account in old.accounts.items():
-            known = new.accounts.get(tag)
-            stated = account.charge + (known.charge if known else 0)
-            new.charged += stated - (known.charge if known else 0)
-            seq = known.seq if known else 0  # the member has heard of these; the next limit must be newer
-            new.accounts[tag] = Account(
-                told=[(seq, stated)],
-                seq=seq,
-                unanswered=True,
-                excess=sum(a.excess for a in (account, known) if a is not None and a.unanswered),
-                unopened=sum(a.unopened for a in (account, known) if a is not None and a.unanswered),
-                linked=account.linked,
-                ceiling=account.ceiling,
-                active=account.active,
-                leases=account.leases | (known.leases if known else set()),
-            )
-        for tag, entry in old.quarantine.items():
-            self.quarantine(new, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
-        new.own += old.own
-        if old.search and not new.search:
-            self.search_again(into)
-        self._wakes.pop(server, None)
-        self._unsaved = True
-        self._touched.add(into)
-
-    def part(self, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float) -> None:
-        """Some addresses of ``server``, which ``tags`` use, lead to another one: ``new``. Only a member knows what it
-        has open by which address, and has not said so yet: so it is charged with all at both. At ``new`` it opens
-        nothing before a limit reaches it, and none is sent before :meth:`settled`, or :meth:`dissolve` into a known
-        one."""
-        old, known = self.servers[server], self.server(new, aliases=aliases)
-        known.budget, known.unknown = old.budget, True
-        for tag, account in old.accounts.items():
-            if tag in tags or not account.linked:  # the addresses of an unregistered member are not known
-                charge = account.charge
-                known.accounts[tag] = Account(
-                    told=[(0, charge)],
-                    unanswered=True,
-                    excess=charge,
-                    unopened=charge,
-                    linked=account.linked,
-                    ceiling=account.ceiling,
-                    active=account.active,
-                    leases=set(account.leases),
-                )
-                known.charged += charge
-                account.unanswered, account.excess = True, 0  # permits that move to `new` make room here
-        for tag, entry in old.quarantine.items():
-            self.quarantine(known, tag, entry.charge, entry.since, exited=entry.exited, registered=entry.registered)
-        known.search = old.search
-        self._unsaved = True
-        self._touched.add(new)
+        return self.servers.pop(server)
 
     def settled(self, server: str) -> None:
         """The server's identity is known now: limits may be sent to its members."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.budget import recovery, views
+from poolmgr.budget import merging, recovery, views
 from poolmgr.budget.accounts import TO_REGISTER, Identity
 from poolmgr.wire import Limit
 from tests.unit.book import Book, R, limits
@@ -390,7 +390,7 @@ def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_sta
     book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, opened={}, ceiling=20)
     book.ledger.attach("a", "other", book.now)
     assert other.accounts["a"].excess == 12
-    book.ledger.dissolve("other", R)
+    merging.dissolve(book.ledger, "other", R)
     account = book.server.accounts["a"]
     assert (account.excess, account.ceiling) == (12, 20)
     (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
@@ -404,7 +404,7 @@ def test_when_two_names_turn_out_to_be_one_server_a_search_of_either_is_still_to
     book.join("a")
     book.settle()
     book.ledger.search_again(which)
-    book.ledger.dissolve("other", R)
+    merging.dissolve(book.ledger, "other", R)
     assert (book.server.search, book.server.held) == (True, True)
     book.report("a", waiting=5)
     assert limits(book.settle()) == {}
@@ -421,7 +421,7 @@ def parted(book: Book) -> Book:
         book.tell(tag, 3)
     book.settle()
     book.ledger.quarantine(book.server, "gone", 4, book.now)
-    book.ledger.part(R, "new", ("k",), {"a", "b"}, book.now)
+    merging.part(book.ledger, R, "new", ("k",), {"a", "b"})
     book.ledger.quarantine(book.ledger.servers["new"], "gone", 1, book.now)
     return book
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from poolmgr import settings, wire
-from poolmgr.budget import recovery
+from poolmgr.budget import merging, recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.member.core.directory import FORGET_AFTER
@@ -59,14 +59,14 @@ class Registry(module.Registry):
         """The server behind it says who it is."""
         target = self.is_resolved(upstream, run_id)
         if target is not upstream:
-            self.ledger.dissolve(upstream.id, target.id)
+            merging.dissolve(self.ledger, upstream.id, target.id)
         return target
 
     def unites(self, other: Upstream, known: Upstream) -> None:
         """The other one says that it is the known one."""
         other.run_id = known.run_id
         self.unite(other, known)
-        self.ledger.dissolve(other.id, known.id)
+        merging.dissolve(self.ledger, other.id, known.id)
 
     def leaves(self, tag: str, key: str) -> None:
         """It uses that address no more, and nobody else does."""

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from poolmgr import settings, wire
-from poolmgr.budget import views
+from poolmgr.budget import merging, views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
@@ -142,7 +142,7 @@ def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_wit
     async def scene() -> int:
         house = House()
         assert house.ledger.register(Identity("m", 2), 1, {KNOWN: 20}, house.clock())
-        house.ledger.part(KNOWN, "new", (), {"m"}, house.clock())
+        merging.part(house.ledger, KNOWN, "new", (), {"m"})
         house.registry._new("new", ())
         probe: Any = house.registry.probes["new"]
         free = -1

@@ -82,8 +82,8 @@ class OwnPermits:
         self._want()
 
     def pass_to(self, twin: OwnPermits) -> None:
-        """The server is known by another name, whose ledger takes the permits (:meth:`Ledger.dissolve`): holders return
-        them there, and waiters wait there."""
+        """The server is known by another name, which takes over the permits
+        (:func:`poolmgr.budget.merging.dissolve`): holders return them there, and waiters wait there."""
         twin.used += self.used
         twin._waiters += self._waiters
         self.used = self.kept = 0

@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from poolmgr import wire
+from poolmgr.budget import merging
 from poolmgr.budget.accounts import Saved
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
@@ -178,7 +179,7 @@ class Registry:
         sameness = upstream.sameness.part(keys)
         tags = {tag for way in ways.all() for tag in way.tags}
         named = {way.endpoint.named for way in ways.all()}
-        self.ledger.part(upstream.id, id, {*keys, *named}, tags, self.committer.clock())
+        merging.part(self.ledger, upstream.id, id, {*keys, *named}, tags)
         self.ledger.servers[upstream.id].aliases -= set(keys)
         new = self._new(id, ())
         new.ways, new.lost, new.sameness = ways, dict(upstream.lost), sameness

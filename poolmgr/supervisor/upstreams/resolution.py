@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from poolmgr.budget import merging
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.admin import Place
@@ -328,7 +329,7 @@ class Resolution:
         twin.upstream.unclosed.update(self._upstream.unclosed)
         self._upstream.unclosed.clear()
         self._own.pass_to(twin.permits)
-        self._ledger.dissolve(self._upstream.id, twin.upstream.id)
+        merging.dissolve(self._ledger, self._upstream.id, twin.upstream.id)
         for _ in twice:  # one connection, for which both held a permit
             twin.permits.release()
         twin.permits.granted()

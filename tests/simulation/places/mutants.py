@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from poolmgr import wire
+from poolmgr.budget import merging
 from poolmgr.budget.accounts import Account
 from poolmgr.budget.ledger import Ledger, Turn
 from poolmgr.member.core.directory import Directory
@@ -24,20 +25,18 @@ from tests.simulation.mutants import Mutant, applied
 from tests.simulation.places.supervisor import Looks
 from tests.simulation.places.world import failure
 
-_part, _dissolve, _settle = Ledger.part, Ledger.dissolve, Ledger.settle
+_part, _dissolve, _settle = merging.part, merging.dissolve, Ledger.settle
 
 
 def _parts_without_charges(
-    self: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float
+    ledger: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str]
 ) -> None:
-    self.server(new, aliases=aliases).budget = self.servers[server].budget
+    ledger.server(new, aliases=aliases).budget = ledger.servers[server].budget
 
 
-def _parts_and_tells(
-    self: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str], now: float
-) -> None:
-    _part(self, server, new, aliases, tags, now)
-    self.servers[new].unknown = False
+def _parts_and_tells(ledger: Ledger, server: str, new: str, aliases: Iterable[str], tags: Collection[str]) -> None:
+    _part(ledger, server, new, aliases, tags)
+    ledger.servers[new].unknown = False
 
 
 def _recalls_at_unknown(self: Ledger, now: float) -> Turn:
@@ -73,12 +72,12 @@ def _only_alike(one: str, several: set[str], other: str, others: set[str]) -> bo
     return bool(one) and one == other
 
 
-def _dissolves_the_charge(self: Ledger, server: str, into: str) -> None:
-    old = self.servers[server]
-    for tag in old.accounts.keys() & self.servers[into].accounts.keys():
+def _dissolves_the_charge(ledger: Ledger, server: str, into: str) -> None:
+    old = ledger.servers[server]
+    for tag in old.accounts.keys() & ledger.servers[into].accounts.keys():
         old.charged -= old.accounts[tag].charge
         old.accounts[tag].told = [(0, 0)]
-    _dissolve(self, server, into)
+    _dissolve(ledger, server, into)
 
 
 def _asks_once(self: Looks) -> None:
@@ -132,12 +131,12 @@ _held, _id_for, _met, _parted = Registry.held, Registry._id_for, Meetings.met, S
 
 MUTANTS = (
     Mutant(
-        "parts without charges", "what is open there is charged nowhere", ((Ledger, "part", _parts_without_charges),)
+        "parts without charges", "what is open there is charged nowhere", ((merging, "part", _parts_without_charges),)
     ),
     Mutant(
         "tells a limit before it is known which server that is",
         "it may be one whose budget is used",
-        ((Ledger, "part", _parts_and_tells),),
+        ((merging, "part", _parts_and_tells),),
     ),
     Mutant(
         "recalls where it is not known which server that is",
@@ -157,7 +156,7 @@ MUTANTS = (
         ((twins, "same", _only_alike),),
     ),
     Mutant(
-        "the charge is not taken along", "what is open is not charged", ((Ledger, "dissolve", _dissolves_the_charge),)
+        "the charge is not taken along", "what is open is not charged", ((merging, "dissolve", _dissolves_the_charge),)
     ),
     Mutant(
         "addresses are asked once only",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
-from poolmgr.budget import recovery, views
+from poolmgr.budget import merging, recovery, views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.context import Context
@@ -235,7 +235,7 @@ class Clerk:
         self.world.checks.union(keys, set(target.ways) - keys, target)
         self.world.checks.jumps.add(target.id)
         if target is not upstream:
-            self.ledger.dissolve(upstream.id, target.id)
+            merging.dissolve(self.ledger, upstream.id, target.id)
         else:
             self.ledger.set_budget(upstream.id, self.world.budget, self.world.clock.now)
             self.ledger.hold_raises(upstream.id, False)
@@ -245,7 +245,7 @@ class Clerk:
     def unite(self, upstream: Upstream, twin: Upstream) -> None:
         self.world.checks.jumps.add(twin.id)
         self.registry.unite(upstream, twin)
-        self.ledger.dissolve(upstream.id, twin.id)
+        merging.dissolve(self.ledger, upstream.id, twin.id)
         self.wake(0.0001)
 
     # ---- turns -----------------------------------------------------------------------------------
