@@ -272,7 +272,7 @@ def test_addresses_that_come_and_go_do_not_fill_the_books(
 ) -> None:
     """A name server with many addresses, each of which leads to the same server."""
     monkeypatch.setattr("poolmgr.pool.names.REMEMBERED", 0.2)
-    monkeypatch.setattr("poolmgr.member.core.process.FORGET_AFTER", 0.2)
+    monkeypatch.setattr("poolmgr.member.core.directory.FORGET_AFTER", 0.2)
     running, server = pair(BUDGET, maxclients=BUDGET + 2, port=free_port(), bind="0.0.0.0", HASTY=QUICK)
     monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
     names = Names(Path(running.path).parent / "names")

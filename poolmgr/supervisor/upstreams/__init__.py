@@ -6,7 +6,7 @@ Which there are:
 - ``addresses``: which address leads to which server
 - ``twins``: which servers are one, among all; ``sameness``: by what its addresses say; ``likeness``, ``comparison``: by
   a connection that both show, and the steps of that
-- ``resolution``: which server a new address is; ``loan``: the permits for that look
+- ``resolution``: which server a new address is; ``loan``: the permits for that look; ``lender``: what it gets of others
 - ``upstream``: all that is known of one server; ``ways``: how to reach it; ``ports``: what parts know of each other
 
 How one is asked:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 
+from poolmgr.supervisor.upstreams.lender import Lender
 from poolmgr.supervisor.upstreams.likeness import Seen
-from poolmgr.supervisor.upstreams.ports import ProbePort
 from poolmgr.supervisor.upstreams.session import AdminSession
 
 
-async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: asyncio.Lock) -> bool | None:
+async def alike(asking: AdminSession, other: Lender, patience: float, turn: asyncio.Lock) -> bool | None:
     """Whether the asked server is the other one. None: there was no answer. If no allowed question can tell, it counts
     as another one.
 
@@ -36,7 +36,7 @@ async def alike(asking: AdminSession, other: ProbePort, patience: float, turn: a
         return None if seen is None else seen is Seen.NAMED
 
 
-async def _alike_by_number(asking: AdminSession, other: ProbePort, session: AdminSession) -> bool | None:
+async def _alike_by_number(asking: AdminSession, other: Lender, session: AdminSession) -> bool | None:
     """The same, after a connection with the right number was seen."""
     for _ in range(2):
         sign = session.sign

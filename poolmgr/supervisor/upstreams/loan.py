@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
-from poolmgr.supervisor.upstreams.ports import ProbePort, RegistryPort
+from poolmgr.supervisor.upstreams.lender import Lender
+from poolmgr.supervisor.upstreams.ports import RegistryPort
 from poolmgr.supervisor.upstreams.schedule import Schedule
 from poolmgr.supervisor.upstreams.session import AdminSession
 from poolmgr.supervisor.upstreams.upstream import Upstream
@@ -46,8 +47,8 @@ class Loan:
     def __post_init__(self) -> None:
         self._ledger = self._context.ledger
         self._clock = self._context.committer.clock
-        self._borrowed: list[ProbePort] = []
-        self.over: set[ProbePort] = set()
+        self._borrowed: list[Lender] = []
+        self.over: set[Lender] = set()
 
     async def take(self) -> bool:
         """Get a permit of our own, and one of each server that this one may be. A permit that does not come in
@@ -92,10 +93,11 @@ class Loan:
                 self._borrowed.remove(lender)
                 lender.doubt(name)
 
-    def lenders(self) -> list[ProbePort]:
-        return [p for p in self._registry.probes.values() if p.upstream is not self._upstream and p.upstream.resolved]
+    def lenders(self) -> list[Lender]:
+        lenders = (probe.lender for probe in self._registry.probes.values())
+        return [other for other in lenders if other.upstream is not self._upstream and other.upstream.resolved]
 
-    def count_over(self, lender: ProbePort) -> None:
+    def count_over(self, lender: Lender) -> None:
         """The lender's next permit is granted although it exceeds the budget."""
         upstream = lender.upstream
         upstream.overdrawn_at = self._clock()
@@ -127,20 +129,20 @@ class Loan:
         others = len(self._registry.unplaced - {self._registry.probes[self._upstream.id]})
         return word == "auto" or others < int(word)
 
-    async def _borrow(self, patience: float) -> list[ProbePort]:
+    async def _borrow(self, patience: float) -> list[Lender]:
         """Borrow a permit of each lender. Returns the lenders that had none."""
-        missing: list[ProbePort] = []
+        missing: list[Lender] = []
 
-        async def borrow(lender: ProbePort) -> None:
+        async def borrow(lender: Lender) -> None:
             (self._borrowed if await lender.lend(patience) else missing).append(lender)
 
         await asyncio.gather(*map(borrow, self.lenders()))
         return [lender for lender in missing if lender.upstream.id in self._registry.upstreams]
 
-    def _may_overdraw(self, lender: ProbePort) -> bool:
+    def _may_overdraw(self, lender: Lender) -> bool:
         return not self._ledger.stuck and self._clock() >= lender.upstream.overdrawn_at + OVER_EVERY
 
-    async def _overdraw(self, lender: ProbePort) -> None:
+    async def _overdraw(self, lender: Lender) -> None:
         self.count_over(lender)
         self.over.add(lender)
         if await lender.permits.acquire(SHORT):

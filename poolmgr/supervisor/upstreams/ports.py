@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableSet
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from poolmgr import wire
 from poolmgr.supervisor.upstreams.addresses import Addresses
+from poolmgr.supervisor.upstreams.lender import Lender
 from poolmgr.supervisor.upstreams.own_permits import OwnPermits
-from poolmgr.supervisor.upstreams.session import AdminSession
 from poolmgr.supervisor.upstreams.twins import Twins
 from poolmgr.supervisor.upstreams.upstream import Upstream
 
@@ -19,11 +18,8 @@ class ProbePort(Protocol):
 
     upstream: Upstream
     permits: OwnPermits
+    lender: Lender
 
-    def showing(self, patience: float) -> AbstractAsyncContextManager[AdminSession | None]: ...
-    async def show_another(self) -> None: ...
-    async def lend(self, patience: float) -> bool: ...
-    def doubt(self, name: str) -> None: ...
     def ask_again(self) -> None: ...
     def hurry(self) -> None: ...
 

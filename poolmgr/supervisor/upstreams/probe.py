@@ -10,8 +10,6 @@ budget no connection stays open between two looks.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -22,7 +20,7 @@ from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.allowance import Allowance
 from poolmgr.supervisor.upstreams.census import Census
 from poolmgr.supervisor.upstreams.findings import Findings, Work
-from poolmgr.supervisor.upstreams.likeness import NoPermitError
+from poolmgr.supervisor.upstreams.lender import Lender
 from poolmgr.supervisor.upstreams.loan import Loan
 from poolmgr.supervisor.upstreams.own_permits import OwnPermits
 from poolmgr.supervisor.upstreams.ports import RegistryPort
@@ -80,9 +78,10 @@ class Probe:
             self._reconciler.learned = self.holder.learned
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self.lender = Lender(
+            upstream, context.ledger, self.permits, self._session, self._schedule, context.committer.clock, self.wake
+        )
         self._task: asyncio.Task[None] | None = None
-        self._using = asyncio.Lock()
-        """Held while the session is in use."""
         self.busy = False
         """Whether a look is under way."""
         self._replaced = -REPLACE_EVERY
@@ -152,56 +151,6 @@ class Probe:
             self._keep()  # in the same turn, before members get what is left
             self._committer.touch()
 
-    async def lend(self, patience: float) -> bool:
-        """Lend a permit of this server for a look at an address that may lead here too; the borrower gives it back to
-        ``permits``. If no permit is free, the connection kept open is closed for it. False: none came in ``patience``
-        seconds."""
-        free = self._context.ledger.servers[self.upstream.id].free
-        if free < 1 and self._session.holding and not self._session.stalled and not self._using.locked():
-            async with self._using:
-                await self._session.shut()
-        return await self.permits.acquire(patience)
-
-    @contextlib.asynccontextmanager
-    async def showing(self, patience: float) -> AsyncIterator[AdminSession | None]:
-        """The session with an open connection, which can then be searched for through another address. None: no session
-        is available now.
-
-        Raises:
-            NoPermitError: no permit was free.
-        """
-        if self._ended or self._session.stalled or not self.upstream.reached:
-            yield None
-            return
-        try:
-            async with asyncio.timeout(patience):
-                await self._using.acquire()
-        except TimeoutError:
-            yield None
-            return
-        try:
-            if self._session.sign is None:
-                if not await self._session.permit(patience):
-                    raise NoPermitError(self.upstream.id)
-                await self.show_another()
-            yield self._session
-        finally:
-            if self._schedule.sparing and not self._session.stalled:
-                await self._session.shut()
-            self._using.release()
-            self._event.set()
-
-    async def show_another(self) -> None:
-        """Close the open connection, up to the server's end-of-file, and open another one with the same permit."""
-        await self._session.look(Work(endpoints=self.upstream.endpoints, fresh=True))
-
-    def doubt(self, name: str) -> None:
-        """A connection of that name was made with a lent permit and got no answer: it may lead here. The connection
-        keeps the permit until this server is seen not to have it."""
-        self.upstream.unclosed[name] = self._committer.clock()
-        self._schedule.prove_at = 0.0
-        self._event.set()
-
     @property
     def still_runs(self) -> bool:
         """The server does not answer but holds a connection of ours, so it has not been restarted."""
@@ -246,7 +195,7 @@ class Probe:
                 continue
             self.busy = True
             try:
-                async with self._using:
+                async with self.lender.using:
                     if not work.endpoints:
                         await self._shut_for_good()
                     elif self.upstream.resolved:
@@ -386,18 +335,19 @@ class Probe:
 
     # ---- the end ------------------------------------------------------------------------------------
 
-    def _merged(self) -> None:
-        """The upstream was another name of one that has its own probe."""
-        self._ended = True
+    def _end(self) -> None:
+        self._ended = self.lender.ended = True
         self.outages.close()
         self._registry.unplaced.discard(self)
+
+    def _merged(self) -> None:
+        """The upstream was another name of one that has its own probe."""
+        self._end()
         self._session.stop()
 
     def cancel(self) -> None:
         """No process uses the server and nothing is open there: end."""
-        self._ended = True
-        self.outages.close()
-        self._registry.unplaced.discard(self)
+        self._end()
         if self._task is not None:
             self._task.cancel()
         self._session.stop()
@@ -409,8 +359,7 @@ class Probe:
 
     async def close(self) -> None:
         """Stop looking and close the kept connection."""
-        self._ended = True
-        self.outages.close()
+        self._end()
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])

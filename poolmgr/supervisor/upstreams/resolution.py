@@ -208,10 +208,11 @@ class Resolution:
 
     def _are_apart(self, several: set[str], found: Findings, now: float) -> bool:
         """Whether servers behind one balancer still have a budget each. They are marked as one."""
-        upstreams = [probe for probe in self._loan.lenders() if probe.upstream.run_id in several]
-        if len(upstreams) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
+        probes = [self._registry.probes[lender.upstream.id] for lender in self._loan.lenders()]
+        theirs = [probe for probe in probes if probe.upstream.run_id in several]
+        if len(theirs) < 2 or now >= self._meetings.met(found.run_id, now) + DOUBT:
             return False
-        for probe in upstreams:
+        for probe in theirs:
             probe.upstream.sameness.several |= several
             probe.ask_again()
         return True
@@ -237,10 +238,10 @@ class Resolution:
         try:
             return await self._twin_among(others), False
         except NoPermitError as error:
-            lender = self._registry.probes.get(str(error))
-            if lender is None or lender not in self._loan.over:
+            probe = self._registry.probes.get(str(error))
+            if probe is None or probe.lender not in self._loan.over:
                 return None, True
-            self._loan.count_over(lender)
+            self._loan.count_over(probe.lender)
             with contextlib.suppress(NoPermitError):
                 return await self._twin_among(others), False
             return None, True
@@ -264,7 +265,7 @@ class Resolution:
             NoPermitError: no match was found, and at least one could not be compared.
         """
         turn, probes = asyncio.Lock(), self._registry.probes
-        asked = (alike(self._session, probes[other.id], ROUND, turn) for other in others)
+        asked = (alike(self._session, probes[other.id].lender, ROUND, turn) for other in others)
         verdicts = await asyncio.gather(*asked, return_exceptions=True)
         failure: BaseException | None = None
         for other, verdict in zip(others, verdicts, strict=True):
@@ -285,7 +286,7 @@ class Resolution:
             return False
         met = self._meetings.met(found.run_id, now)
         doubtful = self._registry.twins.doubtful(self._upstream, found.run_id, met, min(met, _started(found, now)))
-        overdrawn = [probe.upstream for probe in self._loan.over]  # no permit for this look, so none to ask with
+        overdrawn = [lender.upstream for lender in self._loan.over]  # no permit for this look, so none to ask with
         doubtful = [other for other in doubtful if other not in overdrawn or other.run_id != found.run_id]
         for other in doubtful:
             self._registry.probes[other.id].ask_again()

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from poolmgr import settings
 from poolmgr.budget.accounts import Identity, Saved
-from poolmgr.member.core import process as core
+from poolmgr.member.core import directory
 from tests.simulation.clock import Clock
 from tests.simulation.places.checks import SETTLED, Checks, Violation
 from tests.simulation.places.process import Process, Server
@@ -184,7 +184,7 @@ class World:
         Raises:
             Violation: something that must hold did not.
         """
-        with patch.object(core, "FORGET_AFTER", self.forget_after):
+        with patch.object(directory, "FORGET_AFTER", self.forget_after):
             self._run()
         return self
 
