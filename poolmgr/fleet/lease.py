@@ -253,7 +253,7 @@ class Lease:
         self.target, self.wanted = answer.target, answer.wanted
         self.limit = min(self.word, self.target) if self.wanted else self.word
         self.blocked = answer.learning
-        busy = self.wanted or answer.grant != answer.target
+        busy = self.wanted or answer.grant < answer.target
         self._due = now + self._interval(LEARNING if answer.learning else BUSY if busy else QUIET)
 
     def _claim(self, table: str, now: float) -> None:

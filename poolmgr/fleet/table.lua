@@ -34,17 +34,16 @@ local HEAD = '^(%S+) (%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%d+) (
 
 local function read_head(text)
   if not text then return nil end
-  local t = {}
-  t.run, t.number, t.learning, t.used, t.budget, t.slack, t.level, t.headroom, t.short, t.ticked, t.due, t.made,
-    t.holder, t.duty, t.audited, t.operator, t.hosts, t.others, t.ripe, t.marked, t.rest = string.match(text, HEAD)
-  if not t.run then return nil end
-  t.learning, t.short = t.learning == '1', tonumber(t.short)
-  t.used, t.budget, t.slack = tonumber(t.used), tonumber(t.budget), tonumber(t.slack)
-  t.level, t.headroom = tonumber(t.level), tonumber(t.headroom)
-  t.ticked, t.due, t.made = tonumber(t.ticked), tonumber(t.due), tonumber(t.made)
-  t.duty, t.audited = tonumber(t.duty), tonumber(t.audited)
-  t.hosts, t.ripe, t.marked = tonumber(t.hosts), tonumber(t.ripe), tonumber(t.marked)
-  return t
+  local run, number, learning, used, budget, slack, level, headroom, short, ticked, due, made, holder, duty, audited,
+    operator, hosts, others, ripe, marked, rest = string.match(text, HEAD)
+  if not run then return nil end
+  return { -- in one go: a table that grows is made again at each doubling
+    run = run, number = number, learning = learning == '1', used = tonumber(used), budget = tonumber(budget),
+    slack = tonumber(slack), level = tonumber(level), headroom = tonumber(headroom), short = tonumber(short),
+    ticked = tonumber(ticked), due = tonumber(due), made = tonumber(made), holder = holder, duty = tonumber(duty),
+    audited = tonumber(audited), operator = operator, hosts = tonumber(hosts), others = others, ripe = tonumber(ripe),
+    marked = tonumber(marked), rest = rest,
+  }
 end
 
 local function head_text(t)
@@ -54,6 +53,8 @@ local function head_text(t)
 end
 
 local LEASE = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)'
+
+local RENEWED = '^(%d+) (%d+) %S+ %S+ %S+ %S+ %S+ %S+ %S+(.*)$'
 
 local function read_lease(text)
   local grant, seq, ends, demand, floor, budget, slack = string.match(text, LEASE)
@@ -72,34 +73,7 @@ local function mark(name, text)
   redis.call('HDEL', key, name)
 end
 
--- F8: the table of this server process; nil if there is none, or another process's.
-local function table_of(run)
-  local t = read_head(redis.call('HGET', key, '!'))
-  if t and t.run == run then return t end
-  return nil
-end
-
--- The same, if the question speaks of this very table; else what it is answered with.
-local function spoken_of(run, number)
-  local t = table_of(run)
-  if not t then return nil, {'none'} end
-  if number ~= t.number then return nil, {'table', t.number, now} end
-  return t
-end
-
 -- ---- the pass over all records -----------------------------------------------------------------------------------
-
--- How far demands that are more than there is can be met evenly: the level at which what is left is used up (max-min).
-local function fair_level(demands, count, room)
-  table.sort(demands)
-  local left = room
-  for i = 1, count do
-    local share = math.floor(left / (count - i + 1))
-    if demands[i] > share then return math.max(1, share) end
-    left = left - demands[i]
-  end
-  return math.max(1, room)
-end
 
 local function kept_back(room) return math.max(1, math.floor(room / 10)) end
 
@@ -109,6 +83,17 @@ local function beyond(t, demand) return demand == 0 and 0 or math.min(t.headroom
 -- The exact sum, the budget in force (F9), the fair level, the headroom, and whose end has passed. O(hosts). `renewing`
 -- has said something newer than its record.
 local function tick(t, renewing)
+  -- How far demands that are more than there is can be met evenly: the level at which what is left is used up (max-min).
+  local function fair_level(demands, count, room)
+    table.sort(demands)
+    local left = room
+    for i = 1, count do
+      local share = math.floor(left / (count - i + 1))
+      if demands[i] > share then return math.max(1, share) end
+      left = left - demands[i]
+    end
+    return math.max(1, room)
+  end
   -- Nobody was heard for a whole lease: it was the server that stood still, or its clock jumped. Who comes first must
   -- not fence all others, whose requests are on their way.
   local stood_still = t.ticked > 0 and now - t.ticked >= renewing.lease
@@ -233,6 +218,14 @@ local function granted(t, word, demand, joins, fair, target)
   return word + more + math.max(0, math.min(target - word - more, room - more - kept))
 end
 
+-- Whether others need what a host holds beyond its part: one is short, or has much less beyond than this one. Or what is
+-- kept back for growth and newcomers is half used up: a host that needed it may not need it any more.
+local function is_wanted(t, grant, target)
+  if t.short == 2 or (t.short == 1 and target * 2 < grant) then return true end
+  local room = math.max(0, t.budget - t.slack)
+  return not t.learning and 2 * (room - t.used) < kept_back(room)
+end
+
 -- What the host does for all, if it has the duty.
 local function duty_of(t, name, able)
   if not able or not (t.holder == name or t.holder == '-' or now >= t.duty) then return '' end
@@ -259,10 +252,14 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
     t = make(run, name, seq, budget, slack)
     got[2], got[3] = false, false
   end
-  local joins = number == '-'
+  local was_used, was_budget, was_slack, was_short, was_due, was_duty =
+    t.used, t.budget, t.slack, t.short, t.due, t.duty
+  local joins, rest = number == '-', ''
   if got[3] then return {'fenced', t.number, now} end -- F4: a mark is final
   if got[2] then
-    local grant, last = read_lease(got[2])
+    local grant, last
+    grant, last, rest = string.match(got[2], RENEWED)
+    grant, last = tonumber(grant), tonumber(last)
     if not joins and number ~= t.number then return {'table', t.number, now} end
     if joins or seq <= last then return {'old', t.number, now, last} end -- F3: a name joins once
     -- A word is larger than its grant if another table gave it, at a process that this name led to meanwhile. It is a
@@ -302,10 +299,14 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
     t.due = math.min(t.due, now + SOON)
   end
   local duty = duty_of(t, name, able == '1')
-  local rest = got[2] and string.match(got[2], '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+(.*)$') or ''
-  redis.call('HSET', key, '!', head_text(t), name, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %s %s%s',
-    grant, seq, now + lease, demand, floor, budget, slack, able == '1' and 'able' or '-', host, rest))
-  local wanted = grant > target and (t.short == 2 or (t.short == 1 and target * 2 < grant)) and 1 or 0
+  -- ARGV: numbers that are written as they came.
+  local record = string.format('%d %s %.0f %s %s %s %s %s %s%s', grant, ARGV[5], now + lease, ARGV[7], ARGV[8], ARGV[9],
+    ARGV[10], able == '1' and 'able' or '-', host, rest)
+  local same = got[2] and t.used == was_used and t.budget == was_budget and t.slack == was_slack
+    and t.short == was_short and t.due == was_due and t.duty == was_duty
+  if same then redis.call('HSET', key, name, record) -- most renewals change nothing else
+  else redis.call('HSET', key, '!', head_text(t), name, record) end
+  local wanted = grant > target and is_wanted(t, grant, target) and 1 or 0
   return {'ok', t.number, now, grant, target, now + lease, wanted, t.budget, t.slack, t.hosts, t.others, duty,
     t.learning and 1 or 0, freed}
 end
@@ -314,6 +315,21 @@ end
 if ARGV[1] == 'renew' then
   return renew(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12],
     ARGV[13], ARGV[14], ARGV[15])
+end
+
+-- F8: the table of this server process; nil if there is none, or another process's.
+local function table_of(run)
+  local t = read_head(redis.call('HGET', key, '!'))
+  if t and t.run == run then return t end
+  return nil
+end
+
+-- The same, if the question speaks of this very table; else what it is answered with.
+local function spoken_of(run, number)
+  local t = table_of(run)
+  if not t then return nil, {'none'} end
+  if number ~= t.number then return nil, {'table', t.number, now} end
+  return t
 end
 
 -- leave RUN TABLE NAME: in good order, when nothing of NAME is open but the connection that says so.

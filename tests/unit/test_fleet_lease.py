@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from poolmgr.fleet import duty, script
-from poolmgr.fleet.lease import LINKS, SOON, UNKNOWN, Lease, SavedLease, Terms
+from poolmgr.fleet.lease import BUSY, LINKS, QUIET, SOON, UNKNOWN, Lease, SavedLease, Terms
 from poolmgr.fleet.script import Refused, Renewal, Renewed
 
 
@@ -236,3 +236,19 @@ def test_a_proof_needs_a_list_without_the_name_and_without_any_unnamed_connectio
 def test_an_answer_that_is_not_understood_is_an_error_that_quotes_it(reply: Any):
     with pytest.raises(script.UnreadableError, match="answered"):
         script.answer(reply)
+
+
+def test_a_host_renews_seldom_unless_something_is_to_change():
+    """What it has beyond its part changes nothing before others want it: it would renew more often for as long as it
+    lives, for nothing."""
+
+    def renews_after(**answer: Any) -> float:
+        lease = joined()
+        lease.answered(asked(lease, now=20.0).seq, good(5, **answer), 20.0)
+        lease.settle(5, 20.0)
+        return lease.due(5) - 20.0
+
+    assert renews_after() > 10.0 * QUIET * 0.8
+    assert renews_after(target=3) > 10.0 * QUIET * 0.8
+    assert renews_after(target=6) < 10.0 * BUSY * 1.2
+    assert renews_after(target=3, wanted=True) < 10.0 * BUSY * 1.2

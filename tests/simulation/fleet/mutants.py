@@ -372,7 +372,7 @@ SEEDS: dict[str, int] = {
     "F8 a new table raises at once": 4,
     "F8 the census does not wait for claims": 53,
     "F8 a larger word from another table": 188,
-    "F8 a claim that does not fit": 205,
+    "F8 a claim that does not fit": 408,
 }
 """Which seed of these finds it first. For the others ``exhaustive/scenarios.py`` has a way."""
 
