@@ -102,8 +102,9 @@ def derive(facts: Facts) -> Derivation:
     rule = "a tenth of maxclients, at least 8" if facts.reserve is None else "REDIS_CONNECTION_RESERVE"
     parts.append(("reserve", kept, rule if facts.operator is None else "not used: the operator's number holds"))
     parts.append(("other clients", facts.others, "not ours, replicas and cluster bus included"))
-    parts.append(("hosts", facts.hosts, "REDIS_CONNECTION_HOSTS"))
-    parts.append(("supervisors", facts.supervisors, "of this host, each with a POOLMGR_SOCKET of its own"))
+    if facts.lease is None:  # a lease is this supervisor's alone
+        parts.append(("hosts", facts.hosts, "REDIS_CONNECTION_HOSTS"))
+        parts.append(("supervisors", facts.supervisors, "of this host, each with a POOLMGR_SOCKET of its own"))
     bounds = facts.descriptors is not None and 0 < facts.descriptors < budget and facts.operator is None
     remedy = ": for more, raise LimitNOFILE or ulimit -n" if bounds else ""
     parts.append(("descriptors", facts.descriptors, f"what the members' file-descriptor limits leave{remedy}"))

@@ -16,6 +16,7 @@ from poolmgr.cli.output import console, print_json, table
 from poolmgr.errors import PoolmgrError, SettingsError, SupervisorError
 from poolmgr.fleet import records, script, source
 from poolmgr.settings import parsers
+from poolmgr.settings.table import BY_NAME
 
 if TYPE_CHECKING:
     import redis
@@ -141,12 +142,21 @@ class _Table:
         return found
 
 
+def _named(text: str) -> str:
+    try:
+        return parsers.fleet_name(text)
+    except ValueError:
+        shown, allowed = parsers.conceal(text), BY_NAME["REDIS_FLEET"].allowed
+        shown = shown if len(shown) <= 120 else shown[:117] + "..."
+        raise SettingsError(f"--fleet {shown!r} is no name of a fleet; give {allowed}") from None
+
+
 @contextlib.contextmanager
 def _table(url: str | None, name: str | None) -> Iterator[_Table]:
     import redis
 
     loaded = settings.load()
-    url, name = url or loaded.redis_url, name or loaded.fleet
+    url, name = url or loaded.redis_url, loaded.fleet if not name else _named(name)
     if not name:
         raise SettingsError("no fleet is named: set REDIS_FLEET, or give --fleet")
     if not url:

@@ -233,6 +233,13 @@ def name(text: str) -> str:
     return text
 
 
+def fleet_name(text: str) -> str:
+    """It is part of a key, between the braces that name a cluster's slot, and of lines that people read."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,63}", text):
+        raise ValueError
+    return text
+
+
 def token(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("it has spaces or other characters that a header cannot carry")

@@ -67,8 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         None,
         "REDIS_FLEET",
         "hosts with the same word share one budget at each server (`docs/fleet.md`)",
-        parse=parsers.name,
-        allowed="a word of letters, digits and _ . : + -",
+        parse=parsers.fleet_name,
+        allowed="a word of at most 64 ASCII letters, digits and _ . : + -",
         default_text="none: each host has its own budget",
         example="web",
     )

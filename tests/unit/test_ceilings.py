@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -227,3 +228,13 @@ def test_a_rule_switched_off_is_noticed(name: str, monkeypatch: pytest.MonkeyPat
     assert story(steps) == ""
     monkeypatch.setattr(Governor, *MUTANTS[name])
     assert story(steps)
+
+
+def test_a_host_in_a_fleet_is_not_told_of_what_divides_a_budget_elsewhere():
+    """The fleet's lease is no part of what REDIS_CONNECTION_HOSTS or other supervisors of this host divide."""
+    facts = Facts(maxclients=100, hosts=3, supervisors=2)
+    rows = {name for name, _, _ in derive(facts).parts}
+    assert {"hosts", "supervisors"} <= rows
+    leased = derive(msgspec.structs.replace(facts, lease=7, lease_words="lease of fleet web"))
+    assert leased.budget == 7
+    assert {"hosts", "supervisors"} & {name for name, _, _ in leased.parts} == set()

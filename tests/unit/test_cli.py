@@ -337,3 +337,17 @@ def test_an_error_has_nothing_either_that_a_terminal_obeys(run, isolated, words)
         code, _, err = run(*words.split())
     assert code == 1
     assert err == "Error: no: \\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202eevil\\r\\x7f\n"
+
+
+# ---- a fleet's name ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a b", "a{b}", "\x1b[2J", "a" * 70], ids=ascii)
+def test_a_fleet_s_name_on_the_command_line_is_one_that_the_variable_may_have(run, isolated, monkeypatch, name):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    code, out, err = run("fleet", "--fleet", name)
+    assert code
+    assert not out
+    assert "--fleet" in err
+    assert "at most 64" in err
+    assert err.count("\n") == 1

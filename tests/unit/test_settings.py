@@ -231,6 +231,22 @@ def test_rows_say_where_a_value_came_from_and_report_all_errors():
     assert (rows["REDIS_SOCKET_TIMEOUT"].value, rows["REDIS_SOCKET_TIMEOUT"].source) == ("5", "default")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "a{b}", "{web}", "web\x07", "web\nx", "wéb", "-web", "*", "a" * 65, "a" * 100_000],
+    ids=lambda name: ascii(name[:9]),
+)
+def test_a_fleets_name_is_a_short_word(name: str):
+    """It is part of a key, between braces, which name a cluster's slot."""
+    message = wrong(REDIS_FLEET=name)
+    assert message.startswith("REDIS_FLEET=")
+    assert "at most 64" in message
+    assert message.isprintable()
+    assert len(message) < 400
+    assert load({"REDIS_FLEET": "a" * 64}).fleet == "a" * 64
+    assert load({"REDIS_FLEET": "2web:eu-1.a+b_c"}).fleet == "2web:eu-1.a+b_c"
+
+
 def test_a_fleets_budget_must_be_more_than_its_slack():
     message = wrong(REDIS_FLEET="web", REDIS_FLEET_BUDGET="2")
     assert message.startswith("REDIS_FLEET_BUDGET=2 leaves nothing beside the slack of 2; set it to 3 or more")
