@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import poolmgr
+from tests.fleet.sample import sample
 from tests.helpers import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -71,6 +72,11 @@ def test_the_workflow_does_what_the_script_does_and_may_nothing_else():
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[0-9.]+", action), action
     assert text.count("persist-credentials: false") == sum("checkout@" in action for action in used)
     assert "${{ github.event" not in text, "what others write is put into no command"
+
+
+def test_the_fleet_s_sample_is_what_the_command_prints():
+    text = (ROOT / "docs" / "fleet.md").read_text()
+    assert f"```\n{sample()}\n```" in text, "paste the output of: python -m tests.fleet.sample"
 
 
 def test_the_changelog_begins_with_this_version():
