@@ -1,4 +1,4 @@
-"""Hosts of a fleet, played by one process: the real lease, the real script in a real server, and no supervisors.
+"""Hosts of a fleet, played by a process: the real lease, the real script in a real server, and no supervisors.
 
 Each host is a task with one connection, as a supervisor has it. :class:`poolmgr.fleet.lease.Lease` says when it asks
 and what; the server's script answers; :mod:`poolmgr.supervisor.fleet.fencing` does what one host does for all.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
+import redis
 
 from poolmgr import tags
 from poolmgr.fleet import gate, script, source
@@ -31,7 +32,6 @@ from poolmgr.supervisor.upstreams.admin import Admin
 from poolmgr.supervisor.upstreams.proof import Row, parse
 from poolmgr.supervisor.upstreams.resolution import MEETINGS
 from poolmgr.wire import Endpoint
-from tests.helpers import RedisServer
 
 HANDOVER = 0.02
 PORTS = 20_000
@@ -92,6 +92,7 @@ class Played:
         demand: connections that it could use.
         told: what it has handed out to its workers.
         served: when its first worker had a connection whose gate was open; 0: not yet.
+        renewals: how many were answered.
     """
 
     def __init__(self, fleet: Fleet, number: int, demand: int) -> None:
@@ -99,6 +100,7 @@ class Played:
         self.demand = demand
         self.told = 0
         self.served = 0.0
+        self.renewals = 0
         self.tag = TAG.format(pid=next(_pids))
         self.lease = Lease(
             Terms(lease=LEASE, host=f"pod-{number}"),
@@ -160,7 +162,7 @@ class Played:
     async def _connect(self) -> None:
         self.admin.close()
         self.admin = Line()
-        await self.admin.open(self.fleet.server.port)
+        await self.admin.open(self.fleet.port)
         name = self.connection_name()
         await self.admin.ask(
             ("CLIENT", "SETNAME", name), ("CLIENT", "SETINFO", "LIB-NAME", name), ("CLIENT", "ID"), ("INFO", "server")
@@ -173,6 +175,7 @@ class Played:
             return
         (reply,) = await self.admin.ask(("EVALSHA", fleet.sha, 1, fleet.key, *asked.arguments()))
         fleet.renewals += 1
+        self.renewals += 1
         joined = not lease.name
         lease.answered(asked.seq, script.answer(reply), time.monotonic())
         if joined and lease.name:
@@ -191,7 +194,7 @@ class Played:
     async def _serve(self) -> None:
         """The first connection of a worker, past its gate."""
         assert self.lease.answer is not None
-        await self.worker.open(self.fleet.server.port)
+        await self.worker.open(self.fleet.port)
         name = ("CLIENT", "SETNAME", self.connection_name())
         _, records, clock = await self.worker.ask(name, *gate.commands(self.fleet.key, self.lease.name))
         if gate.shut(records, clock, self.lease.table):
@@ -212,8 +215,8 @@ class Fleet:
         lists: seconds for each list that was made for all, as the host with the duty saw it.
     """
 
-    def __init__(self, server: RedisServer, name: str, budget: int, demand: int = 2) -> None:
-        self.server = server
+    def __init__(self, port: int, name: str, budget: int, demand: int = 2) -> None:
+        self.port = port
         self.name = name
         self.key = script.key(name)
         self.budget = budget
@@ -228,9 +231,10 @@ class Fleet:
         """Not set: no host asks anything."""
         self.going.set()
         self._tasks: list[asyncio.Task[None]] = []
-        self.run_id = str(server.info("server")["run_id"])
-        with server.observer() as client:
-            self.sha = str(client.script_load(source.text(server.kind.version[0])))
+        with redis.Redis(port=port) as client:
+            about: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+            self.run_id = str(about["run_id"])
+            self.sha = str(client.script_load(source.text(int(about["redis_version"].partition(".")[0]))))
 
     @property
     def hosts(self) -> int:
@@ -273,7 +277,7 @@ class Fleet:
         self.done.append(await asyncio.to_thread(self._duty, member))
 
     def _duty(self, member: Played) -> fencing.Done:
-        endpoint = Endpoint(key=f"tcp://127.0.0.1:{self.server.port}", host="127.0.0.1", port=self.server.port)
+        endpoint = Endpoint(key=f"tcp://127.0.0.1:{self.port}", host="127.0.0.1", port=self.port)
         kept = self._admin(endpoint, member)
 
         def fresh() -> Admin:
@@ -314,7 +318,7 @@ def granted(member: Played) -> int:
     return answer.grant if isinstance(answer, Renewed) else 0
 
 
-def hold(server: RedisServer, names: Sequence[str]) -> list[socket.socket]:
+def hold(port: int, names: Sequence[str]) -> list[socket.socket]:
     """A connection of each name. There are not enough ports for all of them at one address of this machine."""
     held: list[socket.socket] = []
     for start in range(0, len(names), 100):
@@ -322,7 +326,7 @@ def hold(server: RedisServer, names: Sequence[str]) -> list[socket.socket]:
         for name in some:
             sock = socket.socket()
             sock.bind((f"127.0.0.{2 + len(held) // PORTS}", 0))
-            sock.connect(("127.0.0.1", server.port))
+            sock.connect(("127.0.0.1", port))
             sock.sendall(packed(("CLIENT", "SETNAME", name)))
             held.append(sock)
         for sock in held[start:]:

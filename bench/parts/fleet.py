@@ -1,15 +1,18 @@
 """10. One budget over many hosts: what it costs the server, and how soon a host has what it needs.
 
-The hosts of the large rows are played by one process (:mod:`bench.lib.fleet`): the real lease, the real script, real
-connections, no supervisors. The rows *first*, *connect* and *kill* have real supervisors and processes
-(:mod:`bench.lib.pods`).
+The hosts of the large rows are played (:mod:`bench.lib.fleet`): the real lease, the real script, real connections, no
+supervisors. One process plays the quiet crowd. Two play the thousand that start at once, and another one the host that
+wants more: what is measured does not wait for a process that plays the others (:mod:`bench.lib.hosts`). The rows
+*first*, *connect* and *kill* have real supervisors and processes (:mod:`bench.lib.pods`).
 
 - *renewal*: the server's own count (``INFO commandstats``), with a table of so many hosts. *tick*: how much longer a
   renewal takes that passes over all records, which one a second does.
 - *start*: all hosts start at once. Each does what a supervisor does at a server that it meets, one list of all clients
   among it, and joins. It serves when a first worker's connection has passed its gate.
-- *quiet*: nothing changes for half a minute, which holds one list for all.
-- *more*: one host wants 200 more, which are there, or more than there is, which others have to give back.
+- *quiet*: nothing changes for half a minute, which holds one list for all. Beside it stands the least that a renewal can
+  cost: as many scripts that ask for the time, read the record and write it, and as many HGETs, as far apart.
+- *more*: one host wants 200 more, which are there before each round, or more than there is, which others have to give
+  back.
 - *connect*: from asking the pool until a new connection can be used, in a fleet and without one.
 - *kill*: two hosts share the budget, and one of them is killed: until the other one has its part.
 """
@@ -26,11 +29,13 @@ from pathlib import Path
 
 from bench.lib import pods, servers
 from bench.lib.fleet import LEASE, Fleet, granted, hold
+from bench.lib.hosts import Hosts
 from bench.lib.measure import turns
 from bench.lib.part import Context
 from bench.lib.results import Goal, Part, Table
 from bench.lib.table import Filled
 from poolmgr.fleet import lease
+from tests.fleet.hosts import table as fleet_table
 from tests.helpers import RedisServer
 
 TITLE = "One budget over many hosts"
@@ -45,8 +50,20 @@ QUIET = 30.0
 """Seconds: the pace of the lists for all."""
 
 OURS = "poolmgr"
+PLAYERS = 2
 WITHOUT, WITHIN = "without a fleet", "poolmgr in a fleet"
 COMMANDS, THREAD = "commands, by its own count", "its thread, by the kernel's count"
+LEAST_SCRIPT, LEAST_COMMAND = "as many scripts of TIME, HMGET, HSET", "as many HGETs"
+LEAST = """
+redis.call('TIME')
+local got = redis.call('HMGET', KEYS[1], '!', ARGV[4], 'x' .. ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[4], got[2])
+return {'ok', ARGV[3], 1796034789397, 10, 10, 1796034799397, 0, 12000, 240, 1000, '-', '', 0, 0}
+"""
+FLOOR = 6.0
+"""Seconds for each of these: no lease ends meanwhile."""
+WITHIN_SCRIPTS = frozenset(f"cmdstat_{name}" for name in ("time", "hget", "hmget", "hset", "hgetall", "hdel", "del"))
+"""The server counts these once more in the script's own time."""
 NEW, THERE = "a new table", "a table that is there"
 JOINING, TOGETHER = "behind the handshake of the connection that asks", "all of its supervisor's"
 RESERVE, RECALLED = "200 more, from the reserve", "5,000 more, from the reserve and from idle hosts"
@@ -87,12 +104,12 @@ def run(context: Context) -> Part:
     return Part(
         key="fleet",
         title=TITLE,
-        text=f"The hosts of the first rows are played by one process: real leases, the real script and real "
-        f"connections, without supervisors. They ask as often as supervisors do: a quiet host renews every "
-        f"{RENEWAL:.0f} s. A renewal's cost is the server's own count. Of a thousand hosts that start at once, each "
-        "does what a supervisor does at a server that it meets, before it joins; the one process that plays them all "
-        "is slower than a thousand hosts. A killed pod's permits are free once its lease has ended (10 s) and a list "
-        "has shown that nothing of it is left: that is the price of the proof.",
+        text=f"The hosts of the first rows are played: real leases, the real script and real connections, without "
+        f"supervisors. They ask as often as supervisors do: a quiet host renews every {RENEWAL:.0f} s. A renewal's "
+        "cost is the server's own count. Of a thousand hosts that start at once, each does what a supervisor does at a "
+        "server that it meets, before it joins; two processes play them, on the processors that the server runs on. "
+        "A killed pod's permits are free once its lease has ended (10 s) and a list has shown that nothing of it is "
+        "left: that is the price of the proof.",
         tables=list(tables.values()),
         goals=_goals(),
         facts=facts,
@@ -114,7 +131,10 @@ def _goals() -> list[Goal]:
             Goal(what=f"1,000 hosts start at once, {what}", table="start", variant=what, at_most=2)
             for what in (NEW, THERE)
         ),
-        Goal(what="1,000 quiet hosts, 10,000 connections: commands", table="quiet", variant=COMMANDS, at_most=1),
+        Goal(
+            what="1,000 quiet hosts, 10,000 connections: commands", table="quiet", variant=COMMANDS, at_most=1,
+            floors={LEAST_SCRIPT: LEAST_SCRIPT, LEAST_COMMAND: LEAST_COMMAND},
+        ),
         Goal(what="renewals of 1,000 quiet hosts", table="rate", variant=OURS, at_most=250),
         Goal(what="the table of 1,000 hosts", table="memory", variant=OURS, at_most=200),
         Goal(what="round trips until a new pod has permits", table="first", variant=JOINING, at_most=1),
@@ -191,22 +211,22 @@ async def _crowd(context: Context, tables: dict[str, Table], facts: dict[str, st
     budget = 12 * count
     with servers.server(context.directory, maxclients=large + SPARE // 2) as server:
         await _starts(context, tables["start"], facts, server, count)
-        async with Fleet(server, "quiet", budget, demand=EACH) as fleet:
+        async with Fleet(server.port, "quiet", budget, demand=EACH) as fleet:
             fleet.start(count)
             await fleet.until(lambda: all(granted(each) >= EACH for each in fleet.members), 180, "all have their part")
             held = await _held(fleet, EACH - 2)
             facts["connections"] = f"{_connected(server):,}"
             context.step("all connections")
-            quiet = asyncio.create_task(_quiet(context, tables, facts, fleet))
+            quiet = asyncio.create_task(_quiet(context, tables, facts, fleet, server))
             killed = [asyncio.to_thread(pair.kill_one) for pair in pairs]
             for seconds in await asyncio.gather(*killed):
                 tables["kill"].add(OURS, seconds)
             await quiet
             context.step("quiet")
-            await _lists(tables["list"], fleet, connections)
-            await _more(context, tables, fleet, budget)
+            await _lists(tables["list"], fleet, server, connections)
+            await _more(context, tables, facts, fleet, server, budget)
             held += await _held(fleet, (large - connections) // count)
-            await _lists(tables["list"], fleet, _connected(server))
+            await _lists(tables["list"], fleet, server, _connected(server))
             _large(tables, facts, _connected(server))
             for sock in held:
                 sock.close()
@@ -216,29 +236,42 @@ async def _crowd(context: Context, tables: dict[str, Table], facts: dict[str, st
 async def _held(fleet: Fleet, each: int) -> list[socket.socket]:
     """So many connections of each host. Leases must not end meanwhile."""
     names = [member.connection_name() for member in fleet.members for _ in range(each)]
-    return await asyncio.to_thread(hold, fleet.server, names)
+    return await asyncio.to_thread(hold, fleet.port, names)
 
 
 async def _starts(context: Context, table: Table, facts: dict[str, str], server: RedisServer, count: int) -> None:
     for number in range(2 if context.quick else 3):
         for what in (NEW, THERE):
-            async with Fleet(server, f"start-{number}-{what[2:5]}", 3 * count) as fleet:
-                if what == THERE:
-                    fleet.start(1)
-                    await fleet.until(lambda: bool(fleet.members[0].served), 30, "the first one serves")
-                ran, played = _thread(server), time.process_time()
-                new = fleet.start(count)
-                table.add(what, await fleet.until(lambda: all(each.served for each in new), 60, "all serve"))  # noqa: B023
-                facts["permits of each host when all serve"] = f"{min(map(granted, new))} to {max(map(granted, new))}"
-                facts["processor time of a start of all"] = (
-                    f"the server {_thread(server) - ran:.2f} s, much of it for a list of all clients that each host "
-                    f"asks for; the process that plays all hosts {time.process_time() - played:.2f} s"
-                )
+            await asyncio.to_thread(_start, table, facts, server, f"start-{number}-{what[2:5]}", what, count)
     context.step("all start at once")
 
 
-async def _quiet(context: Context, tables: dict[str, Table], facts: dict[str, str], fleet: Fleet) -> None:
-    server = fleet.server
+def _start(table: Table, facts: dict[str, str], server: RedisServer, name: str, what: str, count: int) -> None:
+    with contextlib.ExitStack() as stack:
+        players = [stack.enter_context(Hosts(server.port, name, 3 * count)) for _ in range(PLAYERS)]
+        if what == THERE:
+            players[0].ask("start 1")
+        used = [float(player.ask("used")) for player in players]
+        ran, before, began = _thread(server), server.info("commandstats"), time.monotonic()
+        for player in players:
+            player.tell(f"start {count // PLAYERS}")
+        table.add(what, max(float(player.says()) for player in players) - began)
+        ran, after = _thread(server) - ran, server.info("commandstats")
+        played = sum(float(player.ask("used")) for player in players) - sum(used)
+        lists = (_spent(after, "cmdstat_client|list") - _spent(before, "cmdstat_client|list")) / 1e6
+        with server.observer() as client:
+            found = fleet_table(client, name)
+        grants = [host.grant for host in found.hosts] if found is not None else [0]
+        facts["permits of each host when all serve"] = f"{min(grants)} to {max(grants)}"
+        facts["processor time of a start of all"] = (
+            f"the server {ran:.2f} s; the processes that play the hosts {played:.2f} s. The lists of all clients that each "
+            f"host asks for, one each, took {lists:.2f} s by the server's own count"
+        )
+
+
+async def _quiet(
+    context: Context, tables: dict[str, Table], facts: dict[str, str], fleet: Fleet, server: RedisServer
+) -> None:
     await asyncio.sleep(2.0)  # what growing has led to is over
     fleet.going.clear()
     await asyncio.sleep(0.3)
@@ -250,7 +283,11 @@ async def _quiet(context: Context, tables: dict[str, Table], facts: dict[str, st
     before, renewals, lists, began = server.info(), fleet.renewals, len(fleet.lists), loop.time()
     ran = await _ran(server, seconds)
     after, took = server.info(), loop.time() - began
-    parts = {name: _spent(after, name) - _spent(before, name) for name in after if name.startswith("cmdstat_")}
+    parts = {
+        name.removeprefix("cmdstat_"): _spent(after, name) - _spent(before, name)
+        for name in after.keys() - WITHIN_SCRIPTS
+        if name.startswith("cmdstat_")
+    }
     spent = sum(parts.values())
     tables["quiet"].add(COMMANDS, spent / 1e6 / took * 100)
     tables["quiet"].add(THREAD, (ran - idle) * 100)
@@ -260,15 +297,38 @@ async def _quiet(context: Context, tables: dict[str, Table], facts: dict[str, st
     with server.observer() as client:
         tables["memory"].add(OURS, float(client.memory_usage(fleet.key, samples=0) or 0) / 1e3)
     facts["lists while quiet"] = f"{len(fleet.lists) - lists} in {took:.0f} s"
-    parts = {
-        name.removeprefix("cmdstat_"): _spent(after, name) - _spent(before, name)
-        for name in after
-        if name.startswith("cmdstat_")
-    }
     facts["the commands' time while quiet"] = ", ".join(
         f"{name} {part / spent:.0%}" for name, part in sorted(parts.items(), key=lambda each: -each[1])[:6]
     )
-    facts["quiet"] = f"renewals {tables['rate'].cells[0].values[0]:.0f}/s"
+    each = {"a renewal": parts["evalsha"] / (fleet.renewals - renewals)}
+    rate = tables["rate"].cells[0].values[0]
+    for what in (LEAST_SCRIPT, LEAST_COMMAND):
+        each[what.removeprefix("as many ")] = least = await _least(context, fleet, server, what, rate)
+        tables["quiet"].add(what, least * rate / 1e6 * 100)
+    facts["microseconds of one, at this pace"] = ", ".join(f"{what} {micros:.0f}" for what, micros in each.items())
+
+
+async def _least(context: Context, fleet: Fleet, server: RedisServer, what: str, rate: float) -> float:
+    """Microseconds at the server for one of these, each over another host's connection. No host renews meanwhile."""
+    with server.observer() as client:
+        sha = str(client.script_load(LEAST))
+    fleet.going.clear()
+    await asyncio.sleep(0.3)
+    before = server.info("commandstats")
+    until = time.monotonic() + context.seconds(FLOOR)
+    while time.monotonic() < until:
+        await asyncio.sleep(fleet.rng.uniform(0, 2 / rate))
+        member = fleet.rng.choice(fleet.members)
+        if what == LEAST_COMMAND:
+            await member.admin.ask(("HGET", fleet.key, member.lease.name))
+        else:
+            arguments = member.lease.name, 1, 10, 10, 1, fleet.budget, fleet.slack, 10_000, 0, 1, "pod", 0
+            await member.admin.ask(("EVALSHA", sha, 1, fleet.key, "renew", fleet.run_id, "1.a.1", *arguments))
+    after = server.info("commandstats")
+    fleet.going.set()
+    name = "cmdstat_hget" if what == LEAST_COMMAND else "cmdstat_evalsha"
+    calls = _spent(after, name, "calls") - _spent(before, name, "calls")
+    return (_spent(after, name) - _spent(before, name)) / max(1.0, calls)
 
 
 async def _ran(server: RedisServer, seconds: float) -> float:
@@ -284,21 +344,21 @@ def _thread(server: RedisServer) -> float:
     return int(Path(f"/proc/{server.pid}/task/{server.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def _spent(info: dict[str, object], name: str) -> float:
+def _spent(info: dict[str, object], name: str, what: str = "usec") -> float:
     entry = info.get(name)
-    return float(entry["usec"]) if isinstance(entry, dict) else 0.0
+    return float(entry[what]) if isinstance(entry, dict) else 0.0
 
 
 def _connected(server: RedisServer) -> int:
     return int(server.info("clients")["connected_clients"])
 
 
-async def _lists(table: Table, fleet: Fleet, connections: int) -> None:
+async def _lists(table: Table, fleet: Fleet, server: RedisServer, connections: int) -> None:
     """What a host does that has the duty: the server's time for it."""
     for _ in range(3):
-        before = fleet.server.info("commandstats")
+        before = server.info("commandstats")
         await fleet.does_duty(fleet.members[0])
-        after = fleet.server.info("commandstats")
+        after = server.info("commandstats")
         names = ("cmdstat_client|list", "cmdstat_client")
         table.add(OURS, sum(_spent(after, name) - _spent(before, name) for name in names) / 1e3, connections)
 
@@ -315,15 +375,18 @@ def _large(tables: dict[str, Table], facts: dict[str, str], connections: int) ->
         )
 
 
-async def _more(context: Context, tables: dict[str, Table], fleet: Fleet, budget: int) -> None:
-    for number in range(1, 2 + context.rounds(5)):
-        hot = fleet.members[number]
-        wanted = EACH + budget // 60
-        hot.want(wanted)
-        took = await fleet.until(lambda: granted(hot) >= wanted, 30, "the reserve", every=0.0002)  # noqa: B023
-        tables["more"].add(OURS, took * 1e3)
-        hot.want(EACH)
-        await asyncio.sleep(0.2)
+async def _more(
+    context: Context, tables: dict[str, Table], facts: dict[str, str], fleet: Fleet, server: RedisServer, budget: int
+) -> None:
+    more = budget // 60
+    rounds = 1 + context.rounds(5)
+    with Hosts(fleet.port, fleet.name, budget, EACH) as hot:
+        await asyncio.to_thread(hot.ask, f"start {rounds}")
+        for _ in range(rounds):
+            await fleet.until(lambda: _reserve(fleet, server) >= more, 30, "the reserve is there", every=0.5)
+            took, renewals = (await asyncio.to_thread(hot.ask, f"want {EACH + more}")).split()
+            tables["more"].add(OURS, float(took) * 1e3)
+            facts["renewals for 200 more"] = f"{facts.get('renewals for 200 more', '')} {renewals}".strip()
     for each in fleet.members:
         each.demand = 2
     for number in range(1 if context.quick else 2):
@@ -335,6 +398,13 @@ async def _more(context: Context, tables: dict[str, Table], fleet: Fleet, budget
         tables["recalled"].add(OURS, took / RENEWAL)
         hot.want(2)
     context.step("more for one host")
+
+
+def _reserve(fleet: Fleet, server: RedisServer) -> int:
+    """Permits that no host has."""
+    with server.observer() as client:
+        found = fleet_table(client, fleet.name)
+    return 0 if found is None else found.budget - found.slack - found.granted
 
 
 def _raised(wanted: int) -> int:
