@@ -232,7 +232,7 @@ class Fleet:
         self.going.set()
         self._tasks: list[asyncio.Task[None]] = []
         with redis.Redis(port=port) as client:
-            about: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+            about: dict[str, Any] = client.info("server")
             self.run_id = str(about["run_id"])
             self.sha = str(client.script_load(source.text(int(about["redis_version"].partition(".")[0]))))
 

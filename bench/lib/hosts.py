@@ -1,5 +1,5 @@
-"""Hosts of a fleet that are played by processes of their own (:mod:`bench.apps.hosts`), so that what they measure does not
-wait for the process that plays all others."""
+"""Hosts of a fleet that are played by processes of their own (:mod:`bench.apps.hosts`), so that what they measure does
+not wait for the process that plays all others."""
 
 from __future__ import annotations
 

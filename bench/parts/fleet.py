@@ -9,8 +9,8 @@ wants more: what is measured does not wait for a process that plays the others (
   renewal takes that passes over all records, which one a second does.
 - *start*: all hosts start at once. Each does what a supervisor does at a server that it meets, one list of all clients
   among it, and joins. It serves when a first worker's connection has passed its gate.
-- *quiet*: nothing changes for half a minute, which holds one list for all. Beside it stands the least that a renewal can
-  cost: as many scripts that ask for the time, read the record and write it, and as many HGETs, as far apart.
+- *quiet*: nothing changes for half a minute, which holds one list for all. Beside it stands the least that a renewal
+  can cost: as many scripts that ask for the time, read the record and write it, and as many HGETs, as far apart.
 - *more*: one host wants 200 more, which are there before each round, or more than there is, which others have to give
   back.
 - *connect*: from asking the pool until a new connection can be used, in a fleet and without one.
@@ -264,8 +264,8 @@ def _start(table: Table, facts: dict[str, str], server: RedisServer, name: str, 
         grants = [host.grant for host in found.hosts] if found is not None else [0]
         facts["permits of each host when all serve"] = f"{min(grants)} to {max(grants)}"
         facts["processor time of a start of all"] = (
-            f"the server {ran:.2f} s; the processes that play the hosts {played:.2f} s. The lists of all clients that each "
-            f"host asks for, one each, took {lists:.2f} s by the server's own count"
+            f"the server {ran:.2f} s; the processes that play the hosts {played:.2f} s. The lists of all clients, for "
+            f"which each host asks once, took {lists:.2f} s by the server's own count"
         )
 
 
@@ -380,12 +380,12 @@ async def _more(
 ) -> None:
     more = budget // 60
     rounds = 1 + context.rounds(5)
-    with Hosts(fleet.port, fleet.name, budget, EACH) as hot:
-        await asyncio.to_thread(hot.ask, f"start {rounds}")
+    with Hosts(fleet.port, fleet.name, budget, EACH) as others:
+        await asyncio.to_thread(others.ask, f"start {rounds}")
         for _ in range(rounds):
             await fleet.until(lambda: _reserve(fleet, server) >= more, 30, "the reserve is there", every=0.5)
-            took, renewals = (await asyncio.to_thread(hot.ask, f"want {EACH + more}")).split()
-            tables["more"].add(OURS, float(took) * 1e3)
+            seconds, renewals = (await asyncio.to_thread(others.ask, f"want {EACH + more}")).split()
+            tables["more"].add(OURS, float(seconds) * 1e3)
             facts["renewals for 200 more"] = f"{facts.get('renewals for 200 more', '')} {renewals}".strip()
     for each in fleet.members:
         each.demand = 2

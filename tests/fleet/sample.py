@@ -17,6 +17,9 @@ from tests.simulation.fleet.table import Table
 
 FLEET, BUDGET = "web", 24
 DEMANDS = {"app-1": 8, "app-2": 2}
+RANDOM = "a4c0e2d19f", "3bb6e71c25"
+"""Of the leases' names."""
+
 LATER = 2_000
 """Milliseconds between the renewals of the two."""
 
@@ -25,7 +28,7 @@ def sample() -> str:
     """The command, and what it prints of a fleet of two hosts."""
     now = 1_800_000_000_000
     table = Table(lambda: now)
-    names = {host: f"{script.mark(FLEET)}{number:010x}" for host, number in zip(DEMANDS, (A_NAME, ANOTHER), strict=True)}
+    names = {host: script.mark(FLEET) + word for host, word in zip(DEMANDS, RANDOM, strict=True)}
     words = dict.fromkeys(DEMANDS, 0)
     number = ""
     for seq in range(1, 6):
@@ -47,10 +50,6 @@ def sample() -> str:
         command._print(found, FLEET)
     lines = (line.rstrip() for line in said.getvalue().rstrip().splitlines())
     return "\n".join(("$ poolmgr fleet", *lines))
-
-
-A_NAME, ANOTHER = 0xA4C0E2D19F, 0x3BB6E71C25
-"""What is random elsewhere."""
 
 
 if __name__ == "__main__":
