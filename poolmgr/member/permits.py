@@ -226,7 +226,7 @@ class ServerPermits(Attachment):
         self._call(self._locked.core.renew, self, endpoint)
 
     def reached(self) -> None:
-        if self.outage is not None or self.dispatcher.trying:
+        if self.outage is not None or self.dispatcher.health.trying:
             self._call(self._locked.core.reached, self, monotonic())
 
     def _call(self, work: Callable[..., object], *arguments: object) -> None:

@@ -93,10 +93,10 @@ def test_one_worker_finds_the_server_down_and_all_know_and_they_come_back_one_by
     def told(dispatcher: Dispatcher, health: wire.Health, now: float) -> None:
         of_dispatcher(dispatcher, health, now)
         if health.up:
-            ends[dispatcher] = now, dispatcher._lift_at
+            ends[dispatcher] = now, dispatcher.health.lift_at
 
-    of_dispatcher = Dispatcher.health
-    monkeypatch.setattr(Dispatcher, "health", told)
+    of_dispatcher = Dispatcher.hears
+    monkeypatch.setattr(Dispatcher, "hears", told)
 
     def come_back(pool: ConnectionPool) -> None:
         dispatcher = dispatcher_of(pool)

@@ -8,7 +8,7 @@ import time
 from poolmgr import wire
 from poolmgr.exceptions import ServerDownError
 from poolmgr.member import waiting as waits
-from poolmgr.member.core import dispatcher
+from poolmgr.member.core import dispatcher, health
 from tests.helpers import have_lines_written, wait_for
 from tests.threads import Calls
 from tests.unit.fake_supervisor import ALIAS, ENDPOINT, KEY, FakePool, filled
@@ -164,7 +164,7 @@ def test_an_outage_reaches_every_pool_and_whoever_waits(member, supervisor, monk
 
 
 def test_the_end_of_an_outage_is_paced(member, supervisor, monkeypatch):
-    monkeypatch.setattr(dispatcher, "PACE", 0.5)
+    monkeypatch.setattr(health, "PACE", 0.5)
     monkeypatch.setattr(member.core.directory._rng, "uniform", lambda low, high: high)
     pool = filled(FakePool(member, ENDPOINT), 1)
     supervisor.say(wire.Health(KEY, up=False, since=1.0, error="x"))

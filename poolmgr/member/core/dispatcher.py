@@ -17,6 +17,7 @@ from poolmgr.member.core.account import Account
 from poolmgr.member.core.bounds import ANSWER, OTHERS, SERVER, SUPERVISOR, Cause
 from poolmgr.member.core.demand import SLOT, Demand
 from poolmgr.member.core.division import Part, Stake
+from poolmgr.member.core.health import ServerHealth
 from poolmgr.member.core.reporting import Told, describe, exceeds
 from poolmgr.member.ports import Outage, Usage
 
@@ -39,12 +40,6 @@ PROMISE = 0.25
 
 REFUSAL = 0.1
 """Seconds for which a refused pool counts as waiting, though its queue looks empty: its caller may be joining it."""
-
-PACE = 0.25
-"""Longest random delay in seconds after the end of an outage: processes come back one by one."""
-
-UNHEARD = 2.0
-"""Seconds after which a new supervisor that has not reported an outage is taken not to know of one."""
 
 
 class Shed(msgspec.Struct, frozen=True):
@@ -137,25 +132,17 @@ class Dispatcher:
         self.attachments: list[Attachment] = []
         self.waiters: dict[object, Attachment] = {}
         """Callers in :meth:`Permits.wait`, first come first served, before any pool's growth."""
-        self.outage: Outage | None = None
+        self.health = ServerHealth(rng or random.Random())
         self.picture: wire.Picture | None = None
         self.descriptors = 0
         """Connections that the process's file-descriptor limit leaves to this server; 0: unknown."""
         self.tell_lost = False
         self.dirty = True
         """Something happened that :meth:`settle` must look at soon."""
-        self._rng = rng or random.Random()
         self.logins: set[str] = set()
         """Endpoints whose credentials are asked for."""
-        self.trying = False
-        """Report the outcome of the next attempt to connect at once."""
         self.forget_at = NEVER
         """When it is forgotten, if nothing attaches."""
-        self._trial = False
-        self._down_at = NEVER
-        """When the outage was reported; later replies of the server contradict it."""
-        self._reached = 0.0
-        self._lift_at = NEVER
         self._look_at = 0.0
         self._slot_at = 0.0
         self._guard = PATIENCE
@@ -235,6 +222,11 @@ class Dispatcher:
             attachment.pending = self.pending
 
     @property
+    def outage(self) -> Outage | None:
+        """None: the server is not known to be down."""
+        return self.health.outage
+
+    @property
     def pending(self) -> Cause:
         """What stands between a caller and a permit that it is refused now."""
         if not self.account.seq:
@@ -268,23 +260,17 @@ class Dispatcher:
         self._look_at = 0.0
         self.dirty = True
 
-    def health(self, health: wire.Health, now: float) -> None:
-        self._trial = self._trial or health.trial
+    def hears(self, health: wire.Health, now: float) -> None:
+        """The supervisor's word on the server's health."""
+        self.health.heard(health, now)
         if not health.up:
-            if self.outage is None:
-                self._down_at = now
-            self.outage = Outage(since=health.since, error=health.error)
             for attachment in self.attachments:
                 attachment.untried = False  # the supervisor says so of ways that it has tried
-            self._lift_at = NEVER
-        elif self.outage is not None and self._lift_at == NEVER:
-            self._lift_at = now + self._rng.uniform(0, PACE)
         self.dirty = True
 
     def reached(self, now: float) -> None:
         """A connection was opened during an outage, or because the supervisor had asked for it."""
-        self._reached = now
-        self.trying = False
+        self.health.reached(now)
         self._asked = self.dirty = True
 
     def relinked(self, now: float) -> None:
@@ -297,8 +283,7 @@ class Dispatcher:
         self._measure_at = NEVER
         self.picture = None
         self.tell_lost = bool(self.account.lost)
-        if self.outage is not None:
-            self._lift_at = now + UNHEARD
+        self.health.relinked(now)
         self.dirty = True
         self.publish()
 
@@ -363,18 +348,15 @@ class Dispatcher:
         account = self.account
         if account.promised and now >= account.promised_at + PROMISE:
             account.promised = 0
-        if now >= self._lift_at:
-            self.outage, self._lift_at = None, NEVER
-            if account.available:
-                effects.extend(Grow(attachment) for attachment in self.attachments)
+        if self.health.lifts(now) and account.available:
+            effects.extend(Grow(attachment) for attachment in self.attachments)
         self._shed(account.surplus, None, effects)
         self.serve(effects)
         if self.logins:
             keys, self.logins = self.logins, set()
             effects.extend(Login(a) for a in self.attachments if a.pooled and a.endpoint.key in keys)
         effects.extend(Left(a) for a in self.attachments if a.leaving and not a.sockets)
-        if self._trial:
-            self._trial, self.trying = False, True
+        if self.health.takes_trial():
             pools = [attachment for attachment in self.attachments if attachment.pooled]
             effects.extend(Try(a) for a in sorted(pools, key=lambda a: a.demand.usage.quiet)[:1])
         if self.outage is not None:
@@ -394,7 +376,7 @@ class Dispatcher:
         if looked:
             self._schedule(now, short)
         self.publish()
-        return min(wake, self._look_at, self._measure_at, self._lift_at, account.promised_at + PROMISE
+        return min(wake, self._look_at, self._measure_at, self.health.lift_at, account.promised_at + PROMISE
                    if account.promised else NEVER)  # fmt: skip
 
     def _schedule(self, now: float, short: bool) -> None:
@@ -480,7 +462,7 @@ class Dispatcher:
             len(self.waiters),
             guard=self._guard,
             descriptors=self.descriptors,
-            reached=self._reached,
+            reached=self.health.reached_at,
             now=now,
         )
 
@@ -492,8 +474,7 @@ class Dispatcher:
             send.append(wire.Lost(account.server, tuple(sorted(account.lost))))
         at_once = account._ack_due() or self._asked or now >= self._measure_at
         report = self._report(now)
-        if self.outage is not None and report.replied > self._down_at:
-            at_once, self._down_at = True, report.replied
+        at_once = self.health.is_contradicted(report.replied) or at_once
         at = now if at_once else self._told.due(report, account.limit, short=short)
         if at <= now:
             send.append(report)

@@ -226,9 +226,9 @@ class MemberCore:
             dispatcher.publish()
         server = dispatcher.account.server
         late = now - self._troubles.get((server, kind), -NEVER) >= TROUBLE_EVERY
-        if self.linked and server and (late or dispatcher.trying):
+        if self.linked and server and (late or dispatcher.health.trying):
             self._troubles[server, kind] = now
-            dispatcher.trying = False
+            dispatcher.health.trying = False
             self.out.append(wire.Trouble(server, kind, detail, attachment.endpoint.key, began))
 
     def shut_out(self, attachment: Attachment, gate: wire.Gate, why: str, now: float) -> None:
@@ -336,7 +336,7 @@ class MemberCore:
                 # An outage may be known before its server: it then bears the endpoint's name.
                 for name in (server, unresolved(server)):
                     if name in self._dispatchers:
-                        self._dispatchers[name].health(message, now)
+                        self._dispatchers[name].hears(message, now)
             case wire.Picture(server="", stuck=stuck):
                 self._stuck = stuck
             case wire.Picture(server=server) if server in self._dispatchers:
