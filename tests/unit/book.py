@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from poolmgr.budget import views
+from poolmgr.budget import recovery, views
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
@@ -67,3 +67,11 @@ class Book:
 
 def limits(turn: Turn) -> dict[str, int]:
     return {tell.tag: tell.message.limit for tell in turn.tells if isinstance(tell.message, Limit)}
+
+
+def successor(book: Book, *, alive: bool) -> Book:
+    """The ledger of the next supervisor. ``alive``: whether the listed processes still run."""
+    saved = recovery.save(book.ledger, book.now)
+    ledger = recovery.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
+    views.check(ledger)
+    return Book(ledger=ledger)

@@ -1,14 +1,11 @@
-"""The ledger's rules, one at a time. That they hold together is the simulation's to show.
-More than 400 lines, in the rules' order."""
+"""The ledger's rules, one at a time, in their order. The simulation shows that they hold together."""
 
 from __future__ import annotations
 
-import pytest
-
-from poolmgr.budget import merging, recovery, views
-from poolmgr.budget.accounts import TO_REGISTER, Identity
+from poolmgr.budget import recovery, views
+from poolmgr.budget.accounts import Identity
 from poolmgr.wire import Limit
-from tests.unit.book import Book, R, limits
+from tests.unit.book import R, limits, successor
 
 # ---- S1 --------------------------------------------------------------------------------------------
 
@@ -226,7 +223,7 @@ def test_a_registration_of_a_process_that_is_gone_is_ignored(book):
     assert book.server.outstanding == 4
 
 
-# ---- M4 and S4 -------------------------------------------------------------------------------------
+# ---- M4 -------------------------------------------------------------------------------------
 
 
 def test_a_registration_is_charged_with_what_it_states_and_answered_with_a_number(book):
@@ -243,211 +240,7 @@ def test_an_older_registration_is_ignored(book):
     assert book.charge("a") == 4
 
 
-def successor(book: Book, *, alive: bool) -> Book:
-    saved = recovery.save(book.ledger, book.now)
-    ledger = recovery.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
-    views.check(ledger)
-    return Book(ledger=ledger)
-
-
-def test_a_successor_knows_what_may_be_open_not_what_was_told_last(book):
-    book.join("a", holds=9)
-    book.settle()
-    book.tell("a", 3)
-    assert successor(book, alive=True).charge("a") == 9
-
-
-def test_a_listed_process_that_lives_keeps_its_charge_until_it_registers(book):
-    book.join("a", holds=8)
-    after = successor(book, alive=True)
-    assert after.server.free == 2
-    after.join("a", holds=5, link=2)
-    assert after.charge("a") == 5
-
-
-def test_a_listed_process_that_has_died_is_in_quarantine(book):
-    book.join("a", holds=8)
-    after = successor(book, alive=False)
-    assert after.server.quarantine["a"].charge == 8
-
-
-def test_a_successor_has_quarantine_budget_and_the_old_connections_of_its_predecessor(book):
-    book.join("a", holds=3)
-    book.ledger.exited("a", book.now)
-    book.ledger.want_own(R, 1, book.now)
-    book.settle()
-    book.ledger.set_budget(R, 7, book.now, operator="7")
-    after = successor(book, alive=False)
-    assert {tag: entry.charge for tag, entry in after.server.quarantine.items()} == {"a": 3, "supervisor": 1}
-    assert (after.server.budget, after.server.operator, after.server.own) == (7, "7", 0)
-
-
-def test_what_a_census_finds_of_a_living_process_is_replaced_by_what_that_states(book):
-    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
-    assert book.server.outstanding == 3
-    book.join("a", holds=5)
-    assert book.server.outstanding == 5
-    assert not book.ledger.quarantined()
-
-
-def test_what_a_census_finds_is_to_be_proven_once_its_process_had_time_to_register(book):
-    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
-    entry = book.server.quarantine["a"]
-    assert not entry.registered
-    assert not entry.due(book.now + TO_REGISTER - 0.1)
-    assert entry.due(book.now + TO_REGISTER)
-    assert book.ledger.idle, "it keeps no supervisor"
-    book.join("b")
-    book.settle()
-    book.tell("b", 1)
-    assert not book.ledger.idle
-    book.ledger.proven(R, "a", book.now)
-    assert not book.server.quarantine
-
-
-def test_what_a_census_finds_of_one_that_was_a_member_is_ours(book):
-    """It has said goodbye, and lives on or has ended: there is nobody to wait for."""
-    book.join("a")
-    book.ledger.leave("a", 1, book.now)
-    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
-    entry = book.server.quarantine["a"]
-    assert (entry.registered, entry.exited) == (True, True)
-    assert not book.ledger.idle
-
-
-def test_after_a_lost_snapshot_a_registration_is_answered_with_no_more_than_fits(book):
-    recovery.census(book.ledger, R, "a", 3, book.now, exited=False)
-    book.join("b")
-    book.settle()
-    book.tell("b", 7)
-    book.join("a", holds=8, opened=3)
-    turn = book.settle()
-    assert turn.persist
-    assert book.limit("a") <= 3
-    assert book.charge("a") == 8
-    book.ledger.abandon(turn, book.now)
-    assert "a" not in {tell.tag for tell in turn.rest()}, "told although a successor would not know of it"
-
-
-def test_while_others_may_come_a_member_is_left_what_it_has_open_and_nothing_is_raised(book):
-    book.ledger.mark_partial()
-    book.join("a", holds=6, opened=2)
-    turn = book.settle()
-    assert turn.persist
-    assert limits(turn) == {"a": 2}, "others may have what it has not opened"
-    book.report("a", open=2, in_use=2, waiting=5)
-    book.ledger.hold_raises(R, False)
-    assert limits(book.settle(1.0)) == {}
-    assert book.charge("a") == 2
-
-
-def test_what_is_open_is_nothing_to_be_taken_back_though_no_census_has_seen_it(book):
-    book.ledger.mark_partial()
-    book.join("a", holds=6, opened=6)
-    assert limits(book.settle()) == {"a": 6}
-
-
-def test_a_successor_of_one_that_still_waits_waits_too(book):
-    book.ledger.mark_partial()
-    book.join("a", holds=2, opened=2)
-    book.settle()
-    after = successor(book, alive=True)
-    assert after.ledger.partial
-    after.join("a", holds=2, opened=2, link=2)
-    after.report("a", open=2, in_use=2, waiting=5)
-    assert limits(after.settle(1.0)) == {"a": 2}
-
-
-def test_a_supervisor_that_waits_does_not_exit(book):
-    book.ledger.mark_partial()
-    assert not book.ledger.idle
-    book.ledger.whole()
-    assert book.ledger.idle
-
-
-def test_after_the_wait_each_server_is_searched_before_anything_is_raised_by_a_successor_too(book):
-    """Who died in the meantime may have left connections of which only the server knows."""
-    book.ledger.mark_partial()
-    book.join("a")
-    book.ledger.whole()
-    book.report("a", waiting=5)
-    book.ledger.hold_raises(R, False)
-    assert book.settle().persist
-    assert book.limit("a") == 0
-    after = successor(book, alive=True)
-    assert (after.ledger.partial, after.server.search, after.server.held) == (False, True, True)
-    recovery.census(book.ledger, R, "dead", 7, book.now, exited=True)
-    book.ledger.searched(R)
-    book.ledger.hold_raises(R, False)
-    assert limits(book.settle()) == {"a": 3}
-    assert not successor(book, alive=True).server.search
-
-
-def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_stated_too_much():
-    """After a lost snapshot, and before the answer: what was not opened can be taken back then only."""
-    book = Book(budget=10)
-    other = book.ledger.server("other", run_id="x")
-    book.ledger.register(Identity("a", 2), 1, {"other": 12}, book.now, opened={}, ceiling=20)
-    book.ledger.attach("a", "other", book.now)
-    assert other.accounts["a"].excess == 12
-    merging.dissolve(book.ledger, "other", R)
-    account = book.server.accounts["a"]
-    assert (account.excess, account.ceiling) == (12, 20)
-    (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
-    assert told.limit == 10, "the answer is no more than fits"
-
-
-@pytest.mark.parametrize("which", ["other", R])
-def test_when_two_names_turn_out_to_be_one_server_a_search_of_either_is_still_to_be_made(which):
-    book = Book(budget=10)
-    book.ledger.server("other", run_id="x")
-    book.join("a")
-    book.settle()
-    book.ledger.search_again(which)
-    merging.dissolve(book.ledger, "other", R)
-    assert (book.server.search, book.server.held) == (True, True)
-    book.report("a", waiting=5)
-    assert limits(book.settle()) == {}
-
-
 # ---- S5 --------------------------------------------------------------------------------------------
-
-
-def parted(book: Book) -> Book:
-    """Two members with three permits each use an address that has turned out to lead elsewhere, to whatever server. All
-    six are charged there, and one more of a process that is gone."""
-    book.join("a", "b")
-    for tag in ("a", "b"):
-        book.tell(tag, 3)
-    book.settle()
-    book.ledger.quarantine(book.server, "gone", 4, book.now)
-    merging.part(book.ledger, R, "new", ("k",), {"a", "b"})
-    book.ledger.quarantine(book.ledger.servers["new"], "gone", 1, book.now)
-    return book
-
-
-def told_at_new(book: Book) -> list[int]:
-    """Limits. Before what is in use is recalled its holders are asked, and have some time to answer."""
-    messages = [tell.message for _ in range(9) for tell in book.settle(0.01).tells]
-    return [m.limit for m in messages if isinstance(m, Limit) and m.server == "new"]
-
-
-def test_of_a_server_that_is_not_known_nothing_is_recalled(book):
-    """A smaller limit is a limit: within it members would open connections at a server whose budget others may have."""
-    parted(book)
-    assert told_at_new(book) == []
-    book.ledger.settled("new")
-    assert len(told_at_new(book)) >= 2
-
-
-def test_a_successor_tells_nothing_there_either(book):
-    parted(book)
-    after = successor(book, alive=True)
-    for tag in ("a", "b"):
-        assert after.ledger.register(Identity(tag, 2), 2, {"new": 3}, after.now)
-    assert told_at_new(after) == []
-    after.ledger.settled("new")
-    assert len(told_at_new(after)) >= 2
 
 
 def test_a_permit_for_the_supervisor_is_recalled_if_none_is_free(book):
