@@ -87,7 +87,7 @@ class Census:
     def begin(self, found: Findings, now: float, began: float) -> None:
         """The server is met."""
         self._unheard = self._count(found, now)
-        if self._has_seen_all(found, now, began):
+        if self._has_seen_all(found, began):
             self._ledger.searched(self._upstream.id)
         self._unheard_until = now + UNHEARD
 
@@ -95,7 +95,7 @@ class Census:
         """All members of the previous supervisor have had time to register (:meth:`Ledger.whole`), so this search is
         complete. Members that have not registered are charged with what it finds. Without a password that the server
         accepts the search is put off: a process that cannot log in has no use for a permit."""
-        if self._has_seen_all(found, now, began):
+        if self._has_seen_all(found, began):
             self._count(found, now)
             self._ledger.searched(self._upstream.id)
             self.release_held_raises(now)
@@ -121,7 +121,7 @@ class Census:
             context.scope.searched(self._ledger.servers[server].aliases)
         return take(found.shown or Summary(), server, self._ledger, context.watch, context.belonging, now)
 
-    def _has_seen_all(self, found: Findings, now: float, began: float) -> bool:
+    def _has_seen_all(self, found: Findings, began: float) -> bool:
         """Whether a look begun then cannot have missed anything opened before :meth:`Ledger.whole`.
 
         This is known from a list made after a fresh connection by every way, in which every connection of that time has

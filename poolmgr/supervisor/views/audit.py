@@ -129,7 +129,7 @@ class Audit:
         self._at = now
         self._busy = True
         try:
-            await self._audit(now)
+            await self._audit()
         finally:
             self._busy = False
 
@@ -142,7 +142,7 @@ class Audit:
         self._next = start + AT_MOST
         return set((tags + tags)[start : start + AT_MOST])
 
-    async def _audit(self, now: float) -> None:
+    async def _audit(self) -> None:
         members = self._registry.context.roster.known
         turn = self._turn()
         upstreams = [upstream for upstream in self._registry.upstreams.values() if upstream.resolved]
