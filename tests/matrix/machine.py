@@ -21,9 +21,8 @@ from tests.matrix.roots import CACHE
 from tests.systemd.machine import TIED
 
 CLONE = "/clone"
-WHEELS = "/wheels"
 SHARED = "/shared"
-"""Where the command finds the clone, the wheels, and a directory that both sides write to."""
+"""Where the command finds the clone, and a directory that both sides write to."""
 
 TRUST = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -15,10 +15,6 @@ def _one_is_enough(self: Verdict, others: Collection[str], now: float) -> tuple[
     return failure, failure is not None
 
 
-def _never_by_us(self: Verdict, others: Collection[str], now: float) -> tuple[Failure | None, bool]:
-    return _accused(self, others, float("-inf"))
-
-
 def _ours_is_the_servers(self: Verdict, began: float, *, ours: bool = False) -> None:
     _not_seen(self, began)
 
