@@ -14,8 +14,9 @@ import pytest
 
 from poolmgr import wire
 from tests.bridge import flavoured
-from tests.fake_member import MemberProcess, Members, endpoint_of
+from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, Servers, have_lines_written
+from tests.member_process import MemberProcess, Members
 from tests.pools import Process, Processes, running_secured_server, running_sentinel, running_server
 from tests.proxy import Proxy, proxy_to
 from tests.service import LOAD_APP, Serve, Service

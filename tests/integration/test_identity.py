@@ -16,8 +16,9 @@ import pytest
 from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
 from tests.clone import Clone, unavailable
-from tests.fake_member import Connection, FakeMember, Members, endpoint_of
+from tests.fake_member import Connection, FakeMember, endpoint_of
 from tests.helpers import Servers, free_port, python, wait_for
+from tests.member_process import Members
 from tests.program import Program, Programs
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 

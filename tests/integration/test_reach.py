@@ -10,8 +10,9 @@ import redis
 
 from poolmgr.exceptions import ServerDownError
 from poolmgr.pool.sync.pool import ConnectionPool
-from tests.fake_member import Members, endpoint_of
+from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.member_process import Members
 from tests.pools import Processes, client_of
 from tests.proxy import Proxy
 from tests.supervisor_process import IMPATIENT, Start, SupervisorProcess, joined

@@ -7,8 +7,9 @@ import contextlib
 import pytest
 
 from poolmgr import wire
-from tests.fake_member import Connection, Members, endpoint_of
+from tests.fake_member import Connection, endpoint_of
 from tests.helpers import Servers, debian_redis_binary, wait_for
+from tests.member_process import Members
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 

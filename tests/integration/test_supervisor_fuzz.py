@@ -19,9 +19,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from poolmgr import own_tag, wire
-from tests.fake_member import FakeMember, MemberProcess, Members, endpoint_of
+from tests.fake_member import FakeMember, endpoint_of
 from tests.fuzz.messages import HEADER, NASTY, frames, messages
 from tests.helpers import RedisServer, wait_for
+from tests.member_process import MemberProcess, Members
 from tests.supervisor_process import Pair, SupervisorProcess
 
 BUDGET = 12

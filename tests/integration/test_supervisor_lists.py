@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from tests.fake_member import Connection, Members, endpoint_of
+from tests.fake_member import Connection, endpoint_of
 from tests.helpers import RedisServer, Servers, debian_redis_binary, free_port, wait_for
+from tests.member_process import Members
 from tests.supervisor_process import Pair, Start, joined
 
 

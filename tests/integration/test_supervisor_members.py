@@ -10,8 +10,9 @@ import pytest
 
 from poolmgr import wire
 from tests.debugger import held
-from tests.fake_member import FakeMember, Members, endpoint_of
+from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import Servers, alive, free_port, kill, stopped, wait_for
+from tests.member_process import Members
 from tests.program import Programs
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Pair, Start, joined

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from poolmgr import wire
-from tests.fake_member import Members, endpoint_of
+from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, Servers, free_port, stopped, wait_for
+from tests.member_process import Members
 from tests.proxy import proxy_to
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import IMPATIENT, Pair, Start, joined

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fake_member import Members, endpoint_of
+from tests.fake_member import endpoint_of
 from tests.helpers import RedisServer, wait_for
+from tests.member_process import Members
 from tests.supervisor_process import Pair, Start, joined
 from tests.threads import meanwhile
 

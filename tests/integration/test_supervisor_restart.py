@@ -17,8 +17,9 @@ from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
 from poolmgr.supervisor.upstreams.registry import GRACE
-from tests.fake_member import Connection, Members, endpoint_of
+from tests.fake_member import Connection, endpoint_of
 from tests.helpers import Servers, free_port, kill, wait_for
+from tests.member_process import Members
 from tests.proxy import proxy_to
 from tests.supervisor_process import IMPATIENT, Pair, Start, joined
 

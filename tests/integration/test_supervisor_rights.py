@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from poolmgr import wire
-from tests.fake_member import MemberProcess, Members, endpoint_of
+from tests.fake_member import endpoint_of
 from tests.helpers import Servers, free_port, wait_for
+from tests.member_process import MemberProcess, Members
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
 

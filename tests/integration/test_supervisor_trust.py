@@ -16,8 +16,9 @@ import pytest
 
 from poolmgr import own_tag, tags, wire
 from poolmgr.kernel import processes
-from tests.fake_member import FakeMember, Members, endpoint_of
+from tests.fake_member import FakeMember, endpoint_of
 from tests.helpers import ROOT, Servers, wait_for
+from tests.member_process import Members
 from tests.stopwatch import Stopwatch
 from tests.supervisor_process import Start, SupervisorProcess
 

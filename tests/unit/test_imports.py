@@ -138,5 +138,5 @@ def test_a_child_keeps_the_default_client_and_pool(redis_server, monkeypatch):
 
 def test_the_programs_of_tests_do_not_load_pytest():
     """That takes a fifth of a second of each."""
-    code = "import sys, tests.aio_programs, tests.clone, tests.fake_member, tests.permits, tests.fleet.worker\n"
+    code = "import sys, tests.aio_programs, tests.clone, tests.member_process, tests.permits, tests.fleet.worker\n"
     assert python(f"{code}print('pytest' in sys.modules)").stdout == "False\n"
