@@ -10,6 +10,8 @@ import logging
 import time
 from typing import Any
 
+from poolmgr.logs.flood import Quota
+
 log = logging.getLogger("poolmgr.supervisor")
 
 
@@ -17,18 +19,12 @@ class Limited:
     """Writes at most ``burst`` lines of each event in ``period`` seconds."""
 
     def __init__(self, burst: int = 5, period: float = 10.0) -> None:
-        self._burst = burst
-        self._period = period
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._quota = Quota(burst, period)
 
     def __call__(self, event: str, level: int = logging.WARNING, **fields: Any) -> None:
         """Log ``event`` with ``fields``, unless there were too many of it lately."""
-        now = time.monotonic()
-        began, count = self._seen.get(event, (now, 0))
-        if now - began >= self._period:
-            if count > self._burst:
-                fields["suppressed"] = count - self._burst
-            began, count = now, 0
-        self._seen[event] = began, count + 1
-        if count < self._burst:
+        passage = self._quota.take(event, time.monotonic())
+        if passage.suppressed:
+            fields["suppressed"] = passage.suppressed
+        if passage.written:
             log.log(level, event, extra=fields)

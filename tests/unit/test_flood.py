@@ -63,7 +63,7 @@ def test_names_made_from_data_cost_bounded_memory():
     flood = FloodFilter(clock=Clock())
     for number in range(3 * KINDS):
         flood.filter(record(f"event {number}"))
-    assert len(flood._seen) <= KINDS
+    assert len(flood._quota._seen) <= KINDS
 
 
 @pytest.fixture
