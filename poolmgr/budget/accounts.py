@@ -194,7 +194,7 @@ class Server(msgspec.Struct):
     rotated_total: int = 0
     """Turns that ended while permits rotated, likewise."""
     charged: int = 0
-    """Σ charge over all members. The ledger keeps it; :func:`poolmgr.budget.views.check` checks it."""
+    """Σ charge over all members. The ledger keeps it."""
 
     @property
     def lease_name(self) -> str:

@@ -1,4 +1,4 @@
-"""The ledger seen from outside: numbers for people, and a check of what must always hold."""
+"""The ledger seen from outside: the numbers of one server, for people."""
 
 from __future__ import annotations
 
@@ -36,17 +36,3 @@ def of(ledger: Ledger, id: str) -> ServerView:
             for tag, account in server.accounts.items()
         ),
     )
-
-
-def check(ledger: Ledger) -> None:
-    """Raise AssertionError if what must always hold does not. For the simulation and for debugging."""
-    for server in ledger.servers.values():
-        for tag, account in server.accounts.items():
-            assert tag in ledger.members, f"{tag} has an account and is not a member"
-            limits = [limit for _, limit in account.told]
-            assert limits, f"{tag} was sent no limit"
-            assert limits == sorted(set(limits), reverse=True), f"{tag} was sent {account.told}"
-            assert min(limits) >= 0, f"{tag} was sent {account.told}"
-        assert all(entry.charge > 0 for entry in server.quarantine.values())
-        assert server.charged == sum(account.charge for account in server.accounts.values())
-        assert server.own >= 0

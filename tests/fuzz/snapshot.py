@@ -14,10 +14,11 @@ import zlib
 from pathlib import Path
 
 from poolmgr import own_tag
-from poolmgr.budget import recovery, views
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity, Saved, SavedMember, SavedServer
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk import snapshot
+from tests import invariant
 
 BOOT, NAMESPACE = "0b0071", 1
 HEAD = struct.Struct(">8sIQIII")
@@ -85,7 +86,7 @@ def _saved(budget: int) -> Saved:
 
 def _restored(saved: Saved) -> None:
     ledger = recovery.restored(saved, 1e6, alive=lambda of: of.pid % 2 == 0, owner=Identity("pm1.next", 9, 90))
-    views.check(ledger)
+    invariant.check(ledger)
     for old in saved.servers:
         server = ledger.servers[old.id]
         before = old.own + sum(entry.charge for entry in old.quarantine)

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from poolmgr import own_tag, settings as settings_of, wire
-from poolmgr.budget import views
 from poolmgr.kernel import peer
 from poolmgr.supervisor import supervisor as server_of
 from poolmgr.supervisor.clients import link
 from poolmgr.supervisor.disk.singleton import Singleton
 from poolmgr.supervisor.upstreams.probe import Probe
+from tests import invariant
 
 BUDGET = 12
 ENDPOINT = wire.Endpoint(key="tcp://127.0.0.1:1", host="127.0.0.1", port=1)
@@ -120,7 +120,7 @@ class Target:
             stated = stated or b"stated" in body
             one.link.data_received(len(body).to_bytes(4, "big") + body)
             await asyncio.sleep(0)
-            views.check(self.supervisor.ledger)
+            invariant.check(self.supervisor.ledger)
             one.said(body)
             told = sum(one.held() for one in wires)
             self.most = max(self.most, told)

@@ -27,8 +27,9 @@ from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from poolmgr.budget import sharing, views
+from poolmgr.budget import sharing
 from poolmgr.budget.accounts import Identity, Saved, Server as Known
+from tests import invariant
 from tests.simulation import wild
 from tests.simulation.clock import Clock
 from tests.simulation.faults import Faults
@@ -278,7 +279,7 @@ class World:
         ledger = supervisor.ledger
         if self.ledger_changed:
             self.ledger_changed = False
-            views.check(ledger)
+            invariant.check(ledger)
             self._check_sums(supervisor)
             if len(self.processes) <= EVERYONE:
                 self.touched.update(self.processes)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from poolmgr.budget import recovery, views
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
 from poolmgr.wire import Limit, Report
+from tests import invariant
 
 R = "tcp://r:6379"
 
@@ -55,7 +56,7 @@ class Book:
     def settle(self, later: float = 0.0) -> Turn:
         self.now += later
         turn = self.ledger.settle(self.now)
-        views.check(self.ledger)
+        invariant.check(self.ledger)
         return turn
 
     def charge(self, tag: str) -> int:
@@ -73,5 +74,5 @@ def successor(book: Book, *, alive: bool) -> Book:
     """The ledger of the next supervisor. ``alive``: whether the listed processes still run."""
     saved = recovery.save(book.ledger, book.now)
     ledger = recovery.restored(saved, book.now, alive=lambda who: alive, owner=Identity("successor", 3))
-    views.check(ledger)
+    invariant.check(ledger)
     return Book(ledger=ledger)

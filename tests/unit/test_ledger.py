@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from poolmgr.budget import recovery, views
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.wire import Limit
+from tests import invariant
 from tests.unit.book import R, limits, successor
 
 # ---- S1 --------------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def test_a_turn_whose_snapshot_was_not_written_raises_nothing_and_is_tried_again
     raised = book.limit("a")
     assert raised >= 3
     book.ledger.abandon(turn, book.now)
-    views.check(book.ledger)
+    invariant.check(book.ledger)
     assert book.charge("a") < raised
     assert not turn.rest()
     again = book.settle(1.0)
@@ -84,7 +85,7 @@ def test_while_the_snapshot_cannot_be_written_nobody_is_recalled_for_another(boo
         turn = hungry(book)
         assert turn.persist, "it is tried again"
         book.ledger.abandon(turn, book.now)
-        views.check(book.ledger)
+        invariant.check(book.ledger)
         assert limits(turn).keys() & {tell.tag for tell in turn.rest()} == set()
         assert (book.limit("a"), book.limit("b")) == before
         assert turn.wake > book.now, "it is not tried without a pause"

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from poolmgr import settings, wire
-from poolmgr.budget import merging, views
+from poolmgr.budget import merging
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger
@@ -22,6 +22,7 @@ from poolmgr.supervisor.upstreams.findings import Findings, Work
 from poolmgr.supervisor.upstreams.registry import Registry
 from poolmgr.supervisor.upstreams.summary import Summary
 from poolmgr.supervisor.upstreams.upstream import Upstream
+from tests import invariant
 
 KNOWN, ALIAS = "tcp://cache:6379", "tcp://127.0.0.1:6379"
 
@@ -124,7 +125,7 @@ def test_the_known_one_takes_what_is_charged() -> None:
     assert house.shut == 1
     assert list(house.ledger.servers) == [KNOWN]
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
-    views.check(house.ledger)
+    invariant.check(house.ledger)
 
 
 def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> None:
@@ -133,7 +134,7 @@ def test_who_registers_meanwhile_does_not_look_as_if_a_snapshot_were_lost() -> N
     assert list(house.ledger.servers) == [KNOWN]
     assert house.ledger.servers[KNOWN].accounts["m"].charge == 5
     assert house.ledger.servers[KNOWN].accounts["m"].excess == 0
-    views.check(house.ledger)
+    invariant.check(house.ledger)
 
 
 def test_there_is_room_to_look_at_what_has_parted_though_members_are_charged_with_all() -> None:

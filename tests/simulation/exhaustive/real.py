@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from poolmgr import wire
-from poolmgr.budget import recovery, views
+from poolmgr.budget import recovery
 from poolmgr.budget.accounts import Account, Identity, Quarantine, Saved, SavedMember, SavedQuarantine, SavedServer
 from poolmgr.budget.effects import Turn
 from poolmgr.budget.ledger import Ledger, Member
 from poolmgr.member.core.process import Attachment, MemberCore
 from poolmgr.supervisor.upstreams import proof
 from poolmgr.supervisor.upstreams.proof import Row
+from tests import invariant
 from tests.simulation.exhaustive.states import Disk, Process, Record, Supervisor
 
 SERVER = "r"
@@ -178,7 +179,7 @@ def _ledger(supervisor: Supervisor) -> Ledger:
 
 
 def _supervisor(ledger: Ledger, n: int, pending: tuple[int, int, int, int] | None = None) -> Supervisor:
-    views.check(ledger)
+    invariant.check(ledger)
     server = ledger.servers[SERVER]
     records: list[Record | None] = []
     for tag in _TAGS[:n]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from poolmgr import wire
-from poolmgr.budget import merging, recovery, views
+from poolmgr.budget import merging, recovery
 from poolmgr.budget.accounts import Identity
 from poolmgr.budget.ledger import Ledger
 from poolmgr.supervisor.context import Context
@@ -16,6 +16,7 @@ from poolmgr.supervisor.upstreams.registry import Registry
 from poolmgr.supervisor.upstreams.resolution import DOUBT
 from poolmgr.supervisor.upstreams.sameness import Meetings
 from poolmgr.supervisor.upstreams.upstream import Upstream
+from tests import invariant
 from tests.simulation.link import Link
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Clerk:
         self._turn_at = math.inf
         now = self.world.clock.now
         turn = self.ledger.settle(now)
-        views.check(self.ledger)
+        invariant.check(self.ledger)
         if turn.persist:
             self.world.disk = recovery.save(self.ledger, now)
         for tell in turn.tells:
