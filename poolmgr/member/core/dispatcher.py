@@ -2,8 +2,9 @@
 
 Pure, like everything under :mod:`poolmgr.member.core.process`. The account holds the *rules* (what may be opened,
 what may be acknowledged); here is the *policy* between them: the order of service and the patience
-with a sibling pool. A mistake here can make a caller wait, but never overspend. More than 400 lines: all its methods
-read and write one queue of waiting callers and pools.
+with a sibling pool. A mistake here can make a caller wait, but never overspend.
+
+More than 400 lines: all methods read and write one queue of waiting callers and pools.
 """
 
 from __future__ import annotations

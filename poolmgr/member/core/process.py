@@ -1,9 +1,8 @@
 """One process's permits over all its pools: the member's side of the permit protocol.
 
 PURE. Events go in with a time, messages and effects come out. This module touches no socket, clock, thread, lock
-or log: the shell (:mod:`poolmgr.member.member`) carries events in and effects out, and the
-simulation drives exactly this code, hundreds of members at once. One thread at a time calls it
-(the shell's lock).
+or log. The shell carries events in (:mod:`poolmgr.member.locked`, whose lock lets one thread at a time in) and effects
+out (:mod:`poolmgr.member.loop`). The simulation drives exactly this code, hundreds of members at once.
 
 Theory of operation
 -------------------
@@ -17,7 +16,7 @@ of the server decides whom to serve and what to report.
    (``Resolved``) and a numbered ``Limit``. Until then the endpoint has a dispatcher of its own, with limit 0.
    Endpoints that turn out to be one server move to one dispatcher (:mod:`poolmgr.member.core.directory`).
 2. *Take.* While ``open < limit``, a permit is free at once (M1). If not, a report of the waiting caller is
-   in :meth:`MemberCore.outgoing` at once, for the waiting thread itself to send; when the limit rises,
+   in :attr:`MemberCore.out` at once, for the waiting thread itself to send; when the limit rises,
    ``Wake`` goes to callers that wait without a pool, and ``Grow`` to the pools that want one, the one
    served longest ago first. If the limits of several servers come to more than the process has
    descriptors for, these are divided (:mod:`poolmgr.member.core.division`), and the part is the bound.
@@ -38,7 +37,7 @@ The shell's loop, after every event and at ``wake``::
     for attachment in core.looks(now):
         core.observe(attachment, pool.usage(reset=True), now)
     settled = core.settle(now)
-    send(core.outgoing()); carry out settled.effects; sleep until settled.wake
+    send what is in core.out; carry out settled.effects; sleep until settled.wake
 
 More than 400 lines, as one state machine: each message of the supervisor meets each of the states above.
 """
@@ -103,7 +102,7 @@ class MemberCore:
         """Connections to all servers that the file-descriptor limit leaves, as the shell has counted; 0: unknown."""
         self._serials = itertools.count(1)
         self.out: deque[wire.Message] = deque()
-        """Messages to send on the present link, oldest first; or use :meth:`outgoing`."""
+        """Messages to send on the present link, oldest first. The shell removes each once it is on its way."""
         self.directory = Directory(self.out, rng or random.Random())
         """Which endpoint leads to which server, and the dispatcher of each."""
         self._dispatchers = self.directory.dispatchers
@@ -150,7 +149,7 @@ class MemberCore:
         return next(self._serials)
 
     def take(self, attachment: Attachment, now: float, waiter: object = None, serial: int = 0) -> int | None:
-        """Rule M1: the serial number of a permit, or None. A refusal may leave a report in :meth:`outgoing`.
+        """Rule M1: the serial number of a permit, or None. A refusal may leave a report in :attr:`out`.
 
         Args:
             waiter: a caller that waits without a pool, as it was (or will be) given to :meth:`queue`.
@@ -406,7 +405,7 @@ class MemberCore:
         return tuple(effects)
 
     def settle(self, now: float) -> Settled:
-        """Decide all that is due. Messages are in :meth:`outgoing`."""
+        """Decide all that is due. Messages are in :attr:`out`."""
         effects: list[Effect] = []
         send: list[wire.Message] = []
         wake = NEVER
@@ -430,7 +429,7 @@ class MemberCore:
             dispatcher.given(part)
 
     def outgoing(self) -> list[wire.Message]:
-        """Take out the messages to send on the present link, in order."""
+        """Take all messages out of :attr:`out`, for a shell that cannot be interrupted (tests, the simulation)."""
         messages = []
         while self.out:
             messages.append(self.out.popleft())
