@@ -249,13 +249,13 @@ class Writer:
         body = _encoder.encode(Contents(self._boot, self._namespace, self._place, saved))
         number = self._generation + 1
         size = _HEAD.size + len(body)
-        anew = self._fd < 0 or size > self._capacity or not self._in_place()
-        capacity = _room_for(size) if anew else self._capacity
+        moves = self._fd < 0 or size > self._capacity or not self._in_place()
+        capacity = _room_for(size) if moves else self._capacity
         leased = any(server.lease is not None for server in saved.servers)
         slot = (
             _HEAD.pack(_MAGIC, WITH_LEASES if leased else FORMAT, number, capacity, len(body), zlib.crc32(body)) + body
         )
-        if anew:
+        if moves:
             self._replace(slot, capacity)
         else:
             _put(self._fd, slot, number % 2 * capacity)

@@ -73,13 +73,13 @@ class Outages:
     def seen(self, at: float, now: float, error: str = "") -> bool:
         """A look was answered then, which says nothing of a connect that began later and failed; ``error``: the server
         did not let us in. Returns whether the server was unreached or down before."""
-        anew = not self._upstream.reached or not self._upstream.health.up
+        is_back = not self._upstream.reached or not self._upstream.health.up
         self._failures = self._failures + 1 if error else 0
         self._upstream.reached = True
         self._verdict.seen(at)
         self._unseen(error)
         self.judge(now)
-        return anew
+        return is_back
 
     def not_seen(self, error: str, began: float, now: float, *, ours: bool = False) -> None:
         """A look that began then was not answered, or could not be made for reasons of our own."""
