@@ -217,7 +217,7 @@ class Registrar:
             link.drop()
             return
         self._registry.addresses.asks_again(hello.tag)
-        self._registry.unknown_permits(hello.tag)
+        self._registry.latecomers.registered(hello.tag)
         if known is not None and known.link is not None and known.link is not link:
             known.link.tag = ""  # its end says nothing about the member
             known.link.drop()

@@ -16,7 +16,7 @@ from poolmgr import own_tag, tags, wire
 from poolmgr.budget.accounts import Identity, Saved
 from poolmgr.kernel import processes
 from poolmgr.supervisor.disk.snapshot import Writer, mark, marked
-from poolmgr.supervisor.upstreams.registry import GRACE
+from poolmgr.supervisor.upstreams.latecomers import GRACE
 from tests.fake_member import Connection, endpoint_of
 from tests.helpers import Servers, free_port, kill, wait_for
 from tests.member_process import Members

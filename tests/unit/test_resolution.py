@@ -55,7 +55,7 @@ class House:
         """A member states what it holds by the name that it was told, as :class:`Members` takes it in."""
         (upstream,) = self.registry.held(wire.Hold(ALIAS, (ALIAS,), holds, holds))
         assert self.ledger.register(Identity("m", 2), link, {upstream.id: holds}, self.clock())
-        self.registry.unknown_permits("m")
+        self.registry.latecomers.registered("m")
 
     def charge(self, limit: int) -> None:
         """A member was told a limit while it was not known that the two are one."""

@@ -22,6 +22,7 @@ How one is asked:
 Where a dead process's permits are freed:
 
 - ``belonging``: whose a connection is; ``census``: those that were there before us
+- ``latecomers``: after a lost snapshot, members that have yet to register
 - ``proof``: whether connections are gone; ``reclaim``: what needs a proof, and what it frees;
   ``unproven``: waits instead
 """

@@ -128,7 +128,7 @@ class Census:
         a name. If there can be no such list, bounded waits replace it, as for a proof
         (:mod:`poolmgr.supervisor.upstreams.unproven`).
         """
-        waited = began - self._registry.whole_since
+        waited = began - self._registry.latecomers.over_since
         if waited < 0:
             return False
         if "CLIENT LIST" in found.forbidden or self._upstream.hidden:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from poolmgr import wire
 from poolmgr.supervisor.upstreams.addresses import Addresses
+from poolmgr.supervisor.upstreams.latecomers import Latecomers
 from poolmgr.supervisor.upstreams.lender import Lender
 from poolmgr.supervisor.upstreams.own_permits import OwnPermits
 from poolmgr.supervisor.upstreams.twins import Twins
@@ -31,7 +32,7 @@ class RegistryPort(Protocol):
     addresses: Addresses
     twins: Twins
     stopping: bool
-    whole_since: float
+    latecomers: Latecomers
 
     @property
     def probes(self) -> Mapping[str, ProbePort]: ...

@@ -163,9 +163,7 @@ class Probe:
 
     def _search(self) -> None:
         """Permits charged here were freed without a proof: search the server."""
-        self._registry.whole_since = self._committer.clock()
-        self._context.ledger.search_again(self.upstream.id)
-        self._committer.touch()
+        self._registry.latecomers.search_again(self.upstream.id)
 
     def _no_permit(self, now: float) -> None:
         self._waits.no_permit(self._reclaimer.targets(), now)

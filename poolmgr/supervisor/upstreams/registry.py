@@ -20,6 +20,7 @@ from poolmgr.budget.accounts import Saved
 from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.upstreams.addresses import UNUSED, Addresses
+from poolmgr.supervisor.upstreams.latecomers import Latecomers
 from poolmgr.supervisor.upstreams.ports import ProbePort
 from poolmgr.supervisor.upstreams.probe import Probe
 from poolmgr.supervisor.upstreams.twins import Twins
@@ -30,10 +31,6 @@ MOST_SERVERS = 1024
 
 UNREACHED = 5.0
 """Seconds after which a server that was never reached is forgotten."""
-
-GRACE = 2.0
-"""Seconds for which no limit is raised after a snapshot was lost, so that the previous supervisor's members can
-register. The wait replaces a proof: those members are not known."""
 
 
 class Registry:
@@ -53,17 +50,14 @@ class Registry:
         self._spent: set[str] = set()
         """Ids under which members received limits and which no server has any more."""
         self.stopping = False
-        self._waited = False
-        """Whether it has waited for unknown members after a lost snapshot."""
-        self.whole_since = context.committer.clock()
-        """Since when no unknown process opens anything."""
+        self.latecomers = Latecomers(context, self._wake)
 
     # ---- upstreams ------------------------------------------------------------------------------------
 
     def restore(self) -> None:
         """Create an upstream for each server in the snapshot, with its identity from there."""
         if self.ledger.partial:
-            self._wait()
+            self.latecomers.wait()
         for server in list(self.ledger.servers.values()):
             upstream = self._new(server.id, server.aliases)
             upstream.run_id = server.run_id
@@ -267,29 +261,10 @@ class Registry:
             if server in self.probes:
                 self.probes[server].registered(tag)
 
-    def unknown_permits(self, tag: str) -> None:
-        """A member states more than is charged here: the supervisor that granted it left no record, so there may be
-        other unknown members. No limit is raised until they have had time to register."""
-        if self._waited or not any(
-            server.accounts[tag].excess for server in self.ledger.servers.values() if tag in server.accounts
-        ):
-            return
-        self.ledger.mark_partial()
-        self._wait()
-        detail = "a member states more than is known: the previous supervisor's snapshot is lost"
-        log.warning("snapshot.unusable", extra={"reason": "missing", "detail": detail})
-
-    def _wait(self) -> None:
-        """Wait for unknown members; then search for connections of those that died meanwhile."""
-        self._waited = True
-        asyncio.get_running_loop().call_later(GRACE, self._whole)
-
-    def _whole(self) -> None:
-        self.ledger.whole()
-        self.whole_since = self.committer.clock()
+    def _wake(self) -> None:
+        """Something may be due at every server."""
         for probe in self.probes.values():
             probe.wake()
-        self.committer.touch()
 
     def exited(self, tag: str) -> None:
         """A process is gone: the end of its connections has to be proven."""
@@ -384,8 +359,7 @@ class Registry:
         """No client is left: keep nothing open, and prove what is to be proven."""
         if not self.stopping:
             self.stopping = True
-            for probe in self.probes.values():
-                probe.wake()
+            self._wake()
 
     def resume(self) -> None:
         """A client has come after all."""
