@@ -182,7 +182,7 @@ def test_a_busy_loop_does_not_starve_another_one(shared: Any, loop: str):
         while turns["busy"] < 100:
             await asyncio.sleep(0.001)
         ends = time.monotonic() + 2
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and (len(waits) < 50 or turns["busy"] <= 200):
             began = time.monotonic()
             await client.get("k")
             waits.append(time.monotonic() - began)
@@ -221,14 +221,15 @@ def test_loops_that_want_the_same_get_the_same(shared: Any, loop: str):
 
 
 def test_more_loops_than_connections_never_stand_still(shared: Any, loop: str):
-    """Loops that were given a place at the same time do not keep each other from it until that is too old."""
+    """Loops that were given a place at the same time do not keep each other from it until that is too old: else there
+    are thirty turns a second."""
     pool = shared(4)
     client = redis.asyncio.Redis(connection_pool=pool)
     turns: list[float] = []
     ends = time.monotonic() + 5
 
     async def one() -> None:
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and len(turns) < 1500:
             await client.get("k")
             turns.append(time.monotonic())
 
