@@ -190,7 +190,7 @@ def test_a_snapshot_that_cannot_be_used_is_replaced_by_a_look_at_the_server(
 ) -> None:
     """A worker dies meanwhile, and only the server knows of its connections."""
     service = serve()
-    with Load(service, "/hold?ms=40", callers=18) as load:
+    with Load(service, "/hold?ms=80", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         former = service.supervisor()
         kill(former, signal.SIGSTOP)
@@ -212,7 +212,7 @@ def test_a_snapshot_that_cannot_be_used_is_replaced_by_a_look_at_the_server(
 
 def test_a_full_disk_stops_growth_and_nothing_else(serve: Serve, server: RedisServer, mount: Mount) -> None:
     service = mount.service = serve_in(serve, mount)
-    with Load(service, "/hold?ms=40", callers=18) as load:
+    with Load(service, "/hold?ms=80", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         mount.fill()
         # The running supervisor's file has its room: a killed worker's permits are somebody's again.
@@ -225,7 +225,7 @@ def test_a_full_disk_stops_growth_and_nothing_else(serve: Serve, server: RedisSe
         kill(former)
         wait_for(lambda: service.supervisor() not in (0, former), 15, what="a new supervisor")
         wait_for(lambda: service.events("snapshot.unwritable"), 10, what="the log says so")
-        load.wait_for_answers(200)
+        load.wait_for_answers(100)
         wait_for(lambda: any("No space left" in note for note in mount.notes()), 5, what="the status says so")
         (mount.path / "fill").unlink()
         wait_for(lambda: service.events("snapshot.writable"), 10, what="it can be written again")
@@ -291,12 +291,12 @@ def test_a_directory_that_becomes_read_only_stops_growth_and_nothing_else(
     serve: Serve, server: RedisServer, mount: Mount
 ) -> None:
     service = mount.service = serve_in(serve, mount)
-    with Load(service, "/hold?ms=40", callers=18) as load:
+    with Load(service, "/hold?ms=80", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         mount.remount_read_only(service.workers(), stop_supervisor(service, load))
         load.wait_for_answers(100)
         wait_for(lambda: complaints(service), 15, what="the log says so")
-        load.wait_for_answers(200)
+        load.wait_for_answers(100)
         assert not service.supervisor()
         mount.inside("mount", "-o", "remount,rw", str(mount.directory))
         wait_for(service.supervisor, 15, what="a supervisor")
@@ -320,7 +320,7 @@ def test_a_directory_whose_mode_forbids_writing_stops_growth_and_nothing_else(
     serve: Serve, server: RedisServer
 ) -> None:
     service = serve()
-    with Load(service, "/hold?ms=40", callers=18) as load:
+    with Load(service, "/hold?ms=80", callers=18) as load:
         wait_for(lambda: all_serve(service, load) and all_granted(server), 10, what="everything is handed out")
         service.directory.chmod(0o500)
         try:
