@@ -13,7 +13,7 @@ import redis.asyncio
 from poolmgr.asyncio import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
-from tests.walker import run
+from tests.walker import run, short_stacks
 
 Work = Callable[[ConnectionPool, redis.asyncio.Redis], Coroutine[Any, Any, Any]]
 
@@ -58,7 +58,7 @@ def with_kind(pool: Callable[..., ConnectionPool], work: Work, **options: Any) -
             assert made.stats().idle == 0
             await asyncio.sleep(0.01)
 
-    with asyncio.Runner(debug=True) as runner:
+    with asyncio.Runner(debug=True) as runner, short_stacks():
         runner.run(main())
     gc.collect()
     assert [permits.out for permits in member.all.values() if permits.out] == []

@@ -8,7 +8,9 @@ time. In the other kind of walk the loop ends there, without a word to its tasks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Literal
 
 import uvloop
@@ -26,8 +28,20 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 def run(loop: str, work: Coroutine[Any, Any, Any], *, debug: bool = False) -> Any:
     """Run it in a new loop of this kind."""
-    with asyncio.Runner(loop_factory=LOOPS[loop], debug=debug) as runner:
+    limited = short_stacks() if debug else contextlib.nullcontext()
+    with asyncio.Runner(loop_factory=LOOPS[loop], debug=debug) as runner, limited:
         return runner.run(work)
+
+
+@contextlib.contextmanager
+def short_stacks() -> Iterator[None]:
+    """A loop under debug keeps the stack of the maker of each future and callback, with a look at the file of each
+    frame: under pytest these are sixty, and take most of a test's time. One frame is enough here."""
+    sys.tracebacklimit = 1
+    try:
+        yield
+    finally:
+        vars(sys).pop("tracebacklimit", None)
 
 
 class Step:
