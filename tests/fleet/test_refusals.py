@@ -35,7 +35,7 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 @contextlib.contextmanager
 def started(url: str, flavour: str = "sync") -> Iterator[Pair]:
     with tempfile.TemporaryDirectory(prefix="pm-", dir="/tmp") as base:
-        hosts = [Host(Path(base) / str(n), url, REDIS_FLEET_BUDGET=str(BUDGET), HOLD="0.02") for n in (1, 2)]
+        hosts = [Host(Path(base) / str(n), url, REDIS_FLEET_BUDGET=str(BUDGET)) for n in (1, 2)]
         try:
             for host in hosts:
                 host.start((flavour,))

@@ -144,14 +144,14 @@ def test_the_wall_clock_may_jump_by_a_day_and_back(
     def checkouts() -> int:
         return counted(metrics, "poolmgr_checkouts_total").get("", 0)
 
-    with Load(gunicorn, "/hold?ms=40", callers=6) as load:
+    with Load(gunicorn, "/hold?ms=80", callers=6) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         for offset in (DAY, -DAY, 0):
             wait_for(checkouts, 10, step=0.1)
             clock.set(offset)
             wait_for(lambda offset=offset: abs(off() - offset) < 60)  # type: ignore[misc]
-            goal = checkouts() + 300
-            wait_for(lambda goal=goal: checkouts() >= goal, 15, step=0.1, what="300 more checkouts")  # type: ignore[misc]
+            goal = checkouts() + 150
+            wait_for(lambda goal=goal: checkouts() >= goal, 15, step=0.1, what="150 more checkouts")  # type: ignore[misc]
             reasons = counted(metrics, "poolmgr_connections_closed_total")
             assert not reasons.keys() & {"expired", "idle"}, "connections are as old as they are"
             # Whoever waits for something still sees the end of it.

@@ -87,7 +87,7 @@ def test_no_storm_makes_the_server_see_one_connection_too_many(server, serve):
         0.85: lambda: storm.signal(signal.SIGHUP),
     }
     wanted = 2 * int(SECONDS) - 4
-    with Load(service, "/hold?ms=40", callers=24, timeout=90) as load:
+    with Load(service, "/hold?ms=80", callers=24, timeout=90) as load:
         load.wait_for_answers(50)
         watch = Stopwatch()
         begun = time.monotonic()
@@ -194,7 +194,7 @@ def test_a_budget_of_two_keeps_six_busy_workers_going(redis_server, serve):
     with Load(service, "/get", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 6, 10, what="all six answer")
         begin = time.monotonic()
-        time.sleep(min(SECONDS, 5.0))
+        time.sleep(min(SECONDS, 2.5))
         end = time.monotonic()
     assert load.failures() == []
     counted = Counter(outcome.pid for outcome in load.between(begin, end))

@@ -22,14 +22,14 @@ import redis
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool.sync.pool import ConnectionPool
 
-port, seed, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+port, seed, seconds, enough = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 pools = [ConnectionPool(host="127.0.0.1", port=port, db=db, timeout=20, socket_timeout=10) for db in (0, 1)]
 end = time.monotonic() + seconds
 failures, done = [], [0]
 
 def churn(number):
     rng = random.Random(seed * 1000 + number)
-    while time.monotonic() < end:
+    while time.monotonic() < end and done[0] < enough:
         pool = rng.choice(pools)
         client = redis.Redis(connection_pool=pool)
         try:
@@ -80,7 +80,6 @@ print(json.dumps({"failures": failures[:5], "done": done[0], "in_use": sum(p.sta
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-@pytest.mark.usefixtures("flavour")
 def test_no_connection_too_many_through_all_that_can_happen_to_one(
     redis_server: Callable[..., RedisServer], isolated: Path, processes: int
 ):
@@ -94,7 +93,7 @@ def test_no_connection_too_many_through_all_that_can_happen_to_one(
     }
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", CHURN, str(server.port), str(seed), "4"],
+            [sys.executable, "-c", CHURN, str(server.port), str(seed), "4", "1500"],
             env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

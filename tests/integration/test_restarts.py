@@ -125,7 +125,7 @@ class LongRequest(threading.Thread):
 @pytest.mark.timing
 def test_requests_go_on_while_the_supervisor_is_stopped(server: RedisServer, serve: Serve) -> None:
     service = serve(server)
-    with Load(service, "/hold?ms=4", callers=12) as load:
+    with Load(service, "/hold?ms=40", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         begin, end = stop_for(service.supervisor(), STOPPED)
         # Recovers: what a killed worker held is somebody's again.
@@ -151,10 +151,10 @@ def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
     # Who waits inside it waits for longer than it is stopped.
     service = serve(server, environ={"REDIS_POOL_TIMEOUT": "20"})
     victim = service.workers()[0]
-    with Load(service, "/hold?ms=4", callers=18, timeout=40) as load:
+    with Load(service, "/hold?ms=40", callers=18, timeout=40) as load:
         wait_for(lambda: stop_holding(victim, server, 2), 10, what="it is stopped while it holds something")
         # Of the others it may have accepted all; those who come now are none of its.
-        with Load(service, "/hold?ms=4", callers=6, timeout=40) as newcomers:
+        with Load(service, "/hold?ms=40", callers=6, timeout=40) as newcomers:
             begin, end = stop_for(victim, STOPPED)
         assert held(server).get(victim, 0) >= 1
         load.wait_for_answers(100)

@@ -147,7 +147,7 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
         return {event["version"] for event in service.events("member.joined") if event["pid"] == supervisor}
 
     supervisors: dict[str, int] = {}
-    with Load(service, "/hold?ms=100", callers=12) as load:
+    with Load(service, "/hold?ms=200", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 2, 10, what="both workers answer")
         this = status(service)["version"]
         assert this != tree.version
@@ -164,12 +164,12 @@ def test_members_and_supervisors_of_two_versions_share_one_budget(
             wait_for(lambda f=former: service.supervisor() not in (0, f), 15, what="a new supervisor")  # type: ignore[misc]
             wait_for(lambda v=version, b=both: live(v, b), 15, step=0.3, what=f"all are members of {version}")  # type: ignore[misc]
             supervisors[version] = status(service)["pid"]
-            load.wait_for_answers(100)
+            load.wait_for_answers(50)
             os.kill(master, signal.SIGTERM)
             wait_for(lambda m=master: not alive(m), 20, what="the old master ends")  # type: ignore[misc]
             wait_for(lambda: "Master has been promoted" in service.log, 10, what="the second one is the master")
             master = second
-        load.wait_for_answers(50)
+        load.wait_for_answers(25)
     assert load.failures() == []
     assert not [event for event in service.events() if event["level"] in ("error", "critical")]
     assert spoken(supervisors[tree.version]) == set(tree.speaks), "with each the newest that both know"
