@@ -9,7 +9,7 @@ ARGS  ?=
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test agents crossed wrk servers matrix simulate simulate-exhaustive simulate-fleet simulate-mutants chaos fuzz fleet-oracle oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
+.PHONY: help run test agents crossed wrk servers matrix simulate simulate-exhaustive simulate-fleet simulate-fleet-small simulate-mutants chaos fuzz fleet-oracle oracle upstream-tests lint types format bench bench-pool bench-guard bench-report lock release release-check docs audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -45,7 +45,10 @@ simulate-exhaustive: $(VENV)/.have-test ## small worlds in every order of every 
 simulate-fleet: $(VENV)/.have-test ## SEEDS=10000 worlds of hosts that share a budget, a thousand hosts, then the smallest worlds in every order (LIMIT=2000000 states of each, ARGS names them)
 	@$(BIN)/python -m tests.simulation --world fleet --seeds $(or $(SEEDS),10000)
 	@$(BIN)/python -m tests.simulation.fleet.crowd
-	@exec $(BIN)/python -m tests.simulation.fleet.exhaustive --limit $(or $(LIMIT),2000000) $(ARGS)
+	@exec $(BIN)/python -m tests.simulation.fleet.exhaustive --all --limit $(or $(LIMIT),2000000) $(ARGS)
+
+simulate-fleet-small: $(VENV)/.have-test ## the fleet's smallest worlds, without a fault and with each, in every order of every step, to their end (minutes; ARGS names them)
+	@exec $(BIN)/python -m tests.simulation.fleet.exhaustive $(ARGS)
 
 simulate-mutants: $(VENV)/.have-test ## switch every rule off in turn: which seed finds it
 	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)

@@ -12,7 +12,9 @@ from tests.simulation.fleet.exhaustive.states import (
     CURRENT,
     GONE,
     OLD,
+    PAST,
     TO_COME,
+    UNNAMED,
     Client,
     Faults,
     Fencer,
@@ -24,7 +26,7 @@ from tests.simulation.fleet.exhaustive.states import (
     beginning,
     canonical,
 )
-from tests.simulation.fleet.exhaustive.steps import PAST, UNNAMED, Steps, held, outstanding
+from tests.simulation.fleet.exhaustive.steps import Steps, held, outstanding
 from tests.simulation.fleet.exhaustive.together import Together
 from tests.simulation.walk import Following, Packed, Result, Walk
 

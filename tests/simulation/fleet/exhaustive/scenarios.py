@@ -15,19 +15,20 @@ import msgspec
 
 from tests.simulation.fleet.exhaustive.explore import Exploration
 from tests.simulation.fleet.exhaustive.states import (
+    ACCEPTED,
     COPY,
     CURRENT,
     FAILOVERS,
     FLUSHES,
     LAGS,
     PASSED,
+    PAST,
     SLOW,
     TO_COME,
     Row,
     State,
     World,
 )
-from tests.simulation.fleet.exhaustive.steps import ACCEPTED, PAST
 from tests.simulation.walk import Packed, Result
 
 

@@ -19,6 +19,11 @@ PASSED, TO_COME = 1, 2
 MARKED, GONE, SHOWN = 1, 2, 3
 """What a fencer knows of a name: its survey has marked it; a list has shown that it is gone; a census has shown it."""
 
+AIR, ACCEPTED, NAMED, PAST, NAMELESS = range(5)
+"""The way of a connection. Nameless: past its gate without a name, only where the gate is asked first."""
+
+UNNAMED = (ACCEPTED, NAMELESS)
+
 DEATHS, REBORN, CRASHES, FLUSHES, FAILOVERS, BACK, LOST, LATE, SLOW, LAGS = range(10)
 """Places in ``State.faults``: how many of each are left."""
 
@@ -244,12 +249,56 @@ def beginning(world: World) -> State:
     return State(Heads((Place(1, None), None, None), 0, 1), (None,) * world.fencers, (row,) * world.hosts, world.faults)
 
 
+def forget(row: Row) -> Row:
+    """Without what no rule reads any more.
+
+    That is: of a marked lease's record all but its grant; the number of the request that a record is from, if only
+    newer ones can come; which table a connection past its gate was told; and whether the table of an answer learns.
+    Members that had heard of no table have heard of their lease's: they may do so at any time, and connect by it before
+    they do.
+    """
+    lease, reply = row.lease, row.reply
+    told = row.told
+    if lease.slot >= 0 and not told[lease.slot]:
+        told = (*told[: lease.slot], lease.table, *told[lease.slot + 1 :])
+    return row._replace(
+        told=told,
+        reply=reply and reply._replace(learning=False),
+        clients=tuple(c._replace(told=0) if c.stage == PAST else c for c in row.clients),
+        records=tuple(
+            tuple(
+                r
+                if r is None
+                else r._replace(seq=0, end=PASSED, demand=0)
+                if r.marked
+                else r
+                if _may_be_old(row, k, r.seq)
+                else r._replace(seq=0)
+                for k, r in enumerate(place)
+            )
+            for place in row.records
+        ),
+    )
+
+
+def _may_be_old(row: Row, slot: int, seq: int) -> bool:
+    """A request of this lease that is under way, or is still to be made, may have no larger number than this."""
+    lease, disk = row.lease, row.disk
+    return (
+        any(r.slot == slot and r.seq <= seq for r in row.requests)
+        or lease.unnumbered
+        or (slot in (lease.slot, lease.joining) and lease.link * LINKS + lease.counted < seq)
+        or (disk is not None and disk.slot == slot and seq // LINKS > disk.link)
+    )
+
+
 def canonical(row: Row) -> Row:
     """Requests renumbered within each link; slots in an order that depends on what they have only."""
+    row = forget(row)
     lease, reply = row.lease, row.reply
     seqs = {r.seq for r in row.requests}
     for place in row.records:
-        seqs.update(r.seq for r in place if r is not None)
+        seqs.update(r.seq for r in place if r is not None and r.seq)
     if reply is not None:
         seqs.add(reply.seq)
         if reply.last:
@@ -258,7 +307,7 @@ def canonical(row: Row) -> Row:
         seqs.add(lease.newest)
     if row.alive:
         seqs.add(lease.link * LINKS + lease.counted)
-    number: dict[int, int] = {}
+    number: dict[int, int] = {0: 0}
     link, count = -1, 0
     for seq in sorted(seqs):
         if seq // LINKS != link:

@@ -14,15 +14,21 @@ from typing import Any, NamedTuple
 from poolmgr.fleet import script
 from tests.simulation.fleet.exhaustive import real
 from tests.simulation.fleet.exhaustive.states import (
+    ACCEPTED,
+    AIR,
     CRASHES,
     CURRENT,
     DEATHS,
     LATE,
     LOST,
+    NAMED,
+    NAMELESS,
     OLD,
     PASSED,
+    PAST,
     REBORN,
     SLOW,
+    UNNAMED,
     Client,
     Disk,
     Heads,
@@ -38,9 +44,6 @@ from tests.simulation.fleet.exhaustive.states import (
 
 NO_FAULT = -1
 IN_FLIGHT = 2
-AIR, ACCEPTED, NAMED, PAST, NAMELESS = range(5)
-"""The way of a connection. Nameless: past its gate without a name, only where the gate is asked first."""
-UNNAMED = (ACCEPTED, NAMELESS)
 
 
 class Step(NamedTuple):
@@ -213,7 +216,7 @@ class Steps:
             told = row.told
             step(f"reads {reply.why} {reply.seq}", NO_FAULT, reply=None, lease=after, stale=stale, told=told)
         elif lease.newest:
-            if not any(r.seq == lease.newest for r in row.requests):
+            if not any(r.seq == lease.newest and r.answerable for r in row.requests):
                 step("waits for nothing", NO_FAULT, lease=hosts.failed(lease))
             elif len(row.requests) < IN_FLIGHT:
                 step("waits no longer", LATE, lease=hosts.failed(lease))

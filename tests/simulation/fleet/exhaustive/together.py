@@ -8,6 +8,7 @@ from typing import Any
 from poolmgr.fleet import duty, script
 from tests.simulation.fleet.exhaustive import real
 from tests.simulation.fleet.exhaustive.states import (
+    AIR,
     BACK,
     COPY,
     CURRENT,
@@ -16,9 +17,12 @@ from tests.simulation.fleet.exhaustive.states import (
     GONE,
     LAGS,
     MARKED,
+    NAMED,
     OLD,
+    PAST,
     SHOWN,
     TO_COME,
+    UNNAMED,
     Client,
     Fencer,
     Heads,
@@ -26,7 +30,7 @@ from tests.simulation.fleet.exhaustive.states import (
     Record,
     Row,
 )
-from tests.simulation.fleet.exhaustive.steps import AIR, NAMED, NO_FAULT, PAST, UNNAMED, Steps, put
+from tests.simulation.fleet.exhaustive.steps import NO_FAULT, Steps, put
 
 Whole = tuple[str, int, Heads, tuple[Fencer | None, ...], tuple[Row, ...]]
 
