@@ -26,7 +26,8 @@ hypothesis.settings.load_profile("poolmgr")
 
 LONGEST = (
     "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_aio_servers",
-    "integration/test_sentinel", "integration/test_gunicorn", "integration/test_aio_oracle",
+    "integration/test_sentinel", "integration/test_sentinel_failover", "integration/test_gunicorn",
+    "integration/test_aio_oracle",
     "integration/test_aio_processes", "integration/test_aio_cancellation",
     "integration/test_gunicorn_settings", "integration/test_reach_files", "simulation/test_simulation",
     "integration/test_upgrade", "integration/test_http_memory", "integration/test_snapshot_faults",
@@ -40,8 +41,8 @@ LONGEST = (
     "integration/test_identity", "integration/test_reach", "integration/test_launch_path",
     "integration/test_gunicorn_addresses", "integration/test_gunicorn_interrupts",
 )  # fmt: skip
-"""Files that take most (``python -m tests.slices``). Where files run beside each other these begin first: whoever
-begins one of them last keeps all others waiting."""
+"""Files that take most (``python -m tests.slices``). Where files run beside each other these begin first: a worker
+that begins one of them last keeps all others waiting."""
 
 
 pytest_ignore_collect = timing.pytest_ignore_collect

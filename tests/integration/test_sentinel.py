@@ -1,18 +1,14 @@
-"""Through Sentinel, with threads and with tasks: questions are counted, asked one at a time, and a refused permit is
-not an answer. Real Sentinels, and a failover that they decide."""
+"""Through real Sentinels, with threads and with tasks: questions are counted, asked one at a time, and a refused permit
+is not an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,14 +21,12 @@ import poolmgr
 import poolmgr.asyncio
 from poolmgr.exceptions import ConnectionPoolTimeoutError
 from poolmgr.pool.sentinels import Rounds
-from tests.helpers import ROOT, RedisServer, Servers, free_port, python, wait_for
+from tests.helpers import RedisServer, free_port, wait_for
 from tests.permits import FakeMember, FakePermits
 from tests.pools import running_sentinel, running_server
+from tests.sentinels import AT_ONCE, key, known_replicas, replicate
 
 TAG = "pm-of-this-test"
-
-AT_ONCE = {"repl_diskless_sync_delay": 0}
-"""A replica is served without waiting for others."""
 
 
 class Flavour:
@@ -70,10 +64,6 @@ class Flavour:
 @pytest.fixture(params=["threads", "tasks"])
 def flavour(request: pytest.FixtureRequest) -> Flavour:
     return Flavour(request.param)
-
-
-def key(port: int) -> str:
-    return f"tcp://127.0.0.1:{port}"
 
 
 def refusing(*ports: int) -> FakeMember:
@@ -154,7 +144,8 @@ def test_twenty_reconnects_take_one_connection_to_the_sentinel(flavour: Flavour,
 
 def test_the_check_finds_what_redis_py_does(flavour: Flavour, sentinel: int):
     most, questions = asyncio.run(_reconnect_at_once(flavour, sentinel, kind=flavour.theirs))
-    assert most > 1 and questions >= 20
+    assert most > 1
+    assert questions > 10, "each asks, but one that comes late on a busy machine takes a connection that is back"
 
 
 def test_an_answer_is_for_those_who_came_before_its_question():
@@ -320,17 +311,6 @@ def replicated() -> Iterator[tuple[RedisServer, list[RedisServer], int]]:
         yield master, replicas, port
 
 
-def replicate(replica: RedisServer, master: RedisServer) -> None:
-    with replica.observer() as observer:
-        observer.execute_command("REPLICAOF", "127.0.0.1", master.port)
-    wait_for(lambda: replica.info("replication")["master_link_status"] == "up", 20, what="a replica is in step")
-
-
-def known_replicas(sentinel: int) -> int:
-    with redis.Redis(port=sentinel) as observer:
-        return sum(1 for one in observer.sentinel_slaves("main") if not one["is_sdown"] and not one["is_disconnected"])
-
-
 def test_a_refused_permit_for_a_replica_is_what_the_caller_gets(flavour: Flavour, replicated: Any):
     master, replicas, port = replicated
 
@@ -371,87 +351,3 @@ def test_a_pool_of_the_other_flavour_says_which_is_right():
         redis.asyncio.Sentinel([]).master_for("main", connection_pool_class=for_threads)
     with pytest.raises(TypeError, match=r"connection_pool_class=poolmgr\.SentinelConnectionPool"):
         redis.Sentinel([]).master_for("main", connection_pool_class=for_tasks)
-
-
-# ---- under a supervisor ----------------------------------------------------------------------------------
-
-
-def test_a_sentinel_has_a_budget_of_its_own_auto_too(server: RedisServer):
-    """Sentinel knows no CONFIG, and INFO names its ``maxclients``."""
-    with running_sentinel(server, "maxclients 50") as port:
-        code = f"""if True:
-            import poolmgr, redis, subprocess, sys
-            manager = redis.Sentinel([("127.0.0.1", {port})])
-            client = manager.master_for("main", connection_pool_class=poolmgr.SentinelConnectionPool, timeout=20)
-            assert client.echo("a") == b"a"
-            subprocess.run([sys.executable, "-m", "poolmgr.cli", "limits", "--json"], check=True)"""
-        found = {one["id"]: one for one in json.loads(python(code).stdout)["servers"]}
-    assert found[key(port)]["budget"] in (41, 42) and "maxclients 50" in found[key(port)]["derivation"], found
-    assert found[key(server.port)]["budget"] > 500
-
-
-BUDGET = 6
-
-
-@pytest.mark.parametrize("kind", ["threads", "tasks"])
-def test_a_failover(redis_server: Servers, kind: str):
-    """Two Sentinels replace a master that was killed: callers go on at the new one, and no server, Sentinels included,
-    sees one connection more than the budget, the Sentinels' own, the replica's and an observer's."""
-    with contextlib.ExitStack() as stack:
-        master, replica = (
-            redis_server(port=free_port(), maxclients=BUDGET + 2 * 2 + 1 + 1, **AT_ONCE) for _ in range(2)
-        )
-        replicate(replica, master)
-        quick = ("sentinel down-after-milliseconds main 500", "sentinel failover-timeout main 3000")
-        ports = [
-            stack.enter_context(running_sentinel(master, *quick, f"maxclients {BUDGET + 1 + 1}")) for _ in range(2)
-        ]
-        wait_for(
-            lambda: all(known_replicas(port) == 1 and others(port) == 1 for port in ports),
-            30,
-            what="all know each other",
-        )
-        program = subprocess.Popen(
-            [sys.executable, "-X", "dev", "-m", "tests.sentinel_programs", kind, *map(str, ports)],
-            env={**os.environ, "REDIS_CONNECTION_BUDGET": str(BUDGET)},
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            wait_for(lambda: written(master) > 100, 30, what="the program writes")
-            master.stop()
-            wait_for(lambda: role(replica) == "master", 30, what="the replica is master")
-            before = written(replica)
-            wait_for(lambda: written(replica) > before + 100, 30, what="the program writes to the new master")
-            assert replica.rejected() == 0
-            assert [rejected(port) for port in ports] == [0, 0]
-            program.send_signal(signal.SIGTERM)
-            out, err = program.communicate(timeout=60)
-        finally:
-            program.kill()
-            program.wait()
-        assert program.returncode == 0 and "Traceback" not in err and "Warning" not in err, err
-        seen = Counter(json.loads(out))
-        assert seen.pop("crossed") == seen.pop("left") == 0 and seen["written"] > 200, seen
-        wait_for(lambda: [one for one in replica.clients() if one["name"].startswith("pm1")] == [], 20)
-
-
-def others(sentinel: int) -> int:
-    with redis.Redis(port=sentinel) as observer:
-        return int(observer.sentinel_master("main")["num-other-sentinels"])
-
-
-def role(server: RedisServer) -> str:
-    """Empty if the answer was cut off: in the transaction that promotes a replica, a Sentinel also sends it CLIENT KILL
-    TYPE normal (sentinel.c), which closes the observer's connection too."""
-    with contextlib.suppress(redis.ConnectionError):
-        return str(server.info("replication")["role"])
-    return ""
-
-
-def written(server: RedisServer) -> int:
-    return int(server.info("commandstats").get("cmdstat_incrby", {"calls": 0})["calls"])
-
-
-def rejected(sentinel: int) -> int:
-    with redis.Redis(port=sentinel) as observer:
-        return int(observer.info("stats")["rejected_connections"])
