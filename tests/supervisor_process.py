@@ -22,6 +22,14 @@ IMPATIENT = {"REDIS_SOCKET_TIMEOUT": "0.3", "REDIS_SOCKET_CONNECT_TIMEOUT": "0.3
 """The environment of one that waits for a server's answer for a moment only."""
 
 
+TAKES = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="poolmgr.socket")
+os.execv(sys.executable, [sys.executable, "-m", "poolmgr.supervisor"])
+"""
+
+
 class SupervisorProcess:
     """``python -m poolmgr.supervisor`` on a socket of the test's own; its log is parsed."""
 
@@ -32,6 +40,13 @@ class SupervisorProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.command: list[str] = []
         """What its program is run with: ``unshare ...``."""
+        self.ear: socket.socket | None = None
+
+    def stays_listening(self) -> None:
+        """Its socket is there before it and after it, as systemd's ``poolmgr.socket``: who connects meanwhile waits."""
+        self.ear = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.ear.bind(self.path)
+        self.ear.listen(64)
 
     def start(self, **environ: str) -> SupervisorProcess:
         self.process = self.spawn({**self.environ, **environ})
@@ -40,6 +55,15 @@ class SupervisorProcess:
 
     def spawn(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
+            if self.ear is not None:
+                return subprocess.Popen(
+                    [*self.command, sys.executable, "-c", TAKES, str(self.ear.fileno())],
+                    env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+                    pass_fds=(self.ear.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
             return warm.Popen(
                 [
                     *self.command,
@@ -97,6 +121,8 @@ class SupervisorProcess:
             assert self.process is not None
             self.process.send_signal(signal.SIGCONT)
             self.kill()
+        if self.ear is not None:
+            self.ear.close()
         if self.log.exists():
             print(self.log.read_text())  # shown where the test has failed
 

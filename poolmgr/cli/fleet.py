@@ -186,6 +186,9 @@ def _print(fleet: records.Fleet, name: str) -> None:
     )
     if fleet.learning:
         out.print("the table is new: nothing more is granted before all that is connected was counted")
+    stated = {host.budget for host in fleet.hosts if host.marked_for is None and host.ends_in >= 0}
+    if fleet.operator is None and len(stated) > 1:
+        out.print(f"hosts state different budgets, {min(stated)} to {max(stated)}: the least holds")
     rows = table("host", "lease", "grant", "demand", "state", numbers=("grant", "demand"))
     for host in fleet.hosts:
         rows.add_row(escape(host.host), host.name, str(host.grant), str(host.demand), escape(_state(host)))

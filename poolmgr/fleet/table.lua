@@ -8,7 +8,8 @@
 --   NAME   grant seq end demand floor budget slack flags host        a lease
 --   xNAME  marked_since, and the same                                a lease that is marked: its gate is shut
 --
--- `short` is 2 while a host holds less than its fair part, 1 while one lacks headroom because others hold it, else 0.
+-- `short` is 2 while a host holds less than its fair part, 3 if moreover all floors together are more than there is, 1 while
+-- a host lacks headroom because others hold it, else 0.
 --
 -- What a later version adds stands behind these, and is kept. Times are milliseconds of this server's clock.
 -- ARGV[1] is what to do; its arguments are listed at each function. A rule's letter and number: ARCHITECTURE.md.
@@ -65,7 +66,7 @@ end
 local function is_marked(field) return string.byte(field) == 120 end -- x
 
 -- F4: its end has passed, and a host wants its permits (or will, some day).
-local function is_ripe(ends, short) return now > ends + (short == 2 and DELTA or UNWANTED) end
+local function is_ripe(ends, short) return now > ends + (short >= 2 and DELTA or UNWANTED) end
 
 -- F4. A user who may not do both must not lose the lease: what a script has done is not undone when it fails.
 local function mark(name, text)
@@ -79,6 +80,9 @@ local function kept_back(room) return math.max(1, math.floor(room / 10)) end
 
 -- What a host with so much demand may have beyond it.
 local function beyond(t, demand) return demand == 0 and 0 or math.min(t.headroom, math.max(BEYOND, demand)) end
+
+-- What a host with so much demand is to have before any other one has more.
+local function fair_part(t, demand, floor) return math.min(demand, t.short == 3 and t.level or math.max(t.level, floor)) end
 
 -- The exact sum, the budget in force (F9), the fair level, the headroom, and whose end has passed. O(hosts). `renewing`
 -- has said something newer than its record.
@@ -98,9 +102,9 @@ local function tick(t, renewing)
   -- not fence all others, whose requests are on their way.
   local stood_still = t.ticked > 0 and now - t.ticked >= renewing.lease
   local all = redis.call('HGETALL', key)
-  local used, hosts, wanted, active, ripe, marked = 0, 0, 0, 0, 0, 0
+  local used, hosts, wanted, floors, active, ripe, marked = 0, 0, 0, 0, 0, 0, 0
   local least, most = nil, 0
-  local demands, grants, ended = {}, {}, {}
+  local demands, grants, least_of, ended = {}, {}, {}, {}
   for i = 1, #all, 2 do
     local field, text = all[i], all[i + 1]
     if field == '!' then -- not a lease
@@ -108,11 +112,10 @@ local function tick(t, renewing)
       used = used + tonumber(string.match(text, '^%d+ (%d+)'))
       marked = marked + 1
     else
-      local grant, ends, demand, budget, slack = string.match(text, '^(%d+) %d+ (%d+) (%d+) %d+ (%d+) (%d+)')
-      grant, ends, demand, budget, slack = tonumber(grant), tonumber(ends), tonumber(demand), tonumber(budget),
-        tonumber(slack)
+      local grant, _, ends, demand, floor, budget, slack = read_lease(text)
       if field == renewing.name then
-        grant, ends, demand, budget, slack = renewing.word, now, renewing.demand, renewing.budget, renewing.slack
+        grant, ends, demand, floor, budget, slack = renewing.word, now, renewing.demand, renewing.floor, renewing.budget,
+          renewing.slack
       end
       if stood_still and ends < now then
         ends = now
@@ -123,6 +126,7 @@ local function tick(t, renewing)
         hosts = hosts + 1
         demands[hosts], grants[hosts] = demand, grant
         wanted = wanted + demand
+        floors, least_of[hosts] = floors + math.min(demand, floor), floor
         if demand > 0 then active = active + 1 end
         if not least or budget < least then least = budget end
         if slack > most then most = slack end
@@ -145,9 +149,11 @@ local function tick(t, renewing)
   elseif active > 0 then -- a tenth is kept for growth and for newcomers
     t.headroom = math.max(0, math.floor((room - kept_back(room) - wanted) / active))
   end
-  t.short = (wanted > room or used > room) and 2 or 0
+  t.short = floors > room and 3 or (wanted > room or used > room) and 2 or 0
   for i = 1, hosts do
-    if grants[i] < math.min(demands[i], t.level) then t.short = 2
+    if grants[i] < fair_part(t, demands[i], least_of[i]) then
+      t.short = math.max(t.short, 2)
+      if wanted > room then t.headroom = 0 end -- one more than even for some, only once each has its even part
     elseif 2 * (grants[i] - demands[i]) < beyond(t, demands[i]) and t.short == 0 then t.short = 1 end
   end
   for i = 1, #ended do
@@ -201,7 +207,7 @@ end
 
 -- A host's fair part, and what it may have beyond.
 local function parts(t, demand, floor)
-  local fair = math.max(math.min(demand, t.level), math.min(demand, floor))
+  local fair = fair_part(t, demand, floor)
   if demand > fair then return fair, math.min(demand, fair + t.headroom) end
   local scarce = t.level < t.budget - t.slack
   return fair, fair + (scarce and 0 or beyond(t, demand))
@@ -221,7 +227,7 @@ end
 -- Whether others need what a host holds beyond its part: one is short, or has much less beyond than this one. Or what is
 -- kept back for growth and newcomers is half used up: a host that needed it may not need it any more.
 local function is_wanted(t, grant, target)
-  if t.short == 2 or (t.short == 1 and target * 2 < grant) then return true end
+  if t.short >= 2 or (t.short == 1 and target * 2 < grant) then return true end
   local room = math.max(0, t.budget - t.slack)
   return not t.learning and 2 * (room - t.used) < kept_back(room)
 end
@@ -285,7 +291,8 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   if slack > t.slack then t.slack = slack end
   local freed = 0
   if now >= t.due then
-    local renewing = {name = name, word = word, demand = demand, budget = budget, slack = slack, lease = lease}
+    local renewing = {name = name, word = word, demand = demand, floor = floor, budget = budget, slack = slack,
+      lease = lease}
     if able ~= '1' and unproven and unproven ~= '0' then freed = without_proof(t, renewing, tonumber(unproven)) end
     -- The record has to be there for the pass, which takes the newer numbers from the request.
     if not got[2] then redis.call('HSET', key, name, '0 0 0 0 0 0 0') end
@@ -295,7 +302,7 @@ local function renew(run, number, name, seq, word, demand, floor, budget, slack,
   local grant = granted(t, word, demand, joins, fair, target)
   t.used = t.used + grant - word
   if grant < fair and not t.learning then
-    t.short = 2
+    t.short = math.max(t.short, 2)
     t.due = math.min(t.due, now + SOON)
   end
   local duty = duty_of(t, name, able == '1')

@@ -141,6 +141,8 @@ class Host:
             worker.stop()
         if self.supervisor.process is not None:
             self.supervisor.process.wait(10)
+        if self.supervisor.ear is not None:
+            self.supervisor.ear.close()
 
 
 def table(client: redis.Redis, fleet: str = FLEET) -> records.Fleet | None:

@@ -183,6 +183,23 @@ def test_what_one_host_does_not_need_another_one_has(hosts: Hosts, client: redis
     assert rejected(client) == 0
 
 
+def test_a_host_that_has_nothing_renews_all_the_same(hosts: Hosts, client: redis.Redis) -> None:
+    """Its supervisor has no connection to look at the server's limits with, and must not wait for one meanwhile."""
+    few = {"REDIS_FLEET_BUDGET": "3"}  # one connection beside the slack
+    first = hosts(**few).start()
+    first.callers(2)
+    wait_for(lambda: first.lease["grant"] == 1, 20, what="one host has all there is")
+    second = hosts(PATIENCE="1", **few).start()
+    second.callers(2)
+    name = wait_for(lambda: second.lease["name"], 20, what="another one joins")
+    wait_for(lambda: second.lease["renewals"].get("ok", 0) > 35, 60, what="a look was due, every ten seconds")
+    assert second.lease["name"] == name
+    assert second.lease["fenced"] == 0
+    assert first.lease["freed"] == 0
+    note = "the budget 3 of fleet web has no connection left for this host"
+    assert any(note in text for text in second.supervisor.status()["notes"]), second.supervisor.status()["notes"]
+
+
 def test_a_worker_without_the_rights_says_what_to_allow(hosts: Hosts, server: RedisServer, client: redis.Redis) -> None:
     client.execute_command("ACL", "SETUSER", "worker", "on", "nopass", "~*", "&*", "+@all", "-hmget")
     host = hosts().start()
@@ -311,8 +328,11 @@ def ours(client: redis.Redis) -> int:
 
 
 def test_a_fleet_is_turned_on_and_off_host_by_host(hosts: Hosts, client: redis.Redis) -> None:
-    """A restarted supervisor tells its members to reopen what bears the wrong name; no request is lost."""
-    host = hosts(REDIS_FLEET="", REDIS_CONNECTION_BUDGET="6", HOLD="0.01").start(("sync", "asyncio"))
+    """A restarted supervisor tells its members to reopen what bears the wrong name; no request is lost. Its socket
+    stays, as systemd's: a pool that has nothing open at that moment would report that no supervisor is listening."""
+    host = hosts(REDIS_FLEET="", REDIS_CONNECTION_BUDGET="6", HOLD="0.01")
+    host.supervisor.stays_listening()
+    host.start(("sync", "asyncio"))
     host.callers(6)
     wait_for(lambda: host.good > 50, 20, what="it works without a fleet")
     assert not connected(client)

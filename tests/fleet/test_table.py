@@ -141,6 +141,37 @@ def test_what_a_host_needed_for_a_while_goes_back_to_the_reserve():
     assert {table.hash["!"].split()[8], str(sum(words.values()) <= 298)} == {"0", "True"}, "and nobody is short"
 
 
+@pytest.mark.parametrize("floor", [1, 3])
+def test_no_host_is_without_a_part_while_others_have_more(floor: int):
+    """Who came first must not keep what even parts leave over, nor a floor where all floors do not fit."""
+    now = 1_800_000_000_000
+    table = Table(lambda: now)
+    words, floors = dict.fromkeys(NAMES[:4], 0), dict.fromkeys(NAMES[:4], floor)
+    seq, number = 0, ""
+
+    def rounds(count: int) -> list[int]:
+        nonlocal now, seq, number
+        for _ in range(count):
+            seq += 1
+            for name in words:
+                now += 400
+                said = renewal(
+                    name, seq, table=number if seq > 1 else "", word=words[name], demand=5, floor=floors[name], budget=8
+                )
+                answer = script.answer(table.call(*said.arguments()))
+                assert isinstance(answer, Renewed), answer
+                words[name] = min(answer.grant, answer.target) if answer.wanted else answer.grant
+                number = answer.table if seq == 1 else number
+            table.call(*script.census("run1", number, list(words)))
+        return sorted(words.values())
+
+    assert rounds(8) == [1, 1, 2, 2], "each has its even part, and two one more"
+    floors.update(dict.fromkeys(NAMES[1:4], 1))
+    floors[NAMES[0]] = 3
+    assert rounds(8) == [1, 1, 1, 3], "floors that fit are met"
+    assert words[NAMES[0]] == 3
+
+
 def test_a_table_that_was_lost_is_made_again_and_the_lease_is_claimed(server: RedisServer, client: redis.Redis):
     sha = client.script_load(text_for(server))
     first = answered(client, sha, renewal(NAMES[0], 1))

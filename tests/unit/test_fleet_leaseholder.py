@@ -18,7 +18,7 @@ from poolmgr.supervisor.fleet.fencing import Done
 from poolmgr.supervisor.fleet.leaseholder import ABLE_AGAIN, Leaseholder
 from poolmgr.supervisor.upstreams.findings import Asked, Findings
 from poolmgr.supervisor.upstreams.upstream import Upstream
-from poolmgr.wire import Gate
+from poolmgr.wire import Gate, Report
 
 GOOD = Renewed(
     table="1.a.2", now=1_000, grant=4, target=4, end=11_000, wanted=False, budget=24, slack=2, hosts=1, others=0,
@@ -199,3 +199,27 @@ def test_a_budget_that_leaves_nothing_or_more_than_the_server_takes_is_said(scen
     assert not remarks.oddity(scene.holder)
     assert "its slack 2, so no host gets any" in remarks.obstacle(scene.holder, scene.now)
     assert "to 3 or more" in remarks.obstacle(scene.holder, scene.now)
+
+
+def test_a_host_is_told_that_nothing_is_left_for_it_and_that_another_budget_holds(scene: Scene) -> None:
+    scene.renew(msgspec.structs.replace(GOOD, grant=0, target=0))
+    text = remarks.obstacle(scene.holder, scene.now)
+    assert "the budget 24 of fleet web has no connection left for this host" in text
+    assert "REDIS_FLEET_BUDGET" in text
+    scene.renew(msgspec.structs.replace(GOOD, budget=20))
+    assert not remarks.obstacle(scene.holder, scene.now)
+    assert "REDIS_FLEET_BUDGET=24 here, but 20 holds" in remarks.oddity(scene.holder)
+    scene.renew(msgspec.structs.replace(GOOD, budget=30))
+    assert not remarks.oddity(scene.holder), "more than a host states is what an operator has set"
+
+
+def test_a_host_asks_for_no_more_than_its_own_ceiling_lets_it_use(scene: Scene) -> None:
+    """What it is granted beyond would be kept from hosts that can use it."""
+    (account,) = scene.ledger.servers["s"].accounts.values()
+    account.report = Report("s", 0, open=0, in_use=0, waiting=40, peak=40)
+    assert scene.holder.demand == 41
+    scene.holder.upstream.operator = "12"
+    assert scene.holder.demand == 12
+    scene.holder.upstream.operator = ""
+    scene.holder._settings = msgspec.structs.replace(scene.holder._settings, budget=6)
+    assert scene.holder.demand == 6

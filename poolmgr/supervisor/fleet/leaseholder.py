@@ -217,16 +217,24 @@ class Leaseholder:
 
     @property
     def demand(self) -> int:
-        """Connections that this host could use: its members', those not proven gone, and one of its own."""
+        """Connections that this host could use: its members', those not proven gone, and one of its own; at most the
+        host's ceiling, if the operator has set one."""
         server = self._server
         members = sum(a.charge if a.report is None else max(a.peak, a.pinned) for a in server.accounts.values())
-        return members + server.quarantined + 1
+        word = self.upstream.operator or self._settings.budget_of(server.aliases)
+        wanted = members + server.quarantined + 1
+        return min(wanted, int(word)) if isinstance(word, int) or word.isdecimal() else wanted
+
+    @property
+    def stated_budget(self) -> int | None:
+        """The fleet's budget as this host is configured; None: ``auto``."""
+        word = self._settings.fleet_budget
+        return None if word == "auto" else int(word)
 
     def _budget(self, now: float) -> int:
         """The fleet's, by this host's settings. ``auto`` follows the server, and grows slowly."""
-        word = self._settings.fleet_budget
-        if word != "auto":
-            return int(word)
+        if (stated := self.stated_budget) is not None:
+            return stated
         upstream, answer = self.upstream, None if self.lease is None else self.lease.answer
         facts = ceilings.Facts(
             maxclients=upstream.maxclients,

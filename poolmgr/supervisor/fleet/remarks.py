@@ -42,6 +42,11 @@ def obstacle(holder: Leaseholder, now: float) -> str:
             user = ways[0][0].username if ways else None
             text += f", by a host that may list clients, as this one may not. Allow it: {rights.line(user)}"
         return text
+    if answer is not None and answer.grant == 0:
+        return (
+            f"the budget {answer.budget:,} of fleet {fleet} has no connection left for this host: others need all. "
+            "For more, raise it with poolmgr fleet budget, or REDIS_FLEET_BUDGET"
+        )
     return ""
 
 
@@ -49,6 +54,12 @@ def oddity(holder: Leaseholder) -> str:
     """What people should know of the fleet's settings though it works; empty: nothing."""
     answer = None if holder.lease is None else holder.lease.answer
     most = holder.upstream.maxclients
+    stated = holder.stated_budget
+    if answer is not None and stated is not None and answer.slack < answer.budget < stated:
+        return (
+            f"REDIS_FLEET_BUDGET={stated} here, but {answer.budget} holds in fleet {holder.fleet}: another host states "
+            "less, or poolmgr fleet budget has set it. Set the same on all hosts"
+        )
     if answer is None or most is None or answer.budget <= most:
         return ""
     return (

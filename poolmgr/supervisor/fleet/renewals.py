@@ -11,7 +11,7 @@ from poolmgr.supervisor.context import Context
 from poolmgr.supervisor.fleet.leaseholder import KNOCK, Leaseholder
 from poolmgr.supervisor.upstreams.findings import Findings, Work
 from poolmgr.supervisor.upstreams.schedule import NOTHING_BUT_CLOSE, Schedule
-from poolmgr.supervisor.upstreams.session import AdminSession
+from poolmgr.supervisor.upstreams.session import PATIENCE, AdminSession
 from poolmgr.supervisor.upstreams.upstream import Upstream
 
 
@@ -51,6 +51,10 @@ class Renewals:
         may_list = now >= schedule.throttle.free_at and "CLIENT LIST" not in upstream.forbidden
         fencing = self._context.settings.fleet_lease if may_list else 0.0
         return msgspec.structs.replace(work, lease=lease, renewal=renewal, fencing=fencing)
+
+    def patience(self, now: float) -> float:
+        """How long a look may wait for a permit: the next renewal does not wait behind it."""
+        return min(PATIENCE, max(KNOCK, self._holder.due() - now))
 
     async def knock(self, work: Work, now: float) -> None:
         """Get a permit for a look that must not wait for members. If none is free, the fleet's slack pays for it."""

@@ -28,7 +28,7 @@ from poolmgr.supervisor.upstreams.reclaim import Reclaimer
 from poolmgr.supervisor.upstreams.reconcile import Reconciler
 from poolmgr.supervisor.upstreams.resolution import Resolution, started
 from poolmgr.supervisor.upstreams.schedule import AGAIN, BUSY, Schedule
-from poolmgr.supervisor.upstreams.session import UNCLOSED, AdminSession
+from poolmgr.supervisor.upstreams.session import PATIENCE, UNCLOSED, AdminSession
 from poolmgr.supervisor.upstreams.unproven import Waits
 from poolmgr.supervisor.upstreams.upstream import Upstream
 
@@ -260,9 +260,11 @@ class Probe:
         if self._session.stalled and self.outages.blind and self._may_replace():
             await self._session.shut()
             work = msgspec.structs.replace(work, fresh=True)
+        patience = PATIENCE
         if self._renewals is not None:
             await self._renewals.knock(work, now)
-        if not await self._session.permit():
+            patience = self._renewals.patience(now)
+        if not await self._session.permit(patience):
             if self._renewals is not None:
                 self._renewals.unsent(work)
             now = self._committer.clock()

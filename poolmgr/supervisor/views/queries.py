@@ -227,7 +227,7 @@ class Queries:
             )
         view = views.of(self._ledger, upstream.id)
         busy = sum(1 for member in view.members if member.report is not None)
-        if upstream.resolved and view.budget < busy:
+        if upstream.resolved and 0 < view.budget < busy:
             notes.append(f"the budget {view.budget} is less than its {busy} processes: permits rotate")
         return notes
 
