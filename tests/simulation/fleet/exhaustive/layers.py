@@ -3,7 +3,7 @@
 A state is one number of 64 bits, exactly: the number of its heads, fencers and faults, and the numbers of its rows.
 What follows is asked of the same code as in :mod:`explore`, once for all states of a layer that agree in what a step
 reads; numpy does the rest. Nothing is kept of a state but its number, in sorted arrays; a trace is found backwards,
-layer by layer, and what is lost for ever by walking again from those states that are not known to be well.
+layer by layer, and what is lost for ever by a second walk, which keeps the steps: eight bytes of each.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ States: TypeAlias = NDArray[np.uint64]
 
 CHUNK = 1 << 21
 """States that are looked at together."""
+
+FEW = 60_000_000
+"""States of which the steps can be kept too: eight gigabytes."""
 
 ROW = {1: 24, 2: 22, 3: 15}
 """Bits for the number of a row, by how many rows a state has; the rest of 64 is for what they share."""
@@ -65,6 +68,12 @@ def group(*columns: Ints) -> Group:
     return Group(first, of)
 
 
+def spread(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """So many numbers from each of these on: whose they are, and the numbers."""
+    of = np.repeat(np.arange(len(starts)), counts)
+    return of, np.arange(len(of)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+
+
 class Outcomes:
     """What follows from each of the keys that were asked for: so many rows of numbers of each."""
 
@@ -90,10 +99,7 @@ class Outcomes:
             found[i] = number
         starts = np.array(self._starts)
         of = found[grouped.of]
-        counts = (starts[1:] - starts[:-1])[of]
-        at = np.repeat(np.arange(len(of)), counts)
-        ends = np.cumsum(counts)
-        which = np.arange(len(at)) - np.repeat(ends - counts, counts) + np.repeat(starts[of], counts)
+        at, which = spread(starts[of], starts[of + 1] - starts[of])
         return at, [np.array(column)[which] for column in self._columns]
 
 
@@ -384,7 +390,7 @@ class Layers:
 
         Args:
             told: hears now and then how many states are known, in how many layers, and how many of the last were seen.
-            progress: look, if all states were seen, for those in which a permit is lost.
+            progress: look, if all states were seen and are :data:`FEW`, for those in which a permit is lost.
         """
         began = time.monotonic()
         total, result = 1, Result(1, 0.0, complete=False)
@@ -411,7 +417,7 @@ class Layers:
         result.seconds = time.monotonic() - began
         if told is not None:
             told(total, result.depth, 0)
-        if result.complete and progress:
+        if result.complete and progress and total <= FEW:
             stuck = self._stuck(told)
             result.stuck = len(stuck)
             if len(stuck):
@@ -443,34 +449,30 @@ class Layers:
 
     def _stuck(self, told: Callable[[int, int, int], None] | None) -> States:
         """States from which the end that is hoped for cannot be reached by steps that are no faults."""
-        well = np.concatenate([self._well(layer) for layer in self.layers])
         known = self.known.one()
-        good = np.zeros(len(known), bool)
-        good[np.searchsorted(known, well)] = True
-        del well
-        # Nearest the end first: most states have one that is well among those that follow.
-        left = []
-        for layer in reversed(self.layers):
-            hopeful, whole = self._ends(layer)
-            left.append(layer[hopeful & ~whole])
-        before = -1
-        while (now := sum(map(len, left))) != before:
-            before = now
-            for n, layer in enumerate(left):
-                for start in range(0, len(layer), CHUNK):
-                    states = layer[start : start + CHUNK]
-                    reached = np.zeros(len(states), bool)
-                    for step in self.following(states):
-                        if step.ours:
-                            reached[step.source[good[np.searchsorted(known, step.state)]]] = True
-                    good[np.searchsorted(known, states[reached])] = True
-                left[n] = layer[~good[np.searchsorted(known, layer)]]
+        sources, targets = [], []
+        for depth, layer in enumerate(self.layers):
+            for start in range(0, len(layer), CHUNK):
+                states = layer[start : start + CHUNK]
+                at = np.searchsorted(known, states)
+                for step in self.following(states):
+                    if step.ours:
+                        sources.append(at[step.source].astype(np.uint32))
+                        targets.append(np.searchsorted(known, step.state).astype(np.uint32))
                 if told is not None:
-                    told(len(known), len(self.layers), sum(map(len, left)))
-        return np.concatenate(left[::-1])
-
-    def _well(self, states: States) -> States:
-        return states[self._ends(states)[1]]
+                    told(len(known), depth, len(layer) - start)
+        to = np.concatenate(targets)
+        before = np.concatenate(sources)[np.argsort(to, kind="stable")]
+        counts = np.bincount(to, minlength=len(known))
+        starts = np.cumsum(counts) - counts
+        hopeful, good = self._ends(known)
+        reached = np.flatnonzero(good)
+        while len(reached):
+            _, which = spread(starts[reached], counts[reached])
+            reached = np.unique(before[which[~good[before[which]]]])
+            good[reached] = True
+        stuck: NDArray[np.bool_] = hopeful & ~good
+        return known[stuck]
 
 
 def explore(
