@@ -29,6 +29,8 @@ STATEFUL = SUBSCRIPTIONS | frozenset(
 KINDS: dict[Any, int] = {}
 """The kind of each command's first argument, as the caller wrote it."""
 KINDS_LIMIT = 4096
+ORDINARY: set[str] = set()
+"""Of these the names that are plain and one word: hiredis packs them as they are."""
 
 
 def outstanding(owed: int) -> int:
@@ -52,6 +54,8 @@ def classify(name: object) -> int:
     kind = SPECIAL if words and words[0].upper() in STATEFUL else PLAIN
     if len(KINDS) < KINDS_LIMIT and type(name) in (str, bytes):  # a subclass's object may keep anything alive
         KINDS[name] = kind
+        if kind == PLAIN and type(name) is str and words == [name]:
+            ORDINARY.add(words[0])
     return kind
 
 

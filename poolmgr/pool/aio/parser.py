@@ -27,7 +27,7 @@ class Parser(_AsyncHiredisParser):
             return bool(await super().read_from_socket())  # type: ignore[no-untyped-call]
         if stream.error is not None:
             raise stream.error
-        await stream.more(None)
+        await stream.wait(None)
         return True
 
 

@@ -10,23 +10,29 @@ It must never shield: a blocking command must be cancellable (redis-py's issue 2
 from __future__ import annotations
 
 import asyncio
+import codecs
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis._parsers import _AsyncHiredisParser
+from redis._parsers import Encoder, _AsyncHiredisParser
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError as RedisConnectionError, ResponseError, TimeoutError as RedisTimeoutError
 
 from poolmgr.pool.aio.stream import CLOSED, Stream
 from poolmgr.pool.owed import Counts, Packed
-from poolmgr.pool.session_state import KINDS, PLAIN, kind
+from poolmgr.pool.session_state import ORDINARY
 
 READ = _AsyncHiredisParser.read_response
 """redis-py's own."""
 
 Push: Any = getattr(hiredis, "PushNotification", ())
+
+UTF_8 = codecs.lookup("utf-8").name
+
+SIMPLE = frozenset((bytes, str, int, type(None), float, bool))
+"""Types of replies that are neither an error nor a push."""
 
 if TYPE_CHECKING:
     _Base: Any
@@ -40,38 +46,52 @@ class Quick(Counts):
     _pushes: list[Any] | None = None
     """Pushes that a checkout has met: the next read hands them to their handlers."""
 
-    _words_in_c = True
+    _words_in_c = False
     """Whether hiredis packs commands as this connection's encoder would."""
+
+    def set_parser(self, parser_class: Any) -> None:
+        super().set_parser(parser_class)
+        encoder = self.encoder
+        self._words_in_c = type(encoder) is Encoder and codecs.lookup(encoder.encoding).name == UTF_8
+        self._pushes = self._pushes  # an attribute of its own is found sooner than its class's
 
     # ---- sending -------------------------------------------------------------------------------------
 
     async def send_command(self, *args: Any, **kwargs: Any) -> None:
         """As redis-py's, in one call instead of three."""
-        name = args[0]
         try:
-            if not self._words_in_c or name.__class__ is not str:
-                packed = self._packed(args)
-            elif " " in name:
-                packed = hiredis.pack_command((*name.split(), *args[1:]))
-            else:
-                packed = hiredis.pack_command(args)
+            plain = args[0] in ORDINARY and self._words_in_c
+            packed = hiredis.pack_command(args if plain else self._split(args))
         except (TypeError, ValueError):  # redis-py takes some of these, and says what is wrong with the others
-            packed = self._packed(args)
-        if self._writer is None:
-            await self.connect_check_health(check_health=False)
-        if self.health_check_interval and kwargs.get("check_health", True):
-            await self.check_health()
-        if (KINDS.get(name) if name.__class__ is str else kind(name)) == PLAIN:
+            plain, packed = False, self._packed(args)
+        stream = self._writer
+        if stream is None or self.health_check_interval:
+            if stream is None:
+                await self.connect_check_health(check_health=False)
+            if self.health_check_interval and kwargs.get("check_health", True):
+                await self.check_health()
+            stream = self._writer
+        if plain:
             self._owed += 1
         else:
             self._record((args,))
-        stream = self._writer
         if stream is None or stream.error is not None:
             await self._transmit(packed)
             return
         stream.transport.write(packed)
         if stream.choked is not None:
             await self._flush(stream)
+
+    def _split(self, words: Any) -> tuple[Any, ...]:
+        """A command for hiredis: redis-py writes ``CONFIG GET`` as one word.
+
+        Raises:
+            TypeError: hiredis would not pack it as this connection's encoder does, or its name is not a string.
+        """
+        name = words[0]
+        if name.__class__ is not str or not self._words_in_c:
+            raise TypeError(name)
+        return (*name.split(), *words[1:]) if " " in name else tuple(words)
 
     def _packed(self, args: tuple[Any, ...]) -> bytes:
         return b"".join(super().pack_command(*args))
@@ -126,11 +146,10 @@ class Quick(Counts):
     def pack_commands(self, commands: Iterable[Any]) -> Any:
         """As redis-py's; the result knows what it is."""
         commands = list(commands)
-        if self._words_in_c:
-            try:
-                return Packed([hiredis.pack_command(_split(words)) for words in commands], commands)
-            except (TypeError, ValueError):
-                pass
+        try:
+            return Packed([hiredis.pack_command(self._split(words)) for words in commands], commands)
+        except (TypeError, ValueError):
+            pass
         return Packed([self._packed(tuple(words)) for words in commands], commands)
 
     # ---- reading -------------------------------------------------------------------------------------
@@ -153,60 +172,67 @@ class Quick(Counts):
                 nothing came within so many seconds, and the connection can still be used.
         """
         parser, stream = self._parser, self._reader
-        if getattr(type(parser), "read_response", None) is not READ:  # it was replaced, or its method wrapped
+        try:
+            own = type(parser).read_response is READ
+        except AttributeError:
+            own = False
+        if not own:  # it was replaced, or its method wrapped
             response = await super().read_response(
                 disable_decoding, timeout, disconnect_on_error=disconnect_on_error, push_request=push_request
             )
             self._owed -= not push_request
             return response
         reader = parser._reader
+        turn: Any = None
+        refused = False
         try:
             if stream is None or reader is None:
                 raise RedisConnectionError(CLOSED)
-            if self._pushes:
-                response = self._pushes.pop(0)
-            else:
-                response = reader.gets(False) if disable_decoding else reader.gets()
             while True:
+                if self._pushes:
+                    response = self._pushes.pop(0)
+                elif disable_decoding:
+                    response = reader.gets(False)
+                else:
+                    response = reader.gets()
                 if response is NOT_ENOUGH_DATA:
                     if stream.error is not None:
                         raise stream.error
                     if timeout is None:
+                        turn = stream.more(self.socket_timeout)
                         self._active_read_timeout = stream
-                        try:
-                            came = await stream.more(self.socket_timeout)
-                        finally:
-                            self._active_read_timeout = None
-                        if not came:
+                        await turn
+                        turn = self._active_read_timeout = None
+                        if stream.waiter is not None and not stream.woken():
                             raise RedisTimeoutError(f"Timeout reading from {self._host_error()}")
-                    elif not await stream.more(None if timeout == math.inf else timeout):
+                    elif not await stream.wait(None if timeout == math.inf else timeout):
                         return None
+                elif type(response) in SIMPLE:
+                    break
                 elif response.__class__ is Push:
                     response = await parser.handle_push_response(response)
                     if push_request:
                         break
                 else:
+                    failure = response[0] if response.__class__ is list and response else response
+                    if isinstance(failure, RedisConnectionError):
+                        raise failure
+                    refused = isinstance(response, ResponseError)
                     break
-                if self._pushes:
-                    response = self._pushes.pop(0)
-                else:
-                    response = reader.gets(False) if disable_decoding else reader.gets()
-            failure = response[0] if response.__class__ is list and response else response
-            if isinstance(failure, RedisConnectionError):
-                raise failure
-        except OSError as error:
+        except BaseException as error:
+            if turn is not None:
+                self._active_read_timeout = None
+                stream.leave()
             if disconnect_on_error:
                 await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"Error while reading from {self._host_error()} : {error.args}") from error
-        except BaseException:
-            if disconnect_on_error:
-                await self.disconnect(nowait=True)
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"Error while reading from {self._host_error()} : {error.args}") from error
             raise
         if not push_request:
             self._owed -= 1
         if self.health_check_interval:
             self.next_health_check = asyncio.get_running_loop().time() + self.health_check_interval
-        if isinstance(response, ResponseError):
+        if refused:
             try:
                 raise response
             finally:
@@ -241,15 +267,3 @@ class Quick(Counts):
                 self._pushes = []
             self._pushes.append(found)
         return ""
-
-
-def _split(words: Any) -> tuple[Any, ...]:
-    """A command for hiredis: redis-py writes ``CONFIG GET`` as one word.
-
-    Raises:
-        TypeError: its name is not a string.
-    """
-    name = words[0]
-    if name.__class__ is not str:
-        raise TypeError(name)
-    return (*name.split(), *words[1:]) if " " in name else tuple(words)

@@ -7,6 +7,10 @@ and a connection that its holder has lost would never end.
 It owns no permit and decides nothing. The socket below its transport has a second descriptor, the connection's, so
 ending the transport proves nothing and forges nothing (rule M3).
 
+A task that waits is woken by the call that brings its reply, within it, and not at the loop's next turn: no callback is
+queued, and no future is made for each reply. So a reply cannot have come and its task be cancelled before it sees it. A
+wait that ends in another way, by an error, a cancellation or the clock, ends as every future does.
+
 There is one timer for each stream, not one for each command: it is looked at when it fires, and set again if the time
 has been put off meanwhile.
 """
@@ -17,13 +21,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from poolmgr.native import at_fork
+from poolmgr.native import at_fork, monotonic
 
 INFINITY = float("inf")
 
@@ -40,6 +45,23 @@ streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 """All streams of this process, for :func:`renounce`."""
 
 
+REMEMBERS = sys.version_info >= (3, 14)
+"""A future refers to the tasks that wait for it, until they are woken with it: one for each wait, then."""
+
+
+class Turn(tuple[Any]):
+    """What a task awaits, once for each reply: it hands the future that it holds to the task, which is woken by
+    :meth:`Stream.data_received`. The future is not done by that, and serves the next wait."""
+
+    __slots__ = ()
+
+    __await__: Any = tuple.__iter__
+
+
+def _raised(error: BaseException) -> None:
+    raise error
+
+
 class Stream(asyncio.Protocol):
     """See the module's docstring.
 
@@ -48,22 +70,27 @@ class Stream(asyncio.Protocol):
             the connection works.
         stirred: something has come, or it has ended, while no task was waiting. A checkout looks closer then.
         choked: a future while the transport takes no more to write, else None.
+        waiter: the future of the task that waits, else None.
     """
 
     __slots__ = (
-        "__weakref__", "_at_end", "_chunks", "_deadline", "_feed", "_fires_at", "_future", "_loop", "_paused", "_sock",
-        "_time", "_timer",
-        "_unread", "choked", "error", "stirred", "transport",
+        "__weakref__", "_at_end", "_came", "_chunks", "_deadline", "_feed", "_fires_at", "_loop", "_paused", "_sock",
+        "_time", "_timer", "_turn", "_unread", "choked", "error", "stirred", "transport", "waiter",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop = loop
         self._sock = sock
-        self._feed: Callable[[bytes], object] | None = None
         self._at_end: Callable[[], object] | None = None
         self._chunks: list[bytes] = []
-        self._future: asyncio.Future[bool] | None = None
-        self._time = loop.time
+        self._feed: Callable[[bytes], object] = self._chunks.append
+        self.waiter: asyncio.Future[bool] | None = None
+        self._turn = self._next()
+        """Of the last wait, for the next one."""
+        self._came: asyncio.Future[bool] = asyncio.Future(loop=loop)
+        """Done: what a task is woken with."""
+        self._came.set_result(True)
+        self._time = monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
         self._deadline = INFINITY
         self._fires_at = INFINITY
         """When its timer fires; infinity: there is none."""
@@ -78,28 +105,44 @@ class Stream(asyncio.Protocol):
 
     # ---- what the transport calls ------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         feed = self._feed
-        if feed is None:
-            self._chunks.append(data)
-        else:
-            try:
-                feed(data)
-            except Exception as error:  # the reader's: it is the next reader's, not the loop's
-                self._end(error)
-                return
-        future = self._future
-        if future is None:
-            self.stirred = True
-            self._unread += len(data)
-            if self._unread > FULL and not self._paused and self._at_end is None:
-                self._paused = True
-                self.transport.pause_reading()
-        elif not future.done():
-            future.set_result(True)
+        try:
+            feed(data)
+        except Exception as error:  # the reader's: it is the next reader's, not the loop's
+            self._end(error)
+            return
+        waiter = self.waiter
+        if waiter is None:
+            self._unasked(len(data))
+            return
+        try:
+            ((wake, context),) = waiter._callbacks
+        except (TypeError, ValueError):  # it is done, or its task has not begun to wait
+            if not waiter.done():
+                waiter.set_result(True)
+            return
+        self.waiter = None
+        waiter.remove_done_callback(wake)
+        try:
+            context.run(wake, self._came)
+        except RuntimeError:  # another task runs, and has brought this: the usual way
+            self.waiter = waiter
+            waiter.add_done_callback(wake, context=context)
+            waiter.set_result(True)
+        except (SystemExit, KeyboardInterrupt) as error:  # the task's: it ends the loop, not the connection
+            self._loop.call_soon(_raised, error)
+
+    def _unasked(self, size: int) -> None:
+        """So much has come while no task waits."""
+        self.stirred = True
+        self._unread += size
+        if self._unread > FULL and not self._paused and self._at_end is None:
+            self._paused = True
+            self.transport.pause_reading()
 
     def eof_received(self) -> None:
         self._end(RedisConnectionError(CLOSED))
@@ -124,8 +167,8 @@ class Stream(asyncio.Protocol):
         self.stirred = True
         if self._at_end is not None:
             self._at_end()
-        if self._future is not None and not self._future.done():
-            self._future.set_result(True)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(True)
         self.resume_writing()
 
     # ---- reading -----------------------------------------------------------------------------------
@@ -143,29 +186,62 @@ class Stream(asyncio.Protocol):
         if end is not None and self.error is not None:
             end()
 
-    async def more(self, seconds: float | None) -> bool:
+    def more(self, seconds: float | None) -> Turn:
+        """To be awaited, once, by the task that calls: until something has come, or the connection has ended, or the
+        seconds are over. After it, if :attr:`waiter` is not None, call :meth:`woken`; :meth:`leave` if it was
+        interrupted.
+
+        Raises:
+            RuntimeError: another task waits already.
+        """
+        if self.waiter is not None:
+            raise RuntimeError("another task waits for a reply on this connection")
+        if self._unread:
+            self._calm()
+        turn = self._next() if REMEMBERS else self._turn
+        self.waiter = waiter = turn[0]
+        waiter._asyncio_future_blocking = True
+        if seconds is None:
+            self._deadline = INFINITY
+        else:
+            self._deadline = deadline = self._time() + seconds
+            if deadline < self._fires_at:
+                self.reschedule(deadline)
+        return turn
+
+    def _calm(self) -> None:
+        """What has come is about to be read."""
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def woken(self) -> bool:
+        """After a wait that no data has ended. False: the seconds were over."""
+        waiter = self.waiter
+        self.leave()
+        return waiter is None or waiter.result()
+
+    def leave(self) -> None:
+        """Nothing waits any more."""
+        self.waiter, self._turn = None, self._next()
+
+    def _next(self) -> Turn:
+        return Turn((asyncio.Future(loop=self._loop),))
+
+    async def wait(self, seconds: float | None) -> bool:
         """Wait until something has come, or the connection has ended. False: the seconds were over first.
 
         Raises:
             RuntimeError: another task waits already.
         """
-        if self._future is not None:
-            raise RuntimeError("another task waits for a reply on this connection")
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
-        self._unread = 0
-        self._future = future = self._loop.create_future()
-        if seconds is not None:
-            self._deadline = deadline = self._time() + seconds
-            if deadline < self._fires_at:
-                self.reschedule(deadline)
+        turn = self.more(seconds)
         try:
-            came: bool = await future
-            return came
-        finally:
-            self._future = None
-            self._deadline = INFINITY
+            await turn
+        except BaseException:
+            self.leave()
+            raise
+        return self.waiter is None or self.woken()
 
     def reschedule(self, when: float | None) -> None:
         """The time of the loop at which the present wait ends; None: never. redis-py's handlers of maintenance
@@ -176,15 +252,15 @@ class Stream(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._fires_at = deadline
-        self._timer = self._loop.call_at(deadline, self._fire)
+        self._timer = self._loop.call_later(deadline - self._time(), self._fire)
 
     def _fire(self) -> None:
         self._timer, self._fires_at = None, INFINITY
-        future = self._future
-        if future is None or future.done() or self._deadline == INFINITY:
+        waiter = self.waiter
+        if waiter is None or waiter.done() or self._deadline == INFINITY:
             return
-        if self._loop.time() + ROUNDING >= self._deadline:
-            future.set_result(False)
+        if self._time() + ROUNDING >= self._deadline:
+            waiter.set_result(False)
         else:
             self.reschedule(self._deadline)
 
