@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -337,3 +338,35 @@ async def all_of(events: list[threading.Event]) -> None:
 def set_all(events: list[threading.Event]) -> None:
     for event in events:
         event.set()
+
+
+def test_a_loop_runs_in_one_thread_after_another(server: RedisServer, loop: str):
+    """Each time the running loop gets a connection of its own, whichever loop and thread used the pool last."""
+    pool = ConnectionPool(host="127.0.0.1", port=server.port, member=FakeMember(prompt=True))
+    first, second = LOOPS[loop](), LOOPS[loop]()
+    runs, over = threading.Event(), threading.Event()
+
+    async def get() -> None:
+        async with pool.connection() as connection:
+            assert connection._stream._loop is asyncio.get_running_loop()
+            assert await redis.asyncio.Redis(connection_pool=pool).ping()
+
+    async def stays() -> None:
+        runs.set()
+        while not over.is_set():
+            await asyncio.sleep(0.001)
+        await get()
+
+    for one in (first, first, second, first):
+        one.run_until_complete(get())
+    with ThreadPoolExecutor(1) as other:
+        done = other.submit(first.run_until_complete, stays())
+        assert runs.wait(10)
+        second.run_until_complete(get())
+        over.set()
+        done.result(10)
+    for one in (first, second):
+        one.run_until_complete(get())
+    first.run_until_complete(pool.aclose())
+    first.close()
+    second.close()

@@ -14,6 +14,7 @@ asks them together.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Collection
 from threading import get_ident
 from typing import Any
@@ -44,7 +45,7 @@ from poolmgr.pool.stats import Hooks
 
 gil.require()  # redis-py is loaded: if hiredis needs the GIL, there is one
 
-_running = asyncio._get_running_loop
+_hooks = sys.get_asyncgen_hooks
 
 
 @documented
@@ -136,12 +137,14 @@ class ConnectionPool(Releases, Shards):
         """
         shard = self._shard
         if shard is None or (
-            _running() is not shard.loop if (teller := shard.teller) is None else teller._thread_id != get_ident()
+            _hooks()[0] is not shard.hook if (teller := shard.teller) is None else teller._thread_id != get_ident()
         ):
-            if _running() is None:
+            if asyncio._get_running_loop() is None:
                 raise TypeError(FOR_THREADS)
             shard = self._here()
-        if not shard._queue and not self._watched and recorder._async_metrics_collector is None:
+            if self._watched:
+                return await self._checkout(self.timeout)
+        if not shard._queue and recorder._async_metrics_collector is None:
             idle = shard._idle
             try:
                 connection = idle.pop() if shard._lifo else idle.popleft()

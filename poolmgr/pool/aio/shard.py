@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -82,6 +83,9 @@ class Shard(BasePool):
         self.teller: Any = loop if hasattr(loop, "_thread_id") else None
         """The loop, if it tells in which thread it runs (``_thread_id``, as asyncio's do). To read that is quicker than
         ``_get_running_loop``, which asks the kernel for the process's id before Python 3.12. uvloop's does not tell."""
+        self.hook: Any = object()
+        """By which uvloop's is known instead: the method of its own that every loop has its thread call for new
+        asynchronous generators, from the beginning of its run to the end."""
         self._opener = opener
         self.home = weakref.ref(pool)
         self.first = {name: getattr(pool, name) for name, kind in vars(Shard).items() if isinstance(kind, _Of)}
@@ -113,6 +117,11 @@ class Shard(BasePool):
         self._claimant: Claimant | None = None
         self._size = 0
         """As the other loops know it."""
+
+    def note_hook(self) -> None:
+        """It runs here and now."""
+        found: Any = sys.get_asyncgen_hooks()[0]
+        self.hook = found if getattr(found, "__self__", None) is self.loop else object()
 
     def _advance(self, may_open: bool = True) -> None:
         pool = self.home()

@@ -30,12 +30,13 @@ class Shards(RedisInterface):
     _ceiling: int
     _opener: Callable[[Shard, list[Ticket]], Coroutine[Any, Any, None]]
     """Opens a connection for the queue."""
+    _cold = False
 
     def _start_over(self) -> None:
         """No loop, nothing counted: a new pool, and that of a forked child."""
         self._shards: list[Shard] = []
         self._shard: Shard | None = None
-        """The one used last."""
+        """The one used last; None if every checkout takes the cold path."""
         self._errands: deque[Errand] = deque()
         """Those that have come back."""
         self._tally = Tally()
@@ -49,16 +50,31 @@ class Shards(RedisInterface):
         loop = asyncio.get_running_loop()
         for shard in tuple(self._shards):
             if shard.loop is loop:
-                self._shard = shard
-                return shard
+                return self._near(shard)
         self._bury_closed()
         shard = Shard(self, loop, type(self)._opener)
         for other in tuple(self._shards):
             if other.errand is not None and other.errand.fate is None:
                 shard._core.insert(other.errand)
         self._shards.append(shard)
-        self._shard = shard
+        return self._near(shard)
+
+    def _near(self, shard: Shard) -> Shard:
+        """The same: the next checkout finds it first."""
+        shard.note_hook()
+        self._shard = None if self._watched else shard
         return shard
+
+    @property
+    def _watched(self) -> bool:
+        """Every checkout takes the cold path."""
+        return self._cold
+
+    @_watched.setter
+    def _watched(self, value: bool) -> None:
+        self._cold = value
+        if value:
+            self._shard = None
 
     def _bury_closed(self) -> None:
         """End what is left in loops that were closed without a goodbye; others get it."""
