@@ -9,6 +9,7 @@ Each step is written out whole: a call in a checkout would cost as much as what 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from threading import get_ident
 from time import monotonic
@@ -17,7 +18,7 @@ from typing import Any
 import hiredis
 import redis.asyncio
 
-_running = asyncio._get_running_loop
+_hooks = sys.get_asyncgen_hooks
 
 
 class LeastConnection(asyncio.Protocol):
@@ -56,19 +57,22 @@ class LeastPool(redis.asyncio.ConnectionPool):
     """Two coroutines, one deque, two looks at the clock (since when a connection is lent, and idle) and the question
     which loop runs."""
 
+    kind = LeastConnection
+
     async def fill(self, count: int) -> None:
         """Connect so many."""
         self._loop = loop = asyncio.get_running_loop()
         self._teller: Any = loop if hasattr(loop, "_thread_id") else None
+        self._hook = _hooks()[0]
         self._lent = self._since = 0.0
         where = self.connection_kwargs["host"], self.connection_kwargs["port"]
         self.least: deque[LeastConnection] = deque()
         for _ in range(count):
-            _, connection = await loop.create_connection(lambda: LeastConnection(self), *where)
+            _, connection = await loop.create_connection(lambda: self.kind(self), *where)
             self.least.append(connection)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+        if _hooks()[0] is not self._hook if self._teller is None else self._teller._thread_id != get_ident():
             raise RuntimeError("another loop")
         connection = self.least.popleft()
         self._lent = monotonic()
@@ -95,7 +99,7 @@ class _Counting(LeastPool):
             connection.__dict__.update(loan=[], since=0.0, origin=self.origin)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+        if _hooks()[0] is not self._hook if self._teller is None else self._teller._thread_id != get_ident():
             raise RuntimeError("another loop")
         idle: Any = self.least
         connection = idle.popleft()
@@ -126,7 +130,7 @@ class _Looking(_Counting):
             connection.__dict__.update(stream=connection, stirred=False, expires=float("inf"))
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+        if _hooks()[0] is not self._hook if self._teller is None else self._teller._thread_id != get_ident():
             raise RuntimeError("another loop")
         idle: Any = self.least
         connection = idle.popleft()
@@ -154,7 +158,7 @@ class _Asking(_Looking):
         self.surplus = 0
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        if _running() is not self._loop if self._teller is None else self._teller._thread_id != get_ident():
+        if _hooks()[0] is not self._hook if self._teller is None else self._teller._thread_id != get_ident():
             raise RuntimeError("another loop")
         if self.queue or self.watched or self.metrics is not None:
             raise RuntimeError("look closely")
@@ -194,6 +198,86 @@ class _Asking(_Looking):
             raise RuntimeError("wake one")
 
 
+class CarefulConnection(LeastConnection):
+    """And counts what it is owed, gives each reply a time, ends when its task is cancelled, and knows that it has
+    ended."""
+
+    SECONDS = 5.0
+
+    def __init__(self, pool: LeastPool) -> None:
+        super().__init__(pool)
+        self.owed, self.stirred, self.choked = 0, False, None
+        self.error: Exception | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._deadline = self._fires_at = float("inf")
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+        except Exception as error:
+            self.error = error
+        waiter = self._waiter
+        if waiter is None:
+            self.stirred = True
+        elif not waiter.done():
+            waiter.set_result(True)
+
+    async def send_command(self, *words: Any, **_: Any) -> None:
+        packed = hiredis.pack_command(words)
+        if words[0] not in STATELESS:
+            raise RuntimeError("look closely")
+        self.owed += 1
+        if self.error is not None:
+            raise self.error
+        self.transport.write(packed)
+        if self.choked is not None:
+            raise RuntimeError("wait")
+
+    async def read_response(self, **_: Any) -> Any:
+        reader = self._reader
+        try:
+            while (reply := reader.gets()) is False:
+                if self.error is not None:
+                    raise self.error
+                self._waiter = waiter = self._loop.create_future()
+                self._deadline = deadline = monotonic() + self.SECONDS
+                if deadline < self._fires_at:
+                    self._fires_at = deadline
+                    self._loop.call_later(self.SECONDS, self._fire)
+                try:
+                    came = await waiter
+                finally:
+                    self._waiter = None
+                if not came:
+                    raise TimeoutError
+        except BaseException:
+            self.transport.abort()
+            raise
+        self.owed -= 1
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _fire(self) -> None:
+        self._fires_at = float("inf")
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        left = self._deadline - monotonic()
+        if left <= 0:
+            waiter.set_result(False)
+        else:
+            self._fires_at = self._deadline
+            self._loop.call_later(left, self._fire)
+
+
+STATELESS = frozenset(("GET",))
+
+
+class _Careful(_Asking):
+    kind = CarefulConnection
+
+
 STEPS: dict[str, type[LeastPool]] = {
     "coroutines, deque, clock, loop": LeastPool,
     "and what is lent is known": _Counting,
@@ -201,3 +285,9 @@ STEPS: dict[str, type[LeastPool]] = {
     "and a release asks what it owes": _Asking,
 }
 """What is added to the pool of the line before."""
+
+STEPS_OF_GET: dict[str, type[LeastPool]] = {
+    **STEPS,
+    "and replies are counted, have a time, and may be cancelled": _Careful,
+}
+"""The same for a command through redis-py's client, and what is added to its connections."""

@@ -25,7 +25,7 @@ import uvloop
 
 import poolmgr.asyncio
 from bench.lib import servers
-from bench.lib.floors import STEPS, LeastPool
+from bench.lib.floors import STEPS, STEPS_OF_GET, LeastPool
 from bench.lib.measure import turns
 from bench.lib.part import Context
 from bench.lib.results import Goal, Part, Table
@@ -166,6 +166,9 @@ def run(context: Context) -> Part:
     steps = Table(
         key="steps", title="Checkout and release, step by step", unit="µs", reference=REDIS, axis="loop", log=True
     )
+    among = Table(
+        key="among", title=f"A GET among {AT_ONCE} at once, step by step", unit="µs", reference=REDIS, axis="loop"
+    )
     imports = Table(key=IMPORTED, title="Import, beyond redis.asyncio's", unit="ms", chart="")
     memory = Table(key="memory", title="Memory of that import", unit="MB", chart="")
     context.steps(len(LOOPS) * (sum(context.rounds(kind.rounds) for kind in KINDS) + 2) + 1, TITLE)
@@ -175,7 +178,8 @@ def run(context: Context) -> Part:
         for name, factory in LOOPS.items():
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(_measure(context, name, server.port, tables, fairness))
-                runner.run(_steps(context, name, server.port, steps))
+                runner.run(_steps(context, name, server.port, steps, STEPS, KINDS[0]))
+                runner.run(_steps(context, name, server.port, among, STEPS_OF_GET, KINDS[3]))
         with asyncio.Runner() as runner:
             shares = runner.run(_shares(server.port))
     for before, module in IMPORTS.values():
@@ -190,16 +194,19 @@ def run(context: Context) -> Part:
         key="tasks",
         title=TITLE,
         text="Processor time of the client's thread. redis.asyncio makes a task and two timeouts for each command on "
-        "Python 3.11; ours has one lazy timer for each connection. A quarter of a checkout under uvloop is "
-        "`asyncio._get_running_loop`, which asks the kernel for the process's id before Python 3.12; asyncio's own "
-        "loops tell in which thread they run, and are asked that instead. The least pool does only what no pool can "
-        "do without, and its connections are a transport and hiredis, without timeouts: redis-py's client on it is "
+        "Python 3.11; ours has one lazy timer for each connection. To ask `asyncio._get_running_loop` would take "
+        "a quarter of a checkout under uvloop, because it asks the kernel for the process's id before Python "
+        "3.12. asyncio's own loops tell in which thread they run, and are asked that instead; uvloop's are known "
+        "by the hook that they set for asynchronous generators. The least pool does only what no pool can do "
+        "without, and its connections are a transport and hiredis, without timeouts: redis-py's client on it is "
         "the floor for every pool, since the client stays as it is. A transport and hiredis without any client is "
-        "what the loop, the kernel and the parser take of a GET. Of a GET by one task that is most, because its thread "
-        "goes to sleep for each reply; the quieter the machine, the larger that part. Step by step, the least pool "
-        "does more and more of what ours does; what ours takes beyond the last step is that a pool has a part for each "
-        "loop, and that its connections are redis-py's objects.",
-        tables=[*tables.values(), steps, fairness, imports, memory],
+        "what the loop, the kernel and the parser take of a GET. Of a GET by one task that is most, because its "
+        "thread goes to sleep for each reply; the quieter the machine, the larger that part. Step by step, the "
+        "least pool does more and more of what ours does; what ours takes beyond the last step is that a pool has "
+        "a part for each loop, and that its connections are redis-py's objects. For a GET ours also saves "
+        "something that the steps do not: a task is woken by the call that brings its reply, and not at the "
+        "loop's next turn.",
+        tables=[*tables.values(), steps, among, fairness, imports, memory],
         goals=_goals(),
         facts={f"whose time a GET among {AT_ONCE} takes, by cProfile, on asyncio's loop": shares},
     )
@@ -276,20 +283,24 @@ async def _measure(context: Context, loop: str, port: int, tables: dict[str, Tab
     least.end()
 
 
-async def _steps(context: Context, loop: str, port: int, table: Table) -> None:
+async def _steps(
+    context: Context, loop: str, port: int, table: Table, steps: dict[str, type[LeastPool]], kind: Kind
+) -> None:
     """What is added to the least pool, one thing after the other, until it does what ours does."""
     where: dict[str, Any] = {"host": "127.0.0.1", "port": port}
     clients = {name: client for name, client in _clients(port).items() if name in (OURS, REDIS)}
-    for name, kind in STEPS.items():
-        clients[name] = redis.asyncio.Redis(connection_pool=kind(**where))
-        await clients[name].connection_pool.fill(1)  # type: ignore[attr-defined]
-    works = {name: _checkout(client) for name, client in clients.items()}
+    for name, pool in steps.items():
+        clients[name] = redis.asyncio.Redis(connection_pool=pool(**where))
+        await clients[name].connection_pool.fill(AT_ONCE)  # type: ignore[attr-defined]
+    works = {name: kind.make(client) for name, client in clients.items()}
     for work in works.values():
-        await work()
+        for _ in range(3 * AT_ONCE):
+            await work()
+    gc.collect()
     for _, name in turns(list(works), context.rounds(30), collect=False):
-        table.add(name, await _block(works[name], 100) / 20 * 1e6, loop)
+        table.add(name, await _block(works[name], kind.size) / kind.each * 1e6, loop)
     for name, client in clients.items():
-        if name in STEPS:
+        if name in steps:
             client.connection_pool.end()  # type: ignore[attr-defined]
         else:
             await client.aclose()
