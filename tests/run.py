@@ -1,5 +1,8 @@
 """``make test``: the suite in phases, none of which skips the next.
 
+Before the first, where pytest has written no bytecode of the suite yet, one process loads it all. That takes four
+seconds of a processor; else each of eight workers takes nearly as much.
+
 1. Most tests wait most of the time, so eight files run beside each other on two cores: with five, a fifth of the
    processors' time was left.
 2. What measures time runs without them. Three of these files run at a time, since each waits nearly all of its time:
@@ -23,6 +26,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests import slices
 from tests.helpers import ROOT
@@ -40,6 +44,9 @@ NOTHING_TO_RUN = 5
 """pytest's exit status (docs.pytest.org, "Exit codes")."""
 
 FAILED = 1
+
+MANY = 20
+"""Files of the suite that are new from which on it is loaded once more before the workers load it."""
 
 
 class Phase:
@@ -80,6 +87,8 @@ def main(arguments: list[str]) -> int:
         Phase(slices.PHASES[0], "-n8", "--dist=loadfile", "--no-loadscope-reorder", "-mnot timing"),
         Phase(slices.PHASES[1], "-n3", "--dist=loadfile", "-mtiming"),
     ]
+    if not arguments:
+        load(ROOT, CACHE / "loaded")
     with busy(int(os.environ.get("LOAD") or 0)):
         watch, times = Stopwatch(), 0
         statuses = []
@@ -105,6 +114,16 @@ def main(arguments: list[str]) -> int:
         print(f"unsteady: failed beside others, passed alone (a processor was waited for {share:.0%} of the time)")
         print(*(f"  {test}" for test in unsteady), sep="\n", flush=True)
     return max(statuses)
+
+
+def load(root: Path, stamp: Path) -> None:
+    """Have pytest write the bytecode of the tests there, if they have changed since ``stamp``."""
+    last = stamp.stat().st_mtime if stamp.exists() else 0.0
+    if sum(path.stat().st_mtime > last for path in (root / "tests").rglob("*.py")) > MANY:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+        subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL)  # what is wrong the first phase says
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
 
 
 @contextlib.contextmanager

@@ -216,7 +216,7 @@ class PoolCore:
     @property
     def waiting(self) -> int:
         """Callers in the queue whose fate is undecided."""
-        return sum(1 for waiter in tuple(self.queue) if waiter.fate is None and not waiter.elsewhere)
+        return len([None for waiter in tuple(self.queue) if waiter.fate is None and not waiter.elsewhere])
 
     def tickets(self) -> list[Ticket]:
         """All living tickets."""

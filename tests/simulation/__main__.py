@@ -131,7 +131,7 @@ def run_parallel(
     """Seeds ``first`` to ``first + count - 1`` of that world on all cores; ``told`` hears of the progress."""
     whole = Tally()
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
-    with get_context("fork").Pool(processes or os.cpu_count() or 1, _collect_seldom) as pool:
+    with get_context("fork").Pool(processes or os.cpu_count() or 1, collect_seldom) as pool:
         for tally in pool.imap_unordered(WORLDS[world], chunks):
             whole.add(tally)
             if told is not None:
@@ -140,7 +140,7 @@ def run_parallel(
     return whole
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """A world is full of cycles and short: looking for garbage as often as Python does takes a tenth of the time."""
     gc.set_threshold(50_000, 20, 20)
 

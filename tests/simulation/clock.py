@@ -41,9 +41,9 @@ class Clock:
 
     def until(self, when: float, check: Callable[[], None]) -> None:
         """Do all events up to a time, which it then is, and check after each."""
-        heap = self._heap
+        heap, take = self._heap, heappop
         while heap and heap[0][0] <= when:
-            self.now, _, call, args = heappop(heap)
+            self.now, _, call, args = take(heap)
             call(*args)
             self.steps += 1
             check()

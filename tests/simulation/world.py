@@ -59,7 +59,10 @@ class Violation(Exception):
 def _outstanding(known: Known, strange: Set[str]) -> int:
     """Everything that rule S1 sums, counted here, not by the code under test. Without what a census has found of
     strangers: that is there, whatever the budget."""
-    charges = sum(max(limit for _, limit in account.told) for account in known.accounts.values())
+    charges = 0
+    for account in known.accounts.values():
+        told = account.told
+        charges += told[0][1] if len(told) == 1 else max([limit for _, limit in told])
     return (
         charges
         + sum(entry.charge for tag, entry in known.quarantine.items() if entry.registered and tag not in strange)
@@ -283,14 +286,16 @@ class World:
             self._check_sums(supervisor)
             if len(self.processes) <= EVERYONE:
                 self.touched.update(self.processes)
-        for process in self.touched.values() if self.whole else ():
-            for dispatcher in process.core.dispatchers():
-                account = dispatcher.account
-                count = len(account.live) + len(account.closing) + len(account.lost)  # counted here too
-                if count and account.server:
-                    charged = ledger.servers[account.server].accounts.get(process.tag)
-                    if charged is None or count > charged.charge:
-                        self.violated(f"{process.tag} has {count} open, charged {charged}")
+        if self.whole:
+            servers = ledger.servers
+            for tag, process in self.touched.items():
+                for dispatcher in process.core.dispatchers():
+                    account = dispatcher.account
+                    count = len(account.live) + len(account.closing) + len(account.lost)  # counted here too
+                    if count and account.server:
+                        charged = servers[account.server].accounts.get(tag)
+                        if charged is None or count > charged.charge:
+                            self.violated(f"{tag} has {count} open, charged {charged}")
         self.touched.clear()
 
     def _check_sums(self, supervisor: Supervisor) -> None:

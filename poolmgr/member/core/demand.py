@@ -27,7 +27,7 @@ NOTHING = Usage(lent=0, idle=0, waiting=0, low=0, quiet=float("inf"), ceiling=0,
 class Demand:
     """The demand of one pool. All times are seconds of one monotonic clock."""
 
-    __slots__ = ("_low", "_peaks", "_previous", "_since", "seen", "usage")
+    __slots__ = ("_low", "_peaks", "_previous", "_since", "seen", "usage", "waiting")
 
     def __init__(self) -> None:
         self.usage = NOTHING
@@ -36,12 +36,8 @@ class Demand:
         self._since = 0.0
         self._low = 0
         self._previous = 0
-
-    @property
-    def waiting(self) -> int:
+        self.waiting = 0
         """Callers that more connections would serve: none beyond the pool's own ceiling."""
-        usage = self.usage
-        return max(0, min(usage.waiting, usage.ceiling - usage.lent))
 
     @property
     def now(self) -> int:
@@ -50,6 +46,7 @@ class Demand:
     def observe(self, usage: Usage, now: float) -> None:
         """Take in what the pool reports; ``usage.low`` covers the time since the last observation."""
         self.usage = usage
+        self.waiting = max(0, min(usage.waiting, usage.ceiling - usage.lent))
         self.seen = now
         self._low = min(self._low, usage.low)
         busy = max(usage.lent, usage.lent + usage.idle - usage.low) + self.waiting
