@@ -28,9 +28,6 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BARE = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""For a pytest that a test starts elsewhere: what is here is found, and no plugin is loaded that was not asked for."""
-
 SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 """How an archive is unpacked. Python has filters from 3.11.4 on, and Debian 12 has 3.11.2."""
 
