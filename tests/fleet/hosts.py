@@ -141,6 +141,8 @@ class Host:
             worker.stop()
         if self.supervisor.process is not None:
             self.supervisor.process.wait(10)
+        with contextlib.suppress(OSError):
+            print(f"---- the supervisor's log, {self.supervisor.path}\n{Path(self.supervisor.log).read_text()[-6000:]}")
         if self.supervisor.ear is not None:
             self.supervisor.ear.close()
 
