@@ -121,7 +121,7 @@ class Stream(asyncio.Protocol):
             return
         try:
             ((wake, context),) = waiter._callbacks
-        except (TypeError, ValueError):  # it is done, or its task has not begun to wait
+        except (AttributeError, TypeError, ValueError):  # it is done, no task has begun to wait, or futures hide this
             if not waiter.done():
                 waiter.set_result(True)
             return
@@ -349,7 +349,7 @@ class Stream(asyncio.Protocol):
             below = getattr(part, "_transport", part)
             for one, attribute, value in ((below, "_sock", None), (part, "_closed", True)):
                 if hasattr(one, attribute):
-                    with contextlib.suppress(AttributeError, TypeError):
+                    with contextlib.suppress(TypeError):
                         setattr(one, attribute, value)
 
 
