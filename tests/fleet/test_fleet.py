@@ -351,3 +351,18 @@ def test_a_fleet_is_turned_on_and_off_host_by_host(hosts: Hosts, client: redis.R
         assert ours(client) <= BUDGET
     assert not host.errors
     assert rejected(client) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_fleet_is_turned_on_while_all_that_the_host_may_have_is_in_use(hosts: Hosts, number: signal.Signals) -> None:
+    """The next supervisor knows the server from the snapshot, but not whether it takes part, and has no connection to
+    ask with."""
+    host = hosts(REDIS_FLEET="", REDIS_CONNECTION_BUDGET="6", HOLD="0.01").start(("sync", "asyncio"))
+    host.callers(6)
+    wait_for(lambda: host.good > 50, 20, what="it works without a fleet")
+    host.supervisor.process.send_signal(number)  # type: ignore[union-attr]
+    host.supervisor.process.wait(10)  # type: ignore[union-attr]
+    host.supervisor.start(REDIS_FLEET=fleet.FLEET)
+    wait_for(lambda: host.lease["name"], 10, what="it joins")
+    good = host.good
+    wait_for(lambda: host.good > good + 50, 20, what="it works on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,9 @@ from poolmgr.fleet import script
 from poolmgr.fleet.script import Refused, Renewed
 from poolmgr.supervisor.fleet import remarks
 from poolmgr.supervisor.fleet.fencing import Done
-from poolmgr.supervisor.fleet.leaseholder import ABLE_AGAIN, Leaseholder
-from poolmgr.supervisor.upstreams.findings import Asked, Findings
+from poolmgr.supervisor.fleet.leaseholder import ABLE_AGAIN, KNOCK, Leaseholder
+from poolmgr.supervisor.fleet.renewals import Renewals
+from poolmgr.supervisor.upstreams.findings import Asked, Findings, Work
 from poolmgr.supervisor.upstreams.upstream import Upstream
 from poolmgr.wire import Gate, Report
 
@@ -223,3 +225,23 @@ def test_a_host_asks_for_no_more_than_its_own_ceiling_lets_it_use(scene: Scene) 
     scene.holder.upstream.operator = ""
     scene.holder._settings = msgspec.structs.replace(scene.holder._settings, budget=6)
     assert scene.holder.demand == 6
+
+
+def test_the_look_that_shows_what_a_server_is_does_not_wait_for_members() -> None:
+    """After a snapshot that knows of no lease, nothing is granted before that look: members hold all there is."""
+    scene = Scene()
+    waited: list[float] = []
+
+    class Session:
+        async def permit(self, patience: float) -> bool:
+            waited.append(patience)
+            return False
+
+    holder = scene.holder
+    renewals = Renewals(holder, holder.upstream, holder._context, Session(), None)  # type: ignore[arg-type]
+    asyncio.run(renewals.knock(Work(endpoints=())))
+    assert not scene.ledger.servers["s"].own_overdraws, "it is known"
+    holder._known = False
+    asyncio.run(renewals.knock(Work(endpoints=())))
+    assert waited == [KNOCK]
+    assert scene.ledger.servers["s"].own_overdraws

@@ -183,6 +183,11 @@ class Leaseholder:
         if now >= self.due():
             self._wake()
 
+    @property
+    def knows_server(self) -> bool:
+        """Whether it is known that the server takes part, or does not. A snapshot does not say so."""
+        return self._known
+
     def looks_again(self, now: float) -> bool:
         """Whether the server is to be asked again what it is."""
         return not self._known and now >= self._look_at

@@ -56,9 +56,9 @@ class Renewals:
         """How long a look may wait for a permit: the next renewal does not wait behind it."""
         return min(PATIENCE, max(KNOCK, self._holder.due() - now))
 
-    async def knock(self, work: Work, now: float) -> None:
+    async def knock(self, work: Work) -> None:
         """Get a permit for a look that must not wait for members. If none is free, the fleet's slack pays for it."""
-        if (work.renewal is not None or self._holder.looks_again(now)) and not await self._session.permit(KNOCK):
+        if (work.renewal is not None or not self._holder.knows_server) and not await self._session.permit(KNOCK):
             self._overdraw()
 
     def _overdraw(self) -> None:

@@ -262,7 +262,7 @@ class Probe:
             work = msgspec.structs.replace(work, fresh=True)
         patience = PATIENCE
         if self._renewals is not None:
-            await self._renewals.knock(work, now)
+            await self._renewals.knock(work)
             patience = self._renewals.patience(now)
         if not await self._session.permit(patience):
             if self._renewals is not None:
