@@ -9,6 +9,8 @@ SMALL = (
     World(name="2 hosts, budget 1, a slow connect", slow=1),
     World(name="2 hosts, budget 1, a late request", late=1),
     World(name="2 hosts, budget 1, a lost message", lost=1),
+    World(name="2 hosts, budget 1, one name each, a supervisor crash", names=1, crashes=1),
+    World(name="2 hosts, budget 1, one name each, a death, started again", names=1, deaths=1, reborn=1),
 )
 """Without a fault, and with one. All are walked to their end."""
 
