@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -91,6 +91,15 @@ def module(key: str) -> ModuleType:
     return importlib.import_module(f"bench.parts.{key}")
 
 
+def _heard(line: bytes) -> list[Any] | None:
+    """What the part has said with :func:`_say`; None: another has written this."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, list) and said and said[0] in Progress.__dict__ else None
+
+
 # ---- in the parent ---------------------------------------------------------------------------------
 
 
@@ -114,8 +123,12 @@ def run(key: str, *, quick: bool, progress: Progress) -> Part:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                with contextlib.suppress(ValueError, TypeError):
-                    what, *words = json.loads(line)
+                said = _heard(line)
+                if said is None:  # a log line, of what the part runs
+                    with log.open("ab") as file:
+                        file.write(line)
+                else:
+                    what, *words = said
                     getattr(progress, what)(*words)
             process.wait()
         finally:

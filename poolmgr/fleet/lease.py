@@ -29,8 +29,9 @@ UNKNOWN = "?"
 LINKS = 1_000_000_000
 """Requests that one supervisor can number: its own number stands before them, in multiples of this."""
 
-LEARNING, BUSY, QUIET = 0.05, 0.2, 0.5
-"""Parts of the lease after which it is renewed: while the table is new, while something changes, while nothing does."""
+LEARNING, GROWN, BUSY, QUIET = 0.05, 0.1, 0.2, 0.5
+"""Parts of the lease after which it is renewed: while the table is new; after it has got more, and then twice as long
+each time; while something changes; while nothing does."""
 
 JITTER = 0.15
 """Part of an interval by which it is drawn shorter or longer."""
@@ -138,6 +139,8 @@ class Lease:
         self._soon = -1e9
         self._short = 0
         """Requests in a row that did not bring what was needed."""
+        self._calm = 0
+        """Answers in a row that brought no more."""
 
     # ---- what is sent -----------------------------------------------------------------------------
 
@@ -245,8 +248,9 @@ class Lease:
             self.table = self._speaks = answer.table
             self.unsaved = True
         self._old = 0
+        self._calm = min(self._calm + 1, 16)
         if answer.grant > self.word:
-            self._short = 0
+            self._short = self._calm = 0
         self.answer = answer
         self.end = answer.end
         self.word = answer.grant
@@ -254,7 +258,9 @@ class Lease:
         self.limit = min(self.word, self.target) if self.wanted else self.word
         self.blocked = answer.learning
         busy = self.wanted or answer.grant < answer.target
-        self._due = now + self._interval(LEARNING if answer.learning else BUSY if busy else QUIET)
+        # Others may have come together with a host that grows, and be short: what they can get is beyond its part.
+        calm = min(QUIET, GROWN * 2**self._calm)
+        self._due = now + self._interval(LEARNING if answer.learning else min(BUSY, calm) if busy else calm)
 
     def _claim(self, table: str, now: float) -> None:
         """Another table is there: the next request speaks of it, with the same name and word (F8)."""
