@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -64,11 +65,26 @@ def have_lines_written() -> None:
     journal._journal.finish(10)
 
 
+def _ports() -> Iterator[int]:
+    """Each process of the suite has ports of its own, and none is one that the kernel gives to connections (ip(7),
+    ip_local_port_range): what is free now is not taken before it is used."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, count = 12_000 + worker % 16 * 1_250, 1_250
+    begin = random.SystemRandom().randrange(count)  # another suite may run beside this one
+    while True:
+        yield from (first + (begin + number) % count for number in range(count))
+
+
+_of_this_process = _ports()
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port of 127.0.0.1 that is free, and was not given before."""
+    for port in _of_this_process:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there are always more")
 
 
 def alive(pid: int) -> bool:

@@ -152,6 +152,7 @@ def test_a_supervisors_successor_goes_on_with_the_lease(hosts: Hosts, client: re
     second.callers(20)
     wait_for(lambda: shares(client) == [7, 7], 40, what="they share")
     name = first.lease["name"]
+    wait_for(lambda: connected(client).get(name, 0) > 1, 20, what="its members' connections bear it, too")
     if forgets:
         first.supervisor.forgets()
     else:
@@ -284,7 +285,7 @@ def test_where_no_host_may_list_clients_the_hosts_say_after_how_long_a_part_is_f
     wait_for(lambda: shares(client) == [7, 7], 30, what="they share")
     second.kill()
     wait_for(lambda: shares(client) == [BUDGET - 2], 30, what="the other one has its part")
-    assert first.lease["unproven"] >= 1
+    wait_for(lambda: first.lease["unproven"] >= 1, 10, what="it has heard that this was without a proof")
     assert rejected(client) == 0
 
 
