@@ -382,6 +382,7 @@ async def _more(
     rounds = 1 + context.rounds(5)
     with Hosts(fleet.port, fleet.name, budget, EACH) as others:
         await asyncio.to_thread(others.ask, f"start {rounds}")
+        await asyncio.sleep(RENEWAL)  # a host that has just asked waits for a tenth of a second before it asks again
         for _ in range(rounds):
             await fleet.until(lambda: _reserve(fleet, server) >= more, 30, "the reserve is there", every=0.5)
             seconds, renewals = (await asyncio.to_thread(others.ask, f"want {EACH + more}")).split()
