@@ -41,6 +41,11 @@ def test_a_rule_of_the_fleet_switched_off_is_found(mutant):
     World(found[0], mutant.kind).run()
 
 
+def test_a_supervisor_gets_no_answer_to_its_predecessors_question():
+    """Without a snapshot both number their questions alike. The answer goes to a connection that has ended."""
+    World(5054).run()
+
+
 def test_the_worlds_are_full_of_faults():
     kinds = [draw(random.Random(seed)) for seed in range(200)]
     for fault in ("pauses", "deaths", "crashes", "flushes", "failovers", "late", "slow", "clocks"):

@@ -56,6 +56,8 @@ class Host:
         self.under_way: list[Renewal] = []
         self.late: dict[int, float] = {}
         self.inbox: list[tuple[int, Renewed | Refused]] = []
+        self.orphans: list[Renewal] = []
+        """Those of the former that nobody waits for: whose supervisor has ended, and its connection with it."""
         self.duty = ""
         self.lease = self._lease(None, 0)
 
@@ -144,6 +146,7 @@ class Host:
         which name: that is all there is if the snapshot is lost too."""
         before = self.lease.name
         self.inbox.clear()
+        self.orphans = list(self.under_way)
         self.duty = ""
         if lost:
             self.disk = Disk(SavedLease(before if self.handed else next(iter(self.stale), "")), self.outstanding)

@@ -214,7 +214,7 @@ class World:
         self.say(f"executed: h{host.life} {request.name} {request.seq} word {request.word} -> {answer}")
         if isinstance(answer, script.Refused) and answer.why == "fenced":
             self._over(host, request, answer.now)
-        if host.alive and host.lease.under_way:
+        if host.alive and host.lease.under_way and not any(request is orphan for orphan in host.orphans):
             host.inbox.append((request.seq, answer))
 
     def _over(self, host: Host, request: script.Renewal, now: int) -> None:
