@@ -64,6 +64,8 @@ def test_a_supervisor_whose_words_break_every_link_is_not_asked_without_a_pause(
 def test_it_finds_the_next_supervisor(member, supervisor, caplog):
     caplog.set_level(logging.INFO, "poolmgr.member")
     pool = filled(FakePool(member, ENDPOINT), 1)
+    have_lines_written()
+    caplog.clear()  # the first one was found, too
     supervisor.stop()
     wait_for(lambda: not account(pool).seq)
     second = FakeSupervisor(supervisor.path, limit=3)
