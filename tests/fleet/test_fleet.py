@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,9 +37,9 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def hosts(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def hosts(server: RedisServer) -> Iterator[Hosts]:
     made: list[Host] = []
-    base = Path("/tmp") / f"pm-fleet-{id(made):x}"
+    base = Path(tempfile.mkdtemp(prefix="pm-fleet-", dir="/tmp"))  # a snapshot of another test is no host's here
 
     def host(**environ: str) -> Host:
         made.append(Host(base / str(len(made)), server.url, **{"REDIS_FLEET_BUDGET": str(BUDGET), **environ}))
@@ -48,6 +50,7 @@ def hosts(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     finally:
         for each in made:
             each.stop()
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def shares(client: redis.Redis) -> list[int]:
