@@ -19,7 +19,7 @@ DUE = 10
 
 
 class Filled:
-    """A table with so many hosts, each of which has all the permits that it wants."""
+    """A table with this many hosts. Each has all the permits that it wants."""
 
     def __init__(self, server: RedisServer, client: redis.Redis, hosts: int) -> None:
         self._client = client

@@ -148,7 +148,7 @@ def _named(text: str) -> str:
     except ValueError:
         shown, allowed = parsers.conceal(text), BY_NAME["REDIS_FLEET"].allowed
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        raise SettingsError(f"--fleet {shown!r} is no name of a fleet; give {allowed}") from None
+        raise SettingsError(f"--fleet {shown!r} cannot be the name of a fleet; give {allowed}") from None
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Passage(NamedTuple):
 
 
 class Quota:
-    """At most ``burst`` lines of each event in ``period`` seconds. There is no lock: two threads at the same instant
+    """At most ``burst`` lines of each event in ``period`` seconds. It takes no lock: two threads at the same instant
     may let one line more through."""
 
     def __init__(self, burst: int, period: float) -> None:

@@ -39,7 +39,7 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture
 def hosts(server: RedisServer) -> Iterator[Hosts]:
     made: list[Host] = []
-    base = Path(tempfile.mkdtemp(prefix="pm-fleet-", dir="/tmp"))  # a snapshot of another test is no host's here
+    base = Path(tempfile.mkdtemp(prefix="pm-fleet-", dir="/tmp"))  # no host here finds another test's snapshot
 
     def host(**environ: str) -> Host:
         made.append(Host(base / str(len(made)), server.url, **{"REDIS_FLEET_BUDGET": str(BUDGET), **environ}))

@@ -231,7 +231,7 @@ def test_a_rule_switched_off_is_noticed(name: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_host_in_a_fleet_is_not_told_of_what_divides_a_budget_elsewhere():
-    """The fleet's lease is no part of what REDIS_CONNECTION_HOSTS or other supervisors of this host divide."""
+    """Neither REDIS_CONNECTION_HOSTS nor another supervisor of this host divides the fleet's lease."""
     facts = Facts(maxclients=100, hosts=3, supervisors=2)
     rows = {name for name, _, _ in derive(facts).parts}
     assert {"hosts", "supervisors"} <= rows

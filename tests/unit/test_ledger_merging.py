@@ -21,7 +21,7 @@ def test_when_two_names_turn_out_to_be_one_server_it_is_still_known_what_was_sta
     account = book.server.accounts["a"]
     assert (account.excess, account.ceiling) == (12, 20)
     (told,) = [tell.message for tell in book.settle().tells if isinstance(tell.message, Limit)]
-    assert told.limit == 10, "the answer is no more than fits"
+    assert told.limit == 10, "the host gets only what fits"
 
 
 @pytest.mark.parametrize("which", ["other", R])

@@ -123,7 +123,7 @@ def test_a_supervisor_that_waits_does_not_exit(book):
 
 
 def test_after_the_wait_each_server_is_searched_before_anything_is_raised_by_a_successor_too(book):
-    """Who died in the meantime may have left connections of which only the server knows."""
+    """A member that died in the meantime may have left connections that only the server knows."""
     book.ledger.mark_partial()
     book.join("a")
     book.ledger.whole()

@@ -29,7 +29,7 @@ CHUNK = 1 << 21
 """States that are looked at together."""
 
 FEW = 60_000_000
-"""States of which the steps can be kept too: eight gigabytes."""
+"""Up to so many states, the walk keeps the steps too. They take eight gigabytes."""
 
 ROW = {1: 24, 2: 22, 3: 15}
 """Bits for the number of a row, by how many rows a state has; the rest of 64 is for what they share."""
