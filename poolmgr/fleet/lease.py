@@ -53,6 +53,7 @@ class SavedLease(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         link: how many supervisors have had it.
         until: the end that it was last told, in the server's milliseconds.
+        clearing: what is held beyond the word is an earlier lease's.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class SavedLease(msgspec.Struct, frozen=True, omit_defaults=True):
     link: int = 0
     word: int = 0
     until: int = 0
+    clearing: bool = False
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +85,9 @@ class Lease:
 
     Args:
         name: makes a random name (:data:`poolmgr.fleet.script.NAME`).
-        saved: what the predecessor left.
-        held: what the ledger counts now (``outstanding``), after its recovery.
+        saved: what the predecessor left. A raise is in the snapshot together with the lease that allows it.
+        held: what the ledger counts now (``outstanding``), after its recovery. More than the saved word is this
+            lease's too, unless the predecessor was clearing: then nothing was handed out beyond its word.
 
     Attributes:
         name: the lease's; empty: none yet. table: the number of the table that gave it what it has. Members put both
@@ -120,7 +123,8 @@ class Lease:
         self.table = saved.table
         self._speaks = saved.table
         self.end = saved.until
-        self.word = self.limit = max(saved.word, held) if saved.name else 0
+        self.clearing = saved.clearing or not saved.name
+        self.word = self.limit = saved.word if self.clearing else max(saved.word, held)
         self.target = self.word
         self.wanted = False
         self.answer: Renewed | None = None
@@ -134,7 +138,6 @@ class Lease:
         self._old = 0
         self._unnumbered = bool(saved.name) and not saved.link
         """Only members know the name: how far its requests were numbered, the table has to say."""
-        self.clearing = not saved.name
         self._due = now if saved.name else now + rng.uniform(0.0, HERD)
         self._soon = -1e9
         self._short = 0
@@ -151,7 +154,7 @@ class Lease:
 
     def saved(self) -> SavedLease:
         """What belongs into the snapshot now."""
-        return SavedLease(self.name, self.table, self._link, self.word, self.end)
+        return SavedLease(self.name, self.table, self._link, self.word, self.end, self.clearing)
 
     def on_disk(self, saved: SavedLease) -> None:
         """The snapshot has this now."""

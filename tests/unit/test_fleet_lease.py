@@ -47,6 +47,7 @@ def good(grant: int, **changes: Any) -> Renewed:
 def joined(grant: int = 5) -> Lease:
     lease = made()
     lease.answered(asked(lease).seq, good(grant), 1.1)
+    lease.settle(0, 1.1)
     lease.on_disk(lease.saved())
     return lease
 
@@ -173,6 +174,69 @@ def test_a_successor_says_what_its_members_hold_and_numbers_its_requests_anew():
     assert (request.word, request.name, request.table) == (7, before.name, "1.aaaa.1")
     assert request.seq > 2 * LINKS
     assert made(saved, held=1).word == 5
+
+
+def joined_again(grant: int, held: int) -> Lease:
+    """Fenced, and joined under the next name, while members still hold so many under the earlier one."""
+    lease = joined()
+    lease.answered(asked(lease, now=20.0).seq, Refused("fenced", "1.aaaa.1", 1), 20.1)
+    lease.answered(asked(lease, now=21.0).seq, good(grant), 21.1)
+    lease.settle(held, 21.1)
+    return lease
+
+
+@pytest.mark.parametrize("grant", [0, 2])
+def test_a_successor_does_not_state_what_members_hold_of_an_earlier_lease(grant: int):
+    """The table has never granted that to this lease, and would fence it: what members have opened under it meanwhile
+    would be closed."""
+    lease = joined_again(grant, held=3)
+    after = made(lease.saved(), held=3)
+    request = asked(after)
+    assert (request.name, request.word, after.limit) == (lease.name, grant, grant)
+    after.settle(3, 2.0)
+    assert asked(made(after.saved(), held=3)).word == grant, "it has not obeyed the end of the earlier one yet"
+    after.settle(grant, 3.0)
+    assert asked(made(after.saved(), held=grant + 1)).word == grant + 1, "what is held from here on is this lease's"
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["answer", "fenced", "raise", "close", "obey", "settle", "crash"]), st.integers(0, 5))
+    )
+)
+def test_the_word_covers_what_is_held_of_the_lease_and_is_never_more_than_it_was_granted(events: list[tuple[str, int]]):
+    """However its host is fenced and its supervisor killed. A raise is in the snapshot, with the lease, before a member
+    hears of it."""
+    lease, mine, earlier, now = joined(), 0, 0, 20.0
+    granted, disk = {lease.name: 5}, lease.saved()
+    for kind, number in events:
+        now += 10.0
+        if kind in ("answer", "fenced"):
+            lease.settle(mine + earlier, now)
+            request, disk = asked(lease, now=now), lease.saved()
+            assert request.word <= granted.setdefault(request.name, 0)
+            if kind == "answer":
+                granted[request.name] = request.word + number
+                lease.answered(request.seq, good(granted[request.name], target=number, wanted=number % 2 == 0), now)
+            else:
+                lease.answered(request.seq, Refused("fenced", "1.aaaa.1", 1), now)
+                mine, earlier = 0, earlier + mine
+        elif kind == "raise":
+            if lease.name and mine + earlier < lease.limit:
+                mine += 1
+                disk = lease.saved()
+        elif kind == "close":
+            mine = max(0, mine - number)
+        elif kind == "obey":
+            earlier = max(0, earlier - number)
+        elif kind == "settle":
+            lease.settle(mine + earlier, now)
+        else:
+            if disk.name != lease.name:
+                mine, earlier = 0, earlier + mine
+            lease = made(disk, held=mine + earlier)
+        assert mine <= lease.word
 
 
 def test_a_host_that_knows_only_its_name_learns_the_rest_from_the_table():

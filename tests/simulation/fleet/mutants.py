@@ -101,6 +101,13 @@ def _failed_and_kept(self: lease.Lease, now: float) -> None:
 _failed = lease.Lease.failed
 
 
+def _saved_without_clearing(self: lease.Lease) -> lease.SavedLease:
+    return replace(_saved(self), clearing=False)
+
+
+_saved = lease.Lease.saved
+
+
 def _open(records: Any, clock: Any, table: str) -> str:
     return ""
 
@@ -283,6 +290,11 @@ MUTANTS = (
         patches=((lease.Lease, "_over", _over_with_what_it_had),),
     ),
     Mutant(
+        "F7 a successor claims an earlier lease's",
+        "a host that renews in time is fenced",
+        patches=((lease.Lease, "saved", _saved_without_clearing),),
+    ),
+    Mutant(
         "F8 another process's table counts",
         "its numbers are a replica's, and old",
         (
@@ -415,8 +427,8 @@ def followed(mutant: Mutant) -> str:
 
 
 def main() -> int:
-    """Print which seed finds each, or what its scenario finds."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    """Print which seed finds each, of as many as are told, or what its scenario finds."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     chosen = sys.argv[2:]
     missed = 0
     for mutant in MUTANTS:

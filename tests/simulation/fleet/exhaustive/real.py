@@ -144,12 +144,12 @@ class Hosts:
         saved = lease.saved()
         lease.on_disk(saved)
         slot = int(saved.name[5:], 16) if saved.name else -1
-        return self._read(lease), Disk(slot, _table(saved.table), saved.link, saved.word, end(saved.until))
+        table, until = _table(saved.table), end(saved.until)
+        return self._read(lease), Disk(slot, table, saved.link, saved.word, until, saved.clearing)
 
     def start(self, disk: Disk, held: int) -> Leased:
-        saved = SavedLease(
-            name(0, disk.slot) if disk.slot >= 0 else "", number(disk.table), disk.link, disk.word, ENDS[disk.end]
-        )
+        slot = name(0, disk.slot) if disk.slot >= 0 else ""
+        saved = SavedLease(slot, number(disk.table), disk.link, disk.word, ENDS[disk.end], disk.clearing)
         return self._read(self._make(saved, held))
 
 

@@ -17,6 +17,7 @@ from tests.simulation.fleet.exhaustive.explore import Exploration
 from tests.simulation.fleet.exhaustive.states import (
     ACCEPTED,
     COPY,
+    CRASHES,
     CURRENT,
     FAILOVERS,
     FLUSHES,
@@ -208,6 +209,20 @@ def copied(state: State) -> bool:
     return place is not None and place.head is not None and place.head.run != place.run
 
 
+def returned(state: State) -> bool:
+    """It has joined again, with nothing, and its members have not obeyed the end of its earlier lease."""
+    return _raises(state) and _any(state, lambda r: _has(r, 0, state) and sum(r.stale) > 0 and _saved(r))
+
+
+def succeeded(state: State) -> bool:
+    """The same, and its supervisor is another one."""
+    return _any(state, lambda r: r.lease.link > 1 and r.lease.slot >= 0 and sum(r.stale) > 0 and _idle(r))
+
+
+def _saved(row: Row) -> bool:
+    return row.disk is not None and row.disk.slot == row.lease.slot and not row.lease.unsaved
+
+
 def _any(state: State, such: Callable[[Row], bool]) -> bool:
     return any(map(such, state.rows))
 
@@ -264,6 +279,18 @@ SCENARIOS = (
         "what the server had accepted before counts as gone",
         World(name="slow connects", slow=1),
         (JOINED, Then("a connection is accepted, and has no name yet", accepted, (SLOW,))),
+    ),
+    Scenario(
+        "F7 a successor claims an earlier lease's",
+        "what was never granted to the present lease is stated as its own: it is fenced, and has not ended",
+        World(name="a supervisor crash", crashes=1),
+        (
+            JOINED,
+            FENCED,
+            Then("it has joined again, and its members have not heard of that", returned),
+            Then("its supervisor crashes", succeeded, (CRASHES,)),
+        ),
+        limit=20_000,
     ),
     Scenario(
         "F8 a claim after its end",

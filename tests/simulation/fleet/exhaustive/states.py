@@ -170,6 +170,7 @@ class Disk(NamedTuple):
     link: int = 0
     word: int = 0
     end: int = 0
+    clearing: bool = True
 
 
 class Client(NamedTuple):

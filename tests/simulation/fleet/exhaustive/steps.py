@@ -279,6 +279,8 @@ class Steps:
         allowed = list(row.stale)
         if lease.slot >= 0:
             allowed[lease.slot] = max(0, lease.limit - sum(row.stale))
+            if row.disk is not None:  # a raise is in the snapshot, with the lease that allows it
+                allowed[lease.slot] = min(allowed[lease.slot], row.disk.word if row.disk.slot == lease.slot else 0)
         for k, most in enumerate(allowed):
             told = lease.table if k == lease.slot and not row.told[k] else row.told[k]
             if not told or connected(row, k) >= most:
