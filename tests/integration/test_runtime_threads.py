@@ -66,7 +66,7 @@ def test_subinterpreters_end(alone: bool, redis_server, isolated: Path) -> None:
     environ = {"URL": server.url, "REDIS_CONNECTION_BUDGET": "8"}
     ended = python(code, environ=environ, timeout=60, check=False)
     said = dict(line.rsplit(maxsplit=1) for line in ended.stdout.splitlines())
-    assert list(said) == list(ENDS), (said, ended.stderr)
+    assert list(said) == list(ENDS), (said, ended.returncode, ended.stderr[-3000:])
     assert said.pop("used by atexit") == "2", ended.stderr
     assert said.pop("used by a destructor") in ("1", "2"), ended.stderr
     assert set(said.values()) == {"1"}, (said, ended.stderr)
