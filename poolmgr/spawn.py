@@ -43,7 +43,11 @@ _SERVES = b"\n"
 """The whole report of a supervisor that serves."""
 
 _BETWEEN = """\
-import os, resource, signal, sys
+import os, resource, sys
+try:
+    import _signal as signal
+except ImportError:
+    import signal
 os.umask(0o77)
 os.chdir("/")
 os.setsid()
@@ -73,7 +77,8 @@ if os.fork() == 0:
     os.execv(sys.argv[1], sys.argv[1:])
 """
 """What the short-lived Python runs. SIGINT is blocked when it starts, so that Ctrl-C does not strike it before it
-has left the terminal's group; a SIGINT that has arrived is dropped."""
+has left the terminal's group; a SIGINT that has arrived is dropped. ``signal`` takes half as long to load as the
+interpreter takes to start, most of it for names of the numbers, which are not needed here."""
 
 _FROM_ELSEWHERE = """\
 import runpy, sys
@@ -209,6 +214,12 @@ def report_start(error: str = "") -> None:
             if said == _SERVES:
                 os.dup2(int(output), 2)
             os.close(int(output))
+
+
+def output() -> int:
+    """For the supervisor, before :func:`report_start`: the descriptor that is its standard error once it serves."""
+    given = os.environ.get(STARTUP_OUTPUT, "")
+    return int(given) if given.isdigit() else 2
 
 
 def extend_path() -> None:

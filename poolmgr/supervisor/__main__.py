@@ -3,11 +3,15 @@
 The order matters: clients may connect (and wait in the queue) as soon as the socket listens, while the imports below
 still run; and the lock is taken before the snapshot is read. A second supervisor that finds the lock taken ends at
 once, with status 0: the one that was wanted is there.
+
+Scripts that run now and then start one each time, and most of what that costs is imports. So it loads no package that
+it has no use for, and unloads none at its end.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +25,10 @@ SWITCH = 0.0001
 """Seconds for which a worker thread may hold the interpreter while the event loop waits for it. Python's default is
 5 ms, and the loop may wait three times for one message: when it wakes, when it has read, and when it has written."""
 
+SPARED = ("greenlet", "rich", "ssl", "typing_extensions")
+"""What structlog, asyncio and msgspec load if it is there, and do without. The event loop has no connection with TLS.
+What has one, in a thread and to a server, loads ``ssl`` later."""
+
 
 def main(arguments: list[str]) -> int:
     """Run a supervisor; returns the process's exit status."""
@@ -33,6 +41,8 @@ def main(arguments: list[str]) -> int:
     extend_path()
     if not gil.held():
         return _fail(gil.REFUSED)
+    spared = {name for name in SPARED if name not in sys.modules}
+    sys.modules.update(dict.fromkeys(spared))  # type: ignore[arg-type]  # None: an import of it fails
     from poolmgr.supervisor.disk.singleton import Singleton, TakenError, UnfitError
 
     path, group = _options(arguments)
@@ -46,24 +56,28 @@ def main(arguments: list[str]) -> int:
         return 0
     except UnfitError as error:
         return _fail(str(error))
-    return _serve(path, singleton, listener, group)
+    return _serve(path, singleton, listener, group, spared)
 
 
-def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str) -> int:
+def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str, spared: set[str]) -> int:
     import asyncio
     import gc
+    import logging
 
     singleton.give_sign()  # on a busy machine this takes seconds, and must not look hung
     from poolmgr import settings as settings_of
     from poolmgr.errors import PoolmgrError
 
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog loads it if it is there: a fifth of the start
-    from poolmgr.logs import structured
+    heard = _is_heard()
+    if heard:
+        from poolmgr.logs import structured
 
     singleton.give_sign()
     from poolmgr.kernel import processes
     from poolmgr.supervisor.supervisor import Supervisor
 
+    for name in spared:
+        sys.modules.pop(name, None)
     singleton.give_sign()
 
     os.environ["POOLMGR_SOCKET"] = path
@@ -76,7 +90,10 @@ def _serve(path: str, singleton: Singleton, listener: socket.socket, group: str)
         return _fail(f"{reason}; REDIS_CONNECTION_BUDGET=off does without a supervisor")
     if reason := settings_of.unenforced():
         return _fail(f"{reason}, so a supervisor has nothing to do: set REDIS_CONNECTION_BUDGET to a number or to auto")
-    structured.configure(settings)
+    if heard:
+        structured.configure(settings)
+    else:
+        logging.disable()
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # the collector looks at what has been loaded no more: that would take it ten milliseconds each time
     gc.enable()
@@ -120,6 +137,17 @@ def _group(name: str) -> int | None:
     return grp.getgrnam(name).gr_gid
 
 
+def _is_heard() -> bool:
+    """Whether its log goes anywhere: that of a supervisor which a script has started does not."""
+    from poolmgr.spawn import output
+
+    try:
+        found = os.fstat(output())
+    except OSError:
+        return False
+    return found.st_rdev != os.stat(os.devnull).st_rdev or not stat.S_ISCHR(found.st_mode)
+
+
 def _tell_starter(error: str) -> None:
     from poolmgr.spawn import report_start
 
@@ -134,5 +162,18 @@ def _fail(text: str) -> int:
     return 1
 
 
+def _leave(status: int) -> None:
+    """End without unloading what was loaded, which frees nothing that the kernel would not."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+            pass
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 """The supervisor is started wherever its starter has this package from, and says why if it cannot be.
 
 Each script runs in an interpreter that finds none of our packages by itself, as on a system whose environment is
-activated from within (``addsitedir``, ``activate_this``), in an embedding program, from an archive, from a PEX.
+activated from within (``addsitedir``, ``activate_this``), in an embedding program, from an archive, from a PEX. Its
+supervisor logs to its standard error, as a service's does: then it needs structlog, which its starter does not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from tests.stopwatch import Stopwatch
 PACKAGES = str(Path(msgspec.__file__).parent.parent)
 
 USE = """
-import poolmgr, redis, os, sys, time
+import poolmgr, poolmgr.spawn, redis, os, sys, time
+poolmgr.spawn.show_output()
 before = time.monotonic()
 try:
     print(redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=50)).ping())

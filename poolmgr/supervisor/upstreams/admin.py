@@ -14,11 +14,9 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import ssl
 import time
 from typing import Any
 
-from poolmgr import certificates
 from poolmgr.kernel.peer import peer
 from poolmgr.supervisor.upstreams.resp import NotRedisError, Reader, ReplyError, packed
 from poolmgr.wire import Endpoint
@@ -375,8 +373,12 @@ def _text(error: OSError) -> str:
 
 def _wrap(sock: socket.socket, endpoint: Endpoint) -> socket.socket:
     """TLS exactly as redis-py's ``SSLConnection`` would."""
+    import ssl
+
     from redis.connection import SSLConnection
     from redis.exceptions import RedisError
+
+    from poolmgr import certificates
 
     tls = endpoint.tls or {}
     arguments: dict[str, Any] = {"ssl_" + k.removeprefix("ssl_"): v for k, v in tls.items()}
