@@ -1,7 +1,8 @@
 """What the kernel knows about a process's connections to a server: one of the three truths of the audit.
 
-This module reads ``/proc/net/tcp`` once, and the descriptors of the given processes; psutil would read the table
-again for each process. The peers of Unix sockets cannot be seen from outside at all.
+This module asks the kernel for the connections to the servers, and reads the descriptors of the given processes. Where
+the kernel cannot be asked it reads ``/proc/net/tcp``, once; psutil would read that for each process. The peers of Unix
+sockets cannot be seen from outside at all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-Address = tuple[str, int]
+from poolmgr.kernel import diag
+from poolmgr.kernel.diag import Address
 
 _ESTABLISHED = "01"
 
@@ -20,9 +22,7 @@ _ESTABLISHED = "01"
 def connections(pids: Iterable[int], servers: Collection[Address]) -> dict[tuple[int, Address], int]:
     """How many established TCP connections each process has to each of these addresses. Processes
     whose descriptors cannot be read are left out of the keys entirely."""
-    inodes: dict[str, Address] = {}
-    for name in ("tcp", "tcp6"):
-        inodes.update(_table(f"/proc/net/{name}", servers))
+    inodes = _connected(servers)
     counts: dict[tuple[int, Address], int] = {}
     for pid in pids:
         try:
@@ -46,8 +46,16 @@ def _sockets(pid: int) -> Iterable[str]:
     return found
 
 
-def _table(path: str, servers: Collection[Address]) -> dict[str, Address]:
+def _connected(servers: Collection[Address]) -> dict[str, Address]:
     """Established connections to these servers, by what ``/proc/PID/fd`` calls them."""
+    try:
+        return {f"socket:[{inode}]": address for address in servers for inode in diag.inodes(address)}
+    except OSError:
+        return {**_table("/proc/net/tcp", servers), **_table("/proc/net/tcp6", servers)}
+
+
+def _table(path: str, servers: Collection[Address]) -> dict[str, Address]:
+    """The same, out of a table that has all connections of the host: ten thousand lines are nothing unusual."""
     wanted = {_encoded(address): address for address in servers}
     found: dict[str, Address] = {}
     try:

@@ -126,7 +126,7 @@ class Supervisor:
         self.watch.gone = self.registrar.gone
         self.listener = Listener(listener, self.registrar, descriptors=limit, group=group, came=self._link_came)
         self._alone_since: float | None = None if self._stays else self.started + FIRST_CLIENT
-        self.footprints = Footprints()
+        self.footprints = Footprints(self.started)
         self._queries = Queries(
             self.path, self.ledger, self.committer, self.registry, self.roster, self.footprints, self.listener,
             self.audit, lambda: [self.astray, *self.notes],

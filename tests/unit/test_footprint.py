@@ -23,9 +23,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return found
 
 
-def run(*steps: tuple[set[int], float]) -> dict[int, Footprint]:
+def run(*steps: tuple[set[int], float], began: float = 0.0) -> dict[int, Footprint]:
     async def main() -> dict[int, Footprint]:
-        figures = Footprints()
+        figures = Footprints(began)
         for pids, now in steps:
             figures.tick(pids, now)
             if figures._reading is not None:
@@ -50,3 +50,8 @@ def test_many_are_read_in_turn(rounds: list[list[int]]) -> None:
 
 def test_who_has_gone_is_forgotten(rounds: list[list[int]]) -> None:
     assert set(run(({1, 2}, 10.0), ({2}, 10.0 + EVERY))) == {2}
+
+
+def test_a_supervisor_of_a_moment_reads_none(rounds: list[list[int]]) -> None:
+    assert not run(({1}, 10.5), ({1}, 9.9 + EVERY), began=10.0)
+    assert run(({1}, 10.0 + EVERY), began=10.0)

@@ -16,7 +16,8 @@ import msgspec
 from poolmgr.supervisor.executor import DaemonExecutor
 
 EVERY = 5.0
-"""Seconds between two rounds."""
+"""Seconds between two rounds, and before the first one: most supervisors that a script starts have ended by then, and
+psutil takes longer to load than all that they do."""
 
 MOST = 40
 """Processes that one round reads: each takes some 0.2 ms."""
@@ -39,12 +40,16 @@ class Footprint(msgspec.Struct, frozen=True):
 
 
 class Footprints:
-    """All members' footprints, by pid. Used in the event loop."""
+    """All members' footprints, by pid. Used in the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        began: when the supervisor did, in monotonic seconds.
+    """
+
+    def __init__(self, began: float) -> None:
         self.of: dict[int, Footprint] = {}
         self._turn: list[int] = []
-        self._due = 0.0
+        self._due = began + EVERY
         self._thread = DaemonExecutor("footprints")
         self._reading: asyncio.Task[None] | None = None
 

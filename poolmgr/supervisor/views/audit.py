@@ -15,6 +15,7 @@ import msgspec
 
 from poolmgr import status
 from poolmgr.kernel import tcp
+from poolmgr.kernel.diag import Address
 from poolmgr.supervisor.executor import DaemonExecutor
 from poolmgr.supervisor.logs import log
 
@@ -148,7 +149,7 @@ class Audit:
         upstreams = [upstream for upstream in self._registry.upstreams.values() if upstream.resolved]
         addresses = {upstream.address for upstream in upstreams if upstream.address is not None}
         pids = {members[tag].identity.pid for tag in turn}
-        counts: dict[tuple[int, tcp.Address], int] = {}
+        counts: dict[tuple[int, Address], int] = {}
         if addresses and pids:
             counts = await self._thread.run(tcp.connections, pids, addresses)
         judged: list[Seen] = []
@@ -158,7 +159,7 @@ class Audit:
         self._lists = {id: known for id, known in self._lists.items() if id in self._registry.upstreams}
         self._conclude(judged)
 
-    def _compare(self, upstream: Upstream, turn: set[str], counts: dict[tuple[int, tcp.Address], int]) -> list[Seen]:
+    def _compare(self, upstream: Upstream, turn: set[str], counts: dict[tuple[int, Address], int]) -> list[Seen]:
         judged: list[Seen] = []
         before = self._lists.get(upstream.id)
         new = before is None or before.at != upstream.shown_at
