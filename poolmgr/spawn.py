@@ -2,8 +2,9 @@
 
 The supervisor must not be the child of a gunicorn master, whose ``waitpid(-1)`` would reap it, nor a zombie of a
 process that never waits. It must not keep a descriptor of its starter. So a short-lived Python in between closes
-everything, makes its own session, forks and ends, and the kernel hands the supervisor to init. The supervisor must not
-be as slow as its starter wants to be: scheduling class, niceness and soft limits are reset as far as the system allows.
+everything, makes its own session, starts the supervisor and ends, and the kernel hands the supervisor to init. The
+supervisor must not be as slow as its starter wants to be: scheduling class, niceness and soft limits are reset as far
+as the system allows.
 
 The supervisor needs this package and its dependencies, wherever this process found them: a path that a script added
 (``addsitedir``, ``activate_this``), an unpacked PEX, an embedding program's home. So it gets this process's
@@ -73,12 +74,13 @@ for fd in [int(name) for name in os.listdir("/dev/fd")]:
             os.close(fd)
         except OSError:
             pass
-if os.fork() == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
+os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+os._exit(0)
 """
 """What the short-lived Python runs. SIGINT is blocked when it starts, so that Ctrl-C does not strike it before it
-has left the terminal's group; a SIGINT that has arrived is dropped. ``signal`` takes half as long to load as the
-interpreter takes to start, most of it for names of the numbers, which are not needed here."""
+has left the terminal's group; a SIGINT that has arrived is dropped. Nothing else happens meanwhile, so it does without
+the names of numbers that ``signal`` makes, a copy of its memory (``fork``) and the interpreter's orderly end: together
+they take as long as all the rest of it."""
 
 _FROM_ELSEWHERE = """\
 import runpy, sys
