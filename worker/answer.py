@@ -125,12 +125,17 @@ class _Writer:
             self.add(b"]")
         elif isinstance(reply, RedisError):
             self._string(words(reply))
+        elif type(reply) is int:
+            self.add(b"%d" % reply)
         else:
             self.add(_json(reply).encode())
 
     def _bytes(self, value: bytes) -> None:
         if self._base64 and value == b"OK":
             self.add(b'"OK"')
+            return
+        if len(value) <= SLICE:  # nearly all values of a long list
+            self.add(b'"%b"' % b64encode(value) if self._base64 else _json(value.decode("utf-8", "replace")).encode())
             return
         self.add(b'"')
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
