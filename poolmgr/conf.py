@@ -87,6 +87,7 @@ def on_starting(server: Any) -> None:
                 f"Error: WORKER_TOKEN is not set and none can be kept: {error}; set WORKER_TOKEN"
             ) from None
         callers.warn_of_exposure(server)
+        callers.load_once(server)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -93,8 +93,8 @@ class Service:
             address is among the ``arguments``.
         program: gunicorn's command.
         port: of the service; by default a free one.
-        cold: it starts as a real one does, without what :mod:`tests.warm` has loaded; always with another command,
-            and where the worker class replaces what is loaded.
+        cold: it starts as a real one does, without what :mod:`tests.warm` has loaded. By default so with another
+            command, and always where the worker class replaces what is loaded.
     """
 
     def __init__(
@@ -112,14 +112,15 @@ class Service:
         program: tuple[str, ...] = GUNICORN,
         port: int | None = None,
         cwd: Path = ROOT,
-        cold: bool = False,
+        cold: bool | None = None,
     ) -> None:
         self.directory = directory
         self.socket = str(directory / "s")
         self.port = port or free_port()
         self.log_path = directory.with_name(directory.name + f"-{self.port}.log")
         self.cwd = cwd
-        self.cold = cold or program != GUNICORN or worker_class not in ("gthread", "sync")
+        by_default = program != GUNICORN if cold is None else cold
+        self.cold = by_default or worker_class in ("gevent", "eventlet")
         wanted: dict[str, str | None] = {
             **os.environ,
             "POOLMGR_SOCKET": self.socket,

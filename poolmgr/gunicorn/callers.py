@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gunicorn.http.errors import InvalidHeader
+from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.sync import SyncWorker
 
 log = logging.getLogger("poolmgr.worker")
 
@@ -53,6 +55,16 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def load_once(server: Any) -> None:
+    """From a starting master: load the service's framework, which each worker would load otherwise.
+
+    A worker then starts sixty milliseconds earlier, and has these pages in common with the others. Worker classes that
+    replace modules of the standard library (gevent) must do so first.
+    """
+    if issubclass(server.worker_class, (ThreadWorker, SyncWorker)):
+        import falcon  # noqa: F401
 
 
 def warn_of_exposure(server: Any) -> None:

@@ -97,9 +97,6 @@ def on_starting(server: Any) -> None:
     except (PoolmgrError, checks.StartError) as error:
         master_link.leave(master_link.LAST_WORDS)
         raise SystemExit(f"Error: {printable(str(error))}") from None
-    # What is loaded stays. A worker's collector would look at all of it, in the end too, and it writes to what it looks
-    # at: each worker would get a copy of these pages. Once only: garbage of a running master is to be collected.
-    gc.freeze()
 
 
 def _have_events_seen(found: settings.Settings) -> None:
@@ -224,6 +221,11 @@ def _wrap(namespace: MutableMapping[str, Any], name: str, arity: int, ours: Hook
             theirs(*arguments)
         if not first:
             safe(*arguments)
+        if name == "on_starting":
+            # What is loaded stays. A worker's collector would look at all of it, in the end too, and it writes to what
+            # it looks at: each worker would get a copy of these pages. Once only: garbage of a running master is to be
+            # collected.
+            gc.freeze()
 
     # gunicorn counts a hook's parameters, so a wrapper must have as many.
     hook: Hook = (lambda server: run(server)) if arity == 1 else (lambda server, worker: run(server, worker))  # noqa: PLW0108

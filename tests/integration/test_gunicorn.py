@@ -245,6 +245,18 @@ def test_a_worker_that_collects_garbage_copies_nothing_of_its_masters(make):
     assert service.get("/collect").json["copied"] < 4 << 20
 
 
+def test_the_framework_is_loaded_once_by_the_master(make):
+    service = make(cold=True).start()
+    first, *others = (loaded_at(pid, "/falcon/cyutil/") for pid in (service.pid, *service.workers()))
+    assert first and others == [first] * 2
+
+
+def loaded_at(pid: int, name: str) -> list[str]:
+    """Where a process has a library: no other one has it there if it has loaded that itself."""
+    rows = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [row.partition(" ")[0] for row in rows if name in row]
+
+
 def socket_inodes(pid: int) -> set[str]:
     return {target for fd in Path(f"/proc/{pid}/fd").iterdir() if (target := os.readlink(fd)).startswith("socket:")}
 

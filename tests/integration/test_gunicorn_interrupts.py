@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -29,8 +31,17 @@ GUNICORN = """if True:
 """gunicorn, whose whole group gets SIGINT just before one of it does something for the n-th time (PEP 578)."""
 
 
-def interrupted(event: str, text: str = "", times: int = 1) -> tuple[str, ...]:
-    return (sys.executable, "-c", GUNICORN, event, text, str(times))
+@pytest.fixture
+def start(make) -> Callable[..., Service]:
+    """Starts gunicorn to be interrupted. Others' packages are loaded already, but in the cases that are about
+    them (``cold``)."""
+
+    def spawn(event: str, text: str = "", times: int = 1, *, cold: bool = False, **options: Any) -> Service:
+        program = (sys.executable, "-c", GUNICORN, event, text, str(times))
+        service: Service = make(program=program, cold=cold, **options)
+        return service.spawn()
+
+    return spawn
 
 
 def assert_quiet(service: Service, status: int) -> None:
@@ -46,6 +57,7 @@ def assert_quiet(service: Service, status: int) -> None:
     [
         pytest.param("import", "'poolmgr.settings'", 1, id="configuration"),
         pytest.param("import", "'redis.client'", 1, id="configuration-packages"),
+        pytest.param("import", "'falcon.app'", 1, id="service-packages"),
         pytest.param("open", "/logger.", 1, id="logger"),
         pytest.param("socket.bind", "", 1, id="address"),
         pytest.param("open", "s.redis.lock", 1, id="lifeline"),
@@ -57,28 +69,27 @@ def assert_quiet(service: Service, status: int) -> None:
         pytest.param("os.link", "/token'", 1, id="token-is-made"),
     ],
 )
-def test_a_start_is_interrupted(make, event, text, times):
-    assert_quiet(make(program=interrupted(event, text, times)).spawn(), 130)
+def test_a_start_is_interrupted(start, event, text, times):
+    assert_quiet(start(event, text, times, cold=text in ("'redis.client'", "'falcon.app'")), 130)
 
 
-def test_a_start_from_the_wheel_is_interrupted(make):
-    service = make(program=interrupted("import", "'poolmgr.settings'"), conf="python:poolmgr.conf").spawn()
-    assert_quiet(service, 130)
+def test_a_start_from_the_wheel_is_interrupted(start):
+    assert_quiet(start("import", "'poolmgr.settings'", conf="python:poolmgr.conf"), 130)
 
 
-def test_once_gunicorn_has_its_handlers_it_ends_in_its_own_way(make):
-    assert_quiet(make(program=interrupted("os.fork")).spawn(), 0)
+def test_once_gunicorn_has_its_handlers_it_ends_in_its_own_way(start):
+    assert_quiet(start("os.fork"), 0)
 
 
 @pytest.mark.parametrize("event", ["os.fork", "socket.connect"])
-def test_the_look_at_the_server_is_interrupted(make, server, event):
+def test_the_look_at_the_server_is_interrupted(start, server, event):
     text = "" if event == "os.fork" else f"{server.port})"
-    assert_quiet(make(program=interrupted(event, text), redis_url=server.url).spawn(), 130)
+    assert_quiet(start(event, text, redis_url=server.url), 130)
 
 
-def test_the_wait_for_a_server_that_says_nothing_is_interrupted(make):
+def test_the_wait_for_a_server_that_says_nothing_is_interrupted(start):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        service = make(program=interrupted("never"), redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}").spawn()
+        service = start("never", redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         silent.settimeout(20)
         with silent.accept()[0]:  # the supervisor's: the master waits for what its child will say
             os.killpg(service.pid, signal.SIGINT)

@@ -66,9 +66,18 @@ def test_a_worker_obeys_a_signal_that_comes_before_it_can_take_one(own, number):
     assert service.stop(number, timeout=10) == 0, "else it waits for a minute and a half"
 
 
+LOADS = """
+def on_starting(server):
+    print("theirs: on_starting", flush=True)
+    server.loaded = [[] for _ in range(200_000)]
+"""
+"""As an application that loads twelve megabytes once, for all its workers."""
+
+
 def test_install_adds_our_hooks_to_theirs(own):
-    service, _ = own()
+    service, _ = own(more=LOADS)
     service.start(path="/pid")
+    assert service.get("/collect").json["copied"] < 4 << 20, "what they have loaded is no worker's garbage"
     assert service.get("/get").json["value"] == "value"
     assert service.supervisor()
     service.stop()
