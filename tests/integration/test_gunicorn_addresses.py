@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.helpers import ROOT, free_port
 from tests.service import CONF, GUNICORN, Service
 
@@ -18,10 +19,10 @@ ADDRESS = "give HOST:PORT or [IPV6]:PORT with a port from 1 to 65535"
 
 def started(*arguments: str, conf: str = str(CONF), **environ: str) -> subprocess.CompletedProcess[str]:
     """What gunicorn says that cannot start."""
-    return subprocess.run(
+    return warm.run(
         [*GUNICORN, "-c", conf, "--workers", "1", *arguments],
         env={**os.environ, "POOLMGR_METRICS": "off", "POOLMGR_LOG_FORMAT": "json", **environ},
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, timeout=60, check=False,
     )  # fmt: skip
 
 
