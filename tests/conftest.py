@@ -24,6 +24,11 @@ from tests.program import Program, Programs
 hypothesis.settings.register_profile("poolmgr", deadline=None)
 hypothesis.settings.load_profile("poolmgr")
 
+os.environ["SSL_CERT_FILE"] = ""
+"""A context of TLS reads this machine's file of authorities: 17 ms of processor for each connection, and no server of
+the tests is certified by one of these. What tests get from an index is checked by pip's and npm's own variables, or by
+the directory of authorities, of which a context reads what it needs."""
+
 LONGEST = (
     "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_aio_servers",
     "integration/test_sentinel", "integration/test_sentinel_failover", "integration/test_gunicorn",

@@ -30,6 +30,9 @@ pytestmark = [
 BUDGET = 16
 OBSERVERS = 2
 CLIENTS = 12
+PAUSE = 0.2
+"""Seconds between two requests of one: in the second for which the Service does not know that a pod ends, some twenty
+requests go to that one."""
 REPLICAS = 3
 TOKEN, PASSWORD = "token-of-the-tests", "password-of-the-tests"
 
@@ -105,7 +108,7 @@ def test_a_rolling_update_of_a_fleet_under_load_loses_no_request_and_a_kill_only
     assert members(running[0]) == {replica.pod.name for replica in running}, "a pod's name is its host's"
 
     commands = [["INCR", "app:requests"]] * CLIENTS
-    with Load([Client(service, TOKEN, command, 0.05) for command in commands]) as load:
+    with Load([Client(service, TOKEN, command, PAUSE) for command in commands]) as load:
         for old in list(running):
             running.append(start().wait())
             before = load.good

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers.reach import connect
 from tests.helpers import ROOT, debian_redis_binary, valkey_binary
 from tests.systemd import wheels
 from tests.systemd.machine import CannotBootError, Machine
@@ -39,9 +40,13 @@ class Installed:
         self.run, self.out = machine.run, machine.out
 
     def redis(self, *words: str) -> str:
-        """A command to the server, as its observer; what it says."""
-        line = " ".join(f"'{word}'" for word in words)
-        return self.out(f"/opt/redis-poolmgr/bin/python redis-command.py {line}")
+        """A command to the server, as its observer; what it says. No program is started for it: it is asked often."""
+        with connect(self.machine.pid, 6379, 5) as sock, sock.makefile("rwb") as stream:
+            encoded = [word.encode() for word in words]
+            stream.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
+            stream.flush()
+            head = stream.readline()
+            return (stream.read(max(0, int(head[1:]))) if head[:1] == b"$" else head[1:]).decode()
 
     def start_server(self) -> None:
         """With room for the budget and for nothing else."""
@@ -81,19 +86,6 @@ systemctl restart poolmgr.service redis-worker.service"""
         return self.out(f"curl -sS --max-time 10 127.0.0.1:8000/ -H 'Authorization: Bearer {TOKEN}' -d '{body}'")
 
 
-REDIS_COMMAND = """\
-import socket, sys
-sock = socket.create_connection(("127.0.0.1", 6379), 5)
-stream = sock.makefile("rwb")
-words = [word.encode() for word in sys.argv[1:]]
-stream.write(b"*%d\\r\\n" % len(words) + b"".join(b"$%d\\r\\n%b\\r\\n" % (len(word), word) for word in words))
-stream.flush()
-head = stream.readline()
-text = stream.read(max(0, int(head[1:]))) if head[:1] == b"$" else head[1:]
-sys.stdout.write(text.decode())
-"""
-
-
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
     """A booted machine with a checkout in ``/opt/share/checkout`` and wheels instead of a network."""
@@ -110,7 +102,6 @@ def machine() -> Iterator[Machine]:
         checkout = made.share / "checkout"
         checkout.mkdir()
         shutil.copytree(ROOT / "deploy", checkout / "deploy")
-        (made.share / "redis-command.py").write_text(REDIS_COMMAND)
         shutil.copy(Path(__file__).with_name("load.py"), made.share / "load.py")
         yield made
     finally:

@@ -16,7 +16,7 @@ import time
 
 TOKEN, THREADS, STOP = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
-HOLD = 0.1
+HOLD = 0.2
 """Seconds for which half of the requests hold their Redis connection, and between the others: a crowd at the permits
 that leaves the processors to what is tested."""
 

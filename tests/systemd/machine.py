@@ -124,6 +124,11 @@ class Machine:
         self.halt()
         raise CannotBootError(f"systemd does not boot in namespaces here: {said or 'it says nothing'}")
 
+    @property
+    def pid(self) -> int:
+        """Of its systemd."""
+        return self._pid
+
     def _find(self) -> int:
         """systemd, as this machine numbers it."""
         assert self._outer is not None

@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.systemd, pytest.mark.root, pytest.mark.timeout(900)]
 SERVICES = ("poolmgr.service", "redis-worker.service")
 THREADS = 12
 
+STEP = 0.2
+"""Seconds between two looks that start programs in the machine."""
+
 
 @contextmanager
 def load(installed: Installed, *, quick: float = 8.0) -> Iterator[None]:
@@ -53,7 +56,7 @@ def count(installed: Installed) -> int:
 def goes_on(installed: Installed, requests: int = 50) -> None:
     """Wait until so many more were served."""
     before = count(installed)
-    wait_for(lambda: count(installed) >= before + requests, 20, what=f"{requests} more requests", step=0.2)
+    wait_for(lambda: count(installed) >= before + requests, 20, what=f"{requests} more requests")
 
 
 def pid(installed: Installed, unit: str) -> int:
@@ -62,9 +65,15 @@ def pid(installed: Installed, unit: str) -> int:
 
 def renewed(installed: Installed, before: int) -> None:
     """Wait until another supervisor is ready."""
-    wait_for(lambda: pid(installed, "poolmgr.service") not in (before, 0), 15, what="a new supervisor")
+    wait_for(lambda: pid(installed, "poolmgr.service") not in (before, 0), 15, what="a new supervisor", step=STEP)
     machine = installed.machine
-    wait_for(lambda: machine.property("poolmgr.service", "ActiveState") == "active", 10, what="it is ready")
+    wait_for(lambda: machine.property("poolmgr.service", "ActiveState") == "active", 10, what="it is ready", step=STEP)
+
+
+def replaced(installed: Installed, master: int, workers: set[str]) -> None:
+    """Wait until this master has other workers alone."""
+    of_it = f"pgrep -P {master}"
+    wait_for(lambda: not workers & set(installed.out(of_it).split()), 40, what="new workers alone", step=STEP)
 
 
 def members(installed: Installed) -> list[dict[str, Any]]:
@@ -207,7 +216,12 @@ def test_a_reload_under_load_fails_no_request(installed: Installed):
     workers = set(installed.out(f"pgrep -P {master}").split())
     with load(installed):
         installed.run("systemctl reload redis-worker.service")
-        wait_for(lambda: not workers & set(installed.out(f"pgrep -P {master}").split()), 40, what="new workers alone")
+        wait_for(
+            lambda: not workers & set(installed.out(f"pgrep -P {master}").split()),
+            40,
+            what="new workers alone",
+            step=STEP,
+        )
         goes_on(installed)
     assert pid(installed, "redis-worker.service") == master
 
@@ -233,7 +247,7 @@ def test_a_restart_of_the_supervisor_under_load_fails_no_request(installed: Inst
             before = pid(installed, "poolmgr.service")
             installed.run("systemctl restart poolmgr.service")
             assert pid(installed, "poolmgr.service") not in (before, 0)
-            wait_for(lambda: joined(installed) == 2, 10, what="both workers are members again")
+            wait_for(lambda: joined(installed) == 2, 10, what="both workers are members again", step=STEP)
             goes_on(installed)
     assert "snapshot.restored" in installed.machine.journal("poolmgr.service")
 
@@ -319,7 +333,12 @@ def test_an_upgrade_and_its_rollback_as_the_manual_has_them(installed: Installed
     workers = set(installed.out(f"pgrep -P {master}").split())
     with load(installed):
         said = installed.run(prelude + under_load, timeout=100).stdout
-        wait_for(lambda: not workers & set(installed.out(f"pgrep -P {master}").split()), 40, what="new workers alone")
+        wait_for(
+            lambda: not workers & set(installed.out(f"pgrep -P {master}").split()),
+            40,
+            what="new workers alone",
+            step=STEP,
+        )
         goes_on(installed)
     assert f"version {NEXT}, " in said
     assert f"budget {BUDGET} = " in said
