@@ -47,6 +47,7 @@ PARTS = (
     "fleet",
     "lag",
     "tasks",
+    "moment",
 )
 """In the order in which they run: the modules of :mod:`bench.parts`."""
 
