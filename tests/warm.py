@@ -38,7 +38,7 @@ UNDERSTOOD = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "PYTHONDON
 
 DECIDES_A_START = (
     "PYTHON", "LANG", "LC_", "TZ", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_",
-    "NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS",
+    "NO_COLOR", "FORCE_COLOR", "TERM",
 )  # fmt: skip
 """What else is read when a process starts, by how its names begin. Others than ours: a cold start."""
 

@@ -16,7 +16,7 @@ from tests.program import Program, Programs
 
 STARTER = """
 import os, resource, sys
-exec(sys.argv[1])
+{first}
 import poolmgr, redis
 client = redis.Redis(connection_pool=poolmgr.ConnectionPool.from_url(os.environ["URL"]))
 client.ping()
@@ -34,7 +34,7 @@ def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
 @pytest.fixture
 def member(server: RedisServer, program: Programs) -> Callable[..., Program]:
     """Starts a process that first does something to itself, then uses a pool, and stays."""
-    return lambda first="": program("-c", STARTER, first, URL=server.url, REDIS_CONNECTION_BUDGET="32")
+    return lambda first="": program("-c", STARTER.format(first=first), URL=server.url, REDIS_CONNECTION_BUDGET="32")
 
 
 def served(process: Program) -> bool:
