@@ -53,19 +53,26 @@ def test_the_python_client(service, tmp_path):
     run([python, str(SCRIPTS / "client.py")], service, tmp_path)
 
 
-def test_the_javascript_client(service, tmp_path):
-    run_javascript("client.mjs", service, tmp_path)
-
-
-def test_the_javascript_rate_limiter(service, tmp_path):
-    """Its scripts have a flag that only Upstash's servers know."""
-    run_javascript("ratelimit.mjs", service, tmp_path)
-
-
-def run_javascript(script: str, service: Service, tmp_path: Path) -> None:
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if not npm or not node:
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory) -> Path:
+    """Where both packages for JavaScript are installed."""
+    npm = shutil.which("npm")
+    if not npm or not shutil.which("node"):
         pytest.skip("npm is not installed")
-    installed([npm, "install", "--no-audit", "--no-fund", NODE_CLIENT, RATELIMIT], tmp_path, "its npm package")
-    shutil.copy(SCRIPTS / script, tmp_path)
-    run([node, script], service, tmp_path)
+    directory: Path = tmp_path_factory.mktemp("npm")
+    installed([npm, "install", "--no-audit", "--no-fund", NODE_CLIENT, RATELIMIT], directory, "its npm package")
+    return directory
+
+
+def test_the_javascript_client(service, packages):
+    run_javascript("client.mjs", service, packages)
+
+
+def test_the_javascript_rate_limiter(service, packages):
+    """Its scripts have a flag that only Upstash's servers know."""
+    run_javascript("ratelimit.mjs", service, packages)
+
+
+def run_javascript(script: str, service: Service, packages: Path) -> None:
+    shutil.copy(SCRIPTS / script, packages)
+    run(["node", script], service, packages)
