@@ -211,16 +211,19 @@ def fork(job: dict[str, Any], standard: list[int]) -> int:
 _libc: Any = None
 _kept: list[Any] = []
 _loaded: list[str] = []
-"""Names of modules that only the warm Python has loaded."""
+"""Names of modules that the warm Python has loaded, as each start does or before the program could."""
+
+STAYS = {"__main__", "builtins", "sys", "warnings", "linecache"}
+"""What an interpreter that ends needs: the last two for a warning about what it frees then."""
 
 
 def _load() -> None:
     import importlib
 
-    before = set(sys.modules)
+    atexit.register(_leave)  # the first of all, so the last one to run
     sys.modules["rich"] = None  # type: ignore[assignment]  # as a supervisor has it
     names = ["structlog"]
-    names += ["asyncio", "redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
+    names += ["secrets", "asyncio", "redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
     # Of gunicorn what reads no variable of the environment while it is loaded, as its config does.
     names += ["gunicorn.util", "gunicorn.sock", "gunicorn.http", "gunicorn.reloader", "argparse", "grp", "pwd"]
     names += ["uvloop"] if sys.flags.dev_mode else []  # these programs are about tasks
@@ -230,10 +233,36 @@ def _load() -> None:
             importlib.import_module(name)
     del sys.modules["rich"]
     assert "gunicorn.config" not in sys.modules and "poolmgr" not in sys.modules
-    _loaded.extend(sys.modules.keys() - before)
+    _loaded.extend(sys.modules.keys() - STAYS)
     for name in _loaded:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules[name]))
-    atexit.register(_leave)
+    _keep_code()
+
+
+def _keep_code() -> None:
+    """Have the code of what is ours at hand: a program still runs it anew, but does not read it from its bytes again.
+
+    Only the same bytes, of the same file, are the same code.
+    """
+    import importlib._bootstrap_external as machinery
+    from importlib.util import cache_from_source
+
+    before: Any = machinery._compile_bytecode  # type: ignore[attr-defined]
+    kept: dict[str, tuple[bytes, Any]] = {}
+
+    def compile_bytecode(data: Any, name: Any = None, bytecode_path: Any = None, source_path: Any = None) -> Any:
+        found = kept.get(bytecode_path)
+        if found is not None and found[0] == data:
+            return found[1]
+        return before(data, name, bytecode_path, source_path)
+
+    for package in ("poolmgr", "worker"):
+        for source in (ROOT / package).rglob("*.py"):
+            place = cache_from_source(str(source))
+            with contextlib.suppress(OSError, EOFError, ValueError, TypeError):
+                data = Path(place).read_bytes()[16:]
+                kept[place] = data, before(data, None, place, str(source))
+    machinery._compile_bytecode = compile_bytecode  # type: ignore[attr-defined]
 
 
 def _leave() -> None:
@@ -241,6 +270,26 @@ def _leave() -> None:
     program has is freed as ever, after its own last calls."""
     for name in _loaded:
         sys.modules.pop(name, None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # the interpreter finds that too, and ends with another status
+        _Last.status = None
+
+
+class _Last:
+    """What is freed when all else is, and then ends the process: to clear the interpreter itself, and OpenSSL, takes as
+    long as all before.
+
+    It is an attribute of ``sys``: modules are freed before, and of ``sys`` what was there first.
+    """
+
+    status: ClassVar[int | None] = None
+    """With which the program has ended, if that is known."""
+
+    def __del__(self, leave: Any = os._exit) -> None:
+        if self.status is not None:
+            leave(self.status)
 
 
 class _Map(ctypes.Structure):
@@ -327,7 +376,8 @@ def _become(job: dict[str, Any], standard: list[int]) -> None:
         sys.argv = [words[0], *words[2:]]
     given = [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [first, *given, *(entry for entry in sys.path[1:] if entry not in given)]
-    sys.path_importer_cache.clear()
+    for entry in [entry for entry, finder in sys.path_importer_cache.items() if finder is None]:
+        del sys.path_importer_cache[entry]  # it may be there now; a finder sees for itself that its directory is newer
 
 
 def _open_standard(unbuffered: bool) -> None:
@@ -368,6 +418,20 @@ def _main() -> Any:
     return job
 
 
+def _end(job: dict[str, Any]) -> None:
+    """Run it, and see how it ends."""
+    sys.tests_warm_last = _Last()  # type: ignore[attr-defined]
+    try:
+        _run(job)
+    except SystemExit as ended:
+        _Last.status = (ended.code or 0) & 0xFF if isinstance(ended.code, int | None) else 1
+        raise
+    except Exception:
+        _Last.status = 1
+        raise
+    _Last.status = 0
+
+
 def _run(job: dict[str, Any]) -> None:
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
@@ -384,4 +448,4 @@ def _run(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _run(_main())
+    _end(_main())

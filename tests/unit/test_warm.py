@@ -104,6 +104,90 @@ def test_what_a_program_has_is_freed_at_its_end(cold: bool) -> None:
     assert (done.stdout, done.stderr) == ("ends\nfreed Redis\n", "")
 
 
+ENDS = {
+    "well": "pass",
+    "exit": "import sys; sys.exit()",
+    "a status": "import sys; sys.exit(7)",
+    "a status that is too large": "import sys; sys.exit(258)",
+    "a negative one": "import sys; sys.exit(-1)",
+    "a word": "import sys; sys.exit('a word')",
+    "an error": "raise ValueError('an error')",
+    "an interrupt": "raise KeyboardInterrupt",
+    "a full device": "import sys; sys.stdout = sys.__stdout__ = open('/dev/full', 'w'); print('lost')",
+    "a full device, said": "import sys; sys.stderr = sys.__stderr__ = open('/dev/full', 'w'); sys.exit(3)",
+    "no output": "import sys; sys.stdout.close(); sys.exit(3)",
+    "what is freed says something": """
+import builtins, sys
+class Mine:
+    def __init__(self, word): self.word = word
+    def __del__(self): print(self.word)
+kept, builtins.kept, around = Mine("of the program"), Mine("of all programs"), Mine("in a circle")
+around.around = around
+""",
+    "a thread goes on": """
+import sys, threading, time
+threading.Thread(target=lambda: (time.sleep(0.05), print("goes on"))).start()
+sys.exit(4)
+""",
+    "a child of its own": """
+import os, sys
+if pid := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+else:
+    print("the child")
+    sys.exit(5)
+""",
+    "a warning at the end": """
+import socket, warnings
+warnings.simplefilter("always")
+class Kept: pass
+one = Kept()
+one.one, one.socket = one, socket.socket()
+del one
+""",
+}
+
+
+@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
+def test_a_program_ends_as_one_that_was_started(code: str) -> None:
+    if warm._Warm.ours() is None:
+        pytest.skip("this system cannot")
+    ours, theirs = (warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=False) for cold in (False, True))
+    assert (ours.returncode, sorted(ours.stdout)) == (theirs.returncode, sorted(theirs.stdout))
+    if "Traceback" in theirs.stderr:  # of which the first lines differ
+        ours.stderr, theirs.stderr = (done.stderr.splitlines()[-1] for done in (ours, theirs))
+    assert ours.stderr == theirs.stderr
+
+
+KEEPS = """
+import compileall, importlib._bootstrap_external as machinery, os, pathlib, sys
+from tests import warm
+warm.ROOT, read = pathlib.Path(sys.argv[1]), []
+sys.path.insert(0, sys.argv[1])
+before = machinery._compile_bytecode
+machinery._compile_bytecode = lambda *words: read.append(words) or before(*words)
+for name in ("__init__", "same", "other"):
+    mine = warm.ROOT / "worker" / f"{name}.py"
+    mine.write_text("found = 'first'")
+    compileall.compile_file(mine, quiet=2)
+warm._keep_code()
+read.clear()
+mine.write_text("found = 'second'")
+compileall.compile_file(mine, force=True, quiet=2)
+import worker.same, worker.other
+print(worker.same.found, worker.other.found, len(read))
+"""
+
+
+def test_code_is_at_hand_while_its_bytes_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "worker").mkdir()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = warm.run(
+        [sys.executable, "-c", KEEPS, str(tmp_path)], cold=True, env=environ, cwd=tmp_path, timeout=60, check=True
+    )
+    assert done.stdout == "first second 1\n"
+
+
 @pytest.mark.parametrize(
     ("words", "environ"),
     [
