@@ -6,6 +6,7 @@ It lives in the test's process, and the test drives it by hand. :mod:`tests.memb
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import select
 import socket
@@ -64,7 +65,8 @@ class FakeMember:
 
     def __init__(self, socket_path: str, *, tag: str = "", title: str = "fake") -> None:
         self.socket_path = socket_path
-        self.tag = tag or own_tag.make(socket_path)
+        if tag:
+            self.tag = tag
         self.scope = ""
         self.title = title
         self.link = 0
@@ -81,14 +83,20 @@ class FakeMember:
         self._obeys: tuple[str, int] | None = None
         self.ended = False
 
+    @functools.cached_property
+    def tag(self) -> str:
+        """One that only asks for a status needs none."""
+        return own_tag.make(self.socket_path)
+
     def connect(self) -> FakeMember:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        watch = Stopwatch()
+        watch: Stopwatch | None = None
         while True:
             try:
                 self.sock.connect(self.socket_path)
                 break
             except (FileNotFoundError, ConnectionRefusedError):
+                watch = watch or Stopwatch()
                 if watch.fair() > 10:
                     raise
                 time.sleep(0.005)
@@ -192,7 +200,8 @@ class FakeMember:
             value = found(self)
             if value:
                 return value
-            if watch.fair() > timeout or (self.ended and not found(self)):
+            late = watch.seconds() > timeout and watch.fair() > timeout
+            if late or (self.ended and not found(self)):
                 raise AssertionError(f"not within {timeout} s: {what}; inbox {self.inbox[-8:]}, ended {self.ended}")
             self.read(0.1)
 

@@ -223,7 +223,17 @@ def _load() -> None:
     atexit.register(_leave)  # the first of all, so the last one to run
     sys.modules["rich"] = None  # type: ignore[assignment]  # as a supervisor has it
     names = ["structlog"]
-    names += ["secrets", "asyncio", "redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
+    names += [
+        "secrets",
+        "asyncio",
+        "redis",
+        "redis.asyncio",
+        "redis.sentinel",
+        "redis.cluster",
+        "hiredis",
+        "msgspec",
+        "psutil",
+    ]
     # Of gunicorn what reads no variable of the environment while it is loaded, as its config does.
     names += ["gunicorn.util", "gunicorn.sock", "gunicorn.http", "gunicorn.reloader", "argparse", "grp", "pwd"]
     names += ["uvloop"] if sys.flags.dev_mode else []  # these programs are about tasks

@@ -43,7 +43,7 @@ def shortage() -> bool:
 
 
 def test_where_nobody_counts_all_seconds_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(stopwatch, "beginning_of", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
     watch = Stopwatch()
     time.sleep(0.05)
     assert watch.shortage() == pytest.approx(1, abs=0.1)

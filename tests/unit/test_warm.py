@@ -152,7 +152,9 @@ del one
 def test_a_program_ends_as_one_that_was_started(code: str) -> None:
     if warm._Warm.ours() is None:
         pytest.skip("this system cannot")
-    ours, theirs = (warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=False) for cold in (False, True))
+    ours, theirs = (
+        warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=False) for cold in (False, True)
+    )
     assert (ours.returncode, sorted(ours.stdout)) == (theirs.returncode, sorted(theirs.stdout))
     if "Traceback" in theirs.stderr:  # of which the first lines differ
         ours.stderr, theirs.stderr = (done.stderr.splitlines()[-1] for done in (ours, theirs))
