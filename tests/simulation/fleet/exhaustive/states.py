@@ -265,7 +265,7 @@ def forget(row: Row) -> Row:
     return row._replace(
         told=told,
         reply=reply and reply._replace(learning=False),
-        clients=tuple(c._replace(told=0) if c.stage == PAST else c for c in row.clients),
+        clients=tuple(c._replace(told=0) if c.stage == PAST and c.told else c for c in row.clients),
         records=tuple(
             tuple(
                 r
@@ -277,6 +277,8 @@ def forget(row: Row) -> Row:
                 else r._replace(seq=0)
                 for k, r in enumerate(place)
             )
+            if any(place)
+            else place
             for place in row.records
         ),
     )
@@ -299,7 +301,8 @@ def canonical(row: Row) -> Row:
     lease, reply = row.lease, row.reply
     seqs = {r.seq for r in row.requests}
     for place in row.records:
-        seqs.update(r.seq for r in place if r is not None and r.seq)
+        if any(place):
+            seqs.update(r.seq for r in place if r is not None and r.seq)
     if reply is not None:
         seqs.add(reply.seq)
         if reply.last:
@@ -317,21 +320,7 @@ def canonical(row: Row) -> Row:
                 count = -1
         count += 1
         number[seq] = link * LINKS + count
-    names = range(len(row.stale))
-    order = sorted(
-        names,
-        key=lambda k: (
-            lease.slot != k,
-            lease.joining != k,
-            repr([place[k] for place in row.records]),
-            row.stale[k],
-            [c[:1] + c[2:] for c in row.clients if c.slot == k],
-            [r[:1] + r[2:] for r in row.requests if r.slot == k],
-            reply is not None and reply.slot == k,
-            row.disk is not None and row.disk.slot == k,
-            [f[k] for f in row.fences],
-        ),
-    )
+    order = _order(row)
     new = {k: at for at, k in enumerate(order)}
     new[-1] = -1
     return Row(
@@ -350,13 +339,35 @@ def canonical(row: Row) -> Row:
         if reply is None
         else reply._replace(seq=number[reply.seq], slot=new[reply.slot], last=number[reply.last] if reply.last else 0),
         row.place,
-        tuple(sorted(c._replace(slot=new[c.slot]) for c in row.clients)),
+        tuple(sorted(c if new[c.slot] == c.slot else c._replace(slot=new[c.slot]) for c in row.clients)),
         tuple(
             tuple(None if (r := place[k]) is None else r._replace(seq=number[r.seq]) for k in order)
+            if any(place)
+            else place
             for place in row.records
         ),
         tuple(tuple(f[k] for k in order) for f in row.fences),
     )
+
+
+def _order(row: Row) -> list[int]:
+    """The lease's slot, the one it joins by, and then by what else is there of each."""
+    lease, reply = row.lease, row.reply
+    first = [slot for slot in dict.fromkeys((lease.slot, lease.joining)) if slot >= 0]
+    rest = [k for k in range(len(row.stale)) if k not in first]
+    if len(rest) > 1:
+        rest.sort(
+            key=lambda k: (
+                repr([place[k] for place in row.records]),
+                row.stale[k],
+                [c[:1] + c[2:] for c in row.clients if c.slot == k],
+                [r[:1] + r[2:] for r in row.requests if r.slot == k],
+                reply is not None and reply.slot == k,
+                row.disk is not None and row.disk.slot == k,
+                [f[k] for f in row.fences],
+            ),
+        )
+    return first + rest
 
 
 LINKS = 1_000_000_000

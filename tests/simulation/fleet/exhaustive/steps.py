@@ -8,6 +8,7 @@ A host hands out all that its limit allows; what its own rules promise is taken 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +45,9 @@ from tests.simulation.fleet.exhaustive.states import (
 
 NO_FAULT = -1
 IN_FLIGHT = 2
+
+REMEMBERED = 100_000
+"""Rows of which it is remembered what they are alike to: two of three steps come to a row that another one came to."""
 
 
 class Step(NamedTuple):
@@ -117,6 +121,8 @@ class Steps:
         self.world = world
         self.hosts = real.Hosts(world)
         self.tables = real.Tables(world, edit)
+        self._canonical = functools.lru_cache(REMEMBERED)(canonical)
+        self._gate = functools.cache(real.shut)
 
     # ---- one host, and what servers do for its connections ----------------------------------------
 
@@ -124,7 +130,7 @@ class Steps:
         found: list[Step] = []
 
         def step(what: str, fault: int, **changes: Any) -> None:
-            new = canonical(row._replace(**changes))
+            new = self._canonical(row._replace(**changes))
             if new != row:
                 found.append(Step(what, fault, heads, new))
 
@@ -174,7 +180,7 @@ class Steps:
 
     def _shut(self, row: Row, heads: Heads, place: int, slot: int, told: int) -> str:
         there = heads.places[place]
-        return real.shut(None if there is None else there.head, row.records[place][slot], told)
+        return self._gate(None if there is None else there.head, row.records[place][slot], told)
 
     def _ends(self, row: Row, step: Callable[..., None]) -> None:
         lease, reply, disk = row.lease, row.reply, row.disk
@@ -347,4 +353,4 @@ class Steps:
         )
         words = answer.why if isinstance(answer, script.Refused) else f"granted {answer.grant}"
         what = f"executed {request.seq} of .{request.slot}, word {request.word}: {words}"
-        return Step(what, NO_FAULT, new_heads, canonical(new))
+        return Step(what, NO_FAULT, new_heads, self._canonical(new))
