@@ -58,6 +58,15 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
         time.sleep(max(step, min(3 * took, 0.3), min(watch.seconds() / 30, 0.03)))
 
 
+def throughout(seconds: float, step: float = 0.02) -> Iterator[None]:
+    """For so many seconds, again and again, with pauses: ``for _ in throughout(2): assert ...``. Who looks without a
+    pause takes the processor from those that it looks at, and sees no more: what they do lasts longer, or is logged."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield
+        time.sleep(step)
+
+
 def status_of(process: subprocess.Popen[Any], timeout: float = 10.0) -> int:
     """Wait for a process to end by itself; its exit status."""
     wait_for(lambda: process.poll() is not None, timeout, what=f"{process.args!r} ends")

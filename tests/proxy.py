@@ -120,6 +120,7 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._ended:
+            left = False
             for key, _ in self._selector.select(0.02 if self.frozen else None):
                 sock: Any = key.fileobj
                 if sock is self._wake:
@@ -129,6 +130,10 @@ class Proxy:
                     self._accept(sock)
                 elif not self.frozen:
                     self._pass_on(sock)
+                else:
+                    left = True
+            if left:
+                time.sleep(0.02)  # what is not read stays readable, and would be found again at once
 
     def _accept(self, listener: Any) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ import redis
 from poolmgr.exceptions import ServerDownError
 from poolmgr.pool.sync.pool import ConnectionPool
 from tests.fake_member import endpoint_of
-from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.helpers import RedisServer, Servers, free_port, throughout, wait_for
 from tests.member_process import Members
 from tests.pools import Processes, client_of
 from tests.proxy import Proxy
@@ -72,8 +71,7 @@ def blinded(running: SupervisorProcess, proxy: Proxy, *, new: bool = True, serve
 
 def goes_on(pools: list[ConnectionPool], seconds: float) -> None:
     """Every one of them connects, again and again."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    for _ in throughout(seconds):
         for pool in pools:
             assert anew(pool)
 
@@ -118,8 +116,7 @@ def test_a_job_that_cannot_connect_proves_nothing_beside_warm_pools(
     """The supervisor cannot see the server, and one process of several has no way to it."""
     job, name = joined(running, endpoint_of(port=proxy.port))
     blinded(running, proxy)
-    until = time.monotonic() + 3
-    while time.monotonic() < until:
+    for _ in throughout(3):
         job.fails(name, "No route to host")
         assert anew(pools[0])
     assert not running.events("outage.began")
@@ -183,8 +180,7 @@ def test_while_it_is_down_one_process_at_a_time_tries(
     with proxy._lock:
         proxy._listen(proxy.port)
     proxy._poke()
-    until = time.monotonic() + 4
-    while time.monotonic() < until:
+    for _ in throughout(4):
         theirs = sum(len(pool._core.opening) for pool in pools)
         assert theirs <= 1, "one at a time"
         for pool in pools:

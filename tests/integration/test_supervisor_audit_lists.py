@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from tests.fake_member import FakeMember, endpoint_of
-from tests.helpers import RedisServer, free_port, wait_for
+from tests.helpers import RedisServer, free_port, throughout, wait_for
 from tests.supervisor_process import Pair, SupervisorProcess, joined
 
 QUICK = "views.audit.EVERY=0.2 upstreams.schedule.LIST_EVERY=1.5"
@@ -27,8 +27,7 @@ def holding(running: SupervisorProcess, server: RedisServer, count: int) -> tupl
 
 
 def nothing_is_said(running: SupervisorProcess, seconds: float, meanwhile: Callable[[], object] = int) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    for _ in throughout(seconds):
         meanwhile()
         assert not running.status()["differences"]
     assert not running.events("audit.difference")

@@ -10,7 +10,7 @@ import pytest
 
 from poolmgr import wire
 from tests.fake_member import Connection, endpoint_of
-from tests.helpers import RedisServer, Servers, wait_for
+from tests.helpers import RedisServer, Servers, throughout, wait_for
 from tests.program import Programs
 from tests.supervisor_process import Pair, Start, SupervisorProcess, joined
 
@@ -53,8 +53,7 @@ def test_the_budget_is_back_when_others_have_left(pair: Pair, word: str) -> None
     others = crowd(server, 1000)
     member.send(wire.Trouble(name, "refused", "max number of clients reached"))
     wait_for(lambda: running.server()["budget"] <= 2, 5, what="the refusal counts")
-    lasts = time.monotonic() + 3.5
-    while time.monotonic() < lasts:
+    for _ in throughout(3.5):
         assert running.server()["budget"] <= 4
     leave(others)
     assert back_after(running, 200) < BACK
@@ -140,8 +139,7 @@ def test_what_is_used_is_not_taken_for_others_growth(pair: Pair, program: Progra
     assert ours.says() == "ready"
     others = crowd(server, 54)
     wait_for(lambda: "54 other clients" in running.server()["derivation"], 10, what="others are counted")
-    lasts = time.monotonic() + 1.0
-    while time.monotonic() < lasts:
+    for _ in throughout(1):
         assert running.server()["members"][0]["limit"] >= 6
     assert "the connections in use, which stay" in running.server()["derivation"]
     same, created = ours.ask().split()
