@@ -14,6 +14,7 @@ from redis.asyncio.connection import Connection
 
 from poolmgr.asyncio import ConnectionPool
 from poolmgr.exceptions import ConnectionPoolTimeoutError
+from poolmgr.member.core import bounds
 from tests.aio_pools import with_kind
 from tests.helpers import RedisServer
 from tests.makers import makers
@@ -44,7 +45,10 @@ async def two_at_most(pool: ConnectionPool, client: redis.asyncio.Redis) -> None
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
-def test_whatever_makes_the_connections_they_have_permits(server: RedisServer, factory: Any, protocol: int):
+def test_whatever_makes_the_connections_they_have_permits(
+    server: RedisServer, factory: Any, protocol: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(bounds.LONGEST, bounds.CONNECTING, 0.3)  # the third one waits for its permit there
     member = with_kind(
         ConnectionPool, two_at_most, connection_class=factory, host="127.0.0.1", port=server.port, protocol=protocol
     )
