@@ -37,6 +37,7 @@ LONGEST = (
     "integration/test_gunicorn_settings", "integration/test_reach_files", "simulation/test_simulation",
     "integration/test_upgrade", "integration/test_http_memory", "integration/test_snapshot_faults",
     "integration/test_runtime_threads", "integration/test_http_token", "integration/test_restarts",
+    "simulation/test_fleet_exhaustive",
     "integration/test_http_refusals", "integration/test_upstash", "simulation/test_places",
     "simulation/test_conserving", "integration/test_runtime_clocks", "integration/test_runtime_logging",
     "integration/test_secrets", "integration/test_supervisor_trust", "integration/test_supervisor_outages",
@@ -45,6 +46,7 @@ LONGEST = (
     "integration/test_supervisor_restart", "integration/test_silence", "integration/test_pool_interrupts",
     "integration/test_identity", "integration/test_reach", "integration/test_launch_path",
     "integration/test_gunicorn_addresses", "integration/test_gunicorn_interrupts",
+    "simulation/test_sharing", "unit/test_imports", "unit/test_member_process", "unit/test_redaction",
 )  # fmt: skip
 """Files that take most (``python -m tests.slices``). Where files run beside each other these begin first: a worker
 that begins one of them last keeps all others waiting."""
