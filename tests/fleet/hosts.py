@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ import redis
 
 from poolmgr import tags
 from poolmgr.fleet import records, script
-from tests.helpers import alive, kill, wait_for
+from tests import helpers
+from tests.helpers import T, alive, kill
 from tests.program import Program
 from tests.supervisor_process import SupervisorProcess
 
 FLEET = "web"
 LEASE = 2.0
+
+
+def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = "", step: float = 0.1) -> T:
+    """As :func:`tests.helpers.wait_for`, for what takes seconds: an answer to each look costs a supervisor and a worker
+    more than their own work meanwhile."""
+    return helpers.wait_for(predicate, timeout, what=what, step=step)
 
 
 class Host:

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from tests.fleet import hosts as fleet
-from tests.fleet.hosts import Host, connected, rejected, table
-from tests.helpers import RedisServer, wait_for
+from tests.fleet.hosts import Host, connected, rejected, table, wait_for
+from tests.helpers import RedisServer
 from tests.pools import running_server
 
 BUDGET = 16

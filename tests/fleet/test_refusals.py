@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.fleet.hosts import LEASE, Host, connected, rejected, table
+from tests.fleet.hosts import LEASE, Host, connected, rejected, table, wait_for
 from tests.fleet.test_fleet import BUDGET, OBSERVERS, shares
-from tests.helpers import RedisServer, Servers, free_port, wait_for
+from tests.helpers import RedisServer, Servers, free_port
 from tests.pools import running_sentinel, running_server
 
 Pair = tuple[Host, Host]

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from typing import Any
 
-HOLD = float(os.environ.get("HOLD", "0.1"))
+HOLD = float(os.environ.get("HOLD", "0.2"))
 TIMEOUT = float(os.environ.get("PATIENCE", "20"))
 
 

@@ -7,7 +7,6 @@ the observer and nothing else, so it counts every connection too many; no reques
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
 import threading
@@ -20,7 +19,8 @@ from typing import Any
 import pytest
 
 from poolmgr import tags
-from tests.helpers import RedisServer, alive, free_port, kill, tool, wait_for
+from tests.fake_member import FakeMember
+from tests.helpers import RedisServer, alive, free_port, kill, wait_for
 from tests.load import Load
 from tests.service import Serve, Service
 
@@ -38,8 +38,12 @@ def server(redis_server) -> Iterator[RedisServer]:
 
 
 def status(service: Service) -> dict[str, Any]:
-    """What the supervisor says of the only server, the way an operator asks."""
-    (found,) = json.loads(tool("status", "--json", environ=service.environ))["servers"]
+    """What the supervisor says of the only server, as ``poolmgr status`` asks it."""
+    asking = FakeMember(service.socket).connect()
+    try:
+        (found,) = asking.status()["servers"]
+    finally:
+        asking.close()
     return dict(found)
 
 
@@ -125,7 +129,7 @@ class LongRequest(threading.Thread):
 @pytest.mark.timing
 def test_requests_go_on_while_the_supervisor_is_stopped(server: RedisServer, serve: Serve) -> None:
     service = serve(server)
-    with Load(service, "/hold?ms=40", callers=12) as load:
+    with Load(service, "/hold?ms=80", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         begin, end = stop_for(service.supervisor(), STOPPED)
         # Recovers: what a killed worker held is somebody's again.
@@ -151,10 +155,10 @@ def test_a_worker_that_is_stopped_while_it_holds_permits_keeps_them_and_goes_on(
     # Who waits inside it waits for longer than it is stopped.
     service = serve(server, environ={"REDIS_POOL_TIMEOUT": "20"})
     victim = service.workers()[0]
-    with Load(service, "/hold?ms=40", callers=18, timeout=40) as load:
+    with Load(service, "/hold?ms=80", callers=18, timeout=40) as load:
         wait_for(lambda: stop_holding(victim, server, 2), 10, what="it is stopped while it holds something")
         # Of the others it may have accepted all; those who come now are none of its.
-        with Load(service, "/hold?ms=40", callers=6, timeout=40) as newcomers:
+        with Load(service, "/hold?ms=80", callers=6, timeout=40) as newcomers:
             begin, end = stop_for(victim, STOPPED)
         assert held(server).get(victim, 0) >= 1
         load.wait_for_answers(100)
@@ -213,7 +217,7 @@ def test_three_reloads_under_long_requests_have_four_generations_alive(server: R
 def test_an_upgrade_that_is_taken_back_under_load(server: RedisServer, serve: Serve) -> None:
     service = serve(server)
     before = set(service.workers())
-    with Load(service, "/hold?ms=40", callers=12) as load:
+    with Load(service, "/hold?ms=80", callers=12) as load:
         wait_for(lambda: len(load.by_worker()) == 3, 10, what="all three answer")
         second = service.upgrade()
         theirs = set(service.workers(second))
@@ -238,7 +242,7 @@ def test_a_new_gunicorn_beside_the_orphans_of_a_killed_master_shares_the_budget(
     second = serve(server, workers=2)
     assert all(alive(pid) for pid in orphans)
     assert second.supervisor() == first.supervisor()
-    with Load(second, "/hold?ms=40", callers=12) as load:
+    with Load(second, "/hold?ms=80", callers=12) as load:
         load.wait_for_answers(100)
         assert sum(count for pid, count in held(server).items() if pid in orphans) >= 8
         unblock(server)
