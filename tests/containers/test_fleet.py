@@ -24,7 +24,7 @@ from tests.helpers import ROOT, wait_for
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(shutil.which("ip") is None, reason="there is no ip (iproute2) to join networks with"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the command ip (package iproute2), which joins networks, is not installed"),
 ]
 
 BUDGET = 16

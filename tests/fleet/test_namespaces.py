@@ -11,7 +11,7 @@ from tests.fleet.namespaces import Namespace, bridge, join
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(shutil.which("ip") is None, reason="there is no ip (iproute2) to join networks with"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the command ip (package iproute2), which joins networks, is not installed"),
 ]
 
 

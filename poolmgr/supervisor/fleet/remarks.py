@@ -1,7 +1,6 @@
-"""What people read of this host's lease at a server: where the budget comes from, why there is no more, what is odd.
+"""The sentences about this host's lease at a server: where its budget comes from, why it has no more, what is odd.
 
-Words only: :mod:`poolmgr.supervisor.fleet.leaseholder` decides, and errors, ``poolmgr status`` and its notes repeat
-these sentences.
+This module only words them; :mod:`poolmgr.supervisor.fleet.leaseholder` decides. Errors and ``poolmgr status`` show them.
 """
 
 from __future__ import annotations
