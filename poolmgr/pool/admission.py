@@ -55,14 +55,26 @@ def opened(pool: Host, ticket: Ticket, connection: Any, seconds: float) -> None:
     have kept the pool from opening the next one."""
     pool._core.opened(ticket, seconds)
     welcome(pool, connection)
-    if pool._queue and not ticket.background:
+    if ticket.background:
+        return
+    at, reason = pool._core.emptied
+    if ticket.born <= at:
+        connection._retired, connection._special = reason, True
+    if pool._queue:
         pool._advance()
 
 
 def arrived(pool: Host, ticket: Ticket, connection: Any) -> None:
-    """A connection opened for the queue is ready."""
+    """A connection opened for the queue is ready. It may have been begun before all were closed: no thread that connects
+    can be stopped, and a task's cancellation may come to nothing (in redis-py's ``asyncio.wait_for``, before Python
+    3.12: https://github.com/python/cpython/issues/86296)."""
     if pool._core.closed is not None:
         dispose(pool, connection, "pool")
+        return
+    at, reason = pool._core.emptied
+    if ticket.born <= at:
+        dispose(pool, connection, reason)
+        pool._advance()
         return
     pool._core.arrived(ticket, connection)
     if pool._core.closed is not None:  # since the last look

@@ -234,8 +234,14 @@ def above_ceiling(pool: Host) -> list[Any]:
     return taken
 
 
+def unready(pool: Host, reason: str) -> None:
+    """Have those that are being opened closed, when they are ready or come back from the caller who opened them."""
+    pool._core.emptied = monotonic(), reason
+
+
 def retire(pool: Host, reason: str) -> None:
-    """Have lent connections closed when they come back."""
+    """Have lent connections closed when they come back, and those that are being opened when they are ready."""
+    unready(pool, reason)
     for connection in pool._connections():
         if connection._loan:
             connection._retired = reason

@@ -187,6 +187,8 @@ class PoolCore:
         """Serials whose ticket the garbage collector has found; written from its callbacks."""
         self.on_lost: Callable[[], None] = _nothing
         self.closed: BaseException | None = None
+        self.emptied: tuple[float, str] = -NEVER, ""
+        """When all connections were to be closed, and why. What was being opened then is one of them."""
         self.starved = False
         """The last request for a permit was refused, and the member knows that callers wait. The news that there may
         be a permit clears it, and so does the first caller of a new queue."""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from poolmgr.exceptions import PoolClosedError
-from tests.helpers import RedisServer, wait_for
+from tests.helpers import RedisServer, stopped, wait_for
 from tests.pools import answers_are_its_own, client_of, direct_pool, give, nothing_is_missing, take
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls
@@ -133,6 +133,35 @@ def test_drain(server: RedisServer):
     give(pool, held)
     assert pool.stats().closed == {"drained": 3}
     assert pool._available_connections == [connection], "what was made after the drain stays"
+    nothing_is_missing(pool)
+
+
+@pytest.mark.usefixtures("flavour")
+@pytest.mark.parametrize("end", ["disconnect", "drain", "reset"])
+def test_what_is_being_opened_is_closed_with_the_idle_ones(server: RedisServer, end: str):
+    """For the queue, when it is ready; by a caller, when it comes back."""
+    pool = direct_pool(server, timeout=10, socket_timeout=20)
+    held, got = take(pool, 1), []
+
+    def get() -> None:
+        got.append(pool.get_connection())
+
+    with stopped(server.pid):
+        waiting = Calls(get)
+        wait_for(lambda: pool.stats().opening == 1, what="one is being opened for the queue")
+        give(pool, held)
+        waiting.join(10)
+        getattr(pool, end)()
+    wait_for(lambda: pool.stats().opening == 0, what="it is ready")
+    give(pool, got)
+    wait_for(lambda: pool.stats().idle == 0, what="both are closed")
+    with stopped(server.pid):
+        opening = Calls(get)
+        wait_for(lambda: pool.stats().opening == 1, what="a caller connects")
+        getattr(pool, end)()
+    opening.join(10)
+    give(pool, got)
+    assert pool.stats().idle == 0
     nothing_is_missing(pool)
 
 

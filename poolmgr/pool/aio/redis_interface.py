@@ -168,6 +168,8 @@ class RedisInterface(_Pool):  # type: ignore[misc]
         for connection in strangers(self).available:
             await connection.disconnect()
         if inuse_connections:
+            for shard in tuple(self._shards):
+                housekeeping.unready(shard, "pool")
             await self._disconnect_connections(self._in_use_connections)
 
     async def _disconnect_connections(self, connections: Iterable[Any]) -> None:

@@ -126,6 +126,7 @@ class RedisInterface(BasePool, redis.ConnectionPool):
         for connection in strangers(self).available:
             connection.disconnect()
         if inuse_connections:
+            housekeeping.unready(self, "pool")
             for connection in self._in_use_connections:
                 connection.disconnect()
 

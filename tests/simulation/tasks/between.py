@@ -56,7 +56,7 @@ def _opens_no_more(pool: Any, ticket: Any, connection: Any, seconds: float) -> N
 
 SEEDS = {
     "each loop has the pool's ceiling": 1,
-    "no loop gives up what lies idle": 9,
+    "no loop gives up what lies idle": 519,
     "a lower ceiling closes nothing": 504,
     "no loop asks another one": 5,
     "a loop asks while it has asked": 0,
