@@ -65,7 +65,7 @@ def opened(pool: Host, ticket: Ticket, connection: Any, seconds: float) -> None:
 
 
 def arrived(pool: Host, ticket: Ticket, connection: Any) -> None:
-    """A connection opened for the queue is ready. It may have been begun before all were closed: no thread that connects
+    """A connection opened for the queue is ready. All may have been closed since it was begun: no thread that connects
     can be stopped, and a task's cancellation may come to nothing (in redis-py's ``asyncio.wait_for``, before Python
     3.12: https://github.com/python/cpython/issues/86296)."""
     if pool._core.closed is not None:

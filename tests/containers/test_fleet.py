@@ -24,7 +24,7 @@ from tests.helpers import ROOT, wait_for
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(shutil.which("ip") is None, reason="the command ip (package iproute2), which joins networks, is not installed"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the program ip (package iproute2) is not installed"),
 ]
 
 BUDGET = 16

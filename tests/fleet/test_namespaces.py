@@ -11,7 +11,7 @@ from tests.fleet.namespaces import Namespace, bridge, join
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(shutil.which("ip") is None, reason="the command ip (package iproute2), which joins networks, is not installed"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the program ip (package iproute2) is not installed"),
 ]
 
 

@@ -11,7 +11,7 @@ from tests.fleet import oracle
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces"),
-    pytest.mark.skipif(shutil.which("ip") is None, reason="the command ip (package iproute2), which joins networks, is not installed"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the program ip (package iproute2) is not installed"),
     pytest.mark.skipif(shutil.which("nsenter") is None, reason="there is no nsenter (util-linux)"),
 ]
 

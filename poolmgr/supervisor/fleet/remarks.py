@@ -1,6 +1,7 @@
 """The sentences about this host's lease at a server: where its budget comes from, why it has no more, what is odd.
 
-This module only words them; :mod:`poolmgr.supervisor.fleet.leaseholder` decides. Errors and ``poolmgr status`` show them.
+This module only words them; :mod:`poolmgr.supervisor.fleet.leaseholder` decides. Errors and ``poolmgr status`` show
+them.
 """
 
 from __future__ import annotations

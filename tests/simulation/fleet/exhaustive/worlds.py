@@ -12,13 +12,13 @@ SMALL = (
     World(name="2 hosts, budget 1, one name each, a supervisor crash", names=1, crashes=1),
     World(name="2 hosts, budget 1, one name each, a death, started again", names=1, deaths=1, reborn=1),
     World(name="2 hosts, budget 1, a death, started again", deaths=1, reborn=1),
+    World(name="2 hosts, budget 1, slow connects", slow=2),
 )
-"""Without a fault, and with one. All are walked to their end."""
+"""Without a fault, and with one or two. All are walked to their end."""
 
 LARGE = (
     World(name="2 hosts, budget 1, a supervisor crash", crashes=1),
     World(name="2 hosts, budget 1, failover", failovers=1, lags=1),
-    World(name="2 hosts, budget 1, slow connects", slow=2),
     World(name="2 hosts, budget 1, a lost message, a late request", lost=1, late=1),
     World(name="2 hosts, budget 1, FLUSHALL twice, a late request", flushes=2, late=1),
     World(name="2 hosts, budget 1, an old primary lives on", failovers=1, lags=1, old=True, back=1),
