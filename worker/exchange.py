@@ -10,7 +10,6 @@ Whatever is raised here, the connection is closed or all its replies have been r
 
 from __future__ import annotations
 
-import itertools
 import logging
 import secrets
 import select
@@ -29,9 +28,6 @@ WATCH_EVERY = 0.25
 """Seconds between two looks at a caller whose command blocks."""
 
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
-
-_secret = secrets.token_hex(8)
-_numbers = itertools.count()
 
 
 class Exchange:
@@ -58,7 +54,7 @@ class Exchange:
             ResponseError: the server is BUSY with a script, or LOADING its data.
             redis_errors.RedisError: the server failed; it is unknown which commands it ran.
         """
-        mark = b"%s-%d" % (_secret.encode(), next(_numbers))
+        mark = secrets.token_hex(12).encode()
         self._stays()
         if self.connection.can_read(0):
             raise self.stray("before anything was asked")
