@@ -20,6 +20,8 @@ def test_no_seed_breaks_a_rule_of_tasks():
 
 @pytest.mark.parametrize("mutant", [*mutants.MUTANTS, *between.MUTANTS], ids=lambda mutant: mutant.name)
 def test_a_rule_of_tasks_switched_off_is_found(mutant):
+    """By the seed that is known to find it, or by another one: tasks take other steps in other versions of Python."""
     seed = (mutants.SEEDS | between.SEEDS)[mutant.name]
-    assert failure(seed) == "", "it has to be found by the rule's absence alone"
-    assert mutants.hunt(mutant, 1, first=seed), "another seed: python -m tests.simulation.tasks.mutants"
+    found = mutants.hunt(mutant, 1, first=seed) or mutants.hunt(mutant, 400)
+    assert found, "another seed: python -m tests.simulation.tasks.mutants"
+    assert failure(found[0]) == "", "it has to be found by the rule's absence alone"
