@@ -26,8 +26,8 @@ hypothesis.settings.load_profile("poolmgr")
 
 os.environ["SSL_CERT_FILE"] = ""
 """A context of TLS reads this machine's file of authorities: 17 ms of processor for each connection, and no server of
-the tests is certified by one of these. What tests get from an index is checked by pip's and npm's own variables, or by
-the directory of authorities, of which a context reads what it needs."""
+the tests is certified by one of these. pip and npm have variables of their own for what
+they get from an index. Other contexts read what they need from the directory of authorities."""
 
 LONGEST = (
     "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_aio_servers",

@@ -250,7 +250,7 @@ def _load() -> None:
 
 
 def _keep_code() -> None:
-    """Have the code of what is ours at hand: a program still runs it anew, but does not read it from its bytes again.
+    """Keep the code objects of our modules. Each program still executes them itself, and does not unmarshal them again.
 
     Only the same bytes, of the same file, are the same code.
     """

@@ -77,7 +77,7 @@ def on_starting(server):
 def test_install_adds_our_hooks_to_theirs(own):
     service, _ = own(more=LOADS)
     service.start(path="/pid")
-    assert service.get("/collect").json["copied"] < 4 << 20, "what they have loaded is no worker's garbage"
+    assert service.get("/collect").json["copied"] < 4 << 20, "a worker's collector leaves the application's alone"
     assert service.get("/get").json["value"] == "value"
     assert service.supervisor()
     service.stop()

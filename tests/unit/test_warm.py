@@ -156,7 +156,7 @@ def test_a_program_ends_as_one_that_was_started(code: str) -> None:
         warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=False) for cold in (False, True)
     )
     assert (ours.returncode, sorted(ours.stdout)) == (theirs.returncode, sorted(theirs.stdout))
-    if "Traceback" in theirs.stderr:  # of which the first lines differ
+    if "Traceback" in theirs.stderr:  # the first lines of the two tracebacks differ
         ours.stderr, theirs.stderr = (done.stderr.splitlines()[-1] for done in (ours, theirs))
     assert ours.stderr == theirs.stderr
 

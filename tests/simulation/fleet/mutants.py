@@ -427,7 +427,7 @@ def followed(mutant: Mutant) -> str:
 
 
 def main() -> int:
-    """Print which seed finds each, of as many as are told, or what its scenario finds."""
+    """For each mutant, print the first seed that finds it, or what its scenario finds. The argument limits seeds."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     chosen = sys.argv[2:]
     missed = 0

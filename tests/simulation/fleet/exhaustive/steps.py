@@ -47,7 +47,7 @@ NO_FAULT = -1
 IN_FLIGHT = 2
 
 REMEMBERED = 100_000
-"""Rows of which it is remembered what they are alike to: two of three steps come to a row that another one came to."""
+"""Rows whose canonical form is kept: two of three steps lead to a row that an earlier step has led to."""
 
 
 class Step(NamedTuple):
