@@ -16,6 +16,7 @@ import pytest
 
 from tests import warm
 from tests.helpers import ROOT, tool
+from tests.warm.link import Warm
 
 FACTS = """
 import json, os, signal, sys, __main__
@@ -57,7 +58,7 @@ def found(words: list[str], *, cold: bool, **options: Any) -> tuple[dict[str, An
 )
 @pytest.mark.parametrize("how", ["-c", "-m", "script", "of its own", "-X dev"])
 def test_it_is_as_if_it_had_been_started(how: str, environ: dict[str, str], tmp_path: Path) -> None:
-    if warm._Warm.ours() is None:
+    if Warm.ours() is None:
         pytest.skip("this system cannot")
     script = tmp_path / "facts.py"
     script.write_text(FACTS)
@@ -83,7 +84,7 @@ def test_it_is_as_if_it_had_been_started(how: str, environ: dict[str, str], tmp_
 
 
 def test_what_is_loaded_makes_the_difference() -> None:
-    if warm._Warm.ours() is None:
+    if Warm.ours() is None:
         pytest.skip("this system cannot")
     code = "import gc, sys; print('redis' in sys.modules, gc.get_freeze_count() > 10_000)"
     said = [warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=True).stdout for cold in (False, True)]
@@ -150,7 +151,7 @@ del one
 
 @pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
 def test_a_program_ends_as_one_that_was_started(code: str) -> None:
-    if warm._Warm.ours() is None:
+    if Warm.ours() is None:
         pytest.skip("this system cannot")
     ours, theirs = (
         warm.run([sys.executable, "-c", code], cold=cold, timeout=60, check=False) for cold in (False, True)
@@ -163,16 +164,16 @@ def test_a_program_ends_as_one_that_was_started(code: str) -> None:
 
 KEEPS = """
 import compileall, importlib._bootstrap_external as machinery, os, pathlib, sys
-from tests import warm
-warm.ROOT, read = pathlib.Path(sys.argv[1]), []
+from tests.warm.loaded import keep_code
+root, read = pathlib.Path(sys.argv[1]), []
 sys.path.insert(0, sys.argv[1])
 before = machinery._compile_bytecode
 machinery._compile_bytecode = lambda *words: read.append(words) or before(*words)
 for name in ("__init__", "same", "other"):
-    mine = warm.ROOT / "worker" / f"{name}.py"
+    mine = root / "worker" / f"{name}.py"
     mine.write_text("found = 'first'")
     compileall.compile_file(mine, quiet=2)
-warm._keep_code()
+keep_code(root)
 read.clear()
 mine.write_text("found = 'second'")
 compileall.compile_file(mine, force=True, quiet=2)
@@ -213,10 +214,10 @@ def test_a_command_runs_and_an_error_is_told() -> None:
 
 
 def test_one_that_was_killed_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    if warm._Warm.ours() is None:
+    if Warm.ours() is None:
         pytest.skip("this system cannot")
-    victim = warm._Warm(dev=False)
-    monkeypatch.setattr(warm._Warm, "_ours", {False: victim})
+    victim = Warm(dev=False)
+    monkeypatch.setattr(Warm, "_ours", {False: victim})
     victim._process.kill()
     victim._process.wait()
     code = "import sys; print('redis' in sys.modules)"
@@ -227,7 +228,7 @@ def test_one_that_was_killed_is_done_without(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_several_threads_start_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other: what they say to it would be mixed up."""
-    made = warm._Warm.ours()
+    made = Warm.ours()
     if made is None:
         pytest.skip("this system cannot")
     inside: set[int] = set()
