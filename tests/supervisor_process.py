@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -104,9 +105,16 @@ class SupervisorProcess:
         self.start()
 
     def terminate(self) -> int:
+        """SIGTERM, as soon as it means more than an end at once: the socket listens before the program is loaded."""
         assert self.process is not None
+        wait_for(self._heeds, what="the supervisor heeds SIGTERM")
         self.process.send_signal(signal.SIGTERM)
         return status_of(self.process)
+
+    def _heeds(self) -> bool:
+        """Whether it catches SIGTERM (proc(5), SigCgt), or has ended."""
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        return caught is None or bool(int(caught[1], 16) & 1 << signal.SIGTERM - 1) or not self.running
 
     def wait(self, timeout: float = 10.0) -> int:
         assert self.process is not None

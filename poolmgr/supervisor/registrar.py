@@ -8,17 +8,16 @@ everything that concerns reaching a server goes to the registry.
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable
 
 from poolmgr import tags, wire
-from poolmgr.budget.accounts import Identity, Server
+from poolmgr.budget.accounts import Identity
 from poolmgr.kernel import processes
 from poolmgr.supervisor.clients.link import Link, limited
 from poolmgr.supervisor.clients.roster import Member
 from poolmgr.supervisor.context import Context
-from poolmgr.supervisor.fleet import remarks
 from poolmgr.supervisor.logs import log
+from poolmgr.supervisor.pictures import Pictures
 from poolmgr.supervisor.upstreams.registry import Registry
 
 SILENT_STRANGER = 10.0
@@ -32,15 +31,6 @@ UNLINKED = 50
 """How many processes without a link one tick checks."""
 
 TOO_MANY = "too many servers are known here: does a program make up an address for each connection?"
-
-STRANGERS = "unregistered connections with names like ours"
-
-PICTURE_EVERY = 1.0
-PICTURE_OF = 5
-"""How often, in seconds, waiting members receive a list of the largest holders; how many it names."""
-
-REFUSE_EVERY = 0.05
-"""Seconds between two refusals of what one member asks for at one server."""
 
 
 class Registrar:
@@ -57,6 +47,7 @@ class Registrar:
         self,
         context: Context,
         registry: Registry,
+        pictures: Pictures,
         *,
         boot: str,
         lock: tuple[int, int],
@@ -68,18 +59,13 @@ class Registrar:
         self._watch = context.watch
         self._roster = context.roster
         self._registry = registry
+        self._pictures = pictures
         self._boot = boot
         self._lock = lock
         self._budget = budget
         self.answer: Callable[[wire.Query | wire.SetBudget], wire.Answer] = _no_answer
         """Answers a tool's question. Set once."""
         self._closed = closed
-        self._pictured = 0.0
-        self._asking: dict[tuple[str, str], None] = {}
-        """Members that have just reported a waiting caller, and the server."""
-        self._stuck = ""
-        self._refused: dict[tuple[str, str], tuple[int, int, float]] = {}
-        """The last refusal: need, limit, and time."""
         self._loop = asyncio.get_running_loop()
         self._pid = context.ledger.owner.pid
         self._began = context.committer.clock()
@@ -132,7 +118,7 @@ class Registrar:
             case wire.Report():
                 self._ledger.report(link.tag, link.number, message, now)
                 if message.waiting:
-                    self._asking[link.tag, message.server] = None
+                    self._pictures.asks(link.tag, message.server)
                 self._registry.heard(message.server, link.tag, message.replied)
                 self._committer.touch()
             case wire.Attach():
@@ -228,8 +214,7 @@ class Registrar:
         self._ledger.adopt(hello.scope)
         scope = next(iter(self._ledger.scopes), "")
         link.send(wire.Welcome(version, self._pid, self._budget, scope, self._lock, parts=True))
-        if self._stuck:
-            link.send(wire.Picture("", 0, stuck=self._stuck))
+        self._pictures.came(link)
         log.info(
             "member.joined",
             extra={
@@ -321,7 +306,7 @@ class Registrar:
         self._committer.touch()
 
     def _forget(self, tag: str) -> None:
-        self._refused = {key: last for key, last in self._refused.items() if key[0] != tag}
+        self._pictures.forget(tag)
         self._watch.remove(tag)
         if self._roster.remove(tag) is not None:
             self._registry.departed(tag)
@@ -335,58 +320,6 @@ class Registrar:
                 link.drop()
         for tag in [tag for tag, member in self._ledger.members.items() if not member.linked][:UNLINKED]:
             self._watch.check(tag)  # a program that has ended sends nothing more, and neither does its successor
-        if now - self._pictured >= PICTURE_EVERY:
-            self._pictured = now
-            self._send_pictures()
-
-    def _send_pictures(self) -> None:
-        for server in self._ledger.servers.values():
-            waiting = [tag for tag, account in server.accounts.items() if account.report and account.report.waiting]
-            if waiting:
-                picture = self._picture(server)
-                for tag in waiting:
-                    self._roster.send(tag, picture)
-
-    def refuse(self) -> None:
-        """After a turn: send the picture at once to members that asked for more and got less. It means that no more is
-        available now, for callers that do not wait for another process."""
-        asking, self._asking = self._asking, {}
-        now = self._committer.clock()
-        for tag, id in asking:
-            server = self._ledger.servers.get(id)
-            account = server.accounts.get(tag) if server is not None else None
-            if server is None or account is None or account.waiting is None or server.held:
-                self._refused.pop((tag, id), None)
-                continue
-            need, limit, at = self._refused.get((tag, id), (0, 0, -PICTURE_EVERY))
-            if now >= at + (REFUSE_EVERY if (need, limit) != (account.need, account.limit) else PICTURE_EVERY):
-                self._refused[tag, id] = account.need, account.limit, now
-                self._roster.send(tag, self._picture(server))
-
-    def stuck(self, why: str) -> None:
-        """After a turn: why no limit is raised; empty when that is over. All members receive it, for their callers'
-        errors."""
-        if why != self._stuck:
-            self._stuck = why
-            for tag in self._roster.known:
-                self._roster.send(tag, wire.Picture("", 0, stuck=why))
-
-    def _picture(self, server: Server) -> wire.Picture:
-        held = heapq.nlargest(PICTURE_OF, ((a.charge, tag) for tag, a in server.accounts.items()))
-        others = [(self._describe(tag), charge) for charge, tag in held if charge]
-        others += [("processes that have ended", left)] if (left := server.quarantined - server.strange) else []
-        others += [(STRANGERS, server.strange)] if server.strange else []
-        upstream, holder, fleet = self._registry.upstreams.get(server.id), None, ""
-        if server.id in self._registry.probes:
-            holder = self._registry.probes[server.id].holder
-        if holder is not None and not holder.outside:
-            fleet = remarks.obstacle(holder, self._committer.clock()) or remarks.origin(holder)
-        bound = upstream.bound if upstream else ""
-        return wire.Picture(server.id, server.budget, tuple(others), bound=bound, fleet=fleet)
-
-    def _describe(self, tag: str) -> str:
-        process = self._ledger.members[tag].identity
-        return f"{process.title or 'process'} {process.pid}"
 
 
 def _no_answer(question: wire.Query | wire.SetBudget) -> wire.Answer:

@@ -34,6 +34,7 @@ from poolmgr.supervisor.disk.scope import Scope
 from poolmgr.supervisor.disk.singleton import Singleton, UnfitError
 from poolmgr.supervisor.logs import log
 from poolmgr.supervisor.notify import Notify
+from poolmgr.supervisor.pictures import Pictures
 from poolmgr.supervisor.registrar import Registrar
 from poolmgr.supervisor.upstreams.belonging import Belonging
 from poolmgr.supervisor.upstreams.registry import Registry
@@ -115,9 +116,11 @@ class Supervisor:
         self.committer.granted = self.registry.granted
         self.committer.saved = self.registry.saved
         self.audit = Audit(self.registry)
+        self.pictures = Pictures(context, self.registry)
         self.registrar = Registrar(
             context,
             self.registry,
+            self.pictures,
             boot=found.boot,
             lock=singleton.identity(),
             budget=str(settings.budget),
@@ -226,8 +229,8 @@ class Supervisor:
 
     def _settled(self) -> None:
         """A turn is over: refuse members that got less than they asked for; an obstacle to our end may be gone."""
-        self.registrar.stuck(self.committer.unwritten)
-        self.registrar.refuse()
+        self.pictures.stuck(self.committer.unwritten)
+        self.pictures.refuse()
         self.registry.settled()
         if self._alone_since is not None and not self._ended.is_set():
             self._perhaps_end()
@@ -271,6 +274,7 @@ class Supervisor:
             await asyncio.sleep(TICK)
             self.watch.tick()
             self.registrar.tick(self.listener.links)
+            self.pictures.tick()
             self.registry.tick()
             now = self._loop.time()
             self._perhaps_end()

@@ -8,9 +8,10 @@ server for it, :mod:`together` what one host does for all and what happens to se
 Two things are shown of a world that is exhausted: no server ever has more connections past their gates than the budget,
 and from every state, without another fault, a host can come to hold all of it (no permit is ever lost).
 
-:mod:`explore` walks state by state, :mod:`layers` layer by layer, which is what the larger worlds need. Of a state
-nothing is kept that no rule reads: :mod:`alike` asks the real code whether that is so. ``make simulate-fleet-small``
-walks the smallest worlds to their end, ``make simulate-fleet`` all of them as far as a number of states.
+:mod:`explore` walks state by state. :mod:`layers` walks layer by layer over :mod:`arrays`, as the larger worlds need.
+Of a state nothing is kept that no rule reads: :mod:`alike` asks the real code whether that is so.
+``make simulate-fleet-small`` walks the smallest worlds to their end, ``make simulate-fleet`` all of them as far as a
+number of states.
 """
 
 from tests.simulation.fleet.exhaustive.explore import describe, explore
