@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from poolmgr.forklock import whole
+from poolmgr.native import at_fork
 
 BOUND = 1.0
 """Seconds to wait for the server's end-of-file."""
@@ -113,9 +114,10 @@ class Closer:
 
     def disown(self) -> None:
         """All descriptors of this process have been closed: files that have their numbers now are not ours."""
-        for closing in list(self._closing.values()):
-            closing.raw.detach()
+        for raw in [*(closing.raw for closing in list(self._closing.values())), *list(_below)]:
+            raw.detach()
         self._closing.clear()
+        _below.clear()
 
     def _watch(self, closing: _Closing) -> None:
         def readable(events: int, now: float) -> None:
@@ -163,8 +165,10 @@ def end(sock: socket.socket, raw: socket.socket) -> None:
 
 def close(raw: socket.socket) -> None:
     """Python forgets a descriptor's number first, and closes it without its lock: a fork must not come between."""
-    with whole(), contextlib.suppress(OSError):
-        raw.close()
+    with whole():
+        with contextlib.suppress(OSError):
+            raw.close()
+        _below.discard(raw)
 
 
 def watch(selector: Selector, sock: socket.socket, stirs: Callable[[int, float], object]) -> None:
@@ -187,10 +191,28 @@ def bare(sock: socket.socket) -> socket.socket:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return sock
     family, kind, protocol = sock.family, sock.type, sock.proto
-    descriptor = sock.detach()
-    if descriptor < 0:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    return socket.socket(family, kind, protocol, fileno=descriptor)
+    with whole():
+        descriptor = sock.detach()
+        if descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        raw = socket.socket(family, kind, protocol, fileno=descriptor)
+        _below.add(raw)
+    return raw
+
+
+_below: set[socket.socket] = set()
+"""What was below TLS (:func:`bare`) and is not closed yet. The member knows only the TLS object, which has lost its
+descriptor, so a forked child finds here what to close."""
+
+
+def _in_child() -> None:
+    for raw in list(_below):
+        with contextlib.suppress(OSError):
+            raw.close()
+    _below.clear()
+
+
+at_fork(after_in_child=_in_child)
 
 
 def discard(sock: socket.socket) -> None:

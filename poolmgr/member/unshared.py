@@ -11,6 +11,7 @@ Nothing does the work of the member's thread: ``min_idle`` is not refilled, and 
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,12 @@ class UnsharedPermit:
 
     def __del__(self) -> None:
         kept = self._member.sockets.pop(self.serial, None)
-        if kept is not None:
-            kept[0].close()
+        if kept is None:
+            return
+        if self._member.pid == os.getpid():
+            close(kept[0])
+        else:  # a child's pool has let go of it before the member has heard of the fork
+            close_copy(*kept)
 
 
 class UnsharedPermits:
@@ -108,10 +113,12 @@ class UnsharedMember:
 
     Attributes:
         sockets: by permit, every socket that may be connected, so that a forked child can close its copies.
+        pid: whose they are.
     """
 
     def __init__(self) -> None:
         self.serials = itertools.count(1)
+        self.pid = os.getpid()
         self.sockets: dict[int, tuple[socket.socket, Below | None]] = {}
 
     def attach(self, endpoint: Endpoint, pool: PoolPort) -> UnsharedPermits:
@@ -128,6 +135,7 @@ class UnsharedMember:
         for sock, under in list(self.sockets.values()):
             close_copy(sock, under)
         self.sockets.clear()
+        self.pid = os.getpid()
 
 
 _member: UnsharedMember | None = None

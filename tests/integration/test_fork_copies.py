@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from poolmgr import forklock
 from poolmgr.member import closer
+from poolmgr.pool.aio.stream import Stream
 from tests.forks import ended_well, in_child
 from tests.helpers import RedisServer, python
 from tests.pools import client_of, direct_pool
@@ -79,7 +82,19 @@ def test_no_child_keeps_a_copy_of_a_socket_that_its_parent_connects(server: Redi
     assert copies(server.url if way == "tcp" else server.unix_url, isolated) == 0
 
 
-def test_nor_of_one_that_is_being_closed(server: RedisServer):
+def ends(sock: socket.socket) -> None:
+    closer.end(sock, sock)
+
+
+def buries(sock: socket.socket) -> None:
+    loop = asyncio.new_event_loop()
+    stream = Stream(loop, sock)
+    loop.close()
+    stream._bury()
+
+
+@pytest.mark.parametrize("close", [ends, buries])
+def test_nor_of_one_that_is_being_closed(server: RedisServer, close: Callable[[socket.socket], None]):
     """CPython sets the number of a descriptor to -1, lets other threads run, and then closes the descriptor."""
     begun = threading.Event()
     numbers: list[int] = []
@@ -93,7 +108,7 @@ def test_nor_of_one_that_is_being_closed(server: RedisServer):
 
     sock = Slow()
     sock.connect(("127.0.0.1", server.port))
-    closes = Calls(lambda: closer.end(sock, sock))
+    closes = Calls(lambda: close(sock))
     assert begun.wait(30)
 
     def has_no_copy() -> None:
@@ -108,10 +123,112 @@ def test_nor_of_one_that_is_shaking_hands_in_tls(secured: tuple[int, str], isola
     assert copies(f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none", isolated, 20) == 0
 
 
+LINE_BY_LINE = """
+import asyncio, os, queue, socket, sys, threading
+from pathlib import Path
+import poolmgr, poolmgr.asyncio
+from poolmgr import forklock
+from poolmgr.member.loop import Loop
+
+OURS = str(Path(poolmgr.__file__).parent)
+FILES = "connection.py", "sockets.py", "closer.py", "permits.py", "locked.py", "unshared.py"
+asked, seen = queue.SimpleQueue(), set()
+
+def line(frame, event, argument):
+    place = os.path.basename(frame.f_code.co_filename), frame.f_lineno
+    if event == "line" and place not in seen and not forklock._noting._is_owned():
+        seen.add(place)
+        forked = threading.Event()
+        asked.put((place, forked))
+        forked.wait(20)
+    return line
+
+def call(frame, event, argument):
+    name = frame.f_code.co_filename
+    return line if name.startswith(OURS) and name.endswith(FILES) else None
+
+def servers(found):
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as sock:
+                yield from [number] if sock.getpeername() == found else []
+        except OSError:
+            pass
+
+def use_threads():
+    pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])
+    for _ in range(2):
+        with pool.connection() as connection:
+            connection.disconnect()
+            connection.connect()
+            there.append(connection._sock.getpeername())
+        pool.disconnect()
+
+async def use_tasks():
+    pool = poolmgr.asyncio.ConnectionPool.from_url(os.environ["URL"])
+    for _ in range(2):
+        async with pool.connection() as connection:
+            await connection.disconnect()
+            await connection.connect()
+            there.append(connection._raw.getpeername())
+        await pool.aclose()
+
+def use():
+    if os.environ["FLAVOUR"] == "threads":
+        use_threads()
+    else:
+        asyncio.run(use_tasks())
+
+def run():
+    use()
+    asked.put(None)
+
+there = []
+use()  # everything is loaded, and the member's thread runs
+take_turn = Loop._turn
+def turn(self):
+    sys.settrace(call)
+    take_turn(self)
+Loop._turn = turn
+threading.settrace(call)
+threading.Thread(target=run).start()
+copies, forks = set(), 0
+while found := asked.get(timeout=60):
+    place, forked = found
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"%d" % len(list(servers(there[0]))))
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as said:
+        if said.read() != "0":
+            copies.add(place)
+    os.waitpid(child, 0)
+    forked.set()
+    forks += 1
+print(forks, *sorted(copies))
+"""
+"""A fork before each line that makes, connects, hands over or ends a connection, also in the member's thread."""
+
+
+@pytest.mark.parametrize("budget", ["12", "off"])
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_at_no_line_a_child_has_a_copy_that_it_does_not_know(
+    secured: tuple[int, str], isolated: Path, kind: str, budget: str
+):
+    url = f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none"
+    environ = {"URL": url, "FLAVOUR": kind, "REDIS_CONNECTION_BUDGET": budget, "POOLMGR_SOCKET": str(isolated)}
+    forks, *copies = python(LINE_BY_LINE, environ=environ, timeout=100).stdout.split(maxsplit=1)
+    assert copies == [], "at these lines, or where the other thread was then"
+    assert int(forks) > 50
+
+
 KEPT = """
 import os, threading, weakref
 from poolmgr import ConnectionPool
 from poolmgr.member import closer
+from poolmgr.pool.aio.stream import Stream
 
 added = threading.Semaphore(0)
 add = closer.Closer.add

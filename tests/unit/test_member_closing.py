@@ -258,7 +258,7 @@ def test_tls_is_closed_below_the_tls_layer(closings, listener, certificate):
     assert not closings.gone
     raw = closer.bare(secured_theirs)
     wait_for(lambda: raw.recv(100) == b"", what="end-of-file without any farewell of TLS")
-    raw.close()
+    closer.close(raw)
     wait_for(lambda: closings.turn() and closings.gone == [1])
 
 
@@ -299,6 +299,35 @@ def test_a_number_below_tls_is_nobody_elses_while_a_thread_is_in_the_tls_layer(c
     del secured
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
+
+
+def test_what_was_below_tls_is_known_until_it_is_closed(closings, listener, certificate):
+    """A forked child closes its copies of what is known."""
+    secured, secured_theirs = tls(listener, certificate)
+    with secured_theirs:
+        closings.closer.add(1, secured, time.monotonic())
+        (raw,) = closer._below
+        assert raw.fileno() >= 0
+    wait_for(lambda: closings.turn() and closings.gone == [1])
+    assert raw.fileno() >= 0, "a thread may be in its TLS layer"
+    del secured
+    assert (raw.fileno(), closer._below) == (-1, set())
+
+
+def test_what_was_below_tls_when_all_was_closed_closes_nobody_elses_file(closings, listener, certificate):
+    """As in a process that becomes a daemon."""
+    secured, secured_theirs = tls(listener, certificate)
+    with secured_theirs:
+        closings.closer.add(1, secured, time.monotonic())
+    wait_for(lambda: closings.turn() and closings.gone == [1])
+    (raw,) = closer._below
+    number = raw.fileno()
+    others = os.pipe()
+    os.dup2(others[0], number)
+    closings.closer.disown()
+    del secured
+    for each in (*others, number):
+        os.close(each)
 
 
 def test_many_close_side_by_side(closings, listener):

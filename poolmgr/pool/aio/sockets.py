@@ -126,7 +126,7 @@ class Dials(_Abstract):  # type: ignore[misc]
                 raise ConnectionAbortedError("disconnected while it was being connected")
         except BaseException as error:
             if sock is not None:
-                sock.close()
+                close(sock)
             if raw is None or never_connected(raw):
                 self._raw = self._permit = None
                 if raw is not None:

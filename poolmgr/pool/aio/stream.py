@@ -28,6 +28,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from poolmgr.member.closer import close
 from poolmgr.native import at_fork, monotonic
 
 INFINITY = float("inf")
@@ -342,8 +343,7 @@ class Stream(asyncio.Protocol):
 
     def _bury(self) -> None:
         """The loop has been closed with its transports in it: close the descriptor, which nothing else would do."""
-        with contextlib.suppress(OSError):
-            self._sock.close()
+        close(self._sock)
         # asyncio's transports warn of themselves when they are collected, unless they hold no socket.
         for part in (self.transport, getattr(self.transport, "_ssl_protocol", None)):
             below = getattr(part, "_transport", part)

@@ -182,11 +182,12 @@ class Pooled(Looked, Handshake, Named, PoolEntry):
             spare, self._raw = self._raw, sock
             if spare is None:  # another thread has disconnected: the connection is not ours any more
                 self._raw = None
-                sock.close()
+                close(sock)
                 raise ConnectionAbortedError("disconnected while it was being connected")
-            if self._permit is not None:
-                self._permit.hold(sock)
-            spare.close()  # the second descriptor of the same connection
+            with whole():  # else a child would know one of the two, and keep a copy of the other
+                if self._permit is not None:
+                    self._permit.hold(sock)
+                close(spare)  # the second descriptor of the same connection
         elif self._own_way and self._raw is not None and self._raw.fileno() < 0 and isinstance(sock, socket.socket):
             self._raw = sock  # a wrapper has taken over its descriptor
         return sock
