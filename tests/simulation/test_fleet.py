@@ -13,7 +13,7 @@ import pytest
 
 from tests.simulation.__main__ import run_parallel
 from tests.simulation.fleet.mutants import MUTANTS, SEEDS as FOUND, hunt
-from tests.simulation.fleet.world import World, draw
+from tests.simulation.fleet.world import LEASE, Kind, World, draw
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100")) // 5
 
@@ -43,7 +43,21 @@ def test_a_rule_of_the_fleet_switched_off_is_found(mutant):
 
 def test_a_supervisor_gets_no_answer_to_its_predecessors_question():
     """Without a snapshot both number their questions alike. The answer goes to a connection that has ended."""
-    World(5054).run()
+    world = World(0, Kind(hosts=1))
+    (host,) = world.hosts
+    world.now = LEASE
+    host.save()
+    assert host.send(6, 2, 0.0)
+    host.crash(lost=True)
+    world.now = 2 * LEASE
+    host.save()
+    assert host.send(6, 2, 0.0)
+    predecessors, own = host.under_way
+    assert predecessors.seq == own.seq
+    world._execute(host, predecessors)
+    assert host.inbox == []
+    world._execute(host, own)
+    assert [seq for seq, _ in host.inbox] == [own.seq]
 
 
 def test_the_worlds_are_full_of_faults():
