@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +12,7 @@ import redis.asyncio
 from poolmgr.asyncio import ConnectionPool
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
+from tests.stopwatch import Stopwatch
 from tests.walker import run, short_stacks
 
 Work = Callable[[ConnectionPool, redis.asyncio.Redis], Coroutine[Any, Any, Any]]
@@ -35,9 +35,9 @@ def with_pool(loop: str, server: RedisServer, work: Work, **options: Any) -> Any
 
 
 async def eventually(predicate: Callable[[], Any], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
+    watch = Stopwatch()
     while not predicate():
-        assert time.monotonic() < until, "not in time"
+        assert not watch.exceeds(seconds), "not in time"
         await asyncio.sleep(0.002)
 
 

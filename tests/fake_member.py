@@ -97,7 +97,7 @@ class FakeMember:
                 break
             except (FileNotFoundError, ConnectionRefusedError):
                 watch = watch or Stopwatch()
-                if watch.fair() > 10:
+                if watch.exceeds(10):
                     raise
                 time.sleep(0.005)
         self.ended = False
@@ -200,8 +200,7 @@ class FakeMember:
             value = found(self)
             if value:
                 return value
-            late = watch.seconds() > timeout and watch.fair() > timeout
-            if late or (self.ended and not found(self)):
+            if watch.exceeds(timeout) or (self.ended and not found(self)):
                 raise AssertionError(f"not within {timeout} s: {what}; inbox {self.inbox[-8:]}, ended {self.ended}")
             self.read(0.1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -50,7 +51,7 @@ def wait_for(predicate: Callable[[], T], timeout: float = 5.0, *, what: str = ""
         took = time.monotonic() - asked
         if value:
             return value
-        if watch.seconds() > timeout and watch.fair() > timeout:
+        if watch.exceeds(timeout):
             name = what or getattr(predicate, "__qualname__", repr(predicate))
             raise AssertionError(
                 f"not within {timeout:g} s, which took {watch.seconds():.1f}: {name} (last value: {value!r})"
@@ -78,26 +79,30 @@ def have_lines_written() -> None:
     journal._journal.finish(10)
 
 
+PORTS = 1_250
+"""How many ports each process of the suite has."""
+
+
 def _ports() -> Iterator[int]:
     """Each process of the suite has ports of its own, and none is one that the kernel gives to connections (ip(7),
     ip_local_port_range): what is free now is not taken before it is used."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first, count = 12_000 + worker % 16 * 1_250, 1_250
-    begin = random.SystemRandom().randrange(count)  # another suite may run beside this one
+    first = 12_000 + worker % 16 * PORTS
+    begin = random.SystemRandom().randrange(PORTS)  # another suite may run beside this one
     while True:
-        yield from (first + (begin + number) % count for number in range(count))
+        yield from (first + (begin + number) % PORTS for number in range(PORTS))
 
 
 _of_this_process = _ports()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free, and was not given before."""
-    for port in _of_this_process:
+    """A TCP port of 127.0.0.1 that is free; of all that this process has, the one that it was given longest ago."""
+    for port in itertools.islice(_of_this_process, PORTS):
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("there are always more")
+    raise AssertionError(f"none of {PORTS} ports is free")
 
 
 def alive(pid: int) -> bool:

@@ -53,9 +53,9 @@ class MemberProcess:
         assert self.process.stdout is not None
         while not (self.state and found(self.state)):
             while b"\n" not in self._said:
+                if watch.exceeds(timeout):
+                    raise AssertionError(f"member {self.pid} did not get there: {self.state}")
                 if not select.select([self.process.stdout], [], [], 0.1)[0]:
-                    if watch.fair() > timeout:
-                        raise AssertionError(f"member {self.pid} did not get there: {self.state}")
                     continue
                 data = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not data:

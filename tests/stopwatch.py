@@ -26,6 +26,10 @@ class Stopwatch:
         passed = self.seconds()
         return max(passed * self.SHARE, passed - (scarcity() - self._short))
 
+    def exceeds(self, seconds: float) -> bool:
+        """Whether more fair seconds than these have passed. The kernel is asked only if it matters."""
+        return self.seconds() > seconds and self.fair() > seconds
+
     def shortage(self) -> float:
         """The share of the time in which somebody waited for a processor."""
         return (scarcity() - self._short) / max(self.seconds(), 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 from collections import Counter
@@ -15,12 +16,19 @@ import redis
 import redis.asyncio
 
 from poolmgr.asyncio import ConnectionPool, SentinelConnectionPool
+from tests.aio_pools import eventually
 from tests.helpers import RedisServer
 from tests.permits import FakeMember
 from tests.walker import HOWS, LOOPS, How, run, walk, walk_to_the_end
 
 DATABASE = 5
 """Not redis-py's default: a connection whose handshake was cut short is on 0."""
+
+
+async def settled(there: Callable[[], bool]) -> None:
+    """Wait for it. Whoever waited looks what is wrong."""
+    with contextlib.suppress(AssertionError):
+        await eventually(there, 2)
 
 
 class World:
@@ -36,16 +44,12 @@ class World:
 
     async def check(self) -> list[str]:
         """What is wrong, and the end of it."""
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # what comes late comes now
         if self.pool.stats().in_use:
             gc.collect()  # a traceback may refer to it
+        await settled(lambda: not self.busy())
         self.pool.resize(max_connections=100)
-        stats = self.pool.stats()
-        wrong = [
-            f"{name} {value}"
-            for name, value in (("lent", stats.in_use), ("opening", stats.opening), ("waiting", stats.waiting))
-            if value
-        ]
+        wrong = self.busy()
         try:
             found = await asyncio.wait_for(asyncio.gather(*(self.client.get(key) for key in ("a", "b", "a", "b"))), 5)
             if found != [b"A", b"B", b"A", b"B"]:
@@ -53,13 +57,24 @@ class World:
         except Exception as error:
             wrong.append(repr(error))
         await self.close()
-        await asyncio.sleep(0.005)
-        gc.collect(1)  # a circle may hold what holds a permit; the young ones take a twentieth of all
-        if self.out():
-            gc.collect()
+        await settled(self.all_back)
         if left := self.out():
             wrong.append(f"permits never given back: {left}")
         return wrong
+
+    def busy(self) -> list[str]:
+        """What the pool does, or has out."""
+        stats = self.pool.stats()
+        figures = ("lent", stats.in_use), ("opening", stats.opening), ("waiting", stats.waiting)
+        return [f"{name} {value}" for name, value in figures if value]
+
+    def all_back(self) -> bool:
+        """Whether each permit was given back. A circle may hold what holds one."""
+        if self.out():
+            gc.collect(1)  # the young ones take a twentieth of all
+        if self.out():
+            gc.collect()
+        return not self.out()
 
     def out(self) -> list[dict[int, bool]]:
         """Permits that have not been given back."""

@@ -63,8 +63,8 @@ def test_subinterpreters_end(alone: bool, redis_server, isolated: Path) -> None:
         pytest.skip("this Python has another module for subinterpreters")
     server = redis_server(port=free_port(), maxclients=9)
     code = ALL.format(alone=alone, uses={end: USE + last for end, last in ENDS.items()})
-    environ = {"URL": server.url, "REDIS_CONNECTION_BUDGET": "8"}
-    ended = python(code, environ=environ, timeout=60, check=False)
+    environ = {"URL": server.url, "REDIS_CONNECTION_BUDGET": "8", "PYTHONFAULTHANDLER": "1"}
+    ended = python(code, environ=environ, check=False)  # six interpreters take a busy machine more than a minute
     said = dict(line.rsplit(maxsplit=1) for line in ended.stdout.splitlines())
     assert list(said) == list(ENDS), (said, ended.returncode, ended.stderr[-3000:])
     assert said.pop("used by atexit") == "2", ended.stderr

@@ -72,8 +72,12 @@ def renewed(installed: Installed, before: int) -> None:
 
 def replaced(installed: Installed, master: int, workers: set[str]) -> None:
     """Wait until this master has other workers alone."""
-    of_it = f"pgrep -P {master}"
-    wait_for(lambda: not workers & set(installed.out(of_it).split()), 40, what="new workers alone", step=STEP)
+
+    def others_alone() -> bool:
+        found = set(installed.out(f"pgrep -P {master}").split())
+        return bool(found) and not workers & found
+
+    wait_for(others_alone, 40, what="new workers alone", step=STEP)
 
 
 def members(installed: Installed) -> list[dict[str, Any]]:
@@ -216,12 +220,7 @@ def test_a_reload_under_load_fails_no_request(installed: Installed):
     workers = set(installed.out(f"pgrep -P {master}").split())
     with load(installed):
         installed.run("systemctl reload redis-worker.service")
-        wait_for(
-            lambda: not workers & set(installed.out(f"pgrep -P {master}").split()),
-            40,
-            what="new workers alone",
-            step=STEP,
-        )
+        replaced(installed, master, workers)
         goes_on(installed)
     assert pid(installed, "redis-worker.service") == master
 
@@ -333,12 +332,7 @@ def test_an_upgrade_and_its_rollback_as_the_manual_has_them(installed: Installed
     workers = set(installed.out(f"pgrep -P {master}").split())
     with load(installed):
         said = installed.run(prelude + under_load, timeout=100).stdout
-        wait_for(
-            lambda: not workers & set(installed.out(f"pgrep -P {master}").split()),
-            40,
-            what="new workers alone",
-            step=STEP,
-        )
+        replaced(installed, master, workers)
         goes_on(installed)
     assert f"version {NEXT}, " in said
     assert f"budget {BUDGET} = " in said

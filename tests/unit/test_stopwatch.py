@@ -28,6 +28,7 @@ def test_seconds_in_which_a_processor_was_waited_for_count_a_sixth_at_least(
     assert watch.seconds() == pytest.approx(passed)
     assert watch.fair() == pytest.approx(fair)
     assert watch.shortage() == pytest.approx(short / passed)
+    assert watch.exceeds(fair - 0.1) and not watch.exceeds(fair + 0.1)
 
 
 @pytest.mark.skipif(not Path("/proc/pressure/cpu").exists(), reason="needs the kernel's pressure figures")

@@ -21,18 +21,8 @@ def load() -> None:
     import importlib
 
     sys.modules["rich"] = None  # type: ignore[assignment]  # as a supervisor has it
-    names = ["structlog"]
-    names += [
-        "secrets",
-        "asyncio",
-        "redis",
-        "redis.asyncio",
-        "redis.sentinel",
-        "redis.cluster",
-        "hiredis",
-        "msgspec",
-        "psutil",
-    ]
+    names = ["structlog", "secrets", "asyncio"]
+    names += ["redis", "redis.asyncio", "redis.sentinel", "redis.cluster", "hiredis", "msgspec", "psutil"]
     # Of gunicorn what reads no variable of the environment while it is loaded, as its config does.
     names += ["gunicorn.util", "gunicorn.sock", "gunicorn.http", "gunicorn.reloader", "argparse", "grp", "pwd"]
     names += ["uvloop"] if sys.flags.dev_mode else []  # these programs are about tasks
