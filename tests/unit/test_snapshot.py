@@ -336,8 +336,13 @@ def test_it_can_be_read_by_its_owner_only(path: str) -> None:
         ({"servers": (SavedServer("tcp://a:1", (), "run", 12, None, -1),)}, "a number of tcp://a:1 is below 0"),
         (
             {"servers": (SavedServer("tcp://a:1", (), "run", 12, None, 1, (SavedQuarantine("x", 1, float("nan")),)),)},
-            "a time of tcp://a:1 is below 0",
+            "a time of tcp://a:1 is below 0, or has no end",
         ),
+        (
+            {"servers": (SavedServer("tcp://a:1", (), "run", 12, None, 1, (SavedQuarantine("x", 1, float("inf")),)),)},
+            "a time of tcp://a:1 is below 0, or has no end",
+        ),
+        ({"restarts": -1}, "the number of restarts is below 0"),
     ],
 )
 def test_what_no_ledger_could_have_written_is_not_believed(path: str, wrong: dict[str, Any], says: str) -> None:

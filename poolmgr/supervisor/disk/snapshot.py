@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import struct
@@ -163,6 +164,8 @@ def _decode(path: str, body: bytes) -> Contents:
 def _contradiction(saved: Saved) -> str:
     """What no ledger could have written; empty if one could. A supervisor that took it for its own would fail at each
     start, or grant what is not there."""
+    if saved.restarts < 0:
+        return "the number of restarts is below 0"
     servers = {server.id for server in saved.servers}
     if len(servers) < len(saved.servers):
         return "a server is listed twice"
@@ -171,8 +174,8 @@ def _contradiction(saved: Saved) -> str:
             return f"a number of {server.id}'s lease is below 0"
         if server.budget < 0 or server.own < 0 or any(entry.charge < 0 for entry in server.quarantine):
             return f"a number of {server.id} is below 0"
-        if any(not entry.age >= 0 for entry in server.quarantine):
-            return f"a time of {server.id} is below 0"
+        if not all(0 <= entry.age < math.inf for entry in server.quarantine):  # NaN is not
+            return f"a time of {server.id} is below 0, or has no end"
     tags = {member.identity.tag for member in saved.members}
     if len(tags) < len(saved.members):
         return "a process is listed twice"
