@@ -1,7 +1,9 @@
-"""Environments and URLs: each setting has a value, or an error of one line; each URL makes a pool where redis-py makes
-one, or an error as there; and no output has the password.
+"""Environments and URLs: each setting has the value that its text says, within its bounds, or an error of one line; each
+URL makes a pool where redis-py makes one, with options within theirs, or an error as there; and no output has the
+password. :mod:`tests.fuzz.meaning` says what a text means and which values there are.
 
-The first byte says what the others are: a URL, or lines, each with a byte for a variable before its value.
+The first byte says what the others are: a URL, or lines, each with a variable's name and ``=`` before its value, or a
+byte that stands for one of them. (Entries of the corpus have names: a byte would name another variable one day.)
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from poolmgr import settings
 from poolmgr.errors import SettingsError
 from poolmgr.pool import options
 from poolmgr.settings import parsers
-from poolmgr.settings.table import VARIABLES
+from poolmgr.settings.table import BY_NAME, VARIABLES
+from tests.fuzz import meaning
 
 PASSWORD = "hunter2hunter2"
 
@@ -32,10 +35,16 @@ def _environment(data: bytes) -> None:
     environ = {}
     for line in data.replace(b"\0", b"").split(b"\n"):
         if line:
-            environ[VARIABLES[line[0] % len(VARIABLES)].name] = line[1:].decode("utf-8", "surrogateescape")
+            name, _, value = line.decode("utf-8", "surrogateescape").partition("=")
+            if name not in BY_NAME:
+                name, value = VARIABLES[line[0] % len(VARIABLES)].name, line[1:].decode("utf-8", "surrogateescape")
+            environ[name] = value
+    meaning.check_each(environ)
     said = []
     try:
-        said.append(repr(settings.load(environ)))
+        loaded = settings.load(environ)
+        said.append(repr(loaded))
+        meaning.check(loaded, environ)
     except SettingsError as error:
         said.append(str(error))
     assert "\n" not in said[0], said[0]
@@ -67,6 +76,8 @@ def _url(url: str) -> None:
         assert theirs == same, f"{rest!r}: redis-py: {theirs}, we: {same}"
         if ours:
             mine = _pool(poolmgr.ConnectionPool, url)
+            if mine != "ValueError":
+                meaning.check_options(ours)
             assert mine in (theirs, "ValueError"), f"{url!r}: {mine}, and without options {theirs}"
     if secret_of(url):
         assert PASSWORD not in parsers.mask_url(url), url
