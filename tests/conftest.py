@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from tests.program import Program, Programs
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("poolmgr", deadline=None)
 hypothesis.settings.load_profile("poolmgr")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control starts what is to run in the background so, and a test's programs would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["SSL_CERT_FILE"] = ""
 """A context of TLS reads this machine's file of authorities: 17 ms of processor for each connection, and no server of

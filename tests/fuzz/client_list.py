@@ -110,10 +110,10 @@ def _written(data: bytes) -> None:
     except UnreadableError as error:
         raise AssertionError(f"a server could have written this: {text!r}") from error
     assert len(rows) == len(meant)
-    for row, one in zip(rows, meant, strict=True):
-        _same(row, one)
-    host = rows[0].host if rows[0] is not proof.FOREIGN else None
-    for known in {host, None}:
+    for found, one in zip(rows, meant, strict=True):
+        _same(found, one)
+    place = rows[0].host if rows[0] is not proof.FOREIGN else None
+    for known in {place, None}:
         _judged(rows, meant, known)
 
 

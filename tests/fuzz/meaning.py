@@ -19,7 +19,11 @@ WHOLE = {
     "pool_min_idle": (0, 10**6), "pool_max_waiting": (0, 10**6), "pool_max_connecting": (1, 10**6),
     "worker_threads": (1, 10**4),
 }  # fmt: skip
-SIZES = {"pool_max_reply": (0, 64 * K**3), "worker_max_body": (1, 512 * K**2), "worker_max_reply": (4 * K**2, 64 * K**3)}
+SIZES = {
+    "pool_max_reply": (0, 64 * K**3),
+    "worker_max_body": (1, 512 * K**2),
+    "worker_max_reply": (4 * K**2, 64 * K**3),
+}
 LEAST = 5e-324
 """The smallest number above 0."""
 SECONDS = {
@@ -33,7 +37,7 @@ WORDS = {
     "log_format": {"auto", "console", "json"},
 }
 FLAGS = {"autostart", "worker_readonly_scripts"}
-NAMES = {
+NAMES: dict[str, dict[str, Any]] = {
     "budget": {"auto": "auto", "off": "off"},
     "fleet_budget": {"auto": "auto"},
     "fleet_unproven": {"never": None},
@@ -73,7 +77,10 @@ def _right(attribute: str, text: str, value: Any) -> bool:
         return type(value) is int and _between(WHOLE[attribute], value) and int(text) == value
     if attribute in SIZES:
         number, unit = re.fullmatch(r"([0-9]+)\s*(.*)", text).groups()  # type: ignore[union-attr]
-        return _between(SIZES[attribute], value) and int(number) * K ** ("KMG".find(unit[:1].upper()) + 1 if unit else 0) == value
+        return (
+            _between(SIZES[attribute], value)
+            and int(number) * K ** ("KMG".find(unit[:1].upper()) + 1 if unit else 0) == value
+        )
     if attribute in SECONDS:
         return _between(SECONDS[attribute], value) and float(text) == value
     if attribute in WORDS:

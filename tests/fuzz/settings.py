@@ -1,5 +1,5 @@
-"""Environments and URLs: each setting has the value that its text says, within its bounds, or an error of one line; each
-URL makes a pool where redis-py makes one, with options within theirs, or an error as there; and no output has the
+"""Environments and URLs: each setting has the value that its text says, within its bounds, or an error of one line;
+each URL makes a pool where redis-py makes one, with options within theirs, or an error as there; and no output has the
 password. :mod:`tests.fuzz.meaning` says what a text means and which values there are.
 
 The first byte says what the others are: a URL, or lines, each with a variable's name and ``=`` before its value, or a

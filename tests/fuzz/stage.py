@@ -125,8 +125,7 @@ class Target:
             told = sum(one.held() for one in wires)
             self.most = max(self.most, told)
             budget = max(budget, *(server.budget for server in self.supervisor.ledger.servers.values()))
-            own = self.supervisor.ledger.servers[self.upstream.id]
-            told += own.own + own.quarantined
+            told += sum(server.own + server.quarantined for server in self.supervisor.ledger.servers.values())
             assert stated or told <= budget, f"{told} permits are out, of {budget}"
         for one in wires:
             one.close()

@@ -1,4 +1,4 @@
-"""What has once found a fault, and what a fuzzer begins with, finds none now."""
+"""What has once found a fault, and what a fuzzer begins with, finds none now, and finds each that is planted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from tests.helpers import ROOT
 def test_the_corpus_finds_no_fault(target: str):
     """In a process of its own: targets replace parts of the modules that they play to."""
     command = [sys.executable, "-m", "tests.fuzz.replay", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("target", targets.HOMES)
+def test_the_corpus_finds_what_is_planted(target: str):
+    command = [sys.executable, "-m", "tests.fuzz.faults", target]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
