@@ -1,5 +1,5 @@
-"""``python -m tests.fuzz.faults [TARGET]...``: plant a fault in a reader of foreign bytes, play the target's corpus, see
-the fault found; then the next one. A target that finds none of a kind has no second description of what it reads.
+"""``python -m tests.fuzz.faults [TARGET]...``: plant a fault in a reader of foreign bytes, play the target's corpus and
+see the fault found; then the next one. A target that finds none of a kind has no second description of what it reads.
 
 Each fault is planted in a process of its own, in what is imported there: no file changes.
 """
