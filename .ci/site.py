@@ -7,6 +7,8 @@ the name only.
 
 from __future__ import annotations
 
+import logging
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ MADE = ROOT / "build" / "documents"
 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(\))")
 ROLE = re.compile(r":(?:func|class|mod|meth|data|attr|exc|const):(?=<code>)")
+OURS = re.compile(ROLE.pattern.replace("(?=<code>)", r"<code>(poolmgr[\w.]*)</code>"))
 FENCE = re.compile(r"(^```.*?^```\n)", re.DOTALL | re.MULTILINE)
 
 
@@ -63,8 +66,15 @@ def assemble() -> None:
         shutil.copyfile(path, to)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Called by mkdocs."""
+    for name in dict.fromkeys(OURS.findall(html)):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            logging.getLogger("mkdocs").warning(
+                "%s: a docstring names %s, which is not there", page.file.src_path, name
+            )
     return ROLE.sub("", html)
 
 
@@ -75,9 +85,15 @@ def main() -> int:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         print(done.stdout)
-    else:
-        print(ROOT / "build" / "site" / "index.html")
-    return done.returncode
+        return done.returncode
+    import reference  # beside this file; mkdocs, which loads this file too, does not look there
+
+    site = ROOT / "build" / "site"
+    if wrong := reference.missing(site):
+        print(*wrong, sep="\n")
+        return 1
+    print(site / "index.html")
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import zlib
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +57,55 @@ def test_every_document_is_in_the_contents():
     contents = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     here = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert {*contents} == here | {path.name for path in ROOT.glob("*.md")} - {"README.md"} | {"index.md"}
+
+
+# ---- what `make docs` looks at after mkdocs -----------------------------------------------------
+
+
+def built(directory: Path, names: set[str], **pages: str) -> list[str]:
+    """What is wrong with a site of these names and pages."""
+    spec = importlib.util.spec_from_file_location("ci_reference", ROOT / ".ci" / "reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lines = "".join(f"{name} py:class 1 api/x.html#$ -\n" for name in sorted(names))
+    (directory / "objects.inv").write_bytes(b"#\n#\n#\n#\n" + zlib.compress(lines.encode()))
+    for page, text in pages.items():
+        (directory / f"{page}.html").write_text(text)
+    if not names:
+        return sorted(module.public())
+    return [str(line) for line in module.missing(directory)]
+
+
+def test_the_site_has_what_the_code_and_readme_name(tmp_path):
+    names = {*built(tmp_path, set())}
+    assert {*PUBLIC, *MODULES} - {"poolmgr.asyncio"} <= names
+    calls = {name for name in names if name.startswith("poolmgr.asyncio.ConnectionPool.")}
+    assert calls == {
+        f"poolmgr.asyncio.ConnectionPool.{n}" for n in ("connection", "resize", "drain", "stats", "aclose")
+    }
+    assert "poolmgr.gunicorn.install" in names
+    assert built(tmp_path, names) == []
+    for name in names:
+        (line,) = built(tmp_path, names - {name})
+        assert line.startswith(f"{name} has no place")
+
+
+@pytest.mark.parametrize(
+    ("link", "right"),
+    [
+        ('<a href="b.html">', True),
+        ('<a href="b.html#here">', True),
+        ('<a href="#there">', True),
+        ('<img src="b.html">', True),
+        ('<a href="https://example.com/x">', True),
+        ('<a href="c.html">', False),
+        ('<a href="b.html#there">', False),
+        ('<a href="#here">', False),
+        ('<img src="c.png">', False),
+    ],
+)
+def test_a_link_that_leads_nowhere_fails_the_site(tmp_path, link, right):
+    names = {*built(tmp_path, set())}
+    wrong = built(tmp_path, names, a=f'<p id="there">{link}', b='<p id="here">')
+    assert (wrong == []) == right, wrong
