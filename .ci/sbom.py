@@ -1,7 +1,8 @@
 """The software bill of materials of a release, in CycloneDX's JSON: what `pip install redis-poolmgr[service]` brings.
 
 Versions and hashes are those of locks/service.txt, with which the release was tested; licences and who needs whom are
-what the packages say of themselves, so it is made where they are installed. The same release has the same bytes.
+what the packages say of themselves, so it is made where they are installed. The same release has the same bytes, so it
+tells neither of a package that only some Pythons or systems need: it may be installed here or not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 SPECIFICATION = "1.6"
-OURS = "redis-poolmgr"
 
 ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?: ; (?P<marker>.+?))? *\\$", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -43,6 +43,7 @@ def make(lock: Path, artifacts: list[Path], name: str, version: str, epoch: int)
     """
     packages = locked(lock)
     refs = {package: f"pkg:pypi/{package}@{number}" for package, number, _, _ in packages}
+    everywhere = {package for package, _, marker, _ in packages if not marker} | {name}
     root = f"pkg:pypi/{name}@{version}"
     components = [_component(*package) for package in packages]
     document = {
@@ -71,8 +72,8 @@ def make(lock: Path, artifacts: list[Path], name: str, version: str, epoch: int)
         },
         "components": components,
         "dependencies": [
-            {"ref": root, "dependsOn": _needed(name, refs, extras=True)},
-            *({"ref": ref, "dependsOn": _needed(package, refs)} for package, ref in sorted(refs.items())),
+            {"ref": root, "dependsOn": _needed(name, refs, everywhere, extras=True)},
+            *({"ref": ref, "dependsOn": _needed(package, refs, everywhere)} for package, ref in sorted(refs.items())),
         ],
     }
     text = json.dumps(document, sort_keys=True)
@@ -82,10 +83,10 @@ def make(lock: Path, artifacts: list[Path], name: str, version: str, epoch: int)
 def _component(package: str, version: str, marker: str, hashes: tuple[str, ...]) -> dict[str, Any]:
     ref = f"pkg:pypi/{package}@{version}"
     found: dict[str, Any] = {"type": "library", "bom-ref": ref, "name": package, "version": version, "purl": ref}
-    if licence := _licence(package):
-        found["licenses"] = [licence]
     if marker:
         found["properties"] = [{"name": "cdx:python:marker", "value": marker}]
+    elif licence := _licence(package):
+        found["licenses"] = [licence]
     found["externalReferences"] = [
         {"type": "distribution", "url": ref, "hashes": [{"alg": "SHA-256", "content": each} for each in hashes]}
     ]
@@ -93,18 +94,28 @@ def _component(package: str, version: str, marker: str, hashes: tuple[str, ...])
 
 
 def _licence(package: str) -> dict[str, Any] | None:
-    """What a package declares; None if it is not installed here (another system's), or uses no SPDX expression."""
+    """What a package declares: by an SPDX expression, or in a word, or by its classifier; None if it declares none, or
+    is not installed here (where no release is made)."""
     try:
-        said = metadata.metadata(package).get("License-Expression")
+        said = metadata.metadata(package)
     except metadata.PackageNotFoundError:
         return None
-    return {"expression": said, "acknowledgement": "declared"} if said else None
+    if expression := said.get("License-Expression"):
+        return {"expression": expression, "acknowledgement": "declared"}
+    names = [
+        said.get("License") or "",
+        *(line.rpartition(" :: ")[2] for line in said.get_all("Classifier") or () if line.startswith("License ::")),
+    ]
+    found = [name for name in names if name and "\n" not in name]
+    return {"license": {"name": found[0], "acknowledgement": "declared"}} if found else None
 
 
-def _needed(package: str, refs: dict[str, str], *, extras: bool = False) -> list[str]:
+def _needed(package: str, refs: dict[str, str], everywhere: set[str], *, extras: bool = False) -> list[str]:
     """What a package needs, of what is locked; for every system and version of Python, and with the extras that the
     others ask it for."""
-    wanted = {extra for other in (*refs, OURS) for line in _requires(other) for extra in _extras(line, package)}
+    if package not in everywhere:
+        return []
+    wanted = {extra for other in everywhere for line in _requires(other) for extra in _extras(line, package)}
     names = {
         re.sub(r"[-_.]+", "-", match[0]).lower()
         for line in _requires(package)
