@@ -74,3 +74,9 @@ def test_a_package_has_the_same_versions_in_every_lock():
         for name, found in here.items():
             versions.setdefault(name, set()).add(frozenset(found))
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_a_commit_is_checked_by_the_ruff_that_make_lint_uses():
+    (locked,) = [version for name, version, _ in entries(LOCKS / "dev.txt") if name == "ruff"]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert f"ruff-pre-commit\n    rev: v{locked}\n" in hooks, "write the locked version there"
