@@ -39,9 +39,12 @@ except ImportError:  # from Python 3.13 on
     import _interpreters as interpreters
     own = dict(allow_fork=False, allow_exec=False, allow_threads=False) if {alone} else dict()
     create = lambda: interpreters.create(interpreters.new_config("legacy", **own))
+keepers = []
 for end, use in {uses!r}.items():
     sub = create()
     assert interpreters.run_string(sub, use) is None
+    keepers.append(create())
+    assert interpreters.run_string(keepers[-1], "import hiredis") is None
     interpreters.destroy(sub)
     import poolmgr, redis  # the first one of them has loaded these before
     pool = poolmgr.ConnectionPool.from_url(os.environ["URL"], timeout=20)
@@ -50,7 +53,11 @@ for end, use in {uses!r}.items():
         pool.release(held.pop())
     print(end, int(redis.Redis(connection_pool=pool).get("key")), flush=True)
     pool.disconnect()
+for keeper in keepers:
+    interpreters.destroy(keeper)
 """
+"""hiredis (3.5.0) reads the module of the interpreter that has loaded it last, also once that one has ended. Then the
+process may end with SIGSEGV, without a pool of ours too. So another interpreter, which lives on, loads it last."""
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["with threads", "isolated"])
