@@ -35,7 +35,8 @@ the tests is certified by one of these. pip and npm have variables of their own 
 they get from an index. Other contexts read what they need from the directory of authorities."""
 
 LONGEST = (
-    "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_aio_servers",
+    "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_http_health",
+    "integration/test_aio_servers",
     "integration/test_sentinel", "integration/test_sentinel_failover", "integration/test_gunicorn",
     "integration/test_aio_oracle",
     "integration/test_aio_processes", "integration/test_aio_cancellation",

@@ -10,17 +10,19 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import warm
-from tests.helpers import ROOT, alive, free_port, kill, status_of, wait_for
+from tests.helpers import ROOT, RedisServer, alive, free_port, kill, status_of, wait_for
 
 CONF = ROOT / "deploy" / "conf.py"
 GUNICORN = (str(Path(sys.executable).with_name("gunicorn")),)
@@ -344,3 +346,16 @@ def has_workers(service: Service, count: int) -> bool:
 
 def nothing_is_left(service: Service) -> bool:
     return not service.processes() and not service.files()
+
+
+@contextlib.contextmanager
+def running_service(server: RedisServer, *, workers: int = 2, **environ: str) -> Iterator[Service]:
+    """A service for all tests of a file."""
+    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    environ["WORKER_TOKEN"] = "the-token"
+    made = Service(directory, redis_url=server.url, workers=workers, environ=environ)
+    try:
+        yield made.start()
+    finally:
+        made.clean_up()
+        shutil.rmtree(directory)

@@ -1,6 +1,4 @@
-"""The worker service over HTTP: what is answered, refused and bounded, by every style and status.
-
-More than 400 lines: one service, started once, answers all of it."""
+"""The worker service over HTTP: what is answered and what is refused, in every style and with every status."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.helpers import RedisServer, free_port, wait_for
 from tests.integration.test_http_policy import REFUSED, commands
 from tests.service import Service
-from tests.stopwatch import Stopwatch
 
 FULL, READER = "the-token", "the-reader"
 STATUSES = {200, 400, 401, 405, 408, 413, 503}
@@ -285,81 +282,6 @@ def test_limits(service):
 def test_health_needs_no_token(service):
     assert service.get("/healthz").json == {"status": "ok"}
     assert service.get("/readyz").json == {"status": "ok"}
-
-
-# ---- what is bounded ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "command", ["BLPOP k 0", "BLMOVE a b LEFT LEFT 0", "XREAD BLOCK 0 STREAMS s $", "WAIT 1 0", "BLMPOP 0 1 k LEFT"]
-)
-def test_a_blocking_command_ends_before_the_socket_timeout(service, command):
-    watch = Stopwatch()
-    answer = service.ask(*command.split())
-    assert answer.json == {"result": 0 if command.startswith("WAIT") else None}
-    assert watch.seconds() > 0.5 and watch.fair() < 5, "and not by its error"
-
-
-def test_blocking_commands_of_a_pipeline_share_the_time(service):
-    watch = Stopwatch()
-    assert service.post([["BLPOP", "k", 0]] * 3, path="/pipeline").json == [{"result": None}] * 3
-    assert watch.fair() < 4, "one after the other takes six seconds"
-    assert service.post([["BLPOP", "k", 0]] * 3, path="/multi-exec").json == [{"result": None}] * 3
-
-
-def test_a_blocking_command_is_answered_when_something_comes(service, server):
-    with socket.create_connection(("127.0.0.1", service.port)) as caller, server.observer() as client:
-        caller.sendall(request("/blpop/queue/0"))
-        wait_for(lambda: client.info("clients")["blocked_clients"] == 1)
-        client.rpush("queue", "item")
-        assert b'{"result":["queue","item"]}' in received(caller)
-
-
-def test_a_caller_that_goes_away_frees_its_connection(isolated, server):
-    """With ten seconds to wait for a reply, a command is over long before that."""
-    service = Service(isolated.parent, redis_url=server.url, environ={"REDIS_SOCKET_TIMEOUT": "10"}, workers=1).start()
-    try:
-        with server.observer() as client:
-            for _ in range(4):  # as many as there are threads
-                with socket.create_connection(("127.0.0.1", service.port)) as caller:
-                    caller.sendall(request("/blpop/queue/0", token=service.token))
-                    wait_for(lambda: client.info("clients")["blocked_clients"] == 1)
-                wait_for(lambda: client.info("clients")["blocked_clients"] == 0, 2)
-            client.rpush("queue", "item")
-            assert service.ask("LLEN", "queue").json == {"result": 1}, "it was given to nobody who has gone"
-    finally:
-        service.clean_up()
-
-
-def test_a_stalled_server_is_a_503_and_the_next_request_is_clean(service, server):
-    with server.observer() as client:
-        client.set("k", "v")
-        for _ in range(20):  # every worker is connected: a connect is tried again, a command is not
-            service.ask("GET", "k")
-        client.execute_command("CLIENT PAUSE", 5000, "ALL")
-    answer = service.ask("ECHO", "lost")
-    assert answer.status == 503
-    assert int(answer.headers["retry-after"]) >= 1
-
-    def clean() -> bool:
-        """Either it is still down, for this worker (they come back one by one), or the answer is the right one."""
-        answer = service.ask("GET", "k")
-        assert answer.status == 503 or answer.json == {"result": "v"}
-        return bool(answer.status == 200)
-
-    wait_for(lambda: all(clean() for _ in range(20)), 10)
-
-
-def request(path: str, *, token: str = FULL) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n".encode()
-
-
-def received(sock: socket.socket) -> bytes:
-    sock.settimeout(10)
-    data = b""
-    while part := sock.recv(65536):
-        data += part
-    return data
 
 
 # ---- fuzz --------------------------------------------------------------------------------------

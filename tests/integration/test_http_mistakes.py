@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.helpers import RedisServer, wait_for
-from tests.integration.test_http_slow import connect, received
 from tests.service import Service
+from tests.slow_callers import connect, received
 
 AUTHORIZED = b"Host: x\r\nAuthorization: Bearer the-token\r\n"
 POST = b"POST / HTTP/1.1\r\n" + AUTHORIZED

@@ -1,196 +1,24 @@
-"""Slow callers of the worker service cost nothing: whatever they send or leave out, a health check is answered.
-
-More than 400 lines: the same slow callers meet health checks, deadlines and bounds."""
+"""The worker service waits for no caller longer than it says: requests, answers, and the room that callers take."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import resource
-import shutil
 import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers import RedisServer, free_port, wait_for
-from tests.service import GUNICORN, Service
+from tests.helpers import RedisServer, wait_for
+from tests.service import GUNICORN, Service, running_service
+from tests.slow_callers import HEAD, SLOW, all_in_time, callers, connect, received
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls
 
-PROMISED = 2.0
-"""Seconds in which a health check is answered."""
-
-HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer the-token\r\nContent-Length: 400\r\n\r\n"
-BLOCKING = ["BLPOP", "nothing", 0]
-
-
-def connect(service: Service, sent: bytes = b"") -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-    made.sendall(sent)
-    return made
-
-
-@contextlib.contextmanager
-def callers(service: Service, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
-    """So many connections that have sent this and say no more."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(connect(service, sent)) for _ in range(count)]
-
-
-@contextlib.contextmanager
-def blocked(service: Service, server: RedisServer, count: int) -> Iterator[None]:
-    """So many callers that wait in a blocking command, again and again; in the end they get what they wait for."""
-    over = threading.Event()
-
-    def wait() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                service.ask(*BLOCKING)
-
-    waiting = Calls(wait, times=count)
-    try:
-        yield
-    finally:
-        over.set()
-        with server.observer() as admin:
-            admin.rpush("nothing", *range(100))
-            waiting.join()
-            admin.delete("nothing")
-
-
-def health(service: Service, path: str = "/healthz") -> float:
-    """The fair seconds that a health check takes."""
-    watch = Stopwatch()
-    answer = service.get(path, timeout=30)
-    assert answer.status == 200, answer.body
-    return watch.fair()
-
-
-def all_in_time(service: Service, times: int = 8) -> None:
-    slowest = max(health(service) for _ in range(times))
-    assert slowest < PROMISED, f"{slowest:.1f} s"
-
-
-@pytest.fixture(scope="module")
-def service(server: RedisServer) -> Iterator[Service]:
-    """As anybody would start it, but for longer blocking commands: two workers with four threads each."""
-    with running(server, REDIS_SOCKET_TIMEOUT="60") as found:
-        yield found
-
-
-@contextlib.contextmanager
-def running(server: RedisServer, *, workers: int = 2, **environ: str) -> Iterator[Service]:
-    """A service for all tests of this file."""
-    directory = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
-    environ["WORKER_TOKEN"] = "the-token"
-    made = Service(directory, redis_url=server.url, workers=workers, environ=environ)
-    try:
-        yield made.start()
-    finally:
-        made.clean_up()
-        shutil.rmtree(directory)
-
-
-# ---- health checks -------------------------------------------------------------------------------------
-
-
-SLOW: dict[str, tuple[int, bytes]] = {
-    "idle": (60, b""),
-    "one byte": (24, b"P"),
-    "half a head": (24, HEAD[:40]),
-    "a head, and none of its body": (16, HEAD),
-    "half a body": (8, HEAD + b"[" * 200),
-    "half a chunk": (16, HEAD.replace(b"Content-Length: 400", b"Transfer-Encoding: chunked") + b"40\r\n[["),
-    "a body that awaits its 100": (16, HEAD.replace(b"Host", b"Expect: 100-continue\r\nHost")),
-}
-
-
-@pytest.mark.parametrize("what", SLOW)
-def test_health_is_answered_beside_slow_callers(service: Service, what: str) -> None:
-    count, sent = SLOW[what]
-    with callers(service, count, sent):
-        all_in_time(service)
-
-
-def test_health_is_answered_beside_callers_that_never_close(service: Service) -> None:
-    """Their answers say ``Connection: close``, and it is they who do not."""
-    with callers(service, 40, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
-        all_in_time(service)
-
-
-def test_health_is_answered_while_every_thread_blocks(service: Service, server: RedisServer) -> None:
-    with contextlib.ExitStack() as stack:
-        admin = stack.enter_context(server.observer())
-        stack.enter_context(blocked(service, server, 12))
-
-        def all_block() -> bool:
-            if admin.info("clients")["blocked_clients"] == 8:
-                return True
-            stack.enter_context(blocked(service, server, 4))  # the kernel may have given one worker all of them
-            return False
-
-        wait_for(all_block, 60, what="all eight threads are in a blocking command", step=0.2)
-        all_in_time(service)
-
-
-@pytest.mark.parametrize(
-    ("target", "prefix"), [("/healthz", "/healthz"), ("/readyz?x", "/readyz"), ("/healthz", "/"), ("/readyz", "/ready")]
-)
-def test_no_command_runs_in_the_thread_of_a_health_check(service: Service, target: str, prefix: str) -> None:
-    """A prefix is what a proxy says that it has served the application under."""
-    headers = {"Script_Name": prefix, "Authorization": "Bearer the-token"}
-    answer = service.request("POST", target, json.dumps(BLOCKING), headers)
-    assert answer.status == 400 and b"SCRIPT_NAME" in answer.body
-    answer = service.request("POST", "/x", '["PING"]', {**headers, "Script_Name": "/x"})
-    assert answer.json == {"result": "PONG"}, "elsewhere it is no mistake"
-
-
-def test_health_is_answered_beside_all_of_them(service: Service, server: RedisServer) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(blocked(service, server, 12))
-        for count, sent in SLOW.values():
-            stack.enter_context(callers(service, count, sent))
-        time.sleep(0.5)
-        all_in_time(service)
-
-
-def test_health_is_answered_beside_callers_that_read_no_answer(service: Service) -> None:
-    """Each asks for its health a thousand times and takes none of the answers."""
-    asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
-    with contextlib.ExitStack() as stack:
-        for _ in range(6):
-            made = stack.enter_context(connect(service))
-            made.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                made.send(asked)
-        all_in_time(service)
-
-
-def test_commands_are_answered_beside_slow_callers(service: Service) -> None:
-    with callers(service, 60), callers(service, 24, b"P"), callers(service, 8, HEAD + b"["):
-        for _ in range(8):
-            watch = Stopwatch()
-            assert service.ask("SET", "k", "v").json == {"result": "OK"}
-            assert watch.fair() < PROMISED
-
-
 # ---- deadlines -----------------------------------------------------------------------------------------
-
-
-def received(sock: socket.socket) -> bytes:
-    """Everything until its end."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while part := sock.recv(65536):
-            data += part
-    return data
 
 
 def trickle(sock: socket.socket, data: bytes, every: float = 0.1) -> None:
@@ -220,14 +48,14 @@ def hasty(make: Callable[..., Service], server: RedisServer) -> Callable[..., Se
 @pytest.fixture(scope="module")
 def in_a_second(server: RedisServer) -> Iterator[Service]:
     """A service to which a request must come within a second."""
-    with running(server, workers=1, WORKER_REQUEST_TIMEOUT="1") as found:
+    with running_service(server, workers=1, WORKER_REQUEST_TIMEOUT="1") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def unhurried(server: RedisServer) -> Iterator[Service]:
     """One worker, to which a request comes in time on a busy machine too."""
-    with running(server, workers=1) as found:
+    with running_service(server, workers=1) as found:
         yield found
 
 
@@ -243,18 +71,6 @@ def test_what_does_not_come_in_time_is_a_408_and_one_line(in_a_second: Service, 
     (line,) = wait_for(lambda: service.events("caller.slow")[before:])
     assert line["phase"] == ("body" if "body" in what or "chunk" in what else "head")
     assert line["bytes"] == len(SLOW[what][1])
-
-
-@pytest.mark.parametrize("piece", ["%", "%g", "://:", "%e9\u00e9"])
-def test_health_is_answered_while_long_lines_are_written(unhurried: Service, piece: str) -> None:
-    """Of callers without a token, with as many and as long fields as a head may have."""
-    fields = "".join(f"User-Agent: {piece * (8000 // len(piece))}\r\n" for _ in range(90))
-    target = (piece if piece.isascii() else "%e9") * (6000 // len(piece))
-    asked = f"GET /{target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode("latin-1")
-    with callers(unhurried, 4, asked) as found:
-        for caller in found:
-            assert caller.recv(12) == b"HTTP/1.1 401"  # its line is written after its answer
-        all_in_time(unhurried)
 
 
 def test_an_idle_connection_ends_silently(in_a_second: Service) -> None:
@@ -434,33 +250,3 @@ def test_unfinished_bodies_take_a_bounded_memory(make: Callable[..., Service], s
 def memory(pid: int) -> int:
     """Resident bytes (proc(5))."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
-# ---- where it is said ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "address"),
-    [
-        ({"environ": {"PORT": "{port}"}}, "0.0.0.0:{port}"),
-        ({"arguments": ("--bind", "0.0.0.0:{other}")}, "0.0.0.0:{other}"),
-        ({"environ": {"PORT": "{port}"}, "worker_class": "sync"}, "0.0.0.0:{port}"),
-        ({}, None),
-        ({"arguments": ("--bind", "unix:{directory}/http")}, None),
-    ],
-)
-def test_a_service_that_all_can_reach_says_what_belongs_in_front(
-    make: Callable[..., Service], server: RedisServer, options: dict[str, Any], address: str | None
-) -> None:
-    port, other, directory = free_port(), free_port(), tempfile.mkdtemp(prefix="pm-", dir="/tmp")
-    given = {
-        key: {k: v.format(port=port) for k, v in value.items()} if isinstance(value, dict)
-        else tuple(v.format(other=other, directory=directory) for v in value) if isinstance(value, tuple) else value
-        for key, value in options.items()
-    }  # fmt: skip
-    service = make(redis_url=server.url, port=port, **given).start()
-    found = service.events("worker.exposed")
-    assert [line["address"] for line in found] == ([] if address is None else [address.format(port=port, other=other)])
-    for line in found:
-        assert "proxy" in line["remedy"] and ("WORKER_CLASS=gthread" in line["remedy"]) == ("worker_class" in options)
-    shutil.rmtree(directory)

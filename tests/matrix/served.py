@@ -21,8 +21,8 @@ FILES = (
     "test_pool_outage", "test_supervisor_proof", "test_supervisor_lists", "test_supervisor_audit",
     "test_supervisor_identity",
     "test_supervisor_likeness", "test_supervisor_room", "test_supervisor_budgets", "test_supervisor_restart",
-    "test_limits", "test_oracle", "test_http_scripts", "test_http_refusals", "test_http_policy", "test_http_errors",
-    "test_http_server_changes", "test_sentinel", "test_sentinel_failover",
+    "test_limits", "test_oracle", "test_http_scripts", "test_http_stuck", "test_http_refusals", "test_http_policy",
+    "test_http_errors", "test_http_server_changes", "test_sentinel", "test_sentinel_failover",
     "fleet/test_table", "fleet/test_fleet", "fleet/test_oracle",
 )  # fmt: skip
 """Files about permits, proof, pools, the service and fleets, in ``tests/integration`` where no folder is named."""
