@@ -13,8 +13,8 @@ from poolmgr.fleet import rights, script
 from poolmgr.supervisor.fleet.table import Table, TableError
 from poolmgr.supervisor.upstreams.admin import Admin
 from poolmgr.wire import Endpoint
+from tests.fleet.asking import renewal
 from tests.fleet.hosts import FLEET
-from tests.fleet.test_table import renewal
 from tests.helpers import RedisServer, debian_redis_binary
 from tests.pools import running_server
 
