@@ -1,6 +1,7 @@
 """Programs of tests whose process must be its own: its member, its loops, its children.
 
-``python -X dev -m tests.aio_programs NAME LOOP`` runs one of them; what it asserts is the test.
+``python -X dev -m tests.aio_programs NAME LOOP`` runs one of them; what it asserts is the test. More than 400 lines, as
+one list of short programs.
 """
 
 from __future__ import annotations

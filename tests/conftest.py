@@ -31,8 +31,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 os.environ["SSL_CERT_FILE"] = ""
 """A context of TLS reads this machine's file of authorities: 17 ms of processor for each connection, and no server of
-the tests is certified by one of these. pip and npm have variables of their own for what
-they get from an index. Other contexts read what they need from the directory of authorities."""
+the tests is certified by one of these. pip and npm have variables of their own. Who needs an authority all the same
+finds it in the directory of authorities."""
 
 LONGEST = (
     "systemd/test_services", "containers/test_service", "integration/test_http_slow", "integration/test_http_health",

@@ -21,7 +21,19 @@ from tests.pools import client_of, direct_pool
 from tests.stopwatch import Stopwatch
 from tests.threads import Calls, meanwhile
 
-COPIES = """
+SERVERS = """
+def servers(found):
+    # The descriptors of this process that lead to the server.
+    import os, socket
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as sock:
+                yield from [number] if sock.getpeername() == found else []
+        except OSError:
+            pass
+"""
+
+COPIES = f"""{SERVERS}
 import os, socket, sys, threading
 from poolmgr import ConnectionPool
 
@@ -36,15 +48,6 @@ def reconnect():
                 connection.connect()
                 connection.send_command("PING")
                 connection.read_response()
-
-def servers(found):
-    # Where the descriptors of this process lead to that lead to the server, once all that was under way has come about.
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(int(number))) as sock:
-                yield from [number] if sock.getpeername() == found else []
-        except OSError:
-            pass
 
 with pool.connection() as connection:
     there = connection._sock.getpeername()
@@ -123,7 +126,7 @@ def test_nor_of_one_that_is_shaking_hands_in_tls(secured: tuple[int, str], isola
     assert copies(f"rediss://127.0.0.1:{secured[0]}?ssl_cert_reqs=none", isolated, 20) == 0
 
 
-LINE_BY_LINE = """
+LINE_BY_LINE = f"""{SERVERS}
 import asyncio, os, queue, socket, sys, threading
 from pathlib import Path
 import poolmgr, poolmgr.asyncio
@@ -146,14 +149,6 @@ def line(frame, event, argument):
 def call(frame, event, argument):
     name = frame.f_code.co_filename
     return line if name.startswith(OURS) and name.endswith(FILES) else None
-
-def servers(found):
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(int(number))) as sock:
-                yield from [number] if sock.getpeername() == found else []
-        except OSError:
-            pass
 
 def use_threads():
     pool = poolmgr.ConnectionPool.from_url(os.environ["URL"])

@@ -2,6 +2,8 @@
 
 A world first meets every fault that its kind allows, in any order. Then all faults end, and it has to come to rest: all
 demand is met as far as the budget goes, nothing is marked, no table learns.
+
+More than 400 lines: what happens and what must hold of it are read together.
 """
 
 from __future__ import annotations
