@@ -170,8 +170,11 @@ def url(text: str) -> str:
         parts = urlsplit(text)
     except ValueError:  # the error's text repeats what may be a password
         raise ValueError from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
+    # urlsplit takes a scheme in any case and without slashes, and drops tabs and line breaks; redis-py does not.
+    if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("it has a tab, a line break or another control character")
     if parts.scheme == "unix":
         if parts.netloc.rpartition("@")[2]:  # redis-py ignores it; mostly it is half of a password with a slash in it
             raise ValueError("a Unix socket has no host; write unix://USER:PASSWORD@/PATH, with a / in PASSWORD as %2F")

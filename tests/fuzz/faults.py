@@ -90,6 +90,8 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(PARSERS, "if not 0 <= value <= most or", "if not value <= most or"),
         Fault(PARSERS, " or (value == 0 and not zero)", ""),
         Fault(PARSERS, "return math.inf if text.lower() == FOREVER else _seconds(text)", "return float(text)"),
+        Fault(PARSERS, 'if not text.startswith(("redis://", "rediss://", "unix://")):', 'if ":" not in text:'),
+        Fault(PARSERS, r"[\x00-\x1f\x7f]", r"[\x00-\x08]"),
         Fault(PARSERS, "if value < 2.0:", "if value < 0.0:"),
         Fault(PARSERS, "_one_or_more = whole(1)", "_one_or_more = whole(0)"),
         Fault(PARSERS, '{"": 0, "k": 10, "m": 20, "g": 30}', '{"": 0, "k": 10, "m": 20, "g": 31}'),

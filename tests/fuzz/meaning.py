@@ -37,6 +37,7 @@ WORDS = {
     "log_format": {"auto", "console", "json"},
 }
 FLAGS = {"autostart", "worker_readonly_scripts"}
+CONTROL = {chr(number) for number in (*range(32), 127)}
 NAMES: dict[str, dict[str, Any]] = {
     "budget": {"auto": "auto", "off": "off"},
     "fleet_budget": {"auto": "auto"},
@@ -108,7 +109,7 @@ def _named(attribute: str, text: str, value: Any) -> bool:
         return len(text) <= 64 and text.isascii() and text.isprintable() and not {*text} & {*" {}\"'/@,=\\"}
     if attribute in ("pool_name", "worker_class"):
         return text.isprintable() and not {*text} & {*" {}\"'/@,=\\"}
-    return attribute == "redis_url" and text.partition(":")[0].lower() in ("redis", "rediss", "unix")
+    return attribute == "redis_url" and text.startswith(("redis://", "rediss://", "unix://")) and not CONTROL & {*text}
 
 
 def _budgets(text: str, value: dict[str, int]) -> bool:

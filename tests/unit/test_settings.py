@@ -38,6 +38,28 @@ def test_a_parser_gives_the_type_that_is_declared(field):
         assert msgspec.convert(value, field.type) == value
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "REDIS://h",
+        "redis:/0",
+        "redis:0",
+        "redis:",
+        "unix:/x",
+        "Unix:///x",
+        "re\rdis://h",
+        "redis://ho\tst",
+        "redis://h/\x7f",
+    ],
+)
+def test_a_url_that_redis_py_does_not_take_or_takes_for_another_stops_the_start(url: str):
+    """urlsplit reads a scheme in any case, without slashes, and around tabs and line breaks (found by the fuzzer)."""
+    message = wrong(REDIS_URL=url)
+    assert message.startswith("REDIS_URL=")
+    assert "redis://HOST:PORT/DB" in message
+    assert message.isprintable()
+
+
 def test_an_empty_environment_gives_the_documented_defaults():
     found = load({})
     assert found.redis_url is None
