@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 """How an archive is unpacked. Python has filters from 3.11.4 on, and Debian 12 has 3.11.2."""
 
+AS_COMMITTED = ("-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", f"core.attributesFile={os.devnull}")
+"""Whatever the packager's own configuration of git does to files."""
+
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
@@ -70,7 +73,7 @@ def source(work: Path) -> tuple[Path, int]:
     if changes := _git("status", "--porcelain", "--untracked-files=no"):
         print(f"not in this release, because it is not committed:\n{changes}", file=sys.stderr)
     tree = work / "tree"
-    subprocess.run(["git", "-C", ROOT, "archive", f"--output={work}/tree.tar", "HEAD"], check=True)
+    subprocess.run(["git", *AS_COMMITTED, "-C", ROOT, "archive", f"--output={work}/tree.tar", "HEAD"], check=True)
     with tarfile.open(work / "tree.tar") as archive:
         archive.extractall(tree, **SAFELY)  # noqa: S202 (filtered, where Python can)
     return tree, int(_git("log", "-1", "--format=%ct"))

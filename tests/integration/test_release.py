@@ -42,7 +42,12 @@ def test_it_has_the_same_bytes_from_elsewhere(release: Path, tmp_path: Path):
     tree = tmp_path / "another place"
     subprocess.run(["git", "clone", "-q", ROOT, tree], check=True, umask=0o077)
     (tree / "poolmgr" / "junk.py").touch()
-    again = make(tree, tmp_path / "again", umask=0o077, TZ="Asia/Tokyo", HOME=str(tmp_path))
+    (tmp_path / ".gitconfig").write_text(
+        f"[core]\nautocrlf = true\nattributesFile = {tmp_path}/mine\n[tar]\numask = 077\n[safe]\ndirectory = *\n"
+    )
+    (tmp_path / "mine").write_text("*.md export-ignore\n*.py eol=crlf\n")
+    odd = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "SOURCE_DATE_EPOCH": "12345", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    again = make(tree, tmp_path / "again", umask=0o077, HOME=str(tmp_path), **odd)
     assert again == {path.name: path.read_bytes() for path in release.iterdir()}
 
 
