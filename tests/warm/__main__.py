@@ -63,7 +63,8 @@ def _main() -> Any:
 def _run(job: dict[str, Any]) -> None:
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
-    main.__dict__.update(__builtins__=__builtins__, __annotations__={})
+    usual: dict[str, Any] = {} if sys.version_info >= (3, 14) else {"__annotations__": {}}
+    main.__dict__.update(__builtins__=__builtins__, **usual)
     if "module" in job:
         import runpy
 
