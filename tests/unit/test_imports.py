@@ -59,10 +59,10 @@ def test_importing_it_starts_nothing():
     assert python(count.format(ALL)).stdout == python(count.format("import redis")).stdout
 
 
-MOST = 0.2
+MOST = 0.2 if sys.version_info < (3, 14) else 0.225
 """How much of the memory that redis takes (20 to 24 MB) ours may take. The same modules take 13.3 to 17.6 % up to
-Python 3.12, by how it was built, and 18.2 to 19.3 % in 3.13 (Debian's, the pool for tasks) and 3.14: 2.8 to 4.4 MB,
-msgspec included."""
+Python 3.12, by how it was built, 18.2 to 19.3 % in 3.13 (Debian's, the pool for tasks), and 20.3 to 21.8 % in 3.14, in
+which a code object is larger: 2.8 to 5.1 MB, msgspec included."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def bytecode(tmp_path_factory):
 
 
 @pytest.mark.parametrize("code", [ALL, FOR_TASKS])
-def test_it_costs_at_most_30_ms_and_a_fifth_of_redis_s_memory(code, bytecode):
+def test_it_costs_at_most_30_ms_and_little_of_redis_s_memory(code, bytecode):
     """CPU time and resident memory, the medians of several fresh processes with their bytecode written.
 
     On a machine that takes longer for redis itself than a tenth of a second the time is judged by that.
