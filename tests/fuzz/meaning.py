@@ -114,7 +114,7 @@ def _named(attribute: str, text: str, value: Any) -> bool:
 
 def _budgets(text: str, value: dict[str, int]) -> bool:
     """Each number belongs to a server, and no server has two."""
-    said = sorted(int(item.rpartition("=")[2]) for item in text.split(",") if item.strip())
+    said = sorted(int(item.rpartition("=")[2].strip()) for item in text.split(",") if item.strip())
     each = all(_between((1, 10**6), number) for number in value.values())
     return each and {*said} == {*value.values()} and all(re.match(r"(tcp|unix)://.", key) for key in value)
 
