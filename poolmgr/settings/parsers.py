@@ -268,7 +268,9 @@ def mask_url(url: str) -> str:
     The password may be anywhere before the last ``@``, and in the query's ``password`` and all that follows it. In
     ``redis://user:secret``, where the host was forgotten, it looks like a port.
     """
-    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    scheme, separator, rest = url.partition("://")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):  # what stands before a later one may be a password
+        scheme, separator, rest = "", "", url
     rest, secret = _cut_query(rest)
     credentials, at, place = rest.rpartition("@")
     if at:

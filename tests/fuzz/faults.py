@@ -100,6 +100,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(PARSERS, 'r"[!-~]+"', 'r"[ -~]+"'),
         Fault(PARSERS, "if found.setdefault(key, value) != value:", "found[key] = value\n        if not found:"),
         Fault(PARSERS, 'credentials, at, place = rest.rpartition("@")', 'credentials, at, place = rest.partition("@")'),
+        Fault(PARSERS, 'if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):', "if not scheme:"),
         Fault(OPTIONS, "isinstance(value, (int, float)) and value >= 0", "not value < 0"),
         Fault(OPTIONS, "isinstance(value, int) and value >= least", "isinstance(value, int)"),
         Fault(OPTIONS, "elif name not in ours:", "elif rest.append((name, value)) is None:"),

@@ -175,6 +175,7 @@ SHAPES = [
     "redis:/u:{}@h",
     "redis:{}@h", "u:{}@h", ":{}@h", "http://u:{}@h", "redis://:{}@h=5", "redis://:{}@h=", "a=1,redis://:{}@h",
     "redis://u:{}@h=x,b=2", "redis://u:1@a=1,redis://u:{}@b=1,redis://u:{}@b=2",
+    "u:{}@h redis://x", ":{}@h,redis://x", " redis://u:{}@h",
 ]  # fmt: skip
 AMBIGUOUS = {"redis://h:{}": "@", "redis://h:{}/0": "@", "redis://h:1/{}": "@", "redis://{}@h": ":"}
 """With this character in it, a part of the secret would be a host's or a user's name."""
@@ -201,6 +202,9 @@ def telling(test: Any) -> Any:
         {"REDIS_URL": "unix://u:s3cr3t/s3cr3t@/p"},
         {"WORKER_CLASS": "redis://:s3cr3t@h"},
         {"REDIS_CONNECTION_BUDGET": "unix:///p?password=s3cr3t,@s3cr3t"},
+        {"REDIS_URL": "//u:s3cr3t@h/0?a=unix://b"},
+        {"REDIS_URL": ":s3cr3t@h,redis://x"},
+        {"REDIS_CONNECTION_BUDGET": "u:s3cr3t@h redis://x"},
     ):
         test = example(environ=environ)(test)
     return test
