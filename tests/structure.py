@@ -5,6 +5,7 @@ import-linter checks which room may use which. It leaves out what only types nee
 a sentence that begins with "Pure": neither it nor anything of ours that it imports may import what does I/O, tells the
 time, or starts threads. Where a package's docstring says so, all its files are. A package whose docstring is a map of
 its files ("- ``name``: what it is for") names all of them, and nothing else; that of :data:`PARTLY` may leave some out.
+What runs in a user's process takes its locks as :mod:`poolmgr.taking` does.
 
 ``make lint`` runs it: ``python -m tests.structure [DIRECTORY]``.
 """
@@ -46,6 +47,16 @@ IMPURE = frozenset(
 """Top-level modules that a pure file has no business with."""
 
 PARTLY = "poolmgr.pool"
+
+OWN_PROCESS = ("poolmgr.supervisor", "poolmgr.cli")
+"""Packages that run in processes of ours, in which no handler raises anything."""
+
+BELLS = {
+    "poolmgr.taking": "takes them",
+    "poolmgr.forklock": "replaces a lock that has lost its holder",
+    "poolmgr.member.waker": "a bell: whoever waits takes it, and others release it",
+}
+"""Who may take a lock in another way, and why."""
 
 _PURE = re.compile(r"(?:^|[.:]\s+)(?:Pure|PURE)\b")
 
@@ -109,6 +120,23 @@ class Tree:
                 wrong.extend(f"{name} is called pure and imports {found}{where}" for found in sorted(bad))
         return wrong
 
+    def left_taken(self) -> list[str]:
+        """One line for each lock that a signal handler's exception could leave taken."""
+        wrong: list[str] = []
+        locks = {lock for parsed in self.parsed.values() for lock in _locks(parsed)}
+        for name, parsed in self.parsed.items():
+            if name.startswith(OWN_PROCESS) or name in BELLS:
+                continue
+            for node in ast.walk(parsed):
+                if isinstance(node, ast.With):
+                    found = {_last(item.context_expr) for item in node.items} & locks
+                elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    found = {_last(node.func.value)} & locks if node.func.attr == "acquire" else set()
+                else:
+                    continue
+                wrong.extend(f"{name}:{node.lineno} takes {lock}, not by poolmgr.taking" for lock in sorted(found))
+        return wrong
+
     def off_the_map(self) -> list[str]:
         """One line for each package whose map and files differ."""
         wrong: list[str] = []
@@ -120,6 +148,19 @@ class Tree:
             if files and mapped and differ:
                 wrong.append(f"{package}: its map and its files differ in {sorted(differ)}")
         return wrong
+
+
+def _last(node: ast.expr) -> str:
+    """The last word of ``self.word``, ``word``."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _locks(parsed: ast.Module) -> Iterator[str]:
+    """What a lock is assigned to."""
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if _last(node.value.func) in ("Lock", "RLock", "allocate_lock"):
+                yield from (_last(target) for target in node.targets)
 
 
 def _reached(name: str, imports: dict[str, set[str]]) -> set[str]:
@@ -138,7 +179,7 @@ def main(arguments: list[str]) -> int:
     for knot in tree.circles():
         lines = (f"{name} -> {', '.join(sorted(tree.ours[name] & {*knot}))}" for name in knot)
         print("a circle of imports:", *lines, sep="\n  ")
-    wrong = [*tree.impure(), *tree.off_the_map()]
+    wrong = [*tree.impure(), *tree.off_the_map(), *tree.left_taken()]
     for line in wrong:
         print(line)
     return 1 if tree.circles() or wrong else 0

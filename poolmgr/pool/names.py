@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,10 @@ from poolmgr.native import monotonic
 
 AGAIN = 0.5
 """Seconds from the end of one look-up to the next, while callers find the server down."""
+
+LONGEST = 30.0
+"""Seconds that a look-up has until another thread may begin one. The resolver's defaults give it as long: two attempts
+of five seconds at each of three name servers (resolv.conf(5))."""
 
 REMEMBERED = 60.0
 """Seconds for which a name counts as leading to an address: name servers may return a part of them at a time."""
@@ -59,9 +62,8 @@ class Name:
         self.chosen = ""
         self.seen: dict[str, float] = {}
         self.dead: set[str] = set()
-        self._looking = threading.Lock()
-        """Held during a look-up that is not for a particular connection."""
         self._look_at = 0.0
+        """When the next look-up that is not for a particular connection may begin."""
 
     def leads(self, addresses: tuple[str, ...], now: float) -> None:
         """A look-up has found these addresses."""
@@ -107,10 +109,13 @@ class Name:
             self.looked(monotonic())
 
     def may_look(self, now: float) -> bool:
-        """Whether it is time to look it up again, and no other thread does; :meth:`looked` must follow."""
-        return now >= self._look_at and self._looking.acquire(blocking=False)
+        """Whether it is time to look it up again, and no other thread does. :meth:`looked` is to follow. If a signal
+        handler's exception comes between, the next look-up waits for :data:`LONGEST`."""
+        if now < self._look_at:
+            return False
+        self._look_at = now + LONGEST
+        return True
 
     def looked(self, now: float) -> None:
         """That look-up is done."""
         self._look_at = now + AGAIN
-        self._looking.release()

@@ -56,6 +56,23 @@ def test_what_a_pure_file_may_not_import(tmp_path: Path, files: dict[str, str], 
     assert len(tree(tmp_path, **files).impure()) == count
 
 
+LOCK = "import threading\nlock = threading.RLock()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (LOCK + "with lock: pass", 1),
+        (LOCK + "lock.acquire()", 1),
+        (LOCK + "class One:\n def f(self):\n  with open('x'), self.lock: pass", 1),
+        (LOCK + "for _ in taken(lock):\n try: pass\n finally: lock.release()", 0),
+        ("import asyncio\nlock = object()\nwith lock: pass", 0),
+    ],
+)
+def test_what_could_leave_a_lock_taken(tmp_path: Path, text: str, count: int) -> None:
+    assert len(tree(tmp_path, one=text).left_taken()) == count
+
+
 @pytest.mark.parametrize(
     ("docstring", "differ"),
     [

@@ -112,16 +112,22 @@ def renew(pool: RedisInterface, connection: Any, reason: str, deadline: float) -
     return connection
 
 
-def take_back(pool: RedisInterface, connection: Any) -> None:
-    """A release that needs a closer look."""
+def take_back(pool: RedisInterface, connection: Any, *, listened: bool) -> None:
+    """A release that needs a closer look.
+
+    Args:
+        listened: others than redis-py listen to releases.
+    """
     pool._count(ConnectionState.USED, -1)
     reason = admission.flaw(pool, connection)
     if not reason:
         connection._special = False
         try:
-            dispatcher: Any = pool._event_dispatcher
-            dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
-            reason = admission.flaw(pool, connection)
+            # redis-py takes a lock for it, which from Python 3.14 on a signal handler's exception can leave taken.
+            if listened or getattr(connection, "_re_auth_token", None) is not None:
+                dispatcher: Any = pool._event_dispatcher
+                dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+                reason = admission.flaw(pool, connection)
         except Exception as error:
             log.warning("pool.release_listener_failed", extra={"pool": pool.name, "error": str(error)})
             reason = "broken"

@@ -147,7 +147,7 @@ class ConnectionPool(Releases, RedisInterface):
             or self._listeners[AfterConnectionReleasedEvent] is not self._usual
             or recorder._metrics_collector is not None
         ):
-            connector.take_back(self, connection)
+            connector.take_back(self, connection, listened=self._listened)
             return
         connection._since = monotonic()
         self._idle.append(connection)

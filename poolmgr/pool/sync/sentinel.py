@@ -15,6 +15,7 @@ from redis.sentinel import MasterNotFoundError
 
 from poolmgr.pool import sentinels
 from poolmgr.pool.sync.pool import ConnectionPool
+from poolmgr.taking import taken
 
 THEIRS = redis.ConnectionPool, redis.BlockingConnectionPool
 
@@ -43,12 +44,20 @@ class Asking:
     def _ask(self, name: str, service_name: str) -> Any:
         rounds = self._rounds[name]
         came = rounds.come()
-        with self._one:
-            if rounds.has_answer(came):
-                return rounds.answer()
-            with rounds.ask(self._manager, MasterNotFoundError) as question:
-                question.value = getattr(self._manager, name)(service_name)
-            return question.value
+        answer: Any = None
+        for _ in taken(self._one):
+            try:
+                answer = self._answer(rounds, came, name, service_name)
+            finally:
+                self._one.release()
+        return answer
+
+    def _answer(self, rounds: sentinels.Rounds, came: int, name: str, service_name: str) -> Any:
+        if rounds.has_answer(came):
+            return rounds.answer()
+        with rounds.ask(self._manager, MasterNotFoundError) as question:
+            question.value = getattr(self._manager, name)(service_name)
+        return question.value
 
 
 class SentinelConnectionPool(redis.sentinel.SentinelConnectionPool, ConnectionPool):
