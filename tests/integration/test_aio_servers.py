@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import signal
 import sys
 from collections import Counter
@@ -89,6 +90,14 @@ def is_free_of(service: Service, pid: int) -> bool:
     return not found["quarantine"] and all(member["pid"] != pid for member in found["members"] if member["charge"])
 
 
+ASYNCIO_S_OWN = re.compile(
+    r"Exception ignored [^\n]*_SelectorTransport\.__del__[^\n]*\n(?:(?!\w*Error)[^\n]*\n)*?"
+    r"[^\n]*self\._server\._detach\(self\)\n(?:(?!\w*Error)[^\n]*\n)*TypeError: 'NoneType' object is not iterable\n"
+)
+"""A server that is closed before a connection which it has accepted is collected. Connections to Redis are of no
+server."""
+
+
 def serves(
     make: Callable[..., Service],
     server: RedisServer,
@@ -143,7 +152,7 @@ def serves(
     service.stop(signal.SIGTERM, 30)
     wait_for(lambda: server.clients() == [], 20, what="the last connection has gone")
     wait_for(lambda: not service.processes(), 20, what="the supervisor has ended, so nothing is charged")
-    assert "Traceback" not in service.log
+    assert "Traceback" not in ASYNCIO_S_OWN.sub("", service.log)
     if app == STARLETTE:
         assert service.log.count("said goodbye") >= workers * (2 if reloads else 1)
     return service

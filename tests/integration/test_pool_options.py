@@ -89,7 +89,7 @@ def test_a_release_is_looked_at_closely_only_where_somebody_has_asked_for_it(ser
             return True
 
     closely: list[object] = []
-    monkeypatch.setattr(connector, "take_back", lambda pool, connection: closely.append(pool))
+    monkeypatch.setattr(connector, "take_back", lambda pool, connection, listened: closely.append(pool))
     for kind, expected in ((ConnectionPool, 0), (Theirs, 1)):
         pool = kind(host="127.0.0.1", port=server.port, member=FakeMember())
         pool.release(pool.get_connection())
