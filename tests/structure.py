@@ -51,10 +51,10 @@ PARTLY = "poolmgr.pool"
 OWN_PROCESS = ("poolmgr.supervisor", "poolmgr.cli")
 """Packages that run in processes of ours, in which no handler raises anything."""
 
-BELLS = {
+OTHERWISE = {
     "poolmgr.taking": "takes them",
     "poolmgr.forklock": "replaces a lock that has lost its holder",
-    "poolmgr.member.waker": "a bell: whoever waits takes it, and others release it",
+    "poolmgr.member.waker": "the lock is a bell: a waiting thread takes it, and another one releases it",
 }
 """Who may take a lock in another way, and why."""
 
@@ -125,7 +125,7 @@ class Tree:
         wrong: list[str] = []
         locks = {lock for parsed in self.parsed.values() for lock in _locks(parsed)}
         for name, parsed in self.parsed.items():
-            if name.startswith(OWN_PROCESS) or name in BELLS:
+            if name.startswith(OWN_PROCESS) or name in OTHERWISE:
                 continue
             for node in ast.walk(parsed):
                 if isinstance(node, ast.With):

@@ -26,7 +26,7 @@ DATABASE = 5
 
 
 async def settled(there: Callable[[], bool]) -> None:
-    """Wait for it. Whoever waited looks what is wrong."""
+    """Wait for it. The caller looks at what came of it."""
     with contextlib.suppress(AssertionError):
         await eventually(there, 2)
 

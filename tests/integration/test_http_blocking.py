@@ -67,7 +67,7 @@ def test_a_caller_that_goes_away_frees_its_connection(isolated, server):
                     wait_for(lambda: client.info("clients")["blocked_clients"] == 1)
                 wait_for(lambda: client.info("clients")["blocked_clients"] == 0, 2)
             client.rpush("queue", "item")
-            assert service.ask("LLEN", "queue").json == {"result": 1}, "it was given to nobody who has gone"
+            assert service.ask("LLEN", "queue").json == {"result": 1}, "no caller that has gone got the element"
     finally:
         service.clean_up()
 

@@ -90,7 +90,7 @@ def test_no_command_runs_in_the_thread_of_a_health_check(service: Service, targe
     answer = service.request("POST", target, json.dumps(BLOCKING), headers)
     assert answer.status == 400 and b"SCRIPT_NAME" in answer.body
     answer = service.request("POST", "/x", '["PING"]', {**headers, "Script_Name": "/x"})
-    assert answer.json == {"result": "PONG"}, "elsewhere it is no mistake"
+    assert answer.json == {"result": "PONG"}, "on another path it is no mistake"
 
 
 def test_health_is_answered_beside_all_of_them(service: Service, server: RedisServer) -> None:

@@ -81,7 +81,7 @@ os.register_at_fork(after_in_child=_unlocked)
 
 
 def fork(job: dict[str, Any], standard: list[int]) -> int:
-    """The new process's pid; 0 where there is no warm Python, or none any more."""
+    """The new process's pid; 0 if there is no warm Python, or if it has ended."""
     data = json.dumps(job).encode()
     with _lock:
         warm = Warm.ours(job.get("dev", False)) if len(data) < LONGEST else None
